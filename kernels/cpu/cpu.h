@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The CPU's kernels: float32, vectorised by the compiler, threaded with OpenMP, matrix products by oneDNN. Streams of
+// the CPU run on the calling thread, so a kernel has finished when it returns.
+//
+// Every sum has a fixed order: threads divide outputs (rows, or columns where rows are summed), never one sum. Only
+// oneDNN's matrix products may depend on the number of threads. Nothing here allocates; infinities and NaN propagate.
+//
+// Each entry does what kernels.h says of it.
+#ifndef HEADROOM_KERNELS_CPU_H
+#define HEADROOM_KERNELS_CPU_H
+
+#include <float.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "mem/device_cpu.h"
+
+// Loops over fewer elements stay on the calling thread: waking the others would cost more.
+#define CPU_PARALLEL_MIN 65536
+
+// Where rows are summed, each task sums this many columns: two cache lines of every row.
+#define CPU_COLUMN_BLOCK 32
+
+extern const struct kernels kernels_cpu;
+
+void cpu_matmul(struct stream *stream, const struct kernel_matmul *shape, device_address c, device_address a,
+                device_address b, device_address bias);
+void cpu_bias_backward(struct stream *stream, device_address dbias, device_address dy, size_t rows, size_t n);
+
+void cpu_relu(struct stream *stream, device_address x, size_t count);
+void cpu_relu_backward(struct stream *stream, device_address dx, device_address dy, device_address y, size_t count);
+void cpu_gelu(struct stream *stream, device_address y, device_address x, size_t count);
+void cpu_gelu_backward(struct stream *stream, device_address dx, device_address dy, device_address x, size_t count);
+void cpu_add(struct stream *stream, device_address y, device_address a, device_address b, size_t count);
+
+void cpu_layer_norm(struct stream *stream, device_address y, device_address mean, device_address rstd, device_address x,
+                    device_address gamma, device_address beta, size_t rows, size_t channels);
+void cpu_layer_norm_backward(struct stream *stream, device_address dx, device_address dgamma, device_address dbeta,
+                             device_address dy, device_address x, device_address mean, device_address rstd,
+                             device_address gamma, size_t rows, size_t channels, bool accumulate);
+
+void cpu_embedding(struct stream *stream, device_address y, device_address tokens, device_address wte,
+                   device_address wpe, size_t batch, size_t length, size_t channels);
+void cpu_embedding_backward(struct stream *stream, device_address dwte, device_address dwpe, device_address dy,
+                            device_address tokens, size_t batch, size_t length, size_t channels);
+
+void cpu_attention(struct stream *stream, device_address y, device_address lse, device_address qkv, size_t batch,
+                   size_t length, size_t channels, size_t heads);
+void cpu_attention_backward(struct stream *stream, device_address dqkv, device_address dy, device_address qkv,
+                            device_address y, device_address lse, size_t batch, size_t length, size_t channels,
+                            size_t heads);
+
+void cpu_cross_entropy(struct stream *stream, device_address tally, device_address lse, device_address logits,
+                       device_address targets, size_t rows, size_t classes, size_t stride);
+void cpu_cross_entropy_backward(struct stream *stream, device_address logits, device_address lse,
+                                device_address targets, size_t rows, size_t classes, size_t stride);
+
+void cpu_sum_of_squares(struct stream *stream, device_address sum, device_address x, size_t count);
+void cpu_sgd(struct stream *stream, const struct kernel_sgd *args, device_address weights, device_address gradients,
+             device_address velocity, size_t count);
+void cpu_adamw(struct stream *stream, const struct kernel_adamw *args, device_address weights, device_address gradients,
+               device_address first_moment, device_address second_moment, size_t count);
+
+static inline size_t cpu_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+// The largest of `floor` and x[count]; NaN is passed over. Lanes, because not every compiler makes vector code of a
+// maximum over floats.
+static inline float cpu_max(const float *x, size_t count, float floor)
+{
+    enum { LANES = 16 };
+    float max[LANES];
+    size_t i = 0;
+
+    for (size_t lane = 0; lane < LANES; lane++) {
+        max[lane] = floor;
+    }
+    for (; i + LANES <= count; i += LANES) {
+        for (size_t lane = 0; lane < LANES; lane++) {
+            max[lane] = x[i + lane] > max[lane] ? x[i + lane] : max[lane];
+        }
+    }
+    for (; i < count; i++) {
+        max[0] = x[i] > max[0] ? x[i] : max[0];
+    }
+    for (size_t lane = 1; lane < LANES; lane++) {
+        max[0] = max[lane] > max[0] ? max[lane] : max[0];
+    }
+    return max[0];
+}
+
+// c = alpha op(a) op(b) + beta c, row-major, all sizes above 0; `transpose_*` is 'T' or 'N', `ld*` the distance
+// between rows. Runs on one thread inside a parallel region. Where beta is 0, c is not read.
+void cpu_sgemm(char transpose_a, char transpose_b, size_t m, size_t n, size_t k, float alpha, const float *a,
+               size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
+
+static inline float cpu_float_of_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t cpu_bits_of_float(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// e^x with a relative error below 2e-7 (below one unit in the last place of denormal results); infinities and NaN as
+// in C's expf. Without branches or calls, so that loops over it become vector code.
+//
+// x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is exact (Cody and Waite, "Software Manual for the
+// Elementary Functions", 1980, chapter 6). e^r by Taylor's polynomial of degree 7, whose remainder is below 6e-9.
+// 2^n as a product of two powers of two, because n may be beyond the exponents of normal numbers.
+static inline float cpu_exp(float x)
+{
+    const float shift = 0x1.8p23f;   // what is added to it is rounded to an integer, in the low bits of the sum
+    float clamped = x > 89 ? 89 : x; // overflows; NaN stays
+    clamped = clamped < -104 ? -104 : clamped; // underflows
+    float shifted = clamped * 0x1.715476p+0f + shift;
+    float n = shifted - shift;
+    float r = clamped - n * 0x1.63p-1f;
+    r = r - n * -0x1.bd0106p-13f;
+
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+
+    uint32_t exponents = cpu_bits_of_float(shifted) - cpu_bits_of_float(shift) + 2 * 127; // n and the bias of both
+    uint32_t half = exponents / 2;
+    return p * cpu_float_of_bits(half << 23) * cpu_float_of_bits((exponents - half) << 23);
+}
+
+#endif

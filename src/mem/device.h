@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A device is a capacity of memory, streams of work on it, and copies to and from it. Each kind of device is one
+// const table; the rest of the program holds a `struct device *` and never asks which kind it is.
+//
+// Addresses on a device are numbers. They are never dereferenced on the host, except by the device's own kernels.
+//
+// Threads: every entry may be called from any thread; calls on one stream must not overlap.
+// Ranks: nothing here is collective.
+#ifndef HEADROOM_MEM_DEVICE_H
+#define HEADROOM_MEM_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mem/error.h"
+
+typedef uint64_t device_address; // 0: none
+
+struct device; // each kind embeds it first
+struct stream; // operations on one stream run in the order they were enqueued
+struct event;  // a point in a stream
+
+struct device_config {
+    const char *name;        // devices of one name on one host share their capacity; NULL: this process alone
+    uint64_t capacity_bytes; // 0: what the machine has. The first process of a name decides.
+    bool faulting_addresses; // CPU only: hand out addresses that fault when the host touches them
+};
+
+struct device_info {
+    uint64_t capacity_bytes; // of the device, whoever holds it
+    uint64_t free_bytes;     // held by nobody
+    uint64_t held_bytes;     // committed by this process
+    uint64_t others_bytes;   // committed or claimed by others; held + others may exceed the capacity
+    uint32_t sharers;        // processes attached to the device, this one included
+};
+
+struct device_ops {
+    const char *name;           // "cpu"
+    uint64_t granularity_bytes; // commit and release work in multiples of it
+
+    // Makes a device; the caller owns it. STATUS_ERROR or STATUS_INVALID with a line in `error`.
+    enum status (*create)(const struct device_config *config, struct device **device_p, struct error *error);
+    // Returns everything that is still held. Accepts NULL.
+    void (*destroy)(struct device *device);
+
+    // Memory. `reserve` takes a range of addresses without memory; `commit` puts memory behind a part of it, its
+    // contents undefined; `release` gives that memory back (commit's ranges may be joined or cut at multiples of
+    // the granularity); `unreserve` returns the range, which must hold no memory. `commit` answers
+    // STATUS_OUT_OF_MEMORY when the device has not that much free, and then nothing has changed. The caller of
+    // `release` makes sure that no stream still uses the memory. None of them waits for a stream.
+    enum status (*reserve)(struct device *device, uint64_t bytes, device_address *address_p);
+    void (*unreserve)(struct device *device, device_address address, uint64_t bytes);
+    enum status (*commit)(struct device *device, device_address address, uint64_t bytes);
+    void (*release)(struct device *device, device_address address, uint64_t bytes);
+    void (*info)(struct device *device, struct device_info *info_p);
+
+    // The address as a host pointer where the host may use it once the stream is synchronised, else NULL.
+    void *(*host_pointer)(struct device *device, device_address address);
+
+    // Streams and events. `event_record` marks the stream's end as it is now; `event_wait` makes later work on
+    // `stream` wait for the mark; `event_done` asks without blocking. The synchronise calls block the host.
+    enum status (*stream_create)(struct device *device, struct stream **stream_p);
+    void (*stream_destroy)(struct device *device, struct stream *stream);
+    void (*stream_synchronize)(struct device *device, struct stream *stream);
+    enum status (*event_create)(struct device *device, struct event **event_p);
+    void (*event_destroy)(struct device *device, struct event *event);
+    void (*event_record)(struct device *device, struct event *event, struct stream *stream);
+    void (*event_wait)(struct device *device, struct stream *stream, struct event *event);
+    bool (*event_done)(struct device *device, struct event *event);
+    void (*synchronize)(struct device *device);
+
+    // Copies, enqueued on the stream. Host memory must stay valid and unchanged until the stream has passed.
+    void (*copy_to_device)(struct device *device, struct stream *stream, device_address to, const void *from,
+                           uint64_t bytes);
+    void (*copy_to_host)(struct device *device, struct stream *stream, void *to, device_address from, uint64_t bytes);
+    void (*fill_zero)(struct device *device, struct stream *stream, device_address to, uint64_t bytes);
+};
+
+struct device {
+    const struct device_ops *ops;
+};
+
+// The table of that name, NULL if none was built in.
+const struct device_ops *device_find(const char *name);
+
+#endif

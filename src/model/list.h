@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A list of operations on tensors: what one micro-step does, for one micro-batch size.
+//
+// A model describes its forward pass with the builders in ops.h; list_differentiate adds the backward pass;
+// list_place gives every tensor that lives inside the micro-step an offset into one block. After that the list is
+// finished: its memory is known in bytes before it runs, and list_run does no allocation.
+//
+// Tensors hold 4-byte elements: float32, or int32 for tokens and targets. Shapes are row-major.
+//
+// Threads: a list belongs to one thread until it is placed, and is read-only after. Ranks: nothing is collective.
+#ifndef HEADROOM_MODEL_LIST_H
+#define HEADROOM_MODEL_LIST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+typedef int32_t tensor_id;
+#define TENSOR_NONE ((tensor_id)-1)
+
+#define LIST_ALIGNMENT  UINT64_C(256) // of every offset in a block
+#define OP_TENSORS_MAX  9
+#define TENSOR_NAME_MAX 48
+
+enum tensor_kind {
+    TENSOR_PARAMETER, // lives in the buffer of weights
+    TENSOR_GRADIENT,  // of a parameter, at the same place in the buffer of gradients
+    TENSOR_TALLY,     // one kernel_tally
+    TENSOR_INPUT,     // in the block; written by the caller before the list runs
+    TENSOR_LOCAL,     // in the block; written by an operation
+};
+
+struct tensor {
+    char name[TENSOR_NAME_MAX];
+    enum tensor_kind kind;
+    uint64_t elements;
+    uint64_t offset_bytes; // into the buffer or, once placed, the block
+};
+
+struct op; // ops.h
+
+struct list {
+    struct tensor *tensors;
+    size_t tensor_count, tensor_capacity;
+    struct op *ops;
+    size_t op_count, op_capacity;
+    size_t forward_count;       // operations of the forward pass; the rest are the backward pass
+    tensor_id inputs, targets;  // the samples of the micro-batch
+    uint64_t block_bytes;       // set by list_place
+    uint64_t lower_bound_bytes; // the largest sum of live tensors: no placement needs less
+    bool failed;                // the host's memory ran out while building
+};
+
+// Where a list's tensors are while it runs. Each address is a device address.
+struct list_memory {
+    device_address parameters, gradients, tally, block;
+};
+
+void list_init(struct list *list);
+void list_finish(struct list *list);
+
+// Builders need no check of their own: when the host's memory runs out the list is marked as failed.
+tensor_id list_tensor(struct list *list, enum tensor_kind kind, uint64_t elements, uint64_t offset_bytes,
+                      const char *name);
+void list_append(struct list *list, const struct op *op);
+
+// Appends the backward pass: the gradient of the sum of losses with respect to every parameter, added to the
+// parameters' gradients. Reverse-mode differentiation (Griewank and Walther, Evaluating Derivatives, 2008).
+void list_differentiate(struct list *list);
+
+// Sets the offsets and block_bytes. False when the host's memory ran out, now or while the list was built.
+bool list_place(struct list *list);
+
+device_address list_address(const struct list *list, const struct list_memory *memory, tensor_id tensor);
+
+// Enqueues every operation on `stream`. Does not block.
+void list_run(const struct list *list, const struct kernels *kernels, struct stream *stream,
+              const struct list_memory *memory);
+
+// Floating-point operations of one run: matrix products and attention, a multiply-add counted as two.
+uint64_t list_flops(const struct list *list);
+
+#endif

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "model/architecture.h"
+#include "model/ops.h"
+
+#define PARAMETER_ALIGNMENT 64 // elements
+
+static const struct architecture *architecture_of(enum model_kind kind)
+{
+    return kind == MODEL_MLP ? &architecture_mlp : &architecture_gpt;
+}
+
+void parameter_matrix(struct parameter *parameter, const char *name, uint64_t rows, uint64_t columns,
+                      enum parameter_init init, double scale)
+{
+    *parameter = (struct parameter){
+        .rows = rows, .columns = columns, .rows_used = rows, .decays = true, .init = init, .scale = scale};
+    snprintf(parameter->name, sizeof(parameter->name), "%s", name);
+}
+
+void parameter_vector(struct parameter *parameter, const char *name, uint64_t columns, enum parameter_init init,
+                      double scale)
+{
+    parameter_matrix(parameter, name, 1, columns, init, scale);
+    parameter->decays = false;
+}
+
+// Places the parameters that decay, then the others.
+static void place_parameters(struct model *model)
+{
+    for (int decays = 1; decays >= 0; decays--) {
+        for (size_t i = 0; i < model->parameter_count; i++) {
+            struct parameter *parameter = &model->parameters[i];
+            if (parameter->decays != (decays == 1)) {
+                continue;
+            }
+            uint64_t elements = parameter->rows * parameter->columns;
+            parameter->offset = model->elements;
+            model->elements += (elements + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
+            model->weights += parameter->rows_used * parameter->columns;
+        }
+        if (decays == 1) {
+            model->decaying_elements = model->elements;
+        }
+    }
+}
+
+enum status model_create(const struct model_config *config, struct model **model_p, struct error *error)
+{
+    const struct architecture *architecture = architecture_of(config->kind);
+    const char *misfit = architecture->misfit(config);
+    if (misfit != NULL) {
+        return error_set(error, STATUS_INVALID, "model: %s", misfit);
+    }
+    struct model *model = calloc(1, sizeof(*model));
+    if (model == NULL) {
+        goto err_memory;
+    }
+    model->config = *config;
+    model->parameter_count = architecture->parameter_count(config);
+    model->parameters = calloc(model->parameter_count, sizeof(*model->parameters));
+    if (model->parameters == NULL) {
+        goto err_memory;
+    }
+    architecture->describe(config, model);
+    place_parameters(model);
+    *model_p = model;
+    return STATUS_OK;
+
+err_memory:
+    model_destroy(model);
+    return error_set(error, STATUS_ERROR, "out of host memory");
+}
+
+void model_destroy(struct model *model)
+{
+    if (model != NULL) {
+        free(model->parameters);
+        free(model);
+    }
+}
+
+bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list)
+{
+    tensor_id *weights = calloc(model->parameter_count, sizeof(*weights));
+    list_init(list);
+    if (weights == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < model->parameter_count; i++) {
+        const struct parameter *parameter = &model->parameters[i];
+        weights[i] = list_tensor(list, TENSOR_PARAMETER, parameter->rows * parameter->columns, 4 * parameter->offset,
+                                 parameter->name);
+    }
+    list->inputs = list_tensor(list, TENSOR_INPUT, micro_batch * model->input_elements, 0, "inputs");
+    list->targets = list_tensor(list, TENSOR_INPUT, micro_batch * model->target_elements, 0, "targets");
+    tensor_id tally = list_tensor(list, TENSOR_TALLY, sizeof(struct kernel_tally) / 4, 0, "tally");
+    architecture_of(model->config.kind)->forward(model, micro_batch, list, tally, weights);
+    free(weights);
+    list->forward_count = list->op_count;
+    if (purpose == LIST_TRAIN) {
+        list_differentiate(list);
+    }
+    if (!list_place(list)) {
+        list_finish(list);
+        return false;
+    }
+    return true;
+}
+
+// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+// Number `counter` of the stream `key`, uniform in [0, 1).
+static double uniform(uint64_t key, uint64_t counter)
+{
+    return (double)(mix(key + (counter + 1) * UINT64_C(0x9e3779b97f4a7c15)) >> 11) * 0x1p-53;
+}
+
+// Box and Muller (1958), the cosine branch.
+static double normal(uint64_t key, uint64_t counter)
+{
+    double radius = sqrt(-2.0 * log(1.0 - uniform(key, 2 * counter)));
+    return radius * cos(2.0 * 3.14159265358979323846 * uniform(key, 2 * counter + 1));
+}
+
+static double initial_value(const struct parameter *parameter, uint64_t key, uint64_t element)
+{
+    switch (parameter->init) {
+    case INIT_ZERO:
+        return 0;
+    case INIT_ONE:
+        return 1;
+    case INIT_NORMAL:
+        return parameter->scale * normal(key, element);
+    case INIT_UNIFORM:
+        break;
+    }
+    return parameter->scale * (2.0 * uniform(key, element) - 1.0);
+}
+
+void model_initial_values(const struct model *model, size_t parameter, uint64_t seed, float *values)
+{
+    const struct parameter *p = &model->parameters[parameter];
+    uint64_t key = mix(mix(seed + 1) + parameter);
+    uint64_t used = p->rows_used * p->columns;
+    for (uint64_t i = 0; i < used; i++) {
+        values[i] = (float)initial_value(p, key, i);
+    }
+    for (uint64_t i = used; i < p->rows * p->columns; i++) {
+        values[i] = 0;
+    }
+}
+
+uint64_t model_sample_flops(const struct model *model)
+{
+    struct list list;
+    if (!model_list(model, 1, LIST_TRAIN, &list)) {
+        return 0;
+    }
+    uint64_t flops = list_flops(&list);
+    list_finish(&list);
+    return flops;
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A model: its parameters, and the list of operations of a micro-step for any micro-batch size.
+//
+// Parameters of all models live in one buffer, those that weight decay applies to first. The buffer of gradients and
+// each buffer of the optimizer's state have the same size and the same offsets.
+//
+// Threads: a model is read-only once made. Ranks: nothing is collective.
+#ifndef HEADROOM_MODEL_MODEL_H
+#define HEADROOM_MODEL_MODEL_H
+
+#include "mem/error.h"
+#include "model/list.h"
+
+#define MODEL_LAYERS_MAX 64
+
+enum model_kind { MODEL_MLP, MODEL_GPT };
+enum model_activation { MODEL_RELU, MODEL_GELU };
+
+struct model_config {
+    enum model_kind kind;
+    struct {
+        size_t sizes[MODEL_LAYERS_MAX]; // from input to classes
+        size_t count;                   // at least 2
+        enum model_activation activation;
+    } mlp;
+    struct {
+        size_t vocab_size, seq_len, blocks, heads, channels; // channels is a multiple of heads
+    } gpt;
+};
+
+enum parameter_init {
+    INIT_ZERO,
+    INIT_ONE,
+    INIT_NORMAL,  // mean 0, standard deviation `scale`
+    INIT_UNIFORM, // in [-scale, scale)
+};
+
+struct parameter {
+    char name[TENSOR_NAME_MAX];
+    uint64_t rows, columns; // a vector has one row
+    uint64_t rows_used;     // of a padded matrix: the rows after these are 0 and stay 0
+    uint64_t offset;        // in elements, into the buffer
+    bool decays;            // weight decay applies
+    enum parameter_init init;
+    double scale;
+};
+
+struct model {
+    struct model_config config;
+    struct parameter *parameters;
+    size_t parameter_count;
+    uint64_t elements;                        // of the buffer, gaps for alignment included
+    uint64_t decaying_elements;               // at its front
+    uint64_t weights;                         // that are trained: without gaps and padding
+    uint64_t input_elements, target_elements; // of one sample
+};
+
+enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
+
+// STATUS_INVALID where the sizes make no sense, STATUS_ERROR when the host's memory runs out. The caller owns it.
+enum status model_create(const struct model_config *config, struct model **model_p, struct error *error);
+void model_destroy(struct model *model);
+
+// Builds and places the list for micro_batch >= 1 samples; LIST_EVALUATE has no backward pass. The caller owns what it
+// finishes with list_finish. False when the host's memory runs out; nothing is owned then.
+bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list);
+
+// Writes the initial values of `parameter` at values[rows * columns]. They depend on the seed, the parameter's number
+// and the element alone.
+void model_initial_values(const struct model *model, size_t parameter, uint64_t seed, float *values);
+
+// Floating-point operations of training on one sample, forward and backward.
+uint64_t model_sample_flops(const struct model *model);
+
+#endif

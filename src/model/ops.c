@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Each kind of operation in four pieces, in this order: run, flops, differentiate, builder.
+#include "model/ops.h"
+
+#include <assert.h>
+
+#include "model/differentiate.h"
+
+// Appends an operation whose tensors are those given, the rest TENSOR_NONE.
+#define TENSORS(...) ((const tensor_id[OP_TENSORS_MAX + 1]){__VA_ARGS__, TENSOR_END})
+#define TENSOR_END   ((tensor_id)-2)
+
+static void append(struct list *list, struct op op, const tensor_id *tensors)
+{
+    size_t slot = 0;
+    for (; tensors[slot] != TENSOR_END; slot++) {
+        op.tensors[slot] = tensors[slot];
+    }
+    for (; slot < OP_TENSORS_MAX; slot++) {
+        op.tensors[slot] = TENSOR_NONE;
+    }
+    list_append(list, &op);
+}
+
+static tensor_id local(struct list *list, uint64_t elements, const char *name)
+{
+    return list_tensor(list, TENSOR_LOCAL, elements, 0, name);
+}
+
+static uint64_t elements_of(const struct list *list, tensor_id tensor)
+{
+    return list->failed ? 0 : list->tensors[tensor].elements;
+}
+
+// Linear layer: a matrix product, and the sum over rows for the gradient of its bias.
+
+static void run_matmul(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                       const device_address *a)
+{
+    kernels->matmul(stream, &op->matmul, a[0], a[1], a[2], a[3]);
+}
+
+static void run_bias_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                              const device_address *a)
+{
+    kernels->bias_backward(stream, a[0], a[1], op->matrix.rows, op->matrix.columns);
+}
+
+static uint64_t matmul_flops(const struct op *op)
+{
+    return 2 * (uint64_t)op->matmul.m * op->matmul.n * op->matmul.k;
+}
+
+static const struct op_type matmul_backward = {.name = "matmul_backward", .run = run_matmul, .flops = matmul_flops};
+static const struct op_type bias_backward = {.name = "bias_backward", .run = run_bias_backward};
+
+// With y = x w', dw = dy' x and dx = dy w. The weights come first, so that x is free before dx is born.
+static void differentiate_linear(struct differentiation *pass, const struct op *op)
+{
+    tensor_id y = op->tensors[0], x = op->tensors[1], weights = op->tensors[2], bias = op->tensors[3];
+    size_t rows = op->matmul.m, out = op->matmul.n, in = op->matmul.k;
+    tensor_id dy = gradient_of(pass, y);
+    bool accumulate;
+    tensor_id dweights = gradient_into(pass, weights, &accumulate);
+    append(pass->list,
+           (struct op){.type = &matmul_backward,
+                       .matmul = {.m = out, .n = in, .k = rows, .transpose_a = true, .accumulate = accumulate}},
+           TENSORS(dweights, dy, x));
+    if (bias != TENSOR_NONE) {
+        tensor_id dbias = gradient_into(pass, bias, &accumulate);
+        append(pass->list, (struct op){.type = &bias_backward, .matrix = {.rows = rows, .columns = out}},
+               TENSORS(dbias, dy));
+    }
+    if (gradient_wanted(pass, x)) {
+        tensor_id dx = gradient_into(pass, x, &accumulate);
+        append(
+            pass->list,
+            (struct op){.type = &matmul_backward, .matmul = {.m = rows, .n = in, .k = out, .accumulate = accumulate}},
+            TENSORS(dx, dy, weights));
+    }
+}
+
+static const struct op_type linear = {
+    .name = "linear", .run = run_matmul, .flops = matmul_flops, .differentiate = differentiate_linear};
+
+tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id bias, size_t rows, size_t in,
+                    size_t out, const char *name)
+{
+    tensor_id y = local(list, (uint64_t)rows * out, name);
+    append(list, (struct op){.type = &linear, .matmul = {.m = rows, .n = out, .k = in, .transpose_b = true}},
+           TENSORS(y, x, weights, bias));
+    return y;
+}
+
+// ReLU, in place.
+
+static void run_relu(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a)
+{
+    kernels->relu(stream, a[0], op->elementwise.count);
+}
+
+static void run_relu_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                              const device_address *a)
+{
+    kernels->relu_backward(stream, a[0], a[1], a[2], op->elementwise.count);
+}
+
+static const struct op_type relu_backward = {.name = "relu_backward", .run = run_relu_backward};
+
+static void differentiate_relu(struct differentiation *pass, const struct op *op)
+{
+    tensor_id x = op->tensors[0];
+    tensor_id dy = gradient_of(pass, x);
+    tensor_id dx = gradient_over(pass, x, dy);
+    append(pass->list, (struct op){.type = &relu_backward, .elementwise = op->elementwise}, TENSORS(dx, dy, x));
+}
+
+static const struct op_type relu = {.name = "relu", .run = run_relu, .differentiate = differentiate_relu};
+
+tensor_id op_relu(struct list *list, tensor_id x)
+{
+    append(list, (struct op){.type = &relu, .elementwise = {.count = elements_of(list, x)}}, TENSORS(x));
+    return x;
+}
+
+// GELU.
+
+static void run_gelu(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a)
+{
+    kernels->gelu(stream, a[0], a[1], op->elementwise.count);
+}
+
+static void run_gelu_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                              const device_address *a)
+{
+    kernels->gelu_backward(stream, a[0], a[1], a[2], op->elementwise.count);
+}
+
+static const struct op_type gelu_backward = {.name = "gelu_backward", .run = run_gelu_backward};
+
+static void differentiate_gelu(struct differentiation *pass, const struct op *op)
+{
+    tensor_id y = op->tensors[0], x = op->tensors[1];
+    tensor_id dy = gradient_of(pass, y);
+    tensor_id dx = gradient_over(pass, x, dy);
+    append(pass->list, (struct op){.type = &gelu_backward, .elementwise = op->elementwise}, TENSORS(dx, dy, x));
+}
+
+static const struct op_type gelu = {.name = "gelu", .run = run_gelu, .differentiate = differentiate_gelu};
+
+tensor_id op_gelu(struct list *list, tensor_id x, const char *name)
+{
+    tensor_id y = local(list, elements_of(list, x), name);
+    append(list, (struct op){.type = &gelu, .elementwise = {.count = elements_of(list, x)}}, TENSORS(y, x));
+    return y;
+}
+
+// Sum of two tensors.
+
+static void run_add(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a)
+{
+    kernels->add(stream, a[0], a[1], a[2], op->elementwise.count);
+}
+
+static void differentiate_add(struct differentiation *pass, const struct op *op)
+{
+    tensor_id dy = gradient_of(pass, op->tensors[0]);
+    gradient_share(pass, op->tensors[1], dy);
+    gradient_share(pass, op->tensors[2], dy);
+}
+
+static const struct op_type add = {.name = "add", .run = run_add, .differentiate = differentiate_add};
+
+void op_add_into(struct list *list, tensor_id y, tensor_id a, tensor_id b)
+{
+    append(list, (struct op){.type = &add, .elementwise = {.count = elements_of(list, a)}}, TENSORS(y, a, b));
+}
+
+tensor_id op_add(struct list *list, tensor_id a, tensor_id b, const char *name)
+{
+    tensor_id y = local(list, elements_of(list, a), name);
+    op_add_into(list, y, a, b);
+    return y;
+}
+
+// Layer norm.
+
+static void run_layer_norm(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                           const device_address *a)
+{
+    kernels->layer_norm(stream, a[0], a[1], a[2], a[3], a[4], a[5], op->norm.rows, op->norm.channels);
+}
+
+static void run_layer_norm_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                                    const device_address *a)
+{
+    kernels->layer_norm_backward(stream, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], op->norm.rows,
+                                 op->norm.channels, op->norm.accumulate);
+}
+
+static const struct op_type layer_norm_backward = {.name = "layer_norm_backward", .run = run_layer_norm_backward};
+
+static void differentiate_layer_norm(struct differentiation *pass, const struct op *op)
+{
+    tensor_id y = op->tensors[0], mean = op->tensors[1], rstd = op->tensors[2];
+    tensor_id x = op->tensors[3], gamma = op->tensors[4], beta = op->tensors[5];
+    bool accumulate;
+    tensor_id dgamma = gradient_into(pass, gamma, &accumulate);
+    tensor_id dbeta = gradient_into(pass, beta, &accumulate);
+    tensor_id dx = gradient_into(pass, x, &accumulate);
+    append(pass->list,
+           (struct op){.type = &layer_norm_backward,
+                       .norm = {.rows = op->norm.rows, .channels = op->norm.channels, .accumulate = accumulate}},
+           TENSORS(dx, dgamma, dbeta, gradient_of(pass, y), x, mean, rstd, gamma));
+}
+
+static const struct op_type layer_norm = {
+    .name = "layer_norm", .run = run_layer_norm, .differentiate = differentiate_layer_norm};
+
+tensor_id op_layer_norm(struct list *list, tensor_id x, tensor_id gamma, tensor_id beta, size_t rows, size_t channels,
+                        const char *name)
+{
+    tensor_id y = local(list, (uint64_t)rows * channels, name);
+    tensor_id mean = local(list, rows, "mean");
+    tensor_id rstd = local(list, rows, "rstd");
+    append(list, (struct op){.type = &layer_norm, .norm = {.rows = rows, .channels = channels}},
+           TENSORS(y, mean, rstd, x, gamma, beta));
+    return y;
+}
+
+// Embedding of tokens and positions.
+
+static void run_embedding(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                          const device_address *a)
+{
+    kernels->embedding(stream, a[0], a[1], a[2], a[3], op->sequence.batch, op->sequence.length, op->sequence.channels);
+}
+
+static void run_embedding_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                                   const device_address *a)
+{
+    kernels->embedding_backward(stream, a[0], a[1], a[2], a[3], op->sequence.batch, op->sequence.length,
+                                op->sequence.channels);
+}
+
+static const struct op_type embedding_backward = {.name = "embedding_backward", .run = run_embedding_backward};
+
+static void differentiate_embedding(struct differentiation *pass, const struct op *op)
+{
+    bool accumulate;
+    tensor_id dwte = gradient_into(pass, op->tensors[2], &accumulate);
+    tensor_id dwpe = gradient_into(pass, op->tensors[3], &accumulate);
+    append(pass->list, (struct op){.type = &embedding_backward, .sequence = op->sequence},
+           TENSORS(dwte, dwpe, gradient_of(pass, op->tensors[0]), op->tensors[1]));
+}
+
+static const struct op_type embedding = {
+    .name = "embedding", .run = run_embedding, .differentiate = differentiate_embedding};
+
+tensor_id op_embedding(struct list *list, tensor_id tokens, tensor_id wte, tensor_id wpe, size_t batch, size_t length,
+                       size_t channels, const char *name)
+{
+    tensor_id y = local(list, (uint64_t)batch * length * channels, name);
+    append(list, (struct op){.type = &embedding, .sequence = {.batch = batch, .length = length, .channels = channels}},
+           TENSORS(y, tokens, wte, wpe));
+    return y;
+}
+
+// Causal self-attention.
+
+static void run_attention(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                          const device_address *a)
+{
+    kernels->attention(stream, a[0], a[1], a[2], op->sequence.batch, op->sequence.length, op->sequence.channels,
+                       op->sequence.heads);
+}
+
+static void run_attention_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                                   const device_address *a)
+{
+    kernels->attention_backward(stream, a[0], a[1], a[2], a[3], a[4], op->sequence.batch, op->sequence.length,
+                                op->sequence.channels, op->sequence.heads);
+}
+
+// Two products of [T, T] by C/H channels per head forward, causal, so half of each.
+static uint64_t attention_flops(const struct op *op)
+{
+    return 2 * (uint64_t)op->sequence.batch * op->sequence.length * op->sequence.length * op->sequence.channels;
+}
+
+// Four such products, not counting the scores that are computed again.
+static uint64_t attention_backward_flops(const struct op *op)
+{
+    return 2 * attention_flops(op);
+}
+
+static const struct op_type attention_backward = {
+    .name = "attention_backward", .run = run_attention_backward, .flops = attention_backward_flops};
+
+static void differentiate_attention(struct differentiation *pass, const struct op *op)
+{
+    tensor_id y = op->tensors[0], lse = op->tensors[1], qkv = op->tensors[2];
+    bool accumulate;
+    tensor_id dqkv = gradient_into(pass, qkv, &accumulate);
+    assert(!accumulate);
+    append(pass->list, (struct op){.type = &attention_backward, .sequence = op->sequence},
+           TENSORS(dqkv, gradient_of(pass, y), qkv, y, lse));
+}
+
+static const struct op_type attention = {
+    .name = "attention", .run = run_attention, .flops = attention_flops, .differentiate = differentiate_attention};
+
+tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t length, size_t channels, size_t heads,
+                       const char *name)
+{
+    tensor_id y = local(list, (uint64_t)batch * length * channels, name);
+    tensor_id lse = local(list, (uint64_t)batch * heads * length, "lse");
+    append(list,
+           (struct op){.type = &attention,
+                       .sequence = {.batch = batch, .length = length, .channels = channels, .heads = heads}},
+           TENSORS(y, lse, qkv));
+    return y;
+}
+
+// Softmax and cross-entropy.
+
+static void run_cross_entropy(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                              const device_address *a)
+{
+    kernels->cross_entropy(stream, a[0], a[1], a[2], a[3], op->loss.rows, op->loss.classes, op->loss.stride);
+}
+
+static void run_cross_entropy_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
+                                       const device_address *a)
+{
+    kernels->cross_entropy_backward(stream, a[0], a[1], a[2], op->loss.rows, op->loss.classes, op->loss.stride);
+}
+
+static const struct op_type cross_entropy_backward = {.name = "cross_entropy_backward",
+                                                      .run = run_cross_entropy_backward};
+
+// The logits become their own gradient: nothing else reads them after this.
+static void differentiate_cross_entropy(struct differentiation *pass, const struct op *op)
+{
+    tensor_id lse = op->tensors[1], logits = op->tensors[2], targets = op->tensors[3];
+    append(pass->list, (struct op){.type = &cross_entropy_backward, .loss = op->loss}, TENSORS(logits, lse, targets));
+    gradient_share(pass, logits, logits);
+}
+
+static const struct op_type cross_entropy = {
+    .name = "cross_entropy", .run = run_cross_entropy, .differentiate = differentiate_cross_entropy};
+
+void op_cross_entropy(struct list *list, tensor_id tally, tensor_id logits, tensor_id targets, size_t rows,
+                      size_t classes, size_t stride)
+{
+    tensor_id lse = local(list, rows, "lse");
+    append(list, (struct op){.type = &cross_entropy, .loss = {.rows = rows, .classes = classes, .stride = stride}},
+           TENSORS(tally, lse, logits, targets));
+}

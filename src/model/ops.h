@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kinds of operation, and the builders that append them to a list. Each kind knows how to run itself through the
+// kernel table and how to append its own backward pass; nothing else in the program does.
+#ifndef HEADROOM_MODEL_OPS_H
+#define HEADROOM_MODEL_OPS_H
+
+#include "model/list.h"
+
+struct differentiation;
+
+struct op_type {
+    const char *name;
+    // `a[i]` is the address of op->tensors[i], 0 for TENSOR_NONE.
+    void (*run)(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a);
+    void (*differentiate)(struct differentiation *pass, const struct op *op); // NULL: a backward operation
+    uint64_t (*flops)(const struct op *op);                                   // NULL: not worth counting
+};
+
+struct op {
+    const struct op_type *type;
+    tensor_id tensors[OP_TENSORS_MAX]; // in the order of the kernel's arguments
+    union {
+        struct kernel_matmul matmul;
+        struct {
+            size_t count;
+        } elementwise;
+        struct {
+            size_t rows, columns;
+        } matrix;
+        struct {
+            size_t rows, channels;
+            bool accumulate;
+        } norm;
+        struct {
+            size_t batch, length, channels, heads;
+        } sequence;
+        struct {
+            size_t rows, classes, stride;
+        } loss;
+    };
+};
+
+// Builders. `name` names the tensor that comes out.
+
+// y[rows, out] = x[rows, in] weights[out, in]' + bias[out]; bias may be TENSOR_NONE.
+tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id bias, size_t rows, size_t in,
+                    size_t out, const char *name);
+// Works in place and answers x: no other operation may need x's earlier contents.
+tensor_id op_relu(struct list *list, tensor_id x);
+tensor_id op_gelu(struct list *list, tensor_id x, const char *name);
+tensor_id op_add(struct list *list, tensor_id a, tensor_id b, const char *name);
+// y = a + b for a tensor that exists; y may be a.
+void op_add_into(struct list *list, tensor_id y, tensor_id a, tensor_id b);
+// Over rows of `channels`.
+tensor_id op_layer_norm(struct list *list, tensor_id x, tensor_id gamma, tensor_id beta, size_t rows, size_t channels,
+                        const char *name);
+// y[B, T, C] from tokens[B, T], wte[V, C] and wpe[T, C].
+tensor_id op_embedding(struct list *list, tensor_id tokens, tensor_id wte, tensor_id wpe, size_t batch, size_t length,
+                       size_t channels, const char *name);
+// y[B, T, C] from qkv[B, T, 3C].
+tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t length, size_t channels, size_t heads,
+                       const char *name);
+// Adds the losses of logits[rows, stride] to the tally. The backward pass turns the logits into their gradient, so
+// this must be the last operation of the forward pass that reads them.
+void op_cross_entropy(struct list *list, tensor_id tally, tensor_id logits, tensor_id targets, size_t rows,
+                      size_t classes, size_t stride);
+
+#endif

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/optimizer.h"
+
+#include <math.h>
+
+size_t optimizer_state_count(const struct optimizer_config *config)
+{
+    switch (config->kind) {
+    case OPTIMIZER_SGD:
+        return config->momentum == 0 ? 0 : 1;
+    case OPTIMIZER_ADAMW:
+        break;
+    }
+    return 2;
+}
+
+double optimizer_learning_rate(const struct optimizer_config *config, uint64_t step)
+{
+    if (step < config->warmup_steps) {
+        return config->learning_rate * (double)(step + 1) / (double)config->warmup_steps;
+    }
+    if (config->schedule == SCHEDULE_CONSTANT) {
+        return config->learning_rate;
+    }
+    if (step >= config->steps) {
+        return config->final_learning_rate;
+    }
+    double done = (double)(step - config->warmup_steps) / (double)(config->steps - config->warmup_steps);
+    double left = config->schedule == SCHEDULE_COSINE ? 0.5 * (1 + cos(3.14159265358979323846 * done)) : 1 - done;
+    return config->final_learning_rate + left * (config->learning_rate - config->final_learning_rate);
+}
+
+static void step_sgd(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
+                     struct stream *stream, const struct optimizer_memory *memory, uint64_t step, double gradient_scale)
+{
+    struct kernel_sgd args = {
+        .learning_rate = (float)optimizer_learning_rate(config, step),
+        .momentum = (float)config->momentum,
+        .weight_decay = (float)config->weight_decay,
+        .gradient_scale = (float)gradient_scale,
+    };
+    kernels->sgd(stream, &args, memory->parameters, memory->gradients, memory->states[0], model->elements);
+}
+
+static void step_adamw(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
+                       struct stream *stream, const struct optimizer_memory *memory, uint64_t step,
+                       double gradient_scale)
+{
+    struct kernel_adamw args = {
+        .learning_rate = (float)optimizer_learning_rate(config, step),
+        .beta1 = (float)config->beta1,
+        .beta2 = (float)config->beta2,
+        .epsilon = (float)config->epsilon,
+        .weight_decay = (float)config->weight_decay,
+        .gradient_scale = (float)gradient_scale,
+        .step = step + 1,
+    };
+    uint64_t first = model->decaying_elements, bytes = 4 * first;
+    kernels->adamw(stream, &args, memory->parameters, memory->gradients, memory->states[0], memory->states[1], first);
+    args.weight_decay = 0;
+    kernels->adamw(stream, &args, memory->parameters + bytes, memory->gradients + bytes, memory->states[0] + bytes,
+                   memory->states[1] + bytes, model->elements - first);
+}
+
+void optimizer_step(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
+                    struct stream *stream, const struct optimizer_memory *memory, uint64_t step, double gradient_scale)
+{
+    switch (config->kind) {
+    case OPTIMIZER_SGD:
+        step_sgd(config, model, kernels, stream, memory, step, gradient_scale);
+        return;
+    case OPTIMIZER_ADAMW:
+        step_adamw(config, model, kernels, stream, memory, step, gradient_scale);
+        return;
+    }
+}

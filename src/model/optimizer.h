@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The optimizer: its state on the device, the learning rate's schedule, and one step over all parameters.
+//
+// Ranks: nothing is collective; every rank makes the same step from the same reduced gradients.
+#ifndef HEADROOM_MODEL_OPTIMIZER_H
+#define HEADROOM_MODEL_OPTIMIZER_H
+
+#include "model/model.h"
+
+enum optimizer_kind { OPTIMIZER_SGD, OPTIMIZER_ADAMW };
+enum optimizer_schedule { SCHEDULE_CONSTANT, SCHEDULE_COSINE, SCHEDULE_LINEAR };
+
+#define OPTIMIZER_STATES_MAX 2
+
+struct optimizer_config {
+    enum optimizer_kind kind;
+    double learning_rate, momentum, weight_decay, beta1, beta2, epsilon;
+    enum optimizer_schedule schedule;
+    uint64_t warmup_steps;      // the rate rises linearly over the first of these
+    uint64_t steps;             // the decay ends here
+    double final_learning_rate; // where it ends
+};
+
+// Where the optimizer works. Each address has room for model->elements floats.
+struct optimizer_memory {
+    device_address parameters, gradients;
+    device_address states[OPTIMIZER_STATES_MAX]; // zero before the first step; optimizer_state_count of them
+};
+
+// Buffers of state, each as large as the parameters: 2 for AdamW, 1 for SGD with momentum, else 0.
+size_t optimizer_state_count(const struct optimizer_config *config);
+
+// The learning rate of step `step`, counted from 0.
+double optimizer_learning_rate(const struct optimizer_config *config, uint64_t step);
+
+// Enqueues one step: gradients are multiplied by `gradient_scale` and applied. Weight decay applies to parameters that
+// decay under AdamW and to all under SGD, as is the custom for each. Does not block.
+void optimizer_step(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
+                    struct stream *stream, const struct optimizer_memory *memory, uint64_t step, double gradient_scale);
+
+#endif

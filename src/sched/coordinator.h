@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The coordinator: turns each step's reports into the plan of the next step, and keeps the plan from flapping.
+// Every rank runs one with the same reports, so all hold the same plan and nobody has to send it. Pure; the worker
+// carries the messages.
+//
+// What got worse is obeyed at once, what got better is believed when it was reported SCHED_PATIENCE times in a row:
+//  - A rank is granted the micro_batch_max that it reports; a larger one only after that many larger ones in a row, and
+//    then the smallest of them.
+//  - The plan stays as long as every rank would still cut its share the same way under what it is granted. So memory
+//    that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can be done in
+//    fewer micro-steps.
+//  - Else a new plan replaces it when, that many times in a row, the best plan was predicted to be shorter by more than
+//    1/SCHED_GAIN_PART. This is how samples follow speed, and memory that saves overhead. The part is above what
+//    noise of 3 % can pretend: once in the reports that made the plan, once in those that judge it.
+#ifndef HEADROOM_SCHED_COORDINATOR_H
+#define HEADROOM_SCHED_COORDINATOR_H
+
+#include "sched/plan.h"
+
+#define SCHED_PATIENCE  3
+#define SCHED_GAIN_PART 16
+
+struct sched_coordinator;
+
+// `micro_batch_size`: 0 leaves the size to the plan. Any other is the size of every micro-step but a share's last,
+// wherever memory and share are that large. NULL when memory runs out.
+struct sched_coordinator *sched_coordinator_create(size_t ranks, uint64_t global_batch, uint64_t micro_batch_size);
+void sched_coordinator_destroy(struct sched_coordinator *coordinator);
+
+// Reads reports[ranks] and answers the plan for the next step, valid until the next call; NULL when no plan exists
+// (some rank cannot hold one sample), after which the next call starts afresh. `*changed_p` (may be NULL) says whether
+// the plan differs from the one before; it is set only with a plan.
+const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,
+                                                 const struct sched_report *reports, bool *changed_p);
+
+#endif

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The program's commands. Each answers the exit code: the values of enum status.
+#ifndef HEADROOM_WORKER_COMMANDS_H
+#define HEADROOM_WORKER_COMMANDS_H
+
+#include <stdint.h>
+
+#include "mem/error.h"
+
+struct command_line {
+    char *const *argv; // the whole command, for the record
+    const char *config_path;
+    char *const *overrides; // section.key=value
+    size_t override_count;
+    uint64_t ranks; // plan: how many to plan for; 0: as many as the config describes
+};
+
+// Trains. Every rank of the job calls it.
+int command_train(const struct command_line *command);
+// Prints what the configuration would take, and how the first step would be cut. One process, no device.
+int command_plan(const struct command_line *command);
+// Prints the resolved configuration.
+int command_print_config(const struct command_line *command);
+
+#endif

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/config_schema.h"
+
+#include <string.h>
+
+#include "worker/config.h"
+
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+
+#define ONE(field) .offset = offsetof(struct config, field)
+#define LIST(field)                                                                                                    \
+    .offset = offsetof(struct config, field), .list_max = COUNT_OF(((struct config *)NULL)->field),                    \
+    .count_offset = offsetof(struct config, field##_count)
+#define RANGE(low, high)  .min = (low), .max = (high)
+#define WORD(text, value) .word = (text), .word_value = (value)
+
+// Steps times samples of a step fit 64 bits: positions in the run are counted in samples.
+#define STEPS_MAX   "4294967295"
+#define SAMPLES_MAX "4294967295"
+#define BYTES_MAX   "1024TiB"
+#define RANKS_MAX   "1048575"
+
+static const char *const model_names[] = {"mlp", "gpt", NULL};
+static const char *const activation_names[] = {"relu", "gelu", NULL};
+static const char *const optimizer_names[] = {"sgd", "adamw", NULL};
+static const char *const schedule_names[] = {"constant", "cosine", "linear", NULL};
+static const char *const data_names[] = {"idx", "text", "tokens", "synthetic", NULL};
+static const char *const device_names[] = {"cpu", NULL};
+static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
+
+const char *const config_sections[] = {"model", "train", "optimizer", "data", "device", "comm", "run", "fault", NULL};
+
+const struct config_key config_keys[] = {
+    {"model.kind", CONFIG_TYPE_CHOICE, ONE(model.kind), .names = model_names, .help = "what is trained"},
+    {"model.layers", CONFIG_TYPE_COUNT, LIST(model.layers), RANGE("1", "16777216"), .fallback = "[]",
+     .help = "mlp: sizes of its layers, from the input to the classes"},
+    {"model.activation", CONFIG_TYPE_CHOICE, ONE(model.activation), .names = activation_names, .fallback = "relu",
+     .help = "mlp: between its layers"},
+    {"model.vocab_size", CONFIG_TYPE_COUNT, ONE(model.vocab_size), RANGE("2", "2147483647"), WORD("null", 0),
+     .fallback = "null", .help = "gpt: number of different tokens"},
+    {"model.seq_len", CONFIG_TYPE_COUNT, ONE(model.seq_len), RANGE("1", "1048576"), WORD("null", 0), .fallback = "null",
+     .help = "gpt: tokens in a sample"},
+    {"model.block_count", CONFIG_TYPE_COUNT, ONE(model.block_count), RANGE("1", "4096"), WORD("null", 0),
+     .fallback = "null", .help = "gpt: blocks of attention and feed-forward"},
+    {"model.head_count", CONFIG_TYPE_COUNT, ONE(model.head_count), RANGE("1", "4096"), WORD("null", 0),
+     .fallback = "null", .help = "gpt: attention heads in a block; divides the channels"},
+    {"model.channels", CONFIG_TYPE_COUNT, ONE(model.channels), RANGE("1", "1048576"), WORD("null", 0),
+     .fallback = "null", .help = "gpt: width of the residual stream"},
+
+    {"train.steps", CONFIG_TYPE_COUNT, ONE(train.steps), RANGE("0", STEPS_MAX), .fallback = "0",
+     .help = "optimizer steps; 0: as many as the epochs take"},
+    {"train.epochs", CONFIG_TYPE_COUNT, ONE(train.epochs), RANGE("0", "1000000"), .fallback = "0",
+     .help = "passes over the training set; used where train.steps is 0"},
+    {"train.global_batch_size", CONFIG_TYPE_COUNT, ONE(train.global_batch_size), RANGE("1", SAMPLES_MAX),
+     .help = "samples per optimizer step over all ranks; memory never changes it"},
+    {"train.micro_batch_size", CONFIG_TYPE_COUNT, ONE(train.micro_batch_size), RANGE("1", SAMPLES_MAX), WORD("auto", 0),
+     .fallback = "auto", .help = "samples in one forward and backward pass; auto: from the headroom"},
+    {"train.seed", CONFIG_TYPE_COUNT, ONE(train.seed), RANGE("0", "18446744073709551615"), .fallback = "1",
+     .help = "of the first weights and of the order of samples"},
+    {"train.clip_norm", CONFIG_TYPE_REAL, ONE(train.clip_norm), RANGE("0", "1e9"), .fallback = "0",
+     .help = "longest gradient that is applied unscaled; 0: any"},
+    {"train.eval_every", CONFIG_TYPE_COUNT, ONE(train.eval_every), RANGE("0", STEPS_MAX), .fallback = "0",
+     .help = "steps between validations; 0: only at the end"},
+
+    {"optimizer.kind", CONFIG_TYPE_CHOICE, ONE(optimizer.kind), .names = optimizer_names, .fallback = "sgd",
+     .help = "how gradients change weights"},
+    {"optimizer.learning_rate", CONFIG_TYPE_REAL, ONE(optimizer.learning_rate), RANGE("0", "1e6"), .fallback = "0.01",
+     .help = "after the warm-up"},
+    {"optimizer.momentum", CONFIG_TYPE_REAL, ONE(optimizer.momentum), RANGE("0", "0.999999"), .fallback = "0",
+     .help = "sgd: what is kept of the last step's direction"},
+    {"optimizer.weight_decay", CONFIG_TYPE_REAL, ONE(optimizer.weight_decay), RANGE("0", "1000"), .fallback = "0",
+     .help = "pull of the weights to zero, times the learning rate"},
+    {"optimizer.beta1", CONFIG_TYPE_REAL, ONE(optimizer.beta1), RANGE("0", "0.999999"), .fallback = "0.9",
+     .help = "adamw: decay of the mean gradient"},
+    {"optimizer.beta2", CONFIG_TYPE_REAL, ONE(optimizer.beta2), RANGE("0", "0.999999"), .fallback = "0.999",
+     .help = "adamw: decay of the mean squared gradient"},
+    {"optimizer.epsilon", CONFIG_TYPE_REAL, ONE(optimizer.epsilon), RANGE("1e-30", "1"), .fallback = "1e-8",
+     .help = "adamw: keeps the division finite"},
+    {"optimizer.schedule", CONFIG_TYPE_CHOICE, ONE(optimizer.schedule), .names = schedule_names, .fallback = "constant",
+     .help = "course of the learning rate after the warm-up"},
+    {"optimizer.warmup_steps", CONFIG_TYPE_COUNT, ONE(optimizer.warmup_steps), RANGE("0", STEPS_MAX), .fallback = "0",
+     .help = "steps in which the learning rate grows from 0"},
+    {"optimizer.final_learning_rate", CONFIG_TYPE_REAL, ONE(optimizer.final_learning_rate), RANGE("0", "1e6"),
+     .fallback = "0", .help = "cosine, linear: where the learning rate ends"},
+
+    {"data.kind", CONFIG_TYPE_CHOICE, ONE(data.kind), .names = data_names,
+     .help = "idx: images and labels; text: bytes of a file; tokens: shards; synthetic: made up"},
+    {"data.images", CONFIG_TYPE_TEXT, ONE(data.images), WORD("null", 0), .fallback = "null",
+     .help = "idx: file of the training images, may be gzipped"},
+    {"data.labels", CONFIG_TYPE_TEXT, ONE(data.labels), WORD("null", 0), .fallback = "null",
+     .help = "idx: file of the training labels, may be gzipped"},
+    {"data.validation_images", CONFIG_TYPE_TEXT, ONE(data.validation_images), WORD("null", 0), .fallback = "null",
+     .help = "idx: file of the validation images; null: no validation"},
+    {"data.validation_labels", CONFIG_TYPE_TEXT, ONE(data.validation_labels), WORD("null", 0), .fallback = "null",
+     .help = "idx: file of the validation labels"},
+    {"data.path", CONFIG_TYPE_TEXT, ONE(data.path), WORD("null", 0), .fallback = "null",
+     .help = "text: a file; tokens: a file or a pattern such as data/*.bin"},
+    {"data.validation_path", CONFIG_TYPE_TEXT, ONE(data.validation_path), WORD("null", 0), .fallback = "null",
+     .help = "text, tokens: what to validate on"},
+    {"data.validation_fraction", CONFIG_TYPE_REAL, ONE(data.validation_fraction), RANGE("0", "0.9"), .fallback = "0",
+     .help = "text, tokens: without a validation path, so much of the data's end is kept for validation"},
+    {"data.samples", CONFIG_TYPE_COUNT, ONE(data.samples), RANGE("1", "1099511627776"), WORD("null", 0),
+     .fallback = "null", .help = "synthetic: size of the training set"},
+    {"data.validation_samples", CONFIG_TYPE_COUNT, ONE(data.validation_samples), RANGE("0", "1099511627776"),
+     .fallback = "0", .help = "synthetic: size of the validation set; 0: none"},
+    {"data.shuffle", CONFIG_TYPE_BOOL, ONE(data.shuffle), .fallback = "true",
+     .help = "each epoch in an order of its own, the same for any number of ranks"},
+    {"data.threads", CONFIG_TYPE_COUNT, ONE(data.threads), RANGE("1", "256"), .fallback = "2",
+     .help = "threads of each rank that read samples ahead"},
+    {"data.prefetch_bytes", CONFIG_TYPE_BYTES, ONE(data.prefetch_bytes), RANGE("1", BYTES_MAX), .fallback = "64MiB",
+     .help = "the most that samples read ahead take on a rank; one sample always fits"},
+
+    {"device.kind", CONFIG_TYPE_CHOICE, ONE(device.kind), .names = device_names, .fallback = "cpu",
+     .help = "where the model runs"},
+    {"device.name", CONFIG_TYPE_TEXT, ONE(device.name), WORD("null", 0), .fallback = "null",
+     .help = "jobs on a host that use the same name share devices; null: this job's own"},
+    {"device.capacity", CONFIG_TYPE_BYTES, LIST(device.capacities), RANGE("4KiB", BYTES_MAX), .fallback = "[]",
+     .help = "bytes of every device, or of each in rank order; []: what the machine has"},
+    {"device.ranks_per_device", CONFIG_TYPE_COUNT, ONE(device.ranks_per_device), RANGE("1", "1024"), .fallback = "1",
+     .help = "neighbouring ranks that share one device"},
+    {"device.faulting_addresses", CONFIG_TYPE_BOOL, ONE(device.faulting_addresses), .fallback = "false",
+     .help = "addresses of device memory fault when the host uses them, as a GPU's do"},
+    {"device.neighbours", CONFIG_TYPE_NEIGHBOUR, LIST(device.neighbours), .fallback = "[]",
+     .help = "others who take memory of a rank's device while from_step <= step < to_step"},
+
+    {"comm.kind", CONFIG_TYPE_CHOICE, ONE(comm.kind), .names = comm_names, .fallback = "auto",
+     .help = "how ranks talk; auto: mpi under an MPI launcher, else self"},
+
+    {"run.folder", CONFIG_TYPE_TEXT, ONE(run.folder), WORD("null", 0), .fallback = "null",
+     .help = "where the run's files go; null: runs/ and the name of the configuration file"},
+    {"run.log_every", CONFIG_TYPE_COUNT, ONE(run.log_every), RANGE("1", STEPS_MAX), .fallback = "10",
+     .help = "steps between lines where the console is no terminal"},
+    {"run.log_micro_steps", CONFIG_TYPE_BOOL, ONE(run.log_micro_steps), .fallback = "false",
+     .help = "write the samples of every micro-step into the rank logs"},
+
+    {"fault.fail_allocation_every", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_every), RANGE("0", STEPS_MAX),
+     .fallback = "0", .help = "for tests: every n-th allocation of a step is refused; 0: none"},
+    {"fault.rank", CONFIG_TYPE_COUNT, ONE(fault.rank), RANGE("0", RANKS_MAX), WORD("all", CONFIG_ALL_RANKS),
+     .fallback = "all", .help = "for tests: the rank on which allocations are refused"},
+};
+
+#define OF_NEIGHBOUR(field) .offset = offsetof(struct config_neighbour, field)
+
+const struct config_key config_neighbour_keys[CONFIG_NEIGHBOUR_KEYS_MAX] = {
+    {"device.neighbours.rank", CONFIG_TYPE_COUNT, OF_NEIGHBOUR(rank), RANGE("0", RANKS_MAX)},
+    {"device.neighbours.bytes", CONFIG_TYPE_BYTES, OF_NEIGHBOUR(bytes), RANGE("0", BYTES_MAX)},
+    {"device.neighbours.from_step", CONFIG_TYPE_COUNT, OF_NEIGHBOUR(from_step), RANGE("0", STEPS_MAX)},
+    {"device.neighbours.to_step", CONFIG_TYPE_COUNT, OF_NEIGHBOUR(to_step), RANGE("0", STEPS_MAX)},
+};
+
+const size_t config_keys_count = COUNT_OF(config_keys);
+_Static_assert(COUNT_OF(config_keys) <= CONFIG_KEYS_MAX, "those who keep something for each key have room for all");
+
+const char *config_key_name(const struct config_key *key)
+{
+    return strrchr(key->path, '.') + 1;
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The table of all configuration keys. It is read by those who fill, check, print and explain a struct config; nobody
+// else lists keys.
+#ifndef HEADROOM_WORKER_CONFIG_SCHEMA_H
+#define HEADROOM_WORKER_CONFIG_SCHEMA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum config_type {
+    CONFIG_TYPE_BOOL,
+    CONFIG_TYPE_COUNT,     // uint64_t
+    CONFIG_TYPE_BYTES,     // uint64_t
+    CONFIG_TYPE_REAL,      // double
+    CONFIG_TYPE_CHOICE,    // an enum whose values count from 0
+    CONFIG_TYPE_TEXT,      // char *, owned by the struct
+    CONFIG_TYPE_NEIGHBOUR, // struct config_neighbour
+};
+
+// Bounds and default are written as a user would write them, and read by what reads the user's values.
+struct config_key {
+    const char *path; // "section.name"
+    enum config_type type;
+    size_t offset;            // of the value, or of a list's first, in struct config
+    size_t list_max;          // 0: one value; else a list of at most so many
+    size_t count_offset;      // list: where its length (size_t) is
+    const char *min, *max;    // count, bytes, real
+    const char *const *names; // choice: what is allowed, in the enum's order, closed by NULL
+    const char *word;         // count, text: may stand in place of a value, or NULL; a text is then NULL
+    uint64_t word_value;      // count: what the word stands for
+    const char *fallback;     // the default; NULL: the key must be given
+    const char *help;
+};
+
+#define CONFIG_KEYS_MAX           64
+#define CONFIG_NEIGHBOUR_KEYS_MAX 4
+
+// All keys; those of one section stand together.
+extern const struct config_key config_keys[];
+extern const size_t config_keys_count;
+// The keys of one entry of device.neighbours; their offsets are in struct config_neighbour. All must be given.
+extern const struct config_key config_neighbour_keys[CONFIG_NEIGHBOUR_KEYS_MAX];
+// The sections in order, closed by NULL.
+extern const char *const config_sections[];
+
+// The part of a key's path after its section.
+const char *config_key_name(const struct config_key *key);
+
+#endif

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/console.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "worker/clock.h"
+#include "worker/version.h"
+
+struct range {
+    uint64_t least, most;
+};
+
+struct rank_summary { // over all steps
+    struct range share, micro_batch;
+    uint64_t allocated_peak_bytes, reserved_peak_bytes, limit_bytes, oom_retries;
+};
+
+struct console {
+    FILE *file;
+    bool terminal;
+    bool line_open; // the changing line is on the screen
+    const struct worker *worker;
+    uint64_t start_ns;
+    struct rank_summary *ranks;
+    struct evaluation last_evaluation;
+    bool evaluated;
+};
+
+struct console *console_create(FILE *file, bool terminal, const struct worker *worker)
+{
+    struct console *console = calloc(1, sizeof(*console));
+    if (console == NULL) {
+        return NULL;
+    }
+    *console = (struct console){.file = file, .terminal = terminal, .worker = worker, .start_ns = clock_ns()};
+    console->ranks = calloc(worker->comm->size, sizeof(*console->ranks));
+    if (console->ranks == NULL) {
+        free(console);
+        return NULL;
+    }
+    return console;
+}
+
+void console_destroy(struct console *console)
+{
+    if (console != NULL) {
+        free(console->ranks);
+        free(console);
+    }
+}
+
+const char *console_bytes(uint64_t bytes, char *buffer)
+{
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+    size_t unit = 0;
+    double value = (double)bytes;
+    for (; value >= 1024 && unit < 4; unit++) {
+        value /= 1024;
+    }
+    snprintf(buffer, CONSOLE_BYTES_MAX, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
+    return buffer;
+}
+
+static void close_line(struct console *console)
+{
+    if (console->line_open) {
+        fputs("\r\033[K", console->file);
+        console->line_open = false;
+    }
+}
+
+static void print_plan(struct console *console, uint64_t step)
+{
+    fprintf(console->file, "step %" PRIu64 ": plan (samples = micro-batch x steps):", step);
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        const struct sched_share *share = &console->worker->plan[i];
+        fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
+                share->samples, share->micro_batch, share->accumulation_steps);
+    }
+    fputc('\n', console->file);
+}
+
+void console_start(struct console *console, const char *folder)
+{
+    const struct worker *worker = console->worker;
+    fprintf(console->file,
+            "headroom %s: %s with %" PRIu64 " weights, %" PRIu32 " rank%s (%s), %" PRIu64 " steps of %" PRIu64
+            " samples, run folder %s\n",
+            HEADROOM_VERSION, worker->config->model.kind == CONFIG_MODEL_MLP ? "mlp" : "gpt", worker->model->weights,
+            worker->comm->size, worker->comm->size == 1 ? "" : "s", worker->comm->ops->name, worker->steps,
+            worker->config->train.global_batch_size, folder);
+    print_plan(console, 0);
+    fflush(console->file);
+}
+
+static void widen(struct range *range, uint64_t value)
+{
+    range->least = range->most == 0 || value < range->least ? value : range->least;
+    range->most = value > range->most ? value : range->most;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static void summarise(struct console *console)
+{
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        const struct step_message *message = &console->worker->messages[i];
+        struct rank_summary *rank = &console->ranks[i];
+        widen(&rank->share, message->samples);
+        widen(&rank->micro_batch, message->micro_batch);
+        rank->allocated_peak_bytes = larger(rank->allocated_peak_bytes, message->allocated_peak_bytes);
+        rank->reserved_peak_bytes = larger(rank->reserved_peak_bytes, message->reserved_peak_bytes);
+        rank->limit_bytes = message->limit_bytes;
+        rank->oom_retries += message->oom_retries;
+    }
+}
+
+static void print_progress(struct console *console, const struct step_result *result)
+{
+    uint64_t done = result->step + 1, left = console->worker->steps - done;
+    double mean_seconds = (double)(clock_ns() - console->start_ns) / 1e9 / (double)done;
+    uint64_t eta = (uint64_t)(mean_seconds * (double)left);
+    char unit = console->worker->train->shape.input == DATA_INPUT_TOKENS ? 't' : 's';
+    double work = unit == 't' ? result->tally.count : (double)result->samples;
+    fprintf(console->file,
+            "step %" PRIu64 "/%" PRIu64 "  loss %.4f  grad norm %.3f  lr %.2e  %.0f %s/s  %.1f ms/step  left %" PRIu64
+            ":%02" PRIu64,
+            done, console->worker->steps, result->loss, result->gradient_norm, result->learning_rate,
+            work / ((double)result->step_ns / 1e9), unit == 't' ? "tokens" : "samples", (double)result->step_ns / 1e6,
+            eta / 60, eta % 60);
+}
+
+void console_step(struct console *console, const struct step_result *result)
+{
+    uint64_t every = console->worker->config->run.log_every;
+    bool due = (result->step + 1) % every == 0 || result->step + 1 == console->worker->steps;
+    summarise(console);
+    if (console->terminal) {
+        close_line(console);
+        print_progress(console, result);
+        console->line_open = true;
+    } else if (due) {
+        print_progress(console, result);
+        fputc('\n', console->file);
+    }
+    if (result->plan_changed) {
+        close_line(console);
+        print_plan(console, result->step + 1);
+    }
+    fflush(console->file);
+}
+
+void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation)
+{
+    close_line(console);
+    fprintf(console->file, "step %" PRIu64 ": validation loss %.4f, accuracy %.2f %%\n", steps_done, evaluation->loss,
+            100 * evaluation->accuracy);
+    fflush(console->file);
+    console->last_evaluation = *evaluation;
+    console->evaluated = true;
+}
+
+static const char *format_range(const struct range *range, char *buffer, size_t size)
+{
+    if (range->least == range->most) {
+        snprintf(buffer, size, "%" PRIu64, range->most);
+    } else {
+        snprintf(buffer, size, "%" PRIu64 "..%" PRIu64, range->least, range->most);
+    }
+    return buffer;
+}
+
+void console_end(struct console *console, const char *folder)
+{
+    close_line(console);
+    fprintf(console->file, "\n%-5s %12s %14s %14s %12s %12s %8s\n", "rank", "limit", "peak allocated", "peak reserved",
+            "share", "micro-batch", "retries");
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        const struct rank_summary *rank = &console->ranks[i];
+        char limit[CONSOLE_BYTES_MAX], allocated[CONSOLE_BYTES_MAX], reserved[CONSOLE_BYTES_MAX];
+        char share[48], micro_batch[48];
+        fprintf(console->file, "%-5" PRIu32 " %12s %14s %14s %12s %12s %8" PRIu64 "\n", i,
+                console_bytes(rank->limit_bytes, limit), console_bytes(rank->allocated_peak_bytes, allocated),
+                console_bytes(rank->reserved_peak_bytes, reserved), format_range(&rank->share, share, sizeof(share)),
+                format_range(&rank->micro_batch, micro_batch, sizeof(micro_batch)), rank->oom_retries);
+    }
+    fprintf(console->file, "\n%.1f seconds", (double)(clock_ns() - console->start_ns) / 1e9);
+    if (console->evaluated) {
+        fprintf(console->file, ", final validation loss %.4f, accuracy %.2f %%", console->last_evaluation.loss,
+                100 * console->last_evaluation.accuracy);
+    }
+    fprintf(console->file, "\nrun folder: %s\n", folder);
+    fflush(console->file);
+}

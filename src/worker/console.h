@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a person sees while training: on a terminal one line that keeps changing, otherwise a plain line now and then.
+// Rank 0 only.
+#ifndef HEADROOM_WORKER_CONSOLE_H
+#define HEADROOM_WORKER_CONSOLE_H
+
+#include "worker/evaluate.h"
+#include "worker/step.h"
+
+struct console;
+
+// `terminal`: keep one line changing. The worker must outlive the console. NULL when the host's memory runs out.
+struct console *console_create(FILE *file, bool terminal, const struct worker *worker);
+// Accepts NULL.
+void console_destroy(struct console *console);
+
+void console_start(struct console *console, const char *folder);
+void console_step(struct console *console, const struct step_result *result);
+void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation);
+// What each rank did with its memory, the last evaluation, and where the run folder is.
+void console_end(struct console *console, const char *folder);
+
+// "1.50 MiB"; `buffer` of CONSOLE_BYTES_MAX.
+#define CONSOLE_BYTES_MAX 32
+const char *console_bytes(uint64_t bytes, char *buffer);
+
+#endif

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kinds of data that are built in, and what they share.
+#ifndef HEADROOM_WORKER_DATA_KINDS_H
+#define HEADROOM_WORKER_DATA_KINDS_H
+
+#include "worker/data.h"
+
+extern const struct data_ops data_idx, data_text, data_tokens, data_synthetic;
+
+// The line for a file that could not be opened or read, from `errno_value`: STATUS_INVALID where it is not there,
+// else STATUS_ERROR.
+enum status data_refuse_file(const char *path, int errno_value, struct error *error);
+enum status data_out_of_memory(struct error *error);
+
+#endif

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Numbers n = 0, 1, 2, ... are given once each to the samples that are read, and number n uses slot n % slots. The ring
+// holds the numbers [head, claimed); the sequence of positions that is expected now began with number `start`. When
+// another sequence is expected, it begins with number `claimed`: a fill still in progress then finds its number below
+// `start` and its sample is dropped.
+//
+// A slot is free, then filling while one thread writes it without the mutex, then full until loader_next has copied it.
+// A slot that is filling is left to its thread, so no two threads ever write one.
+#include "worker/loader.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "worker/clock.h"
+
+#define RUN_MAX 16 // slots that a thread claims at a time
+
+enum slot { SLOT_FREE, SLOT_FILLING, SLOT_FULL };
+
+struct loader {
+    struct loader_config config;
+    uint64_t input_bytes, target_bytes; // of a sample
+    uint64_t slots;
+    uint64_t run;              // slots that a thread claims at most
+    uint8_t *inputs, *targets; // of all slots
+    pthread_t *threads;
+    uint64_t threads_started;
+    uint64_t wait_ns;
+
+    pthread_mutex_t mutex;         // over all that follows
+    pthread_cond_t freed;          // threads wait for a slot to claim
+    pthread_cond_t filled;         // loader_next waits for the head
+    uint8_t *states;               // enum slot
+    uint64_t head, claimed, start; // numbers
+    uint64_t first, count, stride; // the sequence
+    bool stop;
+};
+
+// True where the sequence has a position for this number.
+static bool has_position(const struct loader *loader, uint64_t number)
+{
+    return loader->stride != 0 || number - loader->start < loader->count;
+}
+
+static uint64_t position_of(const struct loader *loader, uint64_t number)
+{
+    uint64_t place = number - loader->start;
+    return loader->first + place / loader->count * loader->stride + place % loader->count;
+}
+
+static uint64_t min_of(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+// Drops what the ring holds and begins another sequence. With the mutex.
+static void restart(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride)
+{
+    for (uint64_t number = loader->head; number < loader->claimed; number++) {
+        uint8_t *state = &loader->states[number % loader->slots];
+        *state = *state == SLOT_FULL ? SLOT_FREE : *state;
+    }
+    loader->head = loader->start = loader->claimed;
+    loader->first = first;
+    loader->count = count;
+    loader->stride = stride;
+    pthread_cond_broadcast(&loader->freed);
+}
+
+// Claims a run of slots; answers its length, 0 where there is none. With the mutex.
+static uint64_t claim(struct loader *loader, uint64_t positions[RUN_MAX])
+{
+    uint64_t length = 0;
+    while (length < loader->run && has_position(loader, loader->claimed) &&
+           loader->states[loader->claimed % loader->slots] == SLOT_FREE) {
+        loader->states[loader->claimed % loader->slots] = SLOT_FILLING;
+        positions[length++] = position_of(loader, loader->claimed++);
+    }
+    return length;
+}
+
+static void fill(struct loader *loader, uint64_t number, uint64_t position)
+{
+    const struct data_set *set = loader->config.set;
+    uint64_t slot = number % loader->slots;
+    uint64_t index = data_order(position, set->samples, loader->config.seed, loader->config.shuffle);
+    set->ops->read(set, index, loader->inputs + slot * loader->input_bytes,
+                   (int32_t *)(void *)(loader->targets + slot * loader->target_bytes));
+}
+
+// With the mutex.
+static void finish_run(struct loader *loader, uint64_t number, uint64_t length)
+{
+    bool dropped = number < loader->start;
+    for (uint64_t i = 0; i < length; i++) {
+        loader->states[(number + i) % loader->slots] = dropped ? SLOT_FREE : SLOT_FULL;
+    }
+    if (dropped) {
+        pthread_cond_broadcast(&loader->freed);
+    } else {
+        pthread_cond_signal(&loader->filled);
+    }
+}
+
+static void *read_ahead(void *argument)
+{
+    struct loader *loader = argument;
+    uint64_t positions[RUN_MAX];
+    pthread_mutex_lock(&loader->mutex);
+    while (!loader->stop) {
+        uint64_t number = loader->claimed, length = claim(loader, positions);
+        if (length == 0) {
+            pthread_cond_wait(&loader->freed, &loader->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&loader->mutex);
+        for (uint64_t i = 0; i < length; i++) {
+            fill(loader, number + i, positions[i]);
+        }
+        pthread_mutex_lock(&loader->mutex);
+        finish_run(loader, number, length);
+    }
+    pthread_mutex_unlock(&loader->mutex);
+    return NULL;
+}
+
+// The ring never holds more than one epoch: what it holds already is not worth reading again.
+static uint64_t slots_for(const struct loader_config *config, uint64_t sample_bytes)
+{
+    uint64_t slots = min_of(config->prefetch_bytes / sample_bytes, config->set->samples);
+    return slots > 0 ? slots : 1;
+}
+
+static enum status start_threads(struct loader *loader, struct error *error)
+{
+    while (loader->threads_started < loader->config.threads) {
+        if (pthread_create(&loader->threads[loader->threads_started], NULL, read_ahead, loader) != 0) {
+            return error_set(error, STATUS_ERROR, "cannot start thread %" PRIu64 " of data.threads %" PRIu32,
+                             loader->threads_started + 1, loader->config.threads);
+        }
+        loader->threads_started++;
+    }
+    return STATUS_OK;
+}
+
+enum status loader_create(const struct loader_config *config, struct loader **loader_p, struct error *error)
+{
+    assert(config->threads > 0);
+    const struct data_shape *shape = &config->set->shape;
+    struct loader *loader = calloc(1, sizeof(*loader));
+    if (loader == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    loader->config = *config;
+    loader->input_bytes = shape->input_count * 4;
+    loader->target_bytes = shape->target_count * sizeof(int32_t);
+    loader->slots = slots_for(config, loader->input_bytes + loader->target_bytes);
+    loader->run = min_of(RUN_MAX, (loader->slots - 1) / config->threads + 1);
+    loader->inputs = malloc(loader->slots * loader->input_bytes);
+    loader->targets = malloc(loader->slots * loader->target_bytes);
+    loader->states = calloc(loader->slots, sizeof(*loader->states));
+    loader->threads = calloc(config->threads, sizeof(*loader->threads));
+    pthread_mutex_init(&loader->mutex, NULL);
+    pthread_cond_init(&loader->freed, NULL);
+    pthread_cond_init(&loader->filled, NULL);
+    bool made = loader->inputs != NULL && loader->targets != NULL && loader->states != NULL && loader->threads != NULL;
+    enum status status =
+        made ? start_threads(loader, error)
+             : error_set(error, STATUS_ERROR,
+                         "out of host memory: %" PRIu64 " bytes to read ahead; lower data.prefetch_bytes",
+                         loader_staging_bytes(loader));
+    if (status != STATUS_OK) {
+        loader_destroy(loader);
+        return status;
+    }
+    *loader_p = loader;
+    return STATUS_OK;
+}
+
+void loader_destroy(struct loader *loader)
+{
+    if (loader == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&loader->mutex);
+    loader->stop = true;
+    pthread_cond_broadcast(&loader->freed);
+    pthread_mutex_unlock(&loader->mutex);
+    for (uint64_t i = 0; i < loader->threads_started; i++) {
+        pthread_join(loader->threads[i], NULL);
+    }
+    pthread_cond_destroy(&loader->filled);
+    pthread_cond_destroy(&loader->freed);
+    pthread_mutex_destroy(&loader->mutex);
+    free(loader->threads);
+    free(loader->states);
+    free(loader->targets);
+    free(loader->inputs);
+    free(loader);
+}
+
+void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride)
+{
+    assert(count > 0);
+    pthread_mutex_lock(&loader->mutex);
+    bool goes_on = loader->count == count && loader->stride == stride && has_position(loader, loader->head) &&
+                   position_of(loader, loader->head) == first;
+    if (!goes_on) {
+        restart(loader, first, count, stride);
+    }
+    pthread_mutex_unlock(&loader->mutex);
+}
+
+// With the mutex.
+static void wait_for_head(struct loader *loader)
+{
+    const uint8_t *state = &loader->states[loader->head % loader->slots];
+    if (*state == SLOT_FULL) {
+        return;
+    }
+    uint64_t start_ns = clock_ns();
+    while (*state != SLOT_FULL) {
+        pthread_cond_wait(&loader->filled, &loader->mutex);
+    }
+    loader->wait_ns += clock_ns() - start_ns;
+}
+
+// Full slots from the head on that lie side by side and hold successive positions, `count` at most. With the mutex.
+static uint64_t full_run(const struct loader *loader, uint64_t count)
+{
+    uint64_t slot = loader->head % loader->slots, place = (loader->head - loader->start) % loader->count;
+    uint64_t length_max = min_of(min_of(count, loader->slots - slot), loader->count - place), length = 0;
+    while (length < length_max && loader->states[slot + length] == SLOT_FULL) {
+        length++;
+    }
+    return length;
+}
+
+// With the mutex.
+static void free_run(struct loader *loader, uint64_t length)
+{
+    for (uint64_t i = 0; i < length; i++) {
+        loader->states[loader->head++ % loader->slots] = SLOT_FREE;
+    }
+    pthread_cond_broadcast(&loader->freed);
+}
+
+void loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first, uint64_t count,
+                 device_address inputs, device_address targets)
+{
+    uint64_t done = 0;
+    pthread_mutex_lock(&loader->mutex);
+    while (done < count) {
+        if (!has_position(loader, loader->head) || position_of(loader, loader->head) != first + done) {
+            restart(loader, first + done, count - done, loader->stride);
+        }
+        wait_for_head(loader);
+        uint64_t slot = loader->head % loader->slots, length = full_run(loader, count - done);
+        pthread_mutex_unlock(&loader->mutex);
+        device->ops->copy_to_device(device, stream, inputs + done * loader->input_bytes,
+                                    loader->inputs + slot * loader->input_bytes, length * loader->input_bytes);
+        device->ops->copy_to_device(device, stream, targets + done * loader->target_bytes,
+                                    loader->targets + slot * loader->target_bytes, length * loader->target_bytes);
+        device->ops->stream_synchronize(device, stream);
+        pthread_mutex_lock(&loader->mutex);
+        free_run(loader, length);
+        done += length;
+    }
+    pthread_mutex_unlock(&loader->mutex);
+}
+
+uint64_t loader_wait_ns(const struct loader *loader)
+{
+    return loader->wait_ns;
+}
+
+uint64_t loader_staging_bytes(const struct loader *loader)
+{
+    return loader->slots * (loader->input_bytes + loader->target_bytes);
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The loader: threads that read samples ahead of the step loop into a staging buffer of bounded size.
+//
+// The buffer is a ring of slots, one sample each. The step loop says with loader_expect which positions of the run it
+// will ask for; threads fill slots in that order; loader_next copies the samples it is asked for to the device and
+// frees their slots. When the ring holds other positions, because the plan changed, they are dropped and reading starts
+// again at the position asked for: a wrong guess costs time, never a wrong sample. The sample at a position is
+// data_order's.
+//
+// Threads: the functions below belong to one thread. Ranks: nothing is collective.
+#ifndef HEADROOM_WORKER_LOADER_H
+#define HEADROOM_WORKER_LOADER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mem/device.h"
+#include "worker/data.h"
+
+struct loader;
+
+struct loader_config {
+    const struct data_set *set; // must outlive the loader
+    uint64_t seed;
+    bool shuffle;
+    uint32_t threads;        // at least 1
+    uint64_t prefetch_bytes; // the most that the staging buffer takes; one sample always fits, and never more than all
+};
+
+enum status loader_create(const struct loader_config *config, struct loader **loader_p, struct error *error);
+// Stops the threads and frees everything. Accepts NULL.
+void loader_destroy(struct loader *loader);
+
+// The next positions wanted are [first, first + count), and after them [first + stride, first + stride + count), and
+// so on; where stride is 0, none after. `count` is at least 1. What was read ahead and fits stays. Does not block.
+void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride);
+
+// Copies the samples at positions [first, first + count) to the device: inputs at `inputs`, targets at `targets`, both
+// packed. `count` may exceed the ring. Blocks until they are read, and until the stream has passed the copies: their
+// slots are used again. Adds the time that it waited for reading to loader_wait_ns.
+void loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first, uint64_t count,
+                 device_address inputs, device_address targets);
+
+// Nanoseconds that loader_next has waited for data since the loader was made.
+uint64_t loader_wait_ns(const struct loader *loader);
+// Bytes of the staging buffer.
+uint64_t loader_staging_bytes(const struct loader *loader);
+
+#endif

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/commands.h"
+#include "worker/config.h"
+#include "worker/run_folder.h"
+
+static const char usage[] = "usage: headroom train CONFIG.yaml [section.key=value ...]\n"
+                            "       headroom plan CONFIG.yaml [--ranks N] [section.key=value ...]\n"
+                            "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
+                            "       headroom --help | --version\n";
+
+struct named_command {
+    const char *name;
+    bool ranks_allowed; // takes --ranks
+    int (*run)(const struct command_line *command);
+};
+
+static const struct named_command commands[] = {
+    {"train", false, command_train},
+    {"plan", true, command_plan},
+    {"--print-config", false, command_print_config},
+};
+
+static int misused(const char *why, const char *what)
+{
+    fprintf(stderr, "headroom: %s%s; see headroom --help\n", why, what);
+    return STATUS_INVALID;
+}
+
+static int print_help(void)
+{
+    fputs(usage, stdout);
+    fputs("\n"
+          "train         trains as the configuration says; start one process per device with mpirun or srun\n"
+          "plan          prints, without running, the memory that each micro-batch takes and what each rank would get\n"
+          "--print-config prints the whole configuration, defaults included\n"
+          "\n"
+          "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
+          "\n"
+          "configuration keys:\n",
+          stdout);
+    config_print_help(stdout);
+    return STATUS_OK;
+}
+
+static bool parse_ranks(const char *text, uint64_t *ranks_p)
+{
+    char *end;
+    if (text == NULL || *text < '1' || *text > '9') {
+        return false;
+    }
+    unsigned long long ranks = strtoull(text, &end, 10);
+    *ranks_p = ranks;
+    return *end == '\0' && ranks <= UINT32_MAX;
+}
+
+// section.key=value
+static bool is_override(const char *argument)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+    size_t section = strspn(argument, letters);
+    if (section == 0 || argument[section] != '.') {
+        return false;
+    }
+    const char *key = argument + section + 1;
+    return key[strspn(key, letters)] == '=';
+}
+
+// Reads CONFIG.yaml [--ranks N] [section.key=value ...]. `overrides` has room for all arguments.
+static int parse(char *const *arguments, bool ranks_allowed, char **overrides, struct command_line *command)
+{
+    command->overrides = overrides;
+    for (size_t i = 0; arguments[i] != NULL; i++) {
+        char *argument = arguments[i];
+        if (ranks_allowed && strcmp(argument, "--ranks") == 0) {
+            if (!parse_ranks(arguments[++i], &command->ranks)) {
+                return misused("--ranks needs a number from 1 to 4294967295", "");
+            }
+        } else if (argument[0] == '-') {
+            return misused("unknown option ", argument);
+        } else if (is_override(argument)) {
+            overrides[command->override_count++] = argument;
+        } else if (command->config_path == NULL) {
+            command->config_path = argument;
+        } else {
+            return misused("not of the form section.key=value: ", argument);
+        }
+    }
+    return command->config_path == NULL ? misused("no configuration file given", "") : STATUS_OK;
+}
+
+static int run(const struct named_command *named, int argc, char **argv)
+{
+    struct command_line command = {.argv = argv};
+    char **overrides = calloc((size_t)argc, sizeof(*overrides));
+    if (overrides == NULL) {
+        return misused("out of host memory", "");
+    }
+    int status = parse(argv + 2, named->ranks_allowed, overrides, &command);
+    if (status == STATUS_OK) {
+        status = named->run(&command);
+    }
+    free(overrides);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        fputs(usage, stderr);
+        return STATUS_INVALID;
+    }
+    if (strcmp(argv[1], "--help") == 0) {
+        return print_help();
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        run_folder_versions(stdout);
+        return STATUS_OK;
+    }
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            return run(&commands[i], argc, argv);
+        }
+    }
+    return misused("unknown command ", argv[1]);
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/metrics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "worker/run_folder.h"
+
+struct metrics {
+    int file;
+    char path[RUN_FOLDER_MAX + 16];
+};
+
+static enum status cannot_write(const struct metrics *metrics, struct error *error)
+{
+    return error_set(error, STATUS_ERROR, "%s: cannot write: %s", metrics->path, strerror(errno));
+}
+
+enum status metrics_open(const char *folder, struct metrics **metrics_p, struct error *error)
+{
+    struct metrics *metrics = calloc(1, sizeof(*metrics));
+    if (metrics == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    snprintf(metrics->path, sizeof(metrics->path), "%s/metrics.jsonl", folder);
+    metrics->file = open(metrics->path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->file < 0) {
+        enum status status = cannot_write(metrics, error);
+        free(metrics);
+        return status;
+    }
+    *metrics_p = metrics;
+    return STATUS_OK;
+}
+
+void metrics_close(struct metrics *metrics)
+{
+    if (metrics != NULL) {
+        close(metrics->file);
+        free(metrics);
+    }
+}
+
+// Writes and frees the object. A line that could be written only in part is taken back.
+static enum status write_line(struct metrics *metrics, json_t *object, struct error *error)
+{
+    char *text = object == NULL ? NULL : json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    if (text == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    size_t length = strlen(text);
+    text[length] = '\n'; // in place of the terminator
+    off_t before = lseek(metrics->file, 0, SEEK_END);
+    ssize_t written = write(metrics->file, text, length + 1);
+    free(text);
+    if (written == (ssize_t)length + 1) {
+        return STATUS_OK;
+    }
+    enum status status = cannot_write(metrics, error);
+    if (written > 0 && ftruncate(metrics->file, before) != 0) {
+        return cannot_write(metrics, error);
+    }
+    return status;
+}
+
+static json_t *rank_object(uint32_t rank, const struct step_message *message)
+{
+    return json_pack("{sI sI sI sI sI sI sI sI sI sI}", "rank", (json_int_t)rank, "share",
+                     (json_int_t)message->samples, "micro_batch", (json_int_t)message->micro_batch,
+                     "accumulation_steps", (json_int_t)message->accumulation_steps, "limit_bytes",
+                     (json_int_t)message->limit_bytes, "headroom_bytes", (json_int_t)message->report.headroom_bytes,
+                     "allocated_peak_bytes", (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes",
+                     (json_int_t)message->reserved_peak_bytes, "predicted_peak_bytes",
+                     (json_int_t)message->predicted_peak_bytes, "oom_retries", (json_int_t)message->oom_retries);
+}
+
+static double milliseconds(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
+// The longest that any rank waited for data.
+static uint64_t data_wait_ns(const struct worker *worker)
+{
+    uint64_t longest = 0;
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        uint64_t waited = worker->messages[i].data_wait_ns;
+        longest = waited > longest ? waited : longest;
+    }
+    return longest;
+}
+
+enum status metrics_step(struct metrics *metrics, const struct worker *worker, const struct step_result *result,
+                         struct error *error)
+{
+    double seconds = (double)result->step_ns / 1e9;
+    json_t *ranks = json_array();
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        json_array_append_new(ranks, rank_object(i, &worker->messages[i]));
+    }
+    json_t *object = json_pack(
+        "{sI sI sf sI sI sf sf sf sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
+        (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples, "tokens",
+        (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm", result->gradient_norm, "step_ms",
+        milliseconds(result->step_ns), "samples_per_s", (double)result->samples / seconds, "tokens_per_s",
+        result->tally.count / seconds, "data_wait_ms", milliseconds(data_wait_ns(worker)), "comm_ms",
+        milliseconds(result->comm_ns), "coordination_ms", milliseconds(result->coordination_ns), "ranks", ranks);
+    return write_line(metrics, object, error);
+}
+
+enum status metrics_evaluation(struct metrics *metrics, uint64_t steps_done, const struct evaluation *evaluation,
+                               struct error *error)
+{
+    json_t *object = json_pack("{ss sI sf sf sI}", "event", "eval", "step", (json_int_t)steps_done, "loss",
+                               evaluation->loss, "accuracy", evaluation->accuracy, "samples",
+                               (json_int_t)evaluation->samples);
+    return write_line(metrics, object, error);
+}
+
+enum status metrics_end(struct metrics *metrics, uint64_t steps_done, double seconds, enum status status,
+                        struct error *error)
+{
+    json_t *object = json_pack("{ss sI sf si}", "event", "end", "step", (json_int_t)steps_done, "seconds", seconds,
+                               "status", (int)status);
+    return write_line(metrics, object, error);
+}

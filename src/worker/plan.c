@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// headroom plan: what the configuration takes, before anything runs; and headroom --print-config.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "worker/commands.h"
+#include "worker/console.h"
+
+// Everything that the plan is made of.
+struct planning {
+    const struct config *config;
+    uint64_t ranks;
+    struct model *model;
+    struct optimizer_config optimizer;
+    struct price_book *prices;
+    uint64_t resting_bytes;
+    uint64_t *limits; // of each rank
+    struct sched_report *reports;
+};
+
+// As many ranks as there are capacities, unless the user says.
+static uint64_t rank_count(const struct config *config, uint64_t asked)
+{
+    if (asked > 0) {
+        return asked;
+    }
+    uint64_t devices = config->device.capacities_count > 0 ? config->device.capacities_count : 1;
+    return devices * config->device.ranks_per_device;
+}
+
+static enum status machine_capacity(uint64_t *capacity_p, struct error *error)
+{
+    struct device *device;
+    struct device_info info;
+    enum status status = device_find("cpu")->create(&(struct device_config){0}, &device, error);
+    if (status == STATUS_OK) {
+        device->ops->info(device, &info);
+        *capacity_p = info.capacity_bytes;
+        device->ops->destroy(device);
+    }
+    return status;
+}
+
+// Ranks that share a device count on equal parts of it.
+static uint64_t rank_limit(const struct planning *planning, uint64_t rank, uint64_t machine)
+{
+    const struct config *config = planning->config;
+    uint64_t capacity = worker_capacity(config, rank), sharers = config->device.ranks_per_device;
+    if (capacity == 0) {
+        capacity = machine;
+        sharers = planning->ranks;
+    }
+    uint64_t granularity = device_find("cpu")->granularity_bytes;
+    return capacity / sharers / granularity * granularity;
+}
+
+static enum status report_ranks(struct planning *planning, struct error *error)
+{
+    uint64_t machine = 0;
+    if (planning->config->device.capacities_count == 0) {
+        enum status status = machine_capacity(&machine, error);
+        if (status != STATUS_OK) {
+            return status;
+        }
+    }
+    for (uint64_t i = 0; i < planning->ranks; i++) {
+        uint64_t limit = rank_limit(planning, i, machine);
+        uint64_t headroom = limit > planning->resting_bytes ? limit - planning->resting_bytes : 0;
+        planning->limits[i] = limit;
+        planning->reports[i] = (struct sched_report){
+            .headroom_bytes = headroom,
+            .micro_batch_max = (uint32_t)price_largest_fit(planning->prices, LIST_TRAIN, headroom,
+                                                           planning->config->train.global_batch_size),
+        };
+    }
+    return STATUS_OK;
+}
+
+static enum status prepare(struct planning *planning, struct error *error)
+{
+    const struct config *config = planning->config;
+    struct model_config model = worker_model_config(config);
+    enum status status = config_check_ranks(config, planning->ranks, error);
+    if (status == STATUS_OK) {
+        status = model_create(&model, &planning->model, error);
+    }
+    if (status != STATUS_OK) {
+        return status;
+    }
+    planning->optimizer = worker_optimizer_config(config, config->train.steps);
+    planning->resting_bytes = worker_resting_bytes(planning->model, &planning->optimizer);
+    planning->prices = price_book_create(planning->model, config->train.global_batch_size);
+    planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
+    planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
+    if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    return report_ranks(planning, error);
+}
+
+static void release(struct planning *planning)
+{
+    free(planning->reports);
+    free(planning->limits);
+    price_book_destroy(planning->prices);
+    model_destroy(planning->model);
+}
+
+static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch)
+{
+    return planning->resting_bytes + mem_pool_block_bytes(price_block_bytes(planning->prices, LIST_TRAIN, micro_batch));
+}
+
+static void print_resting(const struct planning *planning)
+{
+    char bytes[CONSOLE_BYTES_MAX];
+    uint64_t buffer = mem_pool_block_bytes(planning->model->elements * sizeof(float));
+    size_t states = optimizer_state_count(&planning->optimizer);
+    printf("%" PRIu64 " weights\n\nheld on every rank\n", planning->model->weights);
+    printf("  %-16s %14s\n", "weights", console_bytes(buffer, bytes));
+    printf("  %-16s %14s\n", "gradients", console_bytes(buffer, bytes));
+    printf("  %-16s %14s\n", "optimizer state", console_bytes(states * buffer, bytes));
+    printf("  %-16s %14s\n", "together", console_bytes(planning->resting_bytes, bytes));
+}
+
+static void print_peaks(const struct planning *planning)
+{
+    uint64_t largest = 1;
+    char bytes[CONSOLE_BYTES_MAX];
+    for (uint64_t i = 0; i < planning->ranks; i++) {
+        uint64_t fits = planning->reports[i].micro_batch_max;
+        largest = fits > largest ? fits : largest;
+    }
+    printf("\n%-12s %14s %20s\n", "micro-batch", "peak", "bytes");
+    for (uint64_t micro_batch = 1; micro_batch <= largest; micro_batch *= 2) {
+        uint64_t peak = peak_bytes(planning, micro_batch);
+        printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, console_bytes(peak, bytes), peak);
+    }
+}
+
+static void print_rank(const struct planning *planning, uint64_t rank, const struct sched_share *share)
+{
+    char limit[CONSOLE_BYTES_MAX], headroom[CONSOLE_BYTES_MAX], peak[CONSOLE_BYTES_MAX];
+    const struct sched_report *report = &planning->reports[rank];
+    printf("%-6" PRIu64 " %14s %14s %9" PRIu32, rank, console_bytes(planning->limits[rank], limit),
+           console_bytes(report->headroom_bytes, headroom), report->micro_batch_max);
+    if (share != NULL) {
+        printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", share->samples, share->micro_batch,
+               share->accumulation_steps, console_bytes(peak_bytes(planning, share->micro_batch), peak));
+    }
+    putchar('\n');
+}
+
+// Ranks of one speed are assumed: speeds are learned only while training.
+static enum status print_shares(const struct planning *planning, struct error *error)
+{
+    const struct config *config = planning->config;
+    struct sched_coordinator *coordinator = sched_coordinator_create(
+        planning->ranks, config->train.global_batch_size, config->train.micro_batch_size);
+    if (coordinator == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    const struct sched_share *plan = sched_coordinator_plan(coordinator, planning->reports, NULL);
+    printf("\nglobal batch of %" PRIu64 " samples\n%-6s %14s %14s %9s %9s %12s %13s %14s\n",
+           config->train.global_batch_size, "rank", "limit", "headroom", "largest", "share", "micro-batch",
+           "accumulation", "peak");
+    for (uint64_t i = 0; i < planning->ranks; i++) {
+        print_rank(planning, i, plan == NULL ? NULL : &plan[i]);
+    }
+    sched_coordinator_destroy(coordinator);
+    return plan != NULL ? STATUS_OK
+                        : error_set(error, STATUS_OUT_OF_MEMORY,
+                                    "a rank above cannot hold a single sample (largest 0): raise device.capacity, or "
+                                    "make the model smaller");
+}
+
+static enum status plan(const struct command_line *command, struct error *error)
+{
+    struct config config;
+    enum status status =
+        config_read(&config, command->config_path, command->overrides, command->override_count, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    struct planning planning = {.config = &config, .ranks = rank_count(&config, command->ranks)};
+    status = prepare(&planning, error);
+    if (status == STATUS_OK) {
+        print_resting(&planning);
+        print_peaks(&planning);
+        status = print_shares(&planning, error);
+    }
+    release(&planning);
+    config_finish(&config);
+    return status;
+}
+
+static enum status print_config(const struct command_line *command, struct error *error)
+{
+    struct config config;
+    enum status status =
+        config_read(&config, command->config_path, command->overrides, command->override_count, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    char *text = config_print(&config);
+    config_finish(&config);
+    if (text == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    fputs(text, stdout);
+    free(text);
+    return STATUS_OK;
+}
+
+static int finish(enum status status, const struct error *error)
+{
+    fflush(stdout);
+    if (status != STATUS_OK) {
+        fprintf(stderr, "headroom: %s\n", error->text);
+    }
+    return (int)status;
+}
+
+int command_plan(const struct command_line *command)
+{
+    struct error error = {0};
+    return finish(plan(command, &error), &error);
+}
+
+int command_print_config(const struct command_line *command)
+{
+    struct error error = {0};
+    return finish(print_config(command, &error), &error);
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/run_folder.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/kernels.h"
+#include "worker/version.h"
+
+#define FOLDERS_TRIED 10000
+
+static enum status cannot(struct error *error, const char *what, const char *path)
+{
+    return error_set(error, STATUS_INVALID, "%s: cannot %s: %s (run.folder says where a run writes)", path, what,
+                     strerror(errno));
+}
+
+static enum status make_parents(const char *path, struct error *error)
+{
+    char parent[RUN_FOLDER_MAX];
+    snprintf(parent, sizeof(parent), "%s", path);
+    for (char *slash = strchr(parent + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(parent, 0777) != 0 && errno != EEXIST) {
+            return cannot(error, "make this folder", parent);
+        }
+        *slash = '/';
+    }
+    return STATUS_OK;
+}
+
+// Makes the first of wanted, wanted-2, wanted-3, ... that does not exist. mkdir decides, so two runs never share one.
+static enum status make_new(const char *wanted, char path[RUN_FOLDER_MAX], struct error *error)
+{
+    for (unsigned i = 1; i < FOLDERS_TRIED; i++) {
+        char suffix[16] = "";
+        if (i > 1) {
+            snprintf(suffix, sizeof(suffix), "-%u", i);
+        }
+        if (snprintf(path, RUN_FOLDER_MAX, "%s%s", wanted, suffix) >= RUN_FOLDER_MAX - 64) {
+            return error_set(error, STATUS_INVALID, "run.folder: the path is too long");
+        }
+        if (mkdir(path, 0777) == 0) {
+            return STATUS_OK;
+        }
+        if (errno != EEXIST) {
+            return cannot(error, "make this folder", path);
+        }
+    }
+    return cannot(error, "make another such folder", wanted);
+}
+
+// Written under another name and moved into place, so the file is whole or absent.
+static enum status write_file(const char *folder, const char *name, const char *text, struct error *error)
+{
+    char path[RUN_FOLDER_MAX + 64], temporary[RUN_FOLDER_MAX + 64];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    snprintf(temporary, sizeof(temporary), "%s/.%s", folder, name);
+    FILE *file = fopen(temporary, "w");
+    if (file == NULL) {
+        return cannot(error, "write this file", temporary);
+    }
+    bool written = fputs(text, file) >= 0;
+    written = fclose(file) == 0 && written;
+    if (!written || rename(temporary, path) != 0) {
+        return cannot(error, "write this file", path);
+    }
+    return STATUS_OK;
+}
+
+void run_folder_versions(FILE *file)
+{
+    char mpi[COMM_VERSION_MAX];
+    fprintf(file, "headroom %s (%s; %s)\n", HEADROOM_VERSION, comm_mpi_version(mpi), kernels_library_version());
+}
+
+static enum status write_environment(const char *folder, uint32_t ranks, char *const *argv, struct error *error)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *file = open_memstream(&text, &size);
+    if (file == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    struct utsname host = {0};
+    char folder_now[PATH_MAX] = "?", started[64] = "?";
+    time_t now = time(NULL);
+    struct tm utc;
+    uname(&host);
+    if (gmtime_r(&now, &utc) != NULL) {
+        strftime(started, sizeof(started), "%Y-%m-%dT%H:%M:%SZ", &utc);
+    }
+    run_folder_versions(file);
+    fprintf(file, "started %s\nhost %s\nsystem %s %s %s\nranks %" PRIu32 "\nfolder %s\ncommand", started, host.nodename,
+            host.sysname, host.release, host.machine, ranks,
+            getcwd(folder_now, sizeof(folder_now)) == NULL ? "?" : folder_now);
+    for (; *argv != NULL; argv++) {
+        fprintf(file, " %s", *argv);
+    }
+    fputc('\n', file);
+    fclose(file);
+    enum status status = write_file(folder, "env.txt", text, error);
+    free(text);
+    return status;
+}
+
+static enum status create(const struct config *config, uint32_t ranks, char *const *argv, char path[RUN_FOLDER_MAX],
+                          struct error *error)
+{
+    char logs[RUN_FOLDER_MAX + 8];
+    enum status status = make_parents(config->run.folder, error);
+    if (status == STATUS_OK) {
+        status = make_new(config->run.folder, path, error);
+    }
+    if (status != STATUS_OK) {
+        return status;
+    }
+    snprintf(logs, sizeof(logs), "%s/logs", path);
+    if (mkdir(logs, 0777) != 0) {
+        return cannot(error, "make this folder", logs);
+    }
+    char *resolved = config_print(config);
+    if (resolved == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    status = write_file(path, "resolved.yaml", resolved, error);
+    free(resolved);
+    return status == STATUS_OK ? write_environment(path, ranks, argv, error) : status;
+}
+
+enum status run_folder_create(const struct config *config, struct comm *comm, char *const *argv,
+                              char path[RUN_FOLDER_MAX], struct error *error)
+{
+    enum status status = STATUS_OK;
+    memset(path, 0, RUN_FOLDER_MAX);
+    if (comm->rank == 0) {
+        status = create(config, comm->size, argv, path, error);
+    }
+    comm->ops->broadcast(comm, &status, sizeof(status));
+    comm->ops->broadcast(comm, path, RUN_FOLDER_MAX);
+    return status;
+}
+
+enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, struct error *error)
+{
+    char name[RUN_FOLDER_MAX + 64];
+    snprintf(name, sizeof(name), "%s/logs/rank_%" PRIu32 ".log", path, rank);
+    FILE *log = fopen(name, "w");
+    if (log == NULL) {
+        return cannot(error, "write this file", name);
+    }
+    *log_p = log;
+    return STATUS_OK;
+}

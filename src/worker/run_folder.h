@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The run folder: what a run leaves behind.
+//
+//   resolved.yaml   the whole configuration, ready to run again
+//   env.txt         versions, host, command
+//   metrics.jsonl   one JSON object a line; docs/metrics.md
+//   logs/rank_N.log what rank N did with its memory
+//
+// A folder is never used twice: where the configured one exists, a number is appended.
+#ifndef HEADROOM_WORKER_RUN_FOLDER_H
+#define HEADROOM_WORKER_RUN_FOLDER_H
+
+#include <stdio.h>
+
+#include "worker/comm.h"
+#include "worker/config.h"
+
+#define RUN_FOLDER_MAX 4096
+
+// Makes the folder on rank 0 and tells all ranks its path. Collective. STATUS_INVALID where it cannot be made; the
+// status is the same on every rank, the line is rank 0's.
+enum status run_folder_create(const struct config *config, struct comm *comm, char *const *argv,
+                              char path[RUN_FOLDER_MAX], struct error *error);
+
+// Opens this rank's log. Not collective.
+enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, struct error *error);
+
+// One line of versions: the program, MPI, the matrix library.
+void run_folder_versions(FILE *file);
+
+#endif

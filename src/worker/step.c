@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/step.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "mem/device_cpu.h"
+#include "worker/clock.h"
+#include "worker/samples.h"
+
+// Neighbours from the config stand for other programs on this rank's device.
+static void set_neighbours(struct worker *worker, uint64_t step)
+{
+    const struct config *config = worker->config;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < config->device.neighbours_count; i++) {
+        const struct config_neighbour *neighbour = &config->device.neighbours[i];
+        if (neighbour->rank == worker->comm->rank && neighbour->from_step <= step && step < neighbour->to_step) {
+            bytes += neighbour->bytes;
+        }
+    }
+    if (config->device.neighbours_count > 0) {
+        device_cpu_set_neighbour(worker->device, bytes);
+    }
+}
+
+// Where others have pushed the device over its capacity, cached memory goes back.
+static void yield_memory(struct worker *worker)
+{
+    struct device_info info;
+    worker->device->ops->info(worker->device, &info);
+    uint64_t taken = info.held_bytes + info.others_bytes;
+    if (taken > info.capacity_bytes) {
+        uint64_t deficit = taken - info.capacity_bytes;
+        mem_pool_trim(worker->pool, info.held_bytes > deficit ? info.held_bytes - deficit : 0);
+    }
+}
+
+// Fills in this rank's report for the plan of step `next_step`.
+static void report(struct worker *worker, uint64_t next_step)
+{
+    struct sched_report *report = &worker->message.report;
+    set_neighbours(worker, next_step);
+    yield_memory(worker);
+    report->headroom_bytes = mem_pool_headroom(worker->pool);
+    report->micro_batch_max = (uint32_t)price_largest_fit(worker->prices, LIST_TRAIN, report->headroom_bytes,
+                                                          worker->config->train.global_batch_size);
+    sched_speed_get(&worker->speed, &report->overhead_ns, &report->sample_ns);
+    report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+}
+
+static enum status no_plan(const struct worker *worker, struct error *error)
+{
+    uint32_t rank = 0;
+    while (worker->messages[rank].report.micro_batch_max > 0) {
+        rank++;
+    }
+    uint64_t sample_bytes = price_block_bytes(worker->prices, LIST_TRAIN, 1);
+    return error_set(error, STATUS_OUT_OF_MEMORY,
+                     "rank %" PRIu32 " cannot hold a single sample: a micro-step of one needs %" PRIu64
+                     " bytes and its headroom is %" PRIu64 " bytes. Raise device.capacity, or make the model smaller.",
+                     rank, sample_bytes, worker->messages[rank].report.headroom_bytes);
+}
+
+static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
+{
+    uint32_t ranks = worker->comm->size;
+    for (uint32_t i = 0; i < ranks; i++) {
+        worker->reports[i] = worker->messages[i].report;
+        if (worker->reports[i].plan_hash != worker->reports[0].plan_hash) {
+            return error_set(error, STATUS_ERROR, "rank %" PRIu32 " ran another plan than rank 0: this is a bug", i);
+        }
+    }
+    const struct sched_share *plan = sched_coordinator_plan(worker->coordinator, worker->reports, changed_p);
+    if (plan == NULL) {
+        return no_plan(worker, error);
+    }
+    memcpy(worker->plan, plan, ranks * sizeof(*plan));
+    return STATUS_OK;
+}
+
+static void exchange_start(struct worker *worker)
+{
+    worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
+}
+
+enum status step_plan_first(struct worker *worker, struct error *error)
+{
+    bool changed;
+    report(worker, 0);
+    exchange_start(worker);
+    worker->comm->ops->gather_wait(worker->comm);
+    return decide(worker, &changed, error);
+}
+
+enum status step_plan_next(struct worker *worker, struct step_result *result, struct error *error)
+{
+    uint64_t start_ns = clock_ns();
+    enum status status = decide(worker, &result->plan_changed, error);
+    result->coordination_ns += clock_ns() - start_ns;
+    return status;
+}
+
+// Runs this rank's share and fills in its message.
+static enum status run_share(struct worker *worker, uint64_t step, struct error *error)
+{
+    const struct sched_share *share = &worker->plan[worker->comm->rank];
+    uint64_t global_batch = worker->config->train.global_batch_size;
+    struct sample_range range = {
+        .purpose = LIST_TRAIN,
+        .loader = worker->loader,
+        .first = step * global_batch + share->first,
+        .count = share->samples,
+        .micro_batch = share->micro_batch,
+    };
+    struct sample_outcome outcome;
+    uint64_t waited_ns = loader_wait_ns(worker->loader);
+    mem_pool_reset_peaks(worker->pool);
+    loader_expect(worker->loader, range.first, range.count, global_batch);
+    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.gradients,
+                                   worker->model->elements * sizeof(float));
+    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.tally, sizeof(struct kernel_tally));
+    enum status status = samples_run(worker, &range, &outcome, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    struct mem_pool_stats stats;
+    mem_pool_stats(worker->pool, &stats);
+    struct step_message *message = &worker->message;
+    message->samples = outcome.samples;
+    message->micro_batch = share->micro_batch;
+    message->accumulation_steps = share->accumulation_steps;
+    message->position_hash = outcome.position_hash;
+    message->oom_retries = outcome.oom_retries;
+    message->limit_bytes = stats.limit_bytes;
+    message->allocated_peak_bytes = stats.allocated_peak_bytes;
+    message->reserved_peak_bytes = stats.reserved_peak_bytes;
+    message->predicted_peak_bytes =
+        worker->resting_bytes +
+        mem_pool_block_bytes(price_block_bytes(worker->prices, LIST_TRAIN, outcome.micro_batch_largest));
+    message->data_wait_ns = loader_wait_ns(worker->loader) - waited_ns;
+    worker->device->ops->copy_to_host(worker->device, worker->stream, &message->tally, worker->memory.tally,
+                                      sizeof(message->tally));
+    worker->device->ops->stream_synchronize(worker->device, worker->stream);
+    if (stats.allocated_bytes != worker->resting_bytes) {
+        return error_set(error, STATUS_ERROR,
+                         "%" PRIu64 " bytes are allocated after a step, not %" PRIu64 ": this is a bug",
+                         stats.allocated_bytes, worker->resting_bytes);
+    }
+    return STATUS_OK;
+}
+
+// Adds up what the ranks did; every sample of the global batch must be there exactly once.
+static enum status add_up(const struct worker *worker, uint64_t step, struct step_result *result, struct error *error)
+{
+    uint64_t global_batch = worker->config->train.global_batch_size, hash = 0, expected = 0;
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        const struct step_message *message = &worker->messages[i];
+        result->samples += message->samples;
+        result->tally.loss += message->tally.loss;
+        result->tally.count += message->tally.count;
+        result->tally.correct += message->tally.correct;
+        hash += message->position_hash;
+    }
+    for (uint64_t i = 0; i < global_batch; i++) {
+        expected += position_hash(step * global_batch + i);
+    }
+    if (result->samples != global_batch || hash != expected) {
+        return error_set(error, STATUS_ERROR, "step %" PRIu64 " did not do every sample exactly once: this is a bug",
+                         step);
+    }
+    return STATUS_OK;
+}
+
+// The norm of the sum of gradients.
+static double gradient_sum_norm(struct worker *worker)
+{
+    double squares;
+    worker->kernels->sum_of_squares(worker->stream, worker->gradient_square_sum, worker->memory.gradients,
+                                    worker->model->elements);
+    worker->device->ops->copy_to_host(worker->device, worker->stream, &squares, worker->gradient_square_sum,
+                                      sizeof(squares));
+    worker->device->ops->stream_synchronize(worker->device, worker->stream);
+    return sqrt(squares);
+}
+
+// Divides the sum of gradients by the global count, clips, and steps.
+static enum status apply(struct worker *worker, uint64_t step, struct step_result *result, struct error *error)
+{
+    double count = result->tally.count > 0 ? result->tally.count : 1;
+    double clip = worker->config->train.clip_norm, scale = 1 / count;
+    result->loss = result->tally.loss / count;
+    result->gradient_norm = gradient_sum_norm(worker) / count;
+    result->learning_rate = optimizer_learning_rate(&worker->optimizer, step);
+    if (!isfinite(result->loss) || !isfinite(result->gradient_norm)) {
+        return error_set(error, STATUS_DIVERGED,
+                         "step %" PRIu64 ": loss %g, gradient norm %g: training has diverged. Lower "
+                         "optimizer.learning_rate, lengthen optimizer.warmup_steps or set train.clip_norm.",
+                         step, result->loss, result->gradient_norm);
+    }
+    if (clip > 0 && result->gradient_norm > clip) {
+        scale *= clip / result->gradient_norm;
+    }
+    struct optimizer_memory memory = {.parameters = worker->memory.parameters, .gradients = worker->memory.gradients};
+    memcpy(memory.states, worker->optimizer_states, sizeof(memory.states));
+    optimizer_step(&worker->optimizer, worker->model, worker->kernels, worker->stream, &memory, step, scale);
+    return STATUS_OK;
+}
+
+enum status step_train(struct worker *worker, uint64_t step, struct step_result *result_p, struct error *error)
+{
+    struct comm *comm = worker->comm;
+    uint64_t start_ns = clock_ns();
+    *result_p = (struct step_result){
+        .step = step,
+        .epoch = step * worker->config->train.global_batch_size / worker->train->samples,
+    };
+    enum status status = run_share(worker, step, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    uint64_t ran_ns = clock_ns();
+    report(worker, step + 1);
+    exchange_start(worker);
+    uint64_t reported_ns = clock_ns();
+    comm->ops->all_reduce(comm, worker->device, worker->stream, worker->memory.gradients, worker->model->elements);
+    uint64_t reduced_ns = clock_ns();
+    comm->ops->gather_wait(comm);
+    uint64_t exchanged_ns = clock_ns();
+    status = add_up(worker, step, result_p, error);
+    if (status == STATUS_OK) {
+        status = apply(worker, step, result_p, error);
+    }
+    result_p->coordination_ns = (reported_ns - ran_ns) + (exchanged_ns - reduced_ns);
+    result_p->comm_ns = reduced_ns - reported_ns;
+    result_p->step_ns = clock_ns() - start_ns;
+    return status;
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// headroom train: from the configuration to the end of the run, on every rank.
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "worker/clock.h"
+#include "worker/commands.h"
+#include "worker/console.h"
+#include "worker/metrics.h"
+#include "worker/run_folder.h"
+
+// What rank 0 has besides its worker.
+struct reporter {
+    struct metrics *metrics;
+    struct console *console;
+    char folder[RUN_FOLDER_MAX];
+    uint64_t start_ns;
+};
+
+// What one rank met, and which rank it is where that matters.
+static void print_failure(const struct comm *comm, const struct error *error)
+{
+    if (comm->size == 1 || error->status == STATUS_INVALID) {
+        fprintf(stderr, "headroom: %s\n", error->text);
+    } else {
+        char host[256] = "?";
+        gethostname(host, sizeof(host) - 1);
+        fprintf(stderr, "headroom: rank %" PRIu32 " on %s: %s\n", comm->rank, host, error->text);
+    }
+    fflush(stderr);
+}
+
+// Collective: every rank answers the status of the lowest rank that failed, which prints its line.
+static enum status agree(struct comm *comm, enum status status, const struct error *error)
+{
+    enum status first;
+    if (comm_first_failure(comm, status, &first) == comm->rank) {
+        print_failure(comm, error);
+    }
+    return first;
+}
+
+// Ends the job from one rank, when the others are not at a place where they could agree.
+static void __attribute__((noreturn)) fail_alone(struct worker *worker, const struct error *error)
+{
+    print_failure(worker->comm, error);
+    worker_log(worker, "%s", error->text);
+    worker->comm->ops->abort(worker->comm, (int)error->status);
+}
+
+// Rank 0 reads the configuration; the others get the resolved text, so all hold the same. Collective.
+static enum status read_config(const struct command_line *command, struct comm *comm, struct config *config,
+                               struct error *error)
+{
+    char *text = NULL;
+    uint64_t size = 0;
+    enum status status = STATUS_OK;
+    if (comm->rank == 0) {
+        status = config_read(config, command->config_path, command->overrides, command->override_count, error);
+        if (status == STATUS_OK) {
+            status = config_check_ranks(config, comm->size, error);
+            text = config_print(config);
+            size = text == NULL ? 0 : strlen(text) + 1;
+        }
+    }
+    comm->ops->broadcast(comm, &status, sizeof(status));
+    comm->ops->broadcast(comm, &size, sizeof(size));
+    if (status == STATUS_OK && comm->rank != 0) {
+        text = malloc(size + 1);
+    }
+    if (status == STATUS_OK && (size == 0 || text == NULL)) {
+        comm->ops->abort(comm, STATUS_ERROR);
+    }
+    if (status == STATUS_OK) {
+        comm->ops->broadcast(comm, text, size);
+    }
+    if (status == STATUS_OK && comm->rank != 0) {
+        status = config_parse(config, text, command->config_path, NULL, 0, error);
+    }
+    free(text);
+    return status;
+}
+
+static enum status open_reports(struct worker *worker, struct reporter *reporter, struct error *error)
+{
+    enum status status = run_folder_open_log(reporter->folder, worker->comm->rank, &worker->log, error);
+    if (status != STATUS_OK || worker->comm->rank != 0) {
+        return status;
+    }
+    status = metrics_open(reporter->folder, &reporter->metrics, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    reporter->console = console_create(stdout, isatty(STDOUT_FILENO) == 1, worker);
+    return reporter->console == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
+}
+
+static void log_start(struct worker *worker)
+{
+    struct mem_pool_stats stats;
+    mem_pool_stats(worker->pool, &stats);
+    worker_log(worker, "device %s, limit %" PRIu64 " bytes, resting %" PRIu64 " bytes, headroom %" PRIu64 " bytes",
+               worker->device->ops->name, stats.limit_bytes, worker->resting_bytes, mem_pool_headroom(worker->pool));
+}
+
+static void log_plan(struct worker *worker, uint64_t step)
+{
+    const struct sched_share *share = &worker->plan[worker->comm->rank];
+    worker_log(worker,
+               "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64,
+               step, share->first, share->first + share->samples - 1, share->micro_batch, share->accumulation_steps);
+}
+
+static void evaluate_and_report(struct worker *worker, struct reporter *reporter, uint64_t steps_done)
+{
+    struct evaluation evaluation;
+    struct error error;
+    if (evaluate(worker, &evaluation, &error) != STATUS_OK) {
+        fail_alone(worker, &error);
+    }
+    if (worker->comm->rank == 0) {
+        console_evaluation(reporter->console, steps_done, &evaluation);
+        if (metrics_evaluation(reporter->metrics, steps_done, &evaluation, &error) != STATUS_OK) {
+            fail_alone(worker, &error);
+        }
+    }
+}
+
+static void report_step(struct worker *worker, struct reporter *reporter, const struct step_result *result)
+{
+    struct error error;
+    if (result->plan_changed) {
+        log_plan(worker, result->step + 1);
+    }
+    if (worker->comm->rank == 0) {
+        console_step(reporter->console, result);
+        if (metrics_step(reporter->metrics, worker, result, &error) != STATUS_OK) {
+            fail_alone(worker, &error);
+        }
+    }
+}
+
+static bool evaluation_due(const struct worker *worker, uint64_t steps_done)
+{
+    uint64_t every = worker->config->train.eval_every;
+    return worker->validation != NULL && (steps_done == worker->steps || (every > 0 && steps_done % every == 0));
+}
+
+// All steps. The status is the same on every rank: what only one rank meets ends the job from there.
+static enum status run_steps(struct worker *worker, struct reporter *reporter, uint64_t *steps_done_p,
+                             struct error *error)
+{
+    *steps_done_p = 0;
+    enum status status = STATUS_OK;
+    while (status == STATUS_OK && *steps_done_p < worker->steps) {
+        struct step_result result;
+        status = step_train(worker, *steps_done_p, &result, error);
+        if (status == STATUS_DIVERGED) {
+            return status;
+        }
+        if (status != STATUS_OK) {
+            fail_alone(worker, error);
+        }
+        ++*steps_done_p;
+        if (*steps_done_p < worker->steps) {
+            status = step_plan_next(worker, &result, error);
+        }
+        report_step(worker, reporter, &result);
+        if (evaluation_due(worker, *steps_done_p)) {
+            evaluate_and_report(worker, reporter, *steps_done_p);
+        }
+    }
+    return status;
+}
+
+static enum status run(struct worker *worker, struct reporter *reporter, struct error *error)
+{
+    uint64_t steps_done = 0;
+    log_start(worker);
+    enum status status = step_plan_first(worker, error);
+    if (status == STATUS_OK) {
+        log_plan(worker, 0);
+        if (worker->comm->rank == 0) {
+            console_start(reporter->console, reporter->folder);
+        }
+        status = run_steps(worker, reporter, &steps_done, error);
+    }
+    if (worker->comm->rank == 0) {
+        struct error write_error;
+        double seconds = (double)(clock_ns() - reporter->start_ns) / 1e9;
+        if (metrics_end(reporter->metrics, steps_done, seconds, status, &write_error) != STATUS_OK) {
+            fail_alone(worker, &write_error);
+        }
+        console_end(reporter->console, reporter->folder);
+    }
+    return status;
+}
+
+static enum status train(const struct command_line *command, struct comm *comm, struct config *config)
+{
+    struct error error = {0};
+    struct worker worker;
+    struct reporter reporter = {.start_ns = clock_ns()};
+    enum status status = agree(comm, worker_init(&worker, config, comm, &error), &error);
+    if (status == STATUS_OK) {
+        status = agree(comm, run_folder_create(config, comm, command->argv, reporter.folder, &error), &error);
+    }
+    if (status == STATUS_OK) {
+        status = agree(comm, open_reports(&worker, &reporter, &error), &error);
+    }
+    if (status == STATUS_OK) {
+        status = run(&worker, &reporter, &error);
+        if (status != STATUS_OK && comm->rank == 0) { // all ranks met it
+            fprintf(stderr, "headroom: %s\n", error.text);
+        }
+    }
+    console_destroy(reporter.console);
+    metrics_close(reporter.metrics);
+    worker_finish(&worker);
+    return status;
+}
+
+// Which communicator, before the configuration is known to the other ranks: `comm.kind` is read on every rank.
+static const struct comm_ops *choose_comm(const struct command_line *command)
+{
+    struct config config;
+    const struct comm_ops *ops = &comm_mpi;
+    if (config_read(&config, command->config_path, command->overrides, command->override_count, NULL) == STATUS_OK) {
+        ops = config.comm.kind == CONFIG_COMM_SELF ? &comm_self : &comm_mpi;
+        config_finish(&config);
+    }
+    return ops;
+}
+
+int command_train(const struct command_line *command)
+{
+    struct comm *comm;
+    struct config config;
+    struct error error = {0};
+    enum status status = choose_comm(command)->create(&comm, &error);
+    if (status != STATUS_OK) {
+        fprintf(stderr, "headroom: %s\n", error.text);
+        return (int)status;
+    }
+    status = agree(comm, read_config(command, comm, &config, &error), &error);
+    if (status == STATUS_OK) {
+        status = train(command, comm, &config);
+        config_finish(&config);
+    }
+    comm->ops->destroy(comm);
+    return (int)status;
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One rank: what it owns while it trains, and how that is set up.
+#ifndef HEADROOM_WORKER_WORKER_H
+#define HEADROOM_WORKER_WORKER_H
+
+#include <stdio.h>
+
+#include "mem/pool.h"
+#include "model/optimizer.h"
+#include "model/price.h"
+#include "sched/coordinator.h"
+#include "sched/speed.h"
+#include "worker/comm.h"
+#include "worker/config.h"
+#include "worker/loader.h"
+
+// What every rank tells all others once a step, while the gradients are being added up.
+struct step_message {
+    struct sched_report report;               // for the next plan
+    struct kernel_tally tally;                // sums over the samples that this rank did
+    uint64_t samples;                         // that it did: its share
+    uint64_t micro_batch, accumulation_steps; // as planned
+    uint64_t position_hash;                   // sum of position_hash() over them
+    uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
+    uint64_t data_wait_ns;
+    uint64_t oom_retries;
+};
+
+struct worker {
+    const struct config *config;
+    struct comm *comm;
+    struct data_set *train, *validation; // validation: NULL where there is none
+    struct loader *loader;
+    uint64_t steps;
+
+    struct device *device;
+    struct stream *stream;
+    const struct kernels *kernels;
+    struct mem_pool *pool;
+
+    struct model *model;
+    struct price_book *prices;
+    struct optimizer_config optimizer;
+    struct list_memory memory; // its block exists only while a micro-step runs
+    device_address optimizer_states[OPTIMIZER_STATES_MAX];
+    device_address gradient_square_sum; // one float64
+    uint64_t resting_bytes;             // allocated between steps
+
+    struct sched_coordinator *coordinator;
+    struct sched_speed speed;
+    struct sched_share *plan;      // of the step that runs, one share per rank
+    struct sched_report *reports;  // scratch for the coordinator, one per rank
+    struct step_message message;   // this rank's
+    struct step_message *messages; // every rank's, after a step
+
+    FILE *log; // this rank's
+};
+
+// Opens the data, makes the model and puts weights, gradients and optimizer state on the device. Collective only in
+// choosing the name of a shared device; every rank must call it. On failure `error` says why and the worker needs no
+// worker_finish.
+enum status worker_init(struct worker *worker, const struct config *config, struct comm *comm, struct error *error);
+void worker_finish(struct worker *worker);
+
+// One line into this rank's log.
+void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+// The config's model and optimizer in the words of src/model/.
+struct model_config worker_model_config(const struct config *config);
+struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);
+// Bytes that stay allocated between steps: weights, gradients, optimizer state, sums.
+uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer);
+// The capacity of this rank's device; 0: what the machine has.
+uint64_t worker_capacity(const struct config *config, uint64_t rank);
+// Steps of the whole run.
+uint64_t worker_steps(const struct config *config, uint64_t train_samples);
+
+#endif

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "sched/coordinator.h"
+
+#define RANKS 8
+
+// splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)
+static uint64_t random_u64(uint64_t *state)
+{
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+// `value` times a factor in [0.97, 1.03].
+static uint64_t noisy(uint64_t *state, uint64_t value)
+{
+    return value * (9700 + random_u64(state) % 601) / 10000;
+}
+
+static void set_all(struct sched_report *reports, size_t ranks, struct sched_report report)
+{
+    for (size_t i = 0; i < ranks; i++) {
+        reports[i] = report;
+    }
+}
+
+static struct sched_coordinator *create(size_t ranks, uint64_t global_batch, uint64_t micro_batch_size)
+{
+    struct sched_coordinator *coordinator = sched_coordinator_create(ranks, global_batch, micro_batch_size);
+    assert_non_null(coordinator);
+    return coordinator;
+}
+
+static const struct sched_share *plan(struct sched_coordinator *coordinator, const struct sched_report *reports)
+{
+    const struct sched_share *shares = sched_coordinator_plan(coordinator, reports, NULL);
+    assert_non_null(shares);
+    return shares;
+}
+
+static bool changes(struct sched_coordinator *coordinator, const struct sched_report *reports)
+{
+    bool changed;
+    assert_non_null(sched_coordinator_plan(coordinator, reports, &changed));
+    return changed;
+}
+
+static void the_first_plan_is_the_planner_s(void **context)
+{
+    (void)context;
+    const struct sched_report reports[3] = {{.overhead_ns = 500, .sample_ns = 1000, .micro_batch_max = 7},
+                                            {.overhead_ns = 100, .sample_ns = 700, .micro_batch_max = 3},
+                                            {.overhead_ns = 900, .sample_ns = 300, .micro_batch_max = 64}};
+    struct sched_share expected[3];
+    struct sched_coordinator *coordinator = create(3, 100, 0);
+    bool changed = false;
+    const struct sched_share *shares = sched_coordinator_plan(coordinator, reports, &changed);
+    assert_true(sched_plan(reports, 3, 100, expected));
+    assert_memory_equal(shares, expected, sizeof(expected));
+    assert_true(changed);
+    assert_false(changes(coordinator, reports));
+    sched_coordinator_destroy(coordinator);
+}
+
+static void memory_that_shrank_is_obeyed_at_once(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 32});
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 32);
+    reports[0].micro_batch_max = 10;
+    const struct sched_share *shares = plan(coordinator, reports);
+    assert_int_equal(shares[0].micro_batch, 8);
+    assert_int_equal(shares[0].accumulation_steps, 4);
+    assert_int_equal(shares[1].micro_batch, 32);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void memory_that_shrank_but_suffices_changes_nothing(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 500});
+    assert_true(changes(coordinator, reports));
+    reports[0].micro_batch_max = 32;
+    assert_false(changes(coordinator, reports));
+    reports[0].micro_batch_max = 31;
+    assert_true(changes(coordinator, reports));
+    sched_coordinator_destroy(coordinator);
+}
+
+static void memory_that_grew_is_believed_after_a_streak(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 4});
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
+    reports[0].micro_batch_max = 32;
+    for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
+        assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
+    }
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 32);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_streak_grants_its_smallest_offer(void **context)
+{
+    (void)context;
+    struct sched_report reports[1] = {{.sample_ns = 1000, .micro_batch_max = 4}};
+    struct sched_coordinator *coordinator = create(1, 64, 0);
+    plan(coordinator, reports);
+    for (int i = 0; i < SCHED_PATIENCE; i++) {
+        reports[0].micro_batch_max = i == 1 ? 16 : 64;
+        plan(coordinator, reports);
+    }
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 16);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_relapse_ends_the_streak(void **context)
+{
+    (void)context;
+    struct sched_report reports[1] = {{.sample_ns = 1000, .micro_batch_max = 4}};
+    struct sched_coordinator *coordinator = create(1, 64, 0);
+    for (int i = 0; i < 20 * SCHED_PATIENCE; i++) {
+        reports[0].micro_batch_max = i % SCHED_PATIENCE == 0 ? 4 : 64;
+        assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
+    }
+    sched_coordinator_destroy(coordinator);
+}
+
+static void an_offer_does_not_count_before_it_is_believed(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_share expected[2];
+    struct sched_coordinator *coordinator = create(2, 100, 0);
+    set_all(reports, 2, (struct sched_report){.overhead_ns = 8000, .sample_ns = 1000, .micro_batch_max = 4});
+    plan(coordinator, reports);
+    reports[0].micro_batch_max = 3;
+    assert_true(sched_plan(reports, 2, 100, expected));
+    reports[1].micro_batch_max = 64;
+    assert_memory_equal(plan(coordinator, reports), expected, sizeof(expected));
+    sched_coordinator_destroy(coordinator);
+}
+
+static void noisy_speeds_never_change_the_plan(void **context)
+{
+    (void)context;
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        uint64_t state = seed;
+        struct sched_report speeds[RANKS], reports[RANKS];
+        struct sched_coordinator *coordinator = create(RANKS, 1024, 0);
+        for (size_t i = 0; i < RANKS; i++) {
+            uint64_t sample_ns = 1000000 + random_u64(&state) % 7000000;
+            speeds[i] =
+                (struct sched_report){.sample_ns = sample_ns, .overhead_ns = sample_ns / 2, .micro_batch_max = 32};
+        }
+        for (int step = 0; step < 1000; step++) {
+            for (size_t i = 0; i < RANKS; i++) {
+                reports[i] = speeds[i];
+                reports[i].sample_ns = noisy(&state, speeds[i].sample_ns);
+                reports[i].overhead_ns = noisy(&state, speeds[i].overhead_ns);
+            }
+            if (changes(coordinator, reports) != (step == 0)) {
+                fail_msg("seed %llu, step %d: the plan changed", (unsigned long long)seed, step);
+            }
+        }
+        sched_coordinator_destroy(coordinator);
+    }
+}
+
+static void a_rank_that_became_slower_gets_less_after_a_streak(void **context)
+{
+    (void)context;
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = create(4, 700, 0);
+    set_all(reports, 4, (struct sched_report){.sample_ns = 1000000, .micro_batch_max = 1000});
+    assert_int_equal(plan(coordinator, reports)[2].samples, 175);
+    reports[2].sample_ns = 2000000;
+    for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
+        assert_int_equal(plan(coordinator, reports)[2].samples, 175);
+    }
+    const struct sched_share *shares = plan(coordinator, reports);
+    assert_int_equal(shares[2].samples, 100);
+    assert_int_equal(shares[3].samples, 200);
+
+    reports[2].sample_ns = 1000000; // the way back takes as long
+    for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
+        assert_int_equal(plan(coordinator, reports)[2].samples, 100);
+    }
+    assert_int_equal(plan(coordinator, reports)[2].samples, 175);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_slow_moment_changes_nothing(void **context)
+{
+    (void)context;
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = create(4, 700, 0);
+    set_all(reports, 4, (struct sched_report){.sample_ns = 1000000, .micro_batch_max = 1000});
+    assert_true(changes(coordinator, reports));
+    for (int i = 1; i < 20 * SCHED_PATIENCE; i++) {
+        reports[2].sample_ns = i % SCHED_PATIENCE == 0 ? 1000000 : 2000000;
+        assert_false(changes(coordinator, reports));
+    }
+    sched_coordinator_destroy(coordinator);
+}
+
+// Rank 0 already does its share in one micro-step; the room that it gains lets it take over samples of ranks whose
+// overheads are high.
+static void memory_that_saves_overhead_moves_samples(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    set_all(reports, 2, (struct sched_report){.overhead_ns = 8000, .sample_ns = 1000, .micro_batch_max = 2});
+    reports[0].micro_batch_max = 54;
+    const struct sched_share *shares = plan(coordinator, reports);
+    assert_int_equal(shares[0].accumulation_steps, 1);
+    uint64_t before_ns = sched_plan_ns(reports, shares, 2);
+    reports[1].micro_batch_max = 64;
+    for (int i = 0; i < SCHED_PATIENCE; i++) {
+        shares = plan(coordinator, reports);
+    }
+    assert_int_equal(shares[0].samples, 32);
+    assert_true(sched_plan_ns(reports, shares, 2) < before_ns);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_first_measurement_reaches_the_plan(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 30, 0);
+    set_all(reports, 2, (struct sched_report){.micro_batch_max = 30});
+    assert_int_equal(plan(coordinator, reports)[0].samples, 15);
+    assert_false(changes(coordinator, reports));
+    reports[0].sample_ns = 2000;
+    reports[1].sample_ns = 1000;
+    for (int i = 0; i < SCHED_PATIENCE; i++) {
+        plan(coordinator, reports);
+    }
+    assert_int_equal(plan(coordinator, reports)[0].samples, 10);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_fixed_micro_batch_is_kept_where_memory_allows(void **context)
+{
+    (void)context;
+    struct sched_report reports[3];
+    struct sched_coordinator *coordinator = create(3, 60, 8);
+    set_all(reports, 3, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 100});
+    reports[1].micro_batch_max = 6;
+    const struct sched_share *shares = plan(coordinator, reports);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(shares[i].samples, 20);
+    }
+    assert_int_equal(shares[0].micro_batch, 8); // 8, 8, 4 and not 7, 7, 6
+    assert_int_equal(shares[0].accumulation_steps, 3);
+    assert_int_equal(shares[1].micro_batch, 6);
+    assert_int_equal(shares[1].accumulation_steps, 4);
+
+    reports[0].micro_batch_max = 7; // as many micro-steps as with 8, but smaller
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 7);
+    reports[1].micro_batch_max = 50;
+    for (int i = 0; i < SCHED_PATIENCE; i++) {
+        shares = plan(coordinator, reports);
+    }
+    assert_int_equal(shares[1].micro_batch, 8);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_fixed_micro_batch_is_no_larger_than_the_share(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 10, 8);
+    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 100});
+    const struct sched_share *shares = plan(coordinator, reports);
+    assert_int_equal(shares[0].micro_batch, 5);
+    assert_int_equal(shares[0].accumulation_steps, 1);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void no_plan_while_a_rank_cannot_hold_one_sample(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 16, 0);
+    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 8});
+    assert_true(changes(coordinator, reports));
+    reports[1].micro_batch_max = 0;
+    assert_null(sched_coordinator_plan(coordinator, reports, NULL));
+    reports[1].micro_batch_max = 8;
+    assert_true(changes(coordinator, reports));
+    sched_coordinator_destroy(coordinator);
+}
+
+// Every plan fits what is reported, and two coordinators that read the same reports never disagree.
+static void replicas_agree_on_plans_that_fit(void **context)
+{
+    (void)context;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        uint64_t state = seed;
+        uint64_t micro_batch_size = seed % 2 * 8;
+        struct sched_coordinator *replicas[2] = {create(RANKS, 500, micro_batch_size),
+                                                 create(RANKS, 500, micro_batch_size)};
+        for (int step = 0; step < 300; step++) {
+            struct sched_report reports[RANKS];
+            for (size_t i = 0; i < RANKS; i++) {
+                reports[i] = (struct sched_report){
+                    .overhead_ns = random_u64(&state) % 1000000,
+                    .sample_ns = random_u64(&state) % 1000000,
+                    .micro_batch_max = 1 + (uint32_t)(random_u64(&state) % 20),
+                };
+            }
+            bool changed[2];
+            const struct sched_share *shares = sched_coordinator_plan(replicas[0], reports, &changed[0]);
+            const struct sched_share *others = sched_coordinator_plan(replicas[1], reports, &changed[1]);
+            if (sched_plan_hash(shares, RANKS) != sched_plan_hash(others, RANKS) || changed[0] != changed[1]) {
+                fail_msg("seed %llu, step %d: replicas disagree", (unsigned long long)seed, step);
+            }
+            for (size_t i = 0; i < RANKS; i++) {
+                if (shares[i].micro_batch > reports[i].micro_batch_max) {
+                    fail_msg("seed %llu, step %d: rank %zu has no room for its plan", (unsigned long long)seed, step,
+                             i);
+                }
+            }
+        }
+        sched_coordinator_destroy(replicas[1]);
+        sched_coordinator_destroy(replicas[0]);
+    }
+}
+
+static void destroying_nothing_is_allowed(void **context)
+{
+    (void)context;
+    sched_coordinator_destroy(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_first_plan_is_the_planner_s),
+        cmocka_unit_test(memory_that_shrank_is_obeyed_at_once),
+        cmocka_unit_test(memory_that_shrank_but_suffices_changes_nothing),
+        cmocka_unit_test(memory_that_grew_is_believed_after_a_streak),
+        cmocka_unit_test(a_streak_grants_its_smallest_offer),
+        cmocka_unit_test(a_relapse_ends_the_streak),
+        cmocka_unit_test(an_offer_does_not_count_before_it_is_believed),
+        cmocka_unit_test(noisy_speeds_never_change_the_plan),
+        cmocka_unit_test(a_rank_that_became_slower_gets_less_after_a_streak),
+        cmocka_unit_test(a_slow_moment_changes_nothing),
+        cmocka_unit_test(memory_that_saves_overhead_moves_samples),
+        cmocka_unit_test(a_first_measurement_reaches_the_plan),
+        cmocka_unit_test(a_fixed_micro_batch_is_kept_where_memory_allows),
+        cmocka_unit_test(a_fixed_micro_batch_is_no_larger_than_the_share),
+        cmocka_unit_test(no_plan_while_a_rank_cannot_hold_one_sample),
+        cmocka_unit_test(replicas_agree_on_plans_that_fit),
+        cmocka_unit_test(destroying_nothing_is_allowed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,840 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "worker/data.h"
+
+// A folder for the files of one test; all paths are relative to it.
+static int enter_folder(void **state)
+{
+    char *folder = strdup("/tmp/headroom-test-data-XXXXXX");
+    *state = folder;
+    return mkdtemp(folder) == NULL ? -1 : chdir(folder);
+}
+
+static int leave_folder(void **state)
+{
+    char command[128];
+    snprintf(command, sizeof(command), "rm -r '%s'", (char *)*state);
+    free(*state);
+    return chdir("/") != 0 ? -1 : system(command);
+}
+
+static void write_file(const char *path, const void *bytes, size_t count)
+{
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, count, file), count);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void write_gzip(const char *path, const void *bytes, size_t count)
+{
+    gzFile file = gzopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(gzwrite(file, bytes, (unsigned)count), count);
+    assert_int_equal(gzclose(file), Z_OK);
+}
+
+static size_t read_whole(const char *path, uint8_t *bytes, size_t size)
+{
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    size_t count = fread(bytes, 1, size, file);
+    fclose(file);
+    return count;
+}
+
+static struct data_set *open_split(const struct config *config, enum data_split split)
+{
+    struct error error = {.text = ""};
+    struct data_set *set;
+    if (data_open(config, split, &set, &error) != STATUS_OK) {
+        fail_msg("%s", error.text);
+    }
+    return set;
+}
+
+// The split is refused as `status`, with exactly this line.
+static void assert_refused(const struct config *config, enum data_split split, enum status status, const char *line)
+{
+    struct error error = {.text = ""};
+    struct data_set *set = NULL;
+    assert_int_equal(data_open(config, split, &set, &error), status);
+    assert_string_equal(error.text, line);
+    assert_int_equal(error.status, status);
+    assert_null(set);
+}
+
+// The order of samples
+
+static void assert_permutation(uint64_t samples, uint64_t seed, uint64_t epoch)
+{
+    uint8_t *seen = calloc(samples, 1);
+    assert_non_null(seen);
+    for (uint64_t i = 0; i < samples; i++) {
+        uint64_t index = data_order(epoch * samples + i, samples, seed, true);
+        assert_true(index < samples);
+        assert_int_equal(seen[index]++, 0);
+    }
+    free(seen);
+}
+
+static void test_order_is_a_permutation(void **state)
+{
+    (void)state;
+    for (uint64_t samples = 1; samples <= 300; samples++) {
+        assert_permutation(samples, 7, 0);
+        assert_permutation(samples, 8, 3);
+    }
+    const uint64_t sizes[] = {1000, 1023, 1024, 1025, 4096, 4097, 60000, 1000003};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        assert_permutation(sizes[i], 1, i);
+    }
+}
+
+static uint64_t count_equal_places(uint64_t samples, uint64_t first_a, uint64_t first_b, uint64_t seed_a,
+                                   uint64_t seed_b)
+{
+    uint64_t equal = 0;
+    for (uint64_t i = 0; i < samples; i++) {
+        equal += data_order(first_a + i, samples, seed_a, true) == data_order(first_b + i, samples, seed_b, true);
+    }
+    return equal;
+}
+
+// Two random permutations agree in one place on average; in more than 12 hardly ever.
+static void test_epochs_and_seeds_have_orders_of_their_own(void **state)
+{
+    (void)state;
+    assert_true(count_equal_places(1000, 0, 1000, 1, 1) <= 12);
+    assert_true(count_equal_places(1000, 0, 0, 1, 2) <= 12);
+    assert_int_equal(count_equal_places(1000, 0, 0, 1, 1), 1000);
+}
+
+static void test_order_without_shuffling_is_the_sets_own(void **state)
+{
+    (void)state;
+    for (uint64_t position = 0; position < 25; position++) {
+        assert_int_equal(data_order(position, 10, 5, false), position % 10);
+    }
+}
+
+static void test_order_of_a_huge_set_stays_inside(void **state)
+{
+    (void)state;
+    const uint64_t samples = (UINT64_C(1) << 40) + 1;
+    for (uint64_t position = samples - 50; position < samples + 50; position++) {
+        assert_true(data_order(position, samples, 1, true) < samples);
+    }
+}
+
+// Over many epochs, every sample comes about as often in every place. The counts of a fair shuffle have a chi-square
+// with 56 degrees of freedom about them: above 110 once in 50,000 seeds.
+static void test_order_has_no_favourite_places(void **state)
+{
+    (void)state;
+    enum { SAMPLES = 8, EPOCHS = 8000 };
+    double counts[SAMPLES][SAMPLES] = {0}, expected = (double)EPOCHS / SAMPLES, chi_square = 0;
+    for (uint64_t position = 0; position < (uint64_t)SAMPLES * EPOCHS; position++) {
+        counts[position % SAMPLES][data_order(position, SAMPLES, 3, true)] += 1;
+    }
+    for (size_t i = 0; i < SAMPLES; i++) {
+        for (size_t j = 0; j < SAMPLES; j++) {
+            chi_square += (counts[i][j] - expected) * (counts[i][j] - expected) / expected;
+        }
+    }
+    assert_true(chi_square < 110);
+}
+
+// Each of the 6 orders of 3 samples comes up.
+static void test_small_sets_take_every_order(void **state)
+{
+    (void)state;
+    unsigned seen = 0;
+    for (uint64_t epoch = 0; epoch < 200; epoch++) {
+        uint64_t a = data_order(3 * epoch, 3, 1, true), b = data_order(3 * epoch + 1, 3, 1, true);
+        seen |= 1U << (3 * a + b);
+    }
+    assert_int_equal(__builtin_popcount(seen), 6);
+}
+
+// Images and labels
+
+enum { IMAGE_HEADER = 16, LABEL_HEADER = 8, SIDE = 2, PIXELS = SIDE * SIDE, IMAGES = 3 };
+
+static const uint8_t image_file[IMAGE_HEADER + IMAGES * PIXELS] = {
+    0, 0, 8, 3, 0,  0,  0,  IMAGES, 0,   0,   0,   SIDE, 0, 0, 0, SIDE, // header
+    0, 1, 2, 3, 50, 51, 52, 53,     252, 253, 254, 255};
+static const uint8_t label_file[LABEL_HEADER + IMAGES] = {0, 0, 8, 1, 0, 0, 0, IMAGES, 2, 0, 1};
+
+static struct config idx_config(void)
+{
+    return (struct config){
+        .model = {.kind = CONFIG_MODEL_MLP, .layers = {PIXELS, 5, 3}, .layers_count = 3},
+        .data = {.kind = CONFIG_DATA_IDX, .images = "images", .labels = "labels"},
+    };
+}
+
+static void assert_is_image_file(const struct data_set *set)
+{
+    assert_int_equal(set->samples, IMAGES);
+    assert_int_equal(set->shape.input, DATA_INPUT_FLOAT32);
+    assert_int_equal(set->shape.input_count, PIXELS);
+    assert_int_equal(set->shape.target_count, 1);
+    assert_int_equal(set->shape.classes, 3);
+    for (uint64_t i = 0; i < IMAGES; i++) {
+        float values[PIXELS];
+        int32_t target;
+        set->ops->read(set, i, values, &target);
+        assert_int_equal(target, label_file[LABEL_HEADER + i]);
+        for (size_t j = 0; j < PIXELS; j++) {
+            assert_true(values[j] == (float)image_file[IMAGE_HEADER + i * PIXELS + j] / 255.0f);
+        }
+    }
+}
+
+static void test_idx_reads_plain_files(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    write_file("images", image_file, sizeof(image_file));
+    write_file("labels", label_file, sizeof(label_file));
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_is_image_file(set);
+    data_close(set);
+}
+
+static void test_idx_reads_gzip_as_validation(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    config.data.validation_images = "images.gz";
+    config.data.validation_labels = "labels.gz";
+    write_gzip("images.gz", image_file, sizeof(image_file));
+    write_gzip("labels.gz", label_file, sizeof(label_file));
+    struct data_set *set = open_split(&config, DATA_VALIDATION);
+    assert_is_image_file(set);
+    data_close(set);
+}
+
+static void test_idx_reads_vectors(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    const uint8_t vectors[] = {0, 0, 8, 2, 0, 0, 0, 3, 0, 0, 0, 4, 9, 9, 9, 9, 8, 8, 8, 8, 51, 102, 153, 204};
+    write_file("images", vectors, sizeof(vectors));
+    write_file("labels", label_file, sizeof(label_file));
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    float values[PIXELS];
+    int32_t target;
+    assert_int_equal(set->samples, 3);
+    set->ops->read(set, 2, values, &target);
+    assert_true(values[0] == 0.2f && values[1] == 0.4f && values[2] == 0.6f && values[3] == 0.8f);
+    data_close(set);
+}
+
+static void test_idx_without_validation_has_no_set(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    assert_null(open_split(&config, DATA_VALIDATION));
+    data_close(NULL);
+}
+
+static void test_idx_refuses_missing_files(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "images: there is no such file");
+    write_file("images", image_file, sizeof(image_file));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "labels: there is no such file");
+    config.data.images = "/usr/share/datasets/fashion-mnist/none.gz";
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "/usr/share/datasets/fashion-mnist/none.gz: there is no such file; install the Debian package "
+                   "dataset-fashion-mnist");
+    config.data.images = "images/below";
+    assert_refused(&config, DATA_TRAIN, STATUS_ERROR, "images/below: cannot read: Not a directory");
+    assert_int_equal(mkdir("folder", 0777), 0);
+    config.data.images = "folder";
+    assert_refused(&config, DATA_TRAIN, STATUS_ERROR, "folder: cannot read: Is a directory");
+}
+
+static void test_idx_refuses_another_magic_number(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    write_file("images", label_file, sizeof(label_file));
+    write_file("labels", image_file, sizeof(image_file));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "images: holds no images: magic number 0x00000801, expected 0x00000803 or 0x00000802");
+    write_file("images", image_file, sizeof(image_file));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "labels: holds no labels: magic number 0x00000803, expected 0x00000801");
+}
+
+// Every length that is too short, in the header and after it.
+static void test_idx_refuses_truncated_files(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    for (size_t length = 0; length < sizeof(image_file); length++) {
+        char line[128] = "images: truncated: the file ends within its header";
+        if (length >= IMAGE_HEADER) {
+            snprintf(line, sizeof(line),
+                     "images: truncated: header promises 3 images of 2x2 (12 bytes), found %zu bytes",
+                     length - IMAGE_HEADER);
+        }
+        write_file("images", image_file, length);
+        assert_refused(&config, DATA_TRAIN, STATUS_INVALID, line);
+    }
+    write_file("images", image_file, sizeof(image_file));
+    write_file("labels", label_file, sizeof(label_file) - 1);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "labels: truncated: header promises 3 labels (3 bytes), found 2 bytes");
+}
+
+static void test_idx_refuses_trailing_bytes(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    uint8_t longer[sizeof(image_file) + 5000] = {0};
+    memcpy(longer, image_file, sizeof(image_file));
+    write_file("images", longer, sizeof(longer));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "images: trailing bytes: 5000 more after 3 images of 2x2 (12 bytes)");
+    write_file("images", longer, sizeof(image_file) + 1);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "images: trailing bytes: 1 more after 3 images of 2x2 (12 bytes)");
+}
+
+static void test_idx_refuses_damaged_gzip(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    uint8_t bytes[256];
+    write_gzip("images", image_file, sizeof(image_file));
+    size_t length = read_whole("images", bytes, sizeof(bytes));
+    bytes[length - 5] ^= 1; // the checksum's last byte
+    write_file("images", bytes, length);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "images: incorrect data check (the file is damaged)");
+    write_file("images", bytes, length / 2); // both the end and the checksum are missing
+    struct error error;
+    struct data_set *set;
+    assert_int_equal(data_open(&config, DATA_TRAIN, &set, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "images: truncated: "));
+}
+
+static void test_idx_refuses_counts_that_differ(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    const uint8_t two_labels[] = {0, 0, 8, 1, 0, 0, 0, 2, 0, 1};
+    write_file("images", image_file, sizeof(image_file));
+    write_file("labels", two_labels, sizeof(two_labels));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "labels: 2 labels, but images has 3 images");
+}
+
+static void test_idx_refuses_a_label_beyond_the_classes(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    const uint8_t labels[] = {0, 0, 8, 1, 0, 0, 0, 3, 0, 1, 3};
+    write_file("images", image_file, sizeof(image_file));
+    write_file("labels", labels, sizeof(labels));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "labels: label 2 is 3, but model.layers ends with 3 classes (labels count from 0)");
+}
+
+static void test_idx_refuses_absurd_sizes(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    const uint8_t overflow[] = {0, 0, 8, 3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+    const uint8_t huge[] = {0, 0, 8, 3, 0, 255, 255, 255, 0, 0, 255, 255, 0, 0, 255, 255};
+    const uint8_t empty[] = {0, 0, 8, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2};
+    write_file("images", overflow, sizeof(overflow));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "images: absurd sizes: header promises 4294967295 images of 4294967295x4294967295");
+    write_file("images", huge, sizeof(huge));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "images: absurd sizes: header promises 16777215 images of 65535x65535");
+    write_file("images", empty, sizeof(empty));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "images: absurd sizes: header promises 0 images of 2x2");
+}
+
+static void test_images_must_fit_the_model(void **state)
+{
+    (void)state;
+    struct config config = idx_config();
+    config.model.layers[0] = 7;
+    write_file("images", image_file, sizeof(image_file));
+    write_file("labels", label_file, sizeof(label_file));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "model.layers: the first size is 7, but a sample of data.kind idx has 4 values");
+}
+
+// Text
+
+static struct config text_config(uint64_t seq_len)
+{
+    return (struct config){
+        .model = {.kind = CONFIG_MODEL_GPT, .vocab_size = 256, .seq_len = seq_len},
+        .data = {.kind = CONFIG_DATA_TEXT, .path = "text"},
+    };
+}
+
+// Sample `index` is the window first, first + 1, ... of tokens.
+static void assert_window(const struct data_set *set, uint64_t index, int32_t first)
+{
+    int32_t tokens[16], targets[16];
+    assert_true(index < set->samples && set->shape.input_count <= 16);
+    set->ops->read(set, index, tokens, targets);
+    for (uint64_t t = 0; t < set->shape.input_count; t++) {
+        assert_int_equal(tokens[t], first + (int32_t)t);
+        assert_int_equal(targets[t], first + (int32_t)t + 1);
+    }
+}
+
+static void write_text(const char *path, uint8_t first, size_t length)
+{
+    uint8_t bytes[256];
+    for (size_t i = 0; i < length; i++) {
+        bytes[i] = (uint8_t)(first + i);
+    }
+    write_file(path, bytes, length);
+}
+
+static void test_text_is_cut_into_windows(void **state)
+{
+    (void)state;
+    struct config config = text_config(4);
+    for (size_t length = 5; length <= 20; length++) {
+        write_text("text", 200, length);
+        struct data_set *set = open_split(&config, DATA_TRAIN);
+        assert_int_equal(set->shape.input, DATA_INPUT_TOKENS);
+        assert_int_equal(set->shape.input_count, 4);
+        assert_int_equal(set->shape.target_count, 4);
+        assert_int_equal(set->shape.classes, 256);
+        assert_int_equal(set->samples, (length - 1) / 4);
+        for (uint64_t i = 0; i < set->samples; i++) {
+            assert_window(set, i, 200 + 4 * (int32_t)i);
+        }
+        data_close(set);
+    }
+}
+
+static void test_text_keeps_its_end_for_validation(void **state)
+{
+    (void)state;
+    struct config config = text_config(4);
+    config.data.validation_fraction = 0.25;
+    write_text("text", 0, 40);
+    struct data_set *train = open_split(&config, DATA_TRAIN), *validation = open_split(&config, DATA_VALIDATION);
+    assert_int_equal(train->samples, 7); // 30 bytes: the last window's last target is byte 28
+    assert_window(train, 6, 24);
+    assert_int_equal(validation->samples, 2); // 10 bytes
+    assert_window(validation, 0, 30);
+    assert_window(validation, 1, 34);
+    data_close(train);
+    data_close(validation);
+}
+
+static void test_text_of_validation_may_be_a_file_of_its_own(void **state)
+{
+    (void)state;
+    struct config config = text_config(4);
+    config.data.validation_fraction = 0.25; // not used then
+    config.data.validation_path = "other";
+    write_text("text", 0, 40);
+    write_text("other", 100, 9);
+    struct data_set *train = open_split(&config, DATA_TRAIN), *validation = open_split(&config, DATA_VALIDATION);
+    assert_int_equal(train->samples, 9);
+    assert_int_equal(validation->samples, 2);
+    assert_window(validation, 1, 104);
+    data_close(train);
+    data_close(validation);
+}
+
+static bool is_mapped(const char *name)
+{
+    char line[512];
+    bool found = false;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    assert_non_null(maps);
+    while (fgets(line, sizeof(line), maps) != NULL) {
+        found = found || strstr(line, name) != NULL;
+    }
+    fclose(maps);
+    return found;
+}
+
+static void test_text_is_mapped_until_it_is_closed(void **state)
+{
+    (void)state;
+    struct config config = text_config(4);
+    config.data.path = "a-name-of-its-own";
+    write_text("a-name-of-its-own", 0, 40);
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_true(is_mapped("a-name-of-its-own"));
+    data_close(set);
+    assert_false(is_mapped("a-name-of-its-own"));
+}
+
+static void test_text_without_validation_has_no_set(void **state)
+{
+    (void)state;
+    struct config config = text_config(4);
+    assert_null(open_split(&config, DATA_VALIDATION));
+}
+
+static void test_text_refuses_files_that_give_no_sample(void **state)
+{
+    (void)state;
+    struct config config = text_config(4);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "text: there is no such file");
+    write_text("text", 0, 0);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "text: the file is empty");
+    write_text("text", 0, 4);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "text: too short: 4 tokens for training, but a sample takes 5 (model.seq_len and one)");
+    write_text("text", 0, 40);
+    config.data.validation_fraction = 0.1;
+    assert_refused(&config, DATA_VALIDATION, STATUS_INVALID,
+                   "text: too short: 4 tokens for validation, but a sample takes 5 (model.seq_len and one)");
+    config.data.path = ".";
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, ".: is not a regular file");
+}
+
+static void test_text_needs_a_vocabulary_of_bytes(void **state)
+{
+    (void)state;
+    struct config config = text_config(4);
+    config.model.vocab_size = 255;
+    write_text("text", 0, 40);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "model.vocab_size: 255 is too small: data.kind text has 256 different tokens");
+}
+
+// Token shards
+
+enum { SHARD_MAGIC = 20240520, SHARD_HEADER = 512 }; // of uint16
+
+static struct config tokens_config(uint64_t vocab_size)
+{
+    return (struct config){
+        .model = {.kind = CONFIG_MODEL_GPT, .vocab_size = vocab_size, .seq_len = 4},
+        .data = {.kind = CONFIG_DATA_TOKENS, .path = "*.bin"},
+    };
+}
+
+// Tokens first, first + 1, ...
+static void write_shard_as(const char *path, uint32_t magic, uint32_t version, uint32_t promised, uint16_t first,
+                           size_t length)
+{
+    uint16_t shard[SHARD_HEADER + 64] = {(uint16_t)magic, (uint16_t)(magic >> 16), (uint16_t)version, 0,
+                                         (uint16_t)promised};
+    for (size_t i = 0; i < length; i++) {
+        shard[SHARD_HEADER + i] = (uint16_t)(first + i);
+    }
+    write_file(path, shard, (SHARD_HEADER + length) * sizeof(shard[0]));
+}
+
+static void write_shard(const char *path, uint16_t first, size_t length)
+{
+    write_shard_as(path, SHARD_MAGIC, 1, (uint32_t)length, first, length);
+}
+
+static void test_tokens_join_shards_in_the_order_of_names(void **state)
+{
+    (void)state;
+    struct config config = tokens_config(50257);
+    write_shard("c.bin", 50000, 9);
+    write_shard("a.bin", 1000, 12);
+    write_shard("b.bin", 0, 4); // too short for a window
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_int_equal(set->shape.classes, 50257);
+    assert_int_equal(set->samples, 4);
+    assert_window(set, 0, 1000);
+    assert_window(set, 1, 1004);
+    assert_window(set, 2, 50000);
+    assert_window(set, 3, 50004);
+    data_close(set);
+}
+
+static void test_tokens_of_a_single_file(void **state)
+{
+    (void)state;
+    struct config config = tokens_config(50257);
+    config.data.path = "a.bin";
+    write_shard("a.bin", 7, 5);
+    write_shard("b.bin", 0, 50);
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_int_equal(set->samples, 1);
+    assert_window(set, 0, 7);
+    data_close(set);
+}
+
+// 40 tokens in two shards; the border lies in the second.
+static void test_tokens_keep_the_end_of_all_shards_for_validation(void **state)
+{
+    (void)state;
+    struct config config = tokens_config(50257);
+    config.data.validation_fraction = 0.25;
+    write_shard("a.bin", 100, 20);
+    write_shard("b.bin", 200, 20);
+    struct data_set *train = open_split(&config, DATA_TRAIN), *validation = open_split(&config, DATA_VALIDATION);
+    assert_int_equal(train->samples, 4 + 2);
+    assert_window(train, 3, 112);
+    assert_window(train, 4, 200);
+    assert_window(train, 5, 204);
+    assert_int_equal(validation->samples, 2);
+    assert_window(validation, 0, 210);
+    assert_window(validation, 1, 214);
+    data_close(train);
+    data_close(validation);
+}
+
+static void test_tokens_refuse_what_is_no_shard(void **state)
+{
+    (void)state;
+    struct config config = tokens_config(50257);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "*.bin: there is no such file, and none that matches it");
+    write_file("a.bin", "short", 5);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "a.bin: truncated: the header takes 1024 bytes, found 5 bytes");
+    write_shard_as("a.bin", 20240521, 1, 9, 0, 9);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "a.bin: is no token shard: magic number 20240521, expected 20240520");
+    write_shard_as("a.bin", SHARD_MAGIC, 2, 9, 0, 9);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "a.bin: version 2 of the format, expected 1");
+    write_shard_as("a.bin", SHARD_MAGIC, 1, 9, 0, 8);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "a.bin: truncated: header promises 9 tokens (1042 bytes with the header), found 1040 bytes");
+    write_shard_as("a.bin", SHARD_MAGIC, 1, 9, 0, 10);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "a.bin: trailing bytes: header promises 9 tokens (1042 bytes with the header), found 1044 bytes");
+    write_shard("a.bin", 0, 4);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "*.bin: too short: 4 tokens for training, but a sample takes 5 (model.seq_len and one)");
+    write_shard("a.bin", 0, 9);
+    write_shard_as("b.bin", SHARD_MAGIC, 3, 9, 0, 9);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "b.bin: version 3 of the format, expected 1");
+}
+
+static void test_tokens_refuse_what_the_model_does_not_know(void **state)
+{
+    (void)state;
+    struct config config = tokens_config(129);
+    write_shard("a.bin", 0, 20);
+    write_shard("b.bin", 100, 30);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "b.bin: token 29 is 129, but model.vocab_size is 129 (tokens count from 0)");
+    config.model.vocab_size = 130;
+    data_close(open_split(&config, DATA_TRAIN));
+    write_shard("b.bin", 65534, 30); // goes on with 0, 1, ...
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "b.bin: token 0 is 65534, but model.vocab_size is 130 (tokens count from 0)");
+    write_shard("b.bin", 100, 30);
+    // Positions count from the shard's beginning, also where only its end is read.
+    config.model.vocab_size = 129;
+    config.data.validation_fraction = 0.2;
+    data_close(open_split(&config, DATA_TRAIN));
+    assert_refused(&config, DATA_VALIDATION, STATUS_INVALID,
+                   "b.bin: token 29 is 129, but model.vocab_size is 129 (tokens count from 0)");
+}
+
+// Synthetic
+
+static struct config synthetic_mlp_config(void)
+{
+    return (struct config){
+        .model = {.kind = CONFIG_MODEL_MLP, .layers = {16, 8, 4}, .layers_count = 3},
+        .train = {.seed = 5},
+        .data = {.kind = CONFIG_DATA_SYNTHETIC, .samples = 2000, .validation_samples = 500},
+    };
+}
+
+static struct config synthetic_gpt_config(void)
+{
+    return (struct config){
+        .model = {.kind = CONFIG_MODEL_GPT, .vocab_size = 50, .seq_len = 64},
+        .train = {.seed = 5},
+        .data = {.kind = CONFIG_DATA_SYNTHETIC, .samples = 100},
+    };
+}
+
+// SplitMix64, written once more.
+static uint64_t draw(uint64_t key, uint64_t place)
+{
+    uint64_t z = key;
+    for (uint64_t i = 0; i <= place; i++) {
+        z += UINT64_C(0x9e3779b97f4a7c15);
+    }
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static void test_synthetic_values_follow_the_formula(void **state)
+{
+    (void)state;
+    struct config config = synthetic_mlp_config();
+    for (uint64_t split = DATA_TRAIN; split <= DATA_VALIDATION; split++) {
+        struct data_set *set = open_split(&config, (enum data_split)split);
+        uint64_t key = draw(draw(5, split), 123);
+        uint64_t centre = draw(draw(5, 2), draw(key, 0) % 4);
+        float values[16];
+        int32_t target;
+        set->ops->read(set, 123, values, &target);
+        assert_int_equal(target, draw(key, 0) % 4);
+        for (uint64_t j = 0; j < 16; j++) {
+            double around = (double)(draw(centre, j) >> 40) / 16777216 - 0.5;
+            double noise = (double)(draw(key, 1 + j) >> 40) / 16777216 - 0.5;
+            assert_true((double)values[j] == around + noise);
+        }
+        data_close(set);
+    }
+}
+
+static void test_synthetic_tokens_follow_the_formula(void **state)
+{
+    (void)state;
+    struct config config = synthetic_gpt_config();
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    int32_t tokens[64], targets[64];
+    uint64_t key = draw(draw(5, 0), 42), token = 0;
+    set->ops->read(set, 42, tokens, targets);
+    for (uint64_t t = 0; t <= 64; t++) {
+        uint64_t number = draw(key, t);
+        token = t == 0 || number % 8 == 0 ? (number / 8) % 50 : (5 * token + 3) % 50;
+        assert_true(t == 64 || (uint64_t)tokens[t] == token);
+        assert_true(t == 0 || (uint64_t)targets[t - 1] == token);
+    }
+    data_close(set);
+}
+
+static float squared_distance(const float *a, const float *b, size_t count)
+{
+    float sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        sum += (a[i] - b[i]) * (a[i] - b[i]);
+    }
+    return sum;
+}
+
+// The means of the training samples classify the validation samples: what is learned from one helps with the other.
+static void test_synthetic_classes_can_be_learned(void **state)
+{
+    (void)state;
+    struct config config = synthetic_mlp_config();
+    struct data_set *train = open_split(&config, DATA_TRAIN), *validation = open_split(&config, DATA_VALIDATION);
+    float means[4][16] = {0}, values[16];
+    unsigned counts[4] = {0}, correct = 0;
+    int32_t target;
+    for (uint64_t i = 0; i < train->samples; i++) {
+        train->ops->read(train, i, values, &target);
+        counts[target]++;
+        for (size_t j = 0; j < 16; j++) {
+            means[target][j] += (values[j] - means[target][j]) / (float)counts[target];
+        }
+    }
+    for (uint64_t i = 0; i < validation->samples; i++) {
+        validation->ops->read(validation, i, values, &target);
+        int32_t nearest = 0;
+        for (int32_t label = 1; label < 4; label++) {
+            if (squared_distance(values, means[label], 16) < squared_distance(values, means[nearest], 16)) {
+                nearest = label;
+            }
+        }
+        correct += nearest == target;
+    }
+    assert_true(correct > 450);
+    for (size_t label = 0; label < 4; label++) {
+        assert_in_range(counts[label], 400, 600);
+    }
+    data_close(train);
+    data_close(validation);
+}
+
+static void test_synthetic_splits_and_seeds_differ(void **state)
+{
+    (void)state;
+    struct config config = synthetic_mlp_config();
+    struct data_set *train = open_split(&config, DATA_TRAIN), *validation = open_split(&config, DATA_VALIDATION);
+    config.train.seed = 6;
+    struct data_set *other = open_split(&config, DATA_TRAIN);
+    float a[16], b[16], c[16];
+    int32_t target;
+    train->ops->read(train, 0, a, &target);
+    validation->ops->read(validation, 0, b, &target);
+    other->ops->read(other, 0, c, &target);
+    assert_memory_not_equal(a, b, sizeof(a));
+    assert_memory_not_equal(a, c, sizeof(a));
+    assert_int_equal(train->samples, 2000);
+    assert_int_equal(validation->samples, 500);
+    data_close(train);
+    data_close(validation);
+    data_close(other);
+}
+
+static void test_synthetic_without_validation_has_no_set(void **state)
+{
+    (void)state;
+    struct config config = synthetic_gpt_config();
+    assert_null(open_split(&config, DATA_VALIDATION));
+}
+
+int main(void)
+{
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, enter_folder, leave_folder)
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order_is_a_permutation),
+        cmocka_unit_test(test_epochs_and_seeds_have_orders_of_their_own),
+        cmocka_unit_test(test_order_without_shuffling_is_the_sets_own),
+        cmocka_unit_test(test_order_of_a_huge_set_stays_inside),
+        cmocka_unit_test(test_order_has_no_favourite_places),
+        cmocka_unit_test(test_small_sets_take_every_order),
+        IN_FOLDER(test_idx_reads_plain_files),
+        IN_FOLDER(test_idx_reads_gzip_as_validation),
+        IN_FOLDER(test_idx_reads_vectors),
+        IN_FOLDER(test_idx_without_validation_has_no_set),
+        IN_FOLDER(test_idx_refuses_missing_files),
+        IN_FOLDER(test_idx_refuses_another_magic_number),
+        IN_FOLDER(test_idx_refuses_truncated_files),
+        IN_FOLDER(test_idx_refuses_trailing_bytes),
+        IN_FOLDER(test_idx_refuses_damaged_gzip),
+        IN_FOLDER(test_idx_refuses_counts_that_differ),
+        IN_FOLDER(test_idx_refuses_a_label_beyond_the_classes),
+        IN_FOLDER(test_idx_refuses_absurd_sizes),
+        IN_FOLDER(test_images_must_fit_the_model),
+        IN_FOLDER(test_text_is_cut_into_windows),
+        IN_FOLDER(test_text_keeps_its_end_for_validation),
+        IN_FOLDER(test_text_of_validation_may_be_a_file_of_its_own),
+        IN_FOLDER(test_text_is_mapped_until_it_is_closed),
+        IN_FOLDER(test_text_without_validation_has_no_set),
+        IN_FOLDER(test_text_refuses_files_that_give_no_sample),
+        IN_FOLDER(test_text_needs_a_vocabulary_of_bytes),
+        IN_FOLDER(test_tokens_join_shards_in_the_order_of_names),
+        IN_FOLDER(test_tokens_of_a_single_file),
+        IN_FOLDER(test_tokens_keep_the_end_of_all_shards_for_validation),
+        IN_FOLDER(test_tokens_refuse_what_is_no_shard),
+        IN_FOLDER(test_tokens_refuse_what_the_model_does_not_know),
+        cmocka_unit_test(test_synthetic_values_follow_the_formula),
+        cmocka_unit_test(test_synthetic_tokens_follow_the_formula),
+        cmocka_unit_test(test_synthetic_classes_can_be_learned),
+        cmocka_unit_test(test_synthetic_splits_and_seeds_differ),
+        cmocka_unit_test(test_synthetic_without_validation_has_no_set),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "sched/speed.h"
+
+struct figures {
+    uint64_t overhead_ns, sample_ns;
+};
+
+static struct figures get(const struct sched_speed *speed)
+{
+    struct figures figures;
+    sched_speed_get(speed, &figures.overhead_ns, &figures.sample_ns);
+    return figures;
+}
+
+static void assert_near(uint64_t value, uint64_t expected, uint64_t percent)
+{
+    assert_in_range(value, expected * (100 - percent) / 100, expected * (100 + percent) / 100);
+}
+
+static void nothing_measured_is_zero(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    assert_int_equal(get(&speed).overhead_ns, 0);
+    assert_int_equal(get(&speed).sample_ns, 0);
+}
+
+static void two_sizes_give_the_line(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    for (int i = 0; i < 8; i++) {
+        sched_speed_observe(&speed, 32, 500000 + 32 * 100000);
+        sched_speed_observe(&speed, 12, 500000 + 12 * 100000);
+    }
+    assert_near(get(&speed).overhead_ns, 500000, 2);
+    assert_near(get(&speed).sample_ns, 100000, 2);
+}
+
+static void one_size_counts_as_per_sample(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    sched_speed_observe(&speed, 24, 2400000);
+    assert_int_equal(get(&speed).overhead_ns, 0);
+    assert_int_equal(get(&speed).sample_ns, 100000);
+    for (int i = 0; i < 1000; i++) {
+        sched_speed_observe(&speed, 24, i % 2 == 0 ? 2400000 : 2500000);
+    }
+    assert_near(get(&speed).sample_ns, 102000, 1);
+    assert_in_range(get(&speed).overhead_ns, 0, 1);
+}
+
+// The larger size took 2 % less by chance: a slope drawn through that alone would be negative.
+static void nearly_one_size_counts_as_nearly_per_sample(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    for (int i = 0; i < 8; i++) {
+        sched_speed_observe(&speed, 100, 10000000);
+        sched_speed_observe(&speed, 101, 9800000);
+    }
+    assert_near(get(&speed).sample_ns, 98000, 10);
+}
+
+static void old_measurements_fade(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    for (int i = 0; i < 1000; i++) {
+        sched_speed_observe(&speed, 10, 1000000);
+    }
+    for (int i = 0; i < 16; i++) {
+        sched_speed_observe(&speed, 10, 2000000);
+    }
+    assert_in_range(get(&speed).sample_ns, 150000, 180000);
+    for (int i = 0; i < 80; i++) {
+        sched_speed_observe(&speed, 10, 2000000);
+    }
+    assert_near(get(&speed).sample_ns, 200000, 1);
+}
+
+static void larger_and_faster_is_not_a_negative_slope(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    sched_speed_observe(&speed, 1, 1000);
+    sched_speed_observe(&speed, 100, 500);
+    assert_int_equal(get(&speed).sample_ns, 1);
+    assert_in_range(get(&speed).overhead_ns, 700, 800);
+}
+
+static void steeper_than_proportional_is_not_a_negative_overhead(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    sched_speed_observe(&speed, 10, 1000);
+    sched_speed_observe(&speed, 20, 4000);
+    assert_int_equal(get(&speed).overhead_ns, 0);
+    assert_near(get(&speed).sample_ns, 167, 2);
+}
+
+static void a_clock_that_stood_still_counts_as_measured(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    sched_speed_observe(&speed, 10, 0);
+    assert_int_equal(get(&speed).overhead_ns, 0);
+    assert_int_equal(get(&speed).sample_ns, 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_measured_is_zero),
+        cmocka_unit_test(two_sizes_give_the_line),
+        cmocka_unit_test(one_size_counts_as_per_sample),
+        cmocka_unit_test(nearly_one_size_counts_as_nearly_per_sample),
+        cmocka_unit_test(old_measurements_fade),
+        cmocka_unit_test(larger_and_faster_is_not_a_negative_slope),
+        cmocka_unit_test(steeper_than_proportional_is_not_a_negative_overhead),
+        cmocka_unit_test(a_clock_that_stood_still_counts_as_measured),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
