@@ -117,4 +117,7 @@ struct kernels {
 // The table for a device's name, or "reference" (which runs on the CPU device); NULL if none was built in.
 const struct kernels *kernels_find(const char *name);
 
+// The library behind the CPU's matrix products, "oneDNN 2.6.3".
+const char *kernels_library_version(char *buffer, size_t size);
+
 #endif

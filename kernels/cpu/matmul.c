@@ -85,3 +85,10 @@ void cpu_bias_backward(struct stream *stream, device_address dbias_at, device_ad
         add_column_sums(dbias + i, dy + i, rows, n, cpu_min(CPU_COLUMN_BLOCK, n - i));
     }
 }
+
+const char *kernels_library_version(char *buffer, size_t size)
+{
+    const dnnl_version_t *version = dnnl_version();
+    snprintf(buffer, size, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
+    return buffer;
+}

@@ -70,11 +70,11 @@ static enum status write_line(struct metrics *metrics, json_t *object, struct er
 
 static json_t *rank_object(uint32_t rank, const struct step_message *message)
 {
-    return json_pack("{sI sI sI sI sI sI sI sI sI sI}", "rank", (json_int_t)rank, "share",
-                     (json_int_t)message->samples, "micro_batch", (json_int_t)message->micro_batch,
-                     "accumulation_steps", (json_int_t)message->accumulation_steps, "limit_bytes",
-                     (json_int_t)message->limit_bytes, "headroom_bytes", (json_int_t)message->report.headroom_bytes,
-                     "allocated_peak_bytes", (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes",
+    return json_pack("{sI sI sI sI sI sI sI sI sI sI}", "rank", (json_int_t)rank, "share", (json_int_t)message->samples,
+                     "micro_batch", (json_int_t)message->micro_batch, "accumulation_steps",
+                     (json_int_t)message->accumulation_steps, "limit_bytes", (json_int_t)message->limit_bytes,
+                     "headroom_bytes", (json_int_t)message->report.headroom_bytes, "allocated_peak_bytes",
+                     (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes",
                      (json_int_t)message->reserved_peak_bytes, "predicted_peak_bytes",
                      (json_int_t)message->predicted_peak_bytes, "oom_retries", (json_int_t)message->oom_retries);
 }
@@ -116,9 +116,9 @@ enum status metrics_step(struct metrics *metrics, const struct worker *worker, c
 enum status metrics_evaluation(struct metrics *metrics, uint64_t steps_done, const struct evaluation *evaluation,
                                struct error *error)
 {
-    json_t *object = json_pack("{ss sI sf sf sI}", "event", "eval", "step", (json_int_t)steps_done, "loss",
-                               evaluation->loss, "accuracy", evaluation->accuracy, "samples",
-                               (json_int_t)evaluation->samples);
+    json_t *object =
+        json_pack("{ss sI sf sf sI}", "event", "eval", "step", (json_int_t)steps_done, "loss", evaluation->loss,
+                  "accuracy", evaluation->accuracy, "samples", (json_int_t)evaluation->samples);
     return write_line(metrics, object, error);
 }
 

@@ -157,8 +157,8 @@ static void print_rank(const struct planning *planning, uint64_t rank, const str
 static enum status print_shares(const struct planning *planning, struct error *error)
 {
     const struct config *config = planning->config;
-    struct sched_coordinator *coordinator = sched_coordinator_create(
-        planning->ranks, config->train.global_batch_size, config->train.micro_batch_size);
+    struct sched_coordinator *coordinator =
+        sched_coordinator_create(planning->ranks, config->train.global_batch_size, config->train.micro_batch_size);
     if (coordinator == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
@@ -179,8 +179,7 @@ static enum status print_shares(const struct planning *planning, struct error *e
 static enum status plan(const struct command_line *command, struct error *error)
 {
     struct config config;
-    enum status status =
-        config_read(&config, command->config_path, command->overrides, command->override_count, error);
+    enum status status = config_read(&config, command->config_path, command->overrides, command->override_count, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -199,8 +198,7 @@ static enum status plan(const struct command_line *command, struct error *error)
 static enum status print_config(const struct command_line *command, struct error *error)
 {
     struct config config;
-    enum status status =
-        config_read(&config, command->config_path, command->overrides, command->override_count, error);
+    enum status status = config_read(&config, command->config_path, command->overrides, command->override_count, error);
     if (status != STATUS_OK) {
         return status;
     }

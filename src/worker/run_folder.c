@@ -77,8 +77,9 @@ static enum status write_file(const char *folder, const char *name, const char *
 
 void run_folder_versions(FILE *file)
 {
-    char mpi[COMM_VERSION_MAX];
-    fprintf(file, "headroom %s (%s; %s)\n", HEADROOM_VERSION, comm_mpi_version(mpi), kernels_library_version());
+    char mpi[COMM_VERSION_MAX], kernels[64];
+    fprintf(file, "headroom %s (%s; %s)\n", HEADROOM_VERSION, comm_mpi_version(mpi),
+            kernels_library_version(kernels, sizeof(kernels)));
 }
 
 static enum status write_environment(const char *folder, uint32_t ranks, char *const *argv, struct error *error)

@@ -4,14 +4,11 @@
 #include <inttypes.h>
 
 #include "worker/clock.h"
+#include "worker/random.h"
 
-// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
 uint64_t position_hash(uint64_t position)
 {
-    uint64_t x = position + UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
+    return random_draw(0, position);
 }
 
 static enum status micro_step(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The CPU as a device: memory comes from mmap, a ledger keeps to the capacity, and streams run work at once in the
+// calling thread, so an event is done when it is recorded.
+#include "mem/device_cpu.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "mem/ledger.h"
+
+#define GRANULARITY UINT64_C(65536)
+
+struct device_on_cpu {
+    struct device base;
+    struct ledger *ledger;
+    uint64_t fault_bit; // set in every address that is handed out
+};
+
+struct stream {
+    char unused; // streams are told apart by their addresses
+};
+
+struct event {
+    char unused;
+};
+
+static struct device_on_cpu *on_cpu(struct device *device)
+{
+    return (struct device_on_cpu *)device;
+}
+
+// A number from a file that holds one, UINT64_MAX where there is none ("max" is none).
+static uint64_t read_number(const char *path)
+{
+    uint64_t number = UINT64_MAX;
+    FILE *file = fopen(path, "r");
+    if (file != NULL) {
+        if (fscanf(file, "%" SCNu64, &number) != 1) {
+            number = UINT64_MAX;
+        }
+        fclose(file);
+    }
+    return number;
+}
+
+// The tightest memory limit among this process's cgroup and those above it (version 2, else version 1).
+static uint64_t cgroup_limit(void)
+{
+    char line[1024], path[2048];
+    uint64_t limit = read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    if (file == NULL) {
+        return limit;
+    }
+    while (fgets(line, sizeof(line), file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        char *group = strncmp(line, "0::", 3) == 0 ? line + 3 : NULL;
+        while (group != NULL) {
+            snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", group);
+            uint64_t bytes = read_number(path);
+            limit = bytes < limit ? bytes : limit;
+            char *slash = strrchr(group, '/');
+            group = slash == NULL ? NULL : group;
+            if (slash != NULL) {
+                *slash = '\0';
+            }
+        }
+    }
+    fclose(file);
+    return limit;
+}
+
+static uint64_t available_memory(void)
+{
+    char line[256];
+    uint64_t kibibytes = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file != NULL && kibibytes == 0 && fgets(line, sizeof(line), file) != NULL) {
+        sscanf(line, "MemAvailable: %" SCNu64, &kibibytes);
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return kibibytes * 1024;
+}
+
+static uint64_t machine_capacity(void)
+{
+    uint64_t limit = cgroup_limit(), available = available_memory();
+    return limit < available ? limit : available;
+}
+
+static enum status create(const struct device_config *config, struct device **device_p, struct error *error)
+{
+    struct device_on_cpu *device = calloc(1, sizeof(*device));
+    if (device == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    device->base.ops = &device_cpu;
+    device->fault_bit = config->faulting_addresses ? DEVICE_CPU_FAULT_BIT : 0;
+    uint64_t capacity = config->capacity_bytes > 0 ? config->capacity_bytes : machine_capacity();
+    enum status status = ledger_attach(config->name, capacity, &device->ledger, error);
+    if (status != STATUS_OK) {
+        free(device);
+        return status;
+    }
+    *device_p = &device->base;
+    return STATUS_OK;
+}
+
+static void destroy(struct device *device)
+{
+    if (device != NULL) {
+        ledger_detach(on_cpu(device)->ledger);
+        free(device);
+    }
+}
+
+static enum status reserve(struct device *device, uint64_t bytes, device_address *address_p)
+{
+    void *range = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) {
+        return STATUS_OUT_OF_MEMORY;
+    }
+    *address_p = (uint64_t)(uintptr_t)range | on_cpu(device)->fault_bit;
+    return STATUS_OK;
+}
+
+static void unreserve(struct device *device, device_address address, uint64_t bytes)
+{
+    (void)device;
+    munmap(device_cpu_pointer(address), bytes);
+}
+
+static enum status commit(struct device *device, device_address address, uint64_t bytes)
+{
+    if (!ledger_take(on_cpu(device)->ledger, bytes)) {
+        return STATUS_OUT_OF_MEMORY;
+    }
+    if (mprotect(device_cpu_pointer(address), bytes, PROT_READ | PROT_WRITE) != 0) {
+        ledger_give(on_cpu(device)->ledger, bytes);
+        return STATUS_OUT_OF_MEMORY;
+    }
+    return STATUS_OK;
+}
+
+// Memory without access: a use after the release faults.
+static void release(struct device *device, device_address address, uint64_t bytes)
+{
+    void *memory = device_cpu_pointer(address);
+    madvise(memory, bytes, MADV_DONTNEED);
+    mprotect(memory, bytes, PROT_NONE);
+    ledger_give(on_cpu(device)->ledger, bytes);
+}
+
+static void info(struct device *device, struct device_info *info_p)
+{
+    ledger_info(on_cpu(device)->ledger, info_p);
+}
+
+static void *host_pointer(struct device *device, device_address address)
+{
+    return on_cpu(device)->fault_bit != 0 ? NULL : device_cpu_pointer(address);
+}
+
+static enum status stream_create(struct device *device, struct stream **stream_p)
+{
+    (void)device;
+    *stream_p = calloc(1, sizeof(**stream_p));
+    return *stream_p == NULL ? STATUS_ERROR : STATUS_OK;
+}
+
+static void stream_destroy(struct device *device, struct stream *stream)
+{
+    (void)device;
+    free(stream);
+}
+
+static void stream_synchronize(struct device *device, struct stream *stream)
+{
+    (void)device, (void)stream;
+}
+
+static enum status event_create(struct device *device, struct event **event_p)
+{
+    (void)device;
+    *event_p = calloc(1, sizeof(**event_p));
+    return *event_p == NULL ? STATUS_ERROR : STATUS_OK;
+}
+
+static void event_destroy(struct device *device, struct event *event)
+{
+    (void)device;
+    free(event);
+}
+
+static void event_record(struct device *device, struct event *event, struct stream *stream)
+{
+    (void)device, (void)event, (void)stream;
+}
+
+static void event_wait(struct device *device, struct stream *stream, struct event *event)
+{
+    (void)device, (void)stream, (void)event;
+}
+
+static bool event_done(struct device *device, struct event *event)
+{
+    (void)device, (void)event;
+    return true;
+}
+
+static void synchronize(struct device *device)
+{
+    (void)device;
+}
+
+static void copy_to_device(struct device *device, struct stream *stream, device_address to, const void *from,
+                           uint64_t bytes)
+{
+    (void)device, (void)stream;
+    memcpy(device_cpu_pointer(to), from, bytes);
+}
+
+static void copy_to_host(struct device *device, struct stream *stream, void *to, device_address from, uint64_t bytes)
+{
+    (void)device, (void)stream;
+    memcpy(to, device_cpu_pointer(from), bytes);
+}
+
+static void fill_zero(struct device *device, struct stream *stream, device_address to, uint64_t bytes)
+{
+    (void)device, (void)stream;
+    memset(device_cpu_pointer(to), 0, bytes);
+}
+
+void device_cpu_set_neighbour(struct device *device, uint64_t bytes)
+{
+    ledger_set_neighbour(on_cpu(device)->ledger, bytes);
+}
+
+const struct device_ops device_cpu = {
+    .name = "cpu",
+    .granularity_bytes = GRANULARITY,
+    .create = create,
+    .destroy = destroy,
+    .reserve = reserve,
+    .unreserve = unreserve,
+    .commit = commit,
+    .release = release,
+    .info = info,
+    .host_pointer = host_pointer,
+    .stream_create = stream_create,
+    .stream_destroy = stream_destroy,
+    .stream_synchronize = stream_synchronize,
+    .event_create = event_create,
+    .event_destroy = event_destroy,
+    .event_record = event_record,
+    .event_wait = event_wait,
+    .event_done = event_done,
+    .synchronize = synchronize,
+    .copy_to_device = copy_to_device,
+    .copy_to_host = copy_to_host,
+    .fill_zero = fill_zero,
+};

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mem/ledger.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SLOTS           256
+#define NAME_MAX_LENGTH 64
+#define PREFIX          "headroom-"
+
+struct slot {
+    pid_t pid;           // 0: free
+    uint64_t started;    // of the process, so that a reused pid is not taken for it
+    uint64_t held_bytes; // by the attachment
+    uint64_t neighbour_bytes;
+};
+
+struct table {
+    uint64_t capacity_bytes;
+    struct slot slots[SLOTS];
+};
+
+struct ledger {
+    pthread_mutex_t mutex;
+    int file; // -1: without a name
+    char object[NAME_MAX_LENGTH + 16];
+    struct table *table;
+    struct slot *mine;
+};
+
+// When the process started, in clock ticks after boot; 0 when there is no such process.
+static uint64_t process_start(pid_t pid)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        return 0;
+    }
+    size_t length = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[length] = '\0';
+    const char *field = strrchr(text, ')'); // ends field 2; the command may hold spaces
+    for (int i = 2; i < 22 && field != NULL; i++) {
+        field = strchr(field + 1, ' ');
+    }
+    return field == NULL ? 0 : strtoull(field, NULL, 10);
+}
+
+static bool alive(const struct slot *slot)
+{
+    return slot->pid != 0 && process_start(slot->pid) == slot->started;
+}
+
+static void lock(struct ledger *ledger)
+{
+    pthread_mutex_lock(&ledger->mutex);
+    if (ledger->file >= 0) {
+        while (flock(ledger->file, LOCK_EX) != 0 && errno == EINTR) {
+        }
+    }
+}
+
+static void unlock(struct ledger *ledger)
+{
+    if (ledger->file >= 0) {
+        flock(ledger->file, LOCK_UN);
+    }
+    pthread_mutex_unlock(&ledger->mutex);
+}
+
+// Clears the slots of the dead; answers how many are left.
+static uint32_t reap(struct table *table)
+{
+    uint32_t left = 0;
+    for (size_t i = 0; i < SLOTS; i++) {
+        struct slot *slot = &table->slots[i];
+        if (slot->pid != 0 && !alive(slot)) {
+            *slot = (struct slot){0};
+        }
+        left += slot->pid != 0;
+    }
+    return left;
+}
+
+static struct slot *claim_slot(struct table *table)
+{
+    for (size_t i = 0; i < SLOTS; i++) {
+        if (table->slots[i].pid == 0) {
+            table->slots[i] = (struct slot){.pid = getpid(), .started = process_start(getpid())};
+            return &table->slots[i];
+        }
+    }
+    return NULL;
+}
+
+static uint64_t taken(const struct table *table)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < SLOTS; i++) {
+        bytes += table->slots[i].held_bytes + table->slots[i].neighbour_bytes;
+    }
+    return bytes;
+}
+
+static struct table *map_table(int file)
+{
+    int flags = file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    void *memory = mmap(NULL, sizeof(struct table), PROT_READ | PROT_WRITE, flags, file, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+// Removes an object in which nobody lives. Skips what somebody has locked: then somebody lives.
+static void remove_if_dead(const char *object)
+{
+    struct stat status;
+    int file = shm_open(object, O_RDWR | O_CLOEXEC, 0);
+    if (file < 0) {
+        return;
+    }
+    if (flock(file, LOCK_EX | LOCK_NB) == 0 && fstat(file, &status) == 0 && status.st_nlink > 0) {
+        struct table *table = status.st_size == (off_t)sizeof(*table) ? map_table(file) : NULL;
+        if (table != NULL && reap(table) == 0) {
+            shm_unlink(object);
+        }
+        if (table != NULL) {
+            munmap(table, sizeof(*table));
+        }
+    }
+    close(file);
+}
+
+static void remove_dead(void)
+{
+    DIR *folder = opendir("/dev/shm");
+    if (folder == NULL) {
+        return;
+    }
+    for (const struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+        if (strncmp(entry->d_name, PREFIX, strlen(PREFIX)) == 0) {
+            char object[300];
+            snprintf(object, sizeof(object), "/%s", entry->d_name);
+            remove_if_dead(object);
+        }
+    }
+    closedir(folder);
+}
+
+// Opens and locks the object, and makes sure that it has not been removed in between.
+static int open_locked(const char *object)
+{
+    for (;;) {
+        struct stat status;
+        int file = shm_open(object, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (file < 0) {
+            return -1;
+        }
+        while (flock(file, LOCK_EX) != 0 && errno == EINTR) {
+        }
+        if (fstat(file, &status) == 0 && status.st_nlink > 0) {
+            return file;
+        }
+        close(file);
+    }
+}
+
+static bool valid_name(const char *name)
+{
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    size_t length = strlen(name);
+    return length >= 1 && length <= NAME_MAX_LENGTH && strspn(name, allowed) == length;
+}
+
+// Leaves the ledger locked.
+static enum status open_table(struct ledger *ledger, const char *name, struct error *error)
+{
+    ledger->file = -1;
+    if (name != NULL) {
+        remove_dead();
+        snprintf(ledger->object, sizeof(ledger->object), "/" PREFIX "%s", name);
+        ledger->file = open_locked(ledger->object);
+        if (ledger->file < 0 || ftruncate(ledger->file, sizeof(struct table)) != 0) {
+            enum status status = error_set(error, STATUS_ERROR, "device %s: cannot open shared memory %s: %s", name,
+                                           ledger->object, strerror(errno));
+            if (ledger->file >= 0) {
+                close(ledger->file);
+            }
+            return status;
+        }
+    }
+    ledger->table = map_table(ledger->file);
+    if (ledger->table == NULL) {
+        if (ledger->file >= 0) {
+            close(ledger->file);
+        }
+        return error_set(error, STATUS_ERROR, "cannot map a device's ledger: %s", strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledger **ledger_p, struct error *error)
+{
+    if (name != NULL && !valid_name(name)) {
+        return error_set(error, STATUS_INVALID,
+                         "device name '%s': allowed are 1 to 64 letters, digits, dots, underscores and dashes", name);
+    }
+    struct ledger *ledger = calloc(1, sizeof(*ledger));
+    if (ledger == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    enum status status = open_table(ledger, name, error);
+    if (status != STATUS_OK) {
+        free(ledger);
+        return status;
+    }
+    if (reap(ledger->table) == 0) {
+        ledger->table->capacity_bytes = capacity_bytes;
+    }
+    ledger->mine = claim_slot(ledger->table);
+    if (ledger->file >= 0) {
+        flock(ledger->file, LOCK_UN);
+    }
+    pthread_mutex_init(&ledger->mutex, NULL);
+    if (ledger->mine == NULL) {
+        munmap(ledger->table, sizeof(*ledger->table));
+        close(ledger->file);
+        free(ledger);
+        return error_set(error, STATUS_ERROR, "device %s: more than %d processes share it", name, SLOTS);
+    }
+    *ledger_p = ledger;
+    return STATUS_OK;
+}
+
+void ledger_detach(struct ledger *ledger)
+{
+    if (ledger == NULL) {
+        return;
+    }
+    lock(ledger);
+    *ledger->mine = (struct slot){0};
+    if (ledger->file >= 0 && reap(ledger->table) == 0) {
+        shm_unlink(ledger->object);
+    }
+    unlock(ledger);
+    munmap(ledger->table, sizeof(*ledger->table));
+    if (ledger->file >= 0) {
+        close(ledger->file);
+    }
+    pthread_mutex_destroy(&ledger->mutex);
+    free(ledger);
+}
+
+bool ledger_take(struct ledger *ledger, uint64_t bytes)
+{
+    lock(ledger);
+    reap(ledger->table);
+    uint64_t used = taken(ledger->table), capacity = ledger->table->capacity_bytes;
+    bool fits = used <= capacity && bytes <= capacity - used;
+    if (fits) {
+        ledger->mine->held_bytes += bytes;
+    }
+    unlock(ledger);
+    return fits;
+}
+
+void ledger_give(struct ledger *ledger, uint64_t bytes)
+{
+    lock(ledger);
+    assert(ledger->mine->held_bytes >= bytes);
+    ledger->mine->held_bytes -= bytes;
+    unlock(ledger);
+}
+
+void ledger_set_neighbour(struct ledger *ledger, uint64_t bytes)
+{
+    lock(ledger);
+    ledger->mine->neighbour_bytes = bytes;
+    unlock(ledger);
+}
+
+void ledger_info(struct ledger *ledger, struct device_info *info_p)
+{
+    lock(ledger);
+    uint32_t sharers = reap(ledger->table);
+    uint64_t used = taken(ledger->table), capacity = ledger->table->capacity_bytes;
+    *info_p = (struct device_info){
+        .capacity_bytes = capacity,
+        .free_bytes = used < capacity ? capacity - used : 0,
+        .held_bytes = ledger->mine->held_bytes,
+        .others_bytes = used - ledger->mine->held_bytes,
+        .sharers = sharers,
+    };
+    unlock(ledger);
+}
