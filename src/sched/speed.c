@@ -3,12 +3,13 @@
 
 #include <assert.h>
 
-// Each measurement weighs 15/16 of the next one: about the last 16 count.
-#define FADE 0.9375
-// How far the line is drawn to the origin, against a spread of sizes measured in squares of their mean. The slope of
-// sizes that differ by 10 % is taken nearly as it is, that of sizes that differ by 1 % nearly ignored: dividing by so
-// small a spread would turn the clock's noise into a slope.
-#define ORIGIN_PULL 0.001
+// Each measurement weighs 31/32 of the next one: about the last 32 count.
+#define FADE 0.96875
+// Before anything is measured a micro-step is held to cost nothing but its samples, give or take half of that.
+#define PRIOR_SPREAD 0.5
+// No single measurement is taken to be better than 5 %: sizes that hardly differ must not turn the clock's noise into
+// a slope.
+#define LEAST_NOISE 0.05
 
 void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns)
 {
@@ -18,12 +19,21 @@ void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t t
     speed->samples = FADE * speed->samples + n;
     speed->samples_squared = FADE * speed->samples_squared + n * n;
     speed->time_ns = FADE * speed->time_ns + t;
+    speed->time_squared = FADE * speed->time_squared + t * t;
     speed->samples_time_ns = FADE * speed->samples_time_ns + n * t;
 }
 
 static double clamp(double value, double low, double high)
 {
     return value < low ? low : value > high ? high : value;
+}
+
+// The variance of one measurement about the least-squares line.
+static double noise(double variance_n, double variance_t, double covariance, double t)
+{
+    double explained = variance_n > 0 ? covariance * covariance / variance_n : 0;
+    double residual = variance_t > explained ? variance_t - explained : 0;
+    return residual + LEAST_NOISE * LEAST_NOISE * t * t;
 }
 
 void sched_speed_get(const struct sched_speed *speed, uint64_t *overhead_ns_p, uint64_t *sample_ns_p)
@@ -34,10 +44,14 @@ void sched_speed_get(const struct sched_speed *speed, uint64_t *overhead_ns_p, u
         return;
     }
     double n = speed->samples / speed->weight, t = speed->time_ns / speed->weight;
-    double variance = speed->samples_squared / speed->weight - n * n;
+    double variance_n = speed->samples_squared / speed->weight - n * n;
+    double variance_t = speed->time_squared / speed->weight - t * t;
     double covariance = speed->samples_time_ns / speed->weight - n * t;
-    double slope = (covariance + ORIGIN_PULL * n * t) / (variance + ORIGIN_PULL * n * n);
-    slope = clamp(slope, 0, t / n);
+    double proportional = t / n, spread = PRIOR_SPREAD * proportional, slope = proportional;
+    if (t > 0) {
+        double prior = noise(variance_n, variance_t, covariance, t) / (spread * spread * speed->weight);
+        slope = clamp((covariance + prior * proportional) / (variance_n + prior), 0, proportional);
+    }
     *overhead_ns_p = (uint64_t)(t - slope * n + 0.5);
     *sample_ns_p = slope < 1 ? 1 : (uint64_t)(slope + 0.5);
 }

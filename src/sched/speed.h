@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a micro-step costs on one rank, learned from those that were measured: a least-squares line through
-// (samples, nanoseconds), older measurements fading. Pure.
+// What a micro-step costs on one rank, learned from those that were measured: a line through (samples, nanoseconds),
+// older measurements fading. The line is the Bayesian one: its slope starts from time proportional to samples, and
+// measurements move it as far as they outweigh their own noise. So one size, sizes that hardly differ, or a busy
+// machine leave it proportional, and it is never drawn far beyond what was seen. Linear regression with a normal prior
+// on the slope: Gelman et al., "Bayesian Data Analysis", 3rd edition (2013), 14.8. Pure.
 #ifndef HEADROOM_SCHED_SPEED_H
 #define HEADROOM_SCHED_SPEED_H
 
 #include <stdint.h>
 
-struct sched_speed {                                                   // all zero: nothing measured
-    double weight, samples, samples_squared, time_ns, samples_time_ns; // faded sums
+struct sched_speed { // faded sums; all zero: nothing measured
+    double weight, samples, samples_squared, time_ns, time_squared, samples_time_ns;
 };
 
 // One micro-step of `samples` >= 1.
 void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns);
 
-// The line's two figures; both 0 when nothing was measured. As far as all measured micro-steps were of about one size
-// the line has no slope to tell, and the whole time counts as per sample. Neither is negative; a measured sample_ns is
-// at least 1.
+// The line's two figures; both 0 when nothing was measured. Neither is negative; a measured sample_ns is at least 1.
 void sched_speed_get(const struct sched_speed *speed, uint64_t *overhead_ns_p, uint64_t *sample_ns_p);
 
 #endif
