@@ -7,6 +7,8 @@
 #include "worker/clock.h"
 #include "worker/version.h"
 
+#define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
+
 struct range {
     uint64_t least, most;
 };
@@ -21,7 +23,7 @@ struct console {
     bool terminal;
     bool line_open; // the changing line is on the screen
     const struct worker *worker;
-    uint64_t start_ns;
+    uint64_t start_ns, line_ns; // of the run, of the changing line's last change
     struct rank_summary *ranks;
     struct evaluation last_evaluation;
     bool evaluated;
@@ -136,14 +138,15 @@ static void print_progress(struct console *console, const struct step_result *re
 
 void console_step(struct console *console, const struct step_result *result)
 {
-    uint64_t every = console->worker->config->run.log_every;
-    bool due = (result->step + 1) % every == 0 || result->step + 1 == console->worker->steps;
+    const struct worker *worker = console->worker;
+    uint64_t done = result->step + 1, now_ns = clock_ns();
     summarise(console);
-    if (console->terminal) {
+    if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
         print_progress(console, result);
         console->line_open = true;
-    } else if (due) {
+        console->line_ns = now_ns;
+    } else if (!console->terminal && (done % worker->config->run.log_every == 0 || done == worker->steps)) {
         print_progress(console, result);
         fputc('\n', console->file);
     }

@@ -84,6 +84,17 @@ static enum status read_config(const struct command_line *command, struct comm *
     return status;
 }
 
+// Open MPI gives every rank a pseudo-terminal of its own; whether a person watches shows at its launcher's output.
+static bool person_watches(void)
+{
+    char link[64], target[64] = "";
+    if (getenv("OMPI_COMM_WORLD_RANK") == NULL) {
+        return isatty(STDOUT_FILENO) == 1;
+    }
+    snprintf(link, sizeof(link), "/proc/%ld/fd/%d", (long)getppid(), STDOUT_FILENO);
+    return readlink(link, target, sizeof(target) - 1) > 0 && strncmp(target, "/dev/pts/", strlen("/dev/pts/")) == 0;
+}
+
 static enum status open_reports(struct worker *worker, struct reporter *reporter, struct error *error)
 {
     enum status status = run_folder_open_log(reporter->folder, worker->comm->rank, &worker->log, error);
@@ -94,7 +105,7 @@ static enum status open_reports(struct worker *worker, struct reporter *reporter
     if (status != STATUS_OK) {
         return status;
     }
-    reporter->console = console_create(stdout, isatty(STDOUT_FILENO) == 1, worker);
+    reporter->console = console_create(stdout, person_watches(), worker);
     return reporter->console == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }
 
