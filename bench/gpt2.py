@@ -3,7 +3,8 @@
 """bench/gpt2.py BUILD_FOLDER [ROUNDS]: bench_gpt2 and the same work in PyTorch, turn by turn, on the same cores.
 
 Prints a line a round and the medians; fails when Headroom does less than 60 % of the sgemm rate, or is slower than
-PyTorch. Needs Debian's python3-torch.
+PyTorch. Needs Debian's python3-torch, and libopenblas0-openmp for its matrix products: without, it runs on the
+reference BLAS, many times slower.
 """
 import json
 import pathlib

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """gpt2_torch.py [STEPS]: the work of bench_gpt2 in PyTorch. Prints one JSON object. bench/gpt2.py runs both."""
 import json
+import os
 import statistics
 import sys
 import time
@@ -49,6 +50,7 @@ class GPT2(nn.Module):
 
 def main():
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(1)
     model = GPT2()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)

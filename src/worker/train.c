@@ -234,16 +234,25 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     return status;
 }
 
+// What mpirun, and srun with an MPI plugin, tell every process that they start.
+static bool under_mpi_launcher(void)
+{
+    return getenv("PMIX_RANK") != NULL || getenv("PMI_RANK") != NULL;
+}
+
 // Which communicator, before the configuration is known to the other ranks: `comm.kind` is read on every rank.
 static const struct comm_ops *choose_comm(const struct command_line *command)
 {
     struct config config;
-    const struct comm_ops *ops = &comm_mpi;
+    enum config_comm kind = CONFIG_COMM_AUTO;
     if (config_read(&config, command->config_path, command->overrides, command->override_count, NULL) == STATUS_OK) {
-        ops = config.comm.kind == CONFIG_COMM_SELF ? &comm_self : &comm_mpi;
+        kind = config.comm.kind;
         config_finish(&config);
     }
-    return ops;
+    if (kind == CONFIG_COMM_AUTO) {
+        kind = under_mpi_launcher() ? CONFIG_COMM_MPI : CONFIG_COMM_SELF;
+    }
+    return kind == CONFIG_COMM_MPI ? &comm_mpi : &comm_self;
 }
 
 int command_train(const struct command_line *command)
