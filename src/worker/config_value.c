@@ -375,6 +375,6 @@ void config_value_print_allowed(const struct config_key *key, FILE *file)
         fprintf(file, " or %s", key->word);
     }
     if (key->list_max != 0) {
-        fprintf(file, ", at most %zu of them", key->list_max);
+        fprintf(file, ", one or up to %zu as [a, b]", key->list_max);
     }
 }

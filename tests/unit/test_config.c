@@ -360,10 +360,10 @@ static void lists_take_one_or_many(void **state)
 
     expect_override_refused("device.capacity=[64MiB, x]",
                             "command line: device.capacity=[64MiB, x]: 'x' is not a number of bytes such as 4096, "
-                            "64MiB or 1.5GB; allowed: 4KiB to 1024TiB, at most 64 of them");
+                            "64MiB or 1.5GB; allowed: 4KiB to 1024TiB, one or up to 64 as [a, b]");
     expect_override_refused("device.capacity=[64MiB, [1]]",
                             "command line: device.capacity=[64MiB, [1]]: a list stands where one value is expected; "
-                            "allowed: 4KiB to 1024TiB, at most 64 of them");
+                            "allowed: 4KiB to 1024TiB, one or up to 64 as [a, b]");
     expect_override_refused("train.steps=[1, 2]", "command line: train.steps=[1, 2]: a list stands where one value is "
                                                   "expected; allowed: 0 to 4294967295");
 }
@@ -422,7 +422,7 @@ static void neighbours_name_all_they_need(void **state)
     expect_override_refused("device.neighbours=5",
                             "command line: device.neighbours=5: one value stands where a mapping is expected; allowed: "
                             "{rank: 0 to 1048575, bytes: 0 to 1024TiB, from_step: 0 to 4294967295, to_step: 0 to "
-                            "4294967295}, at most 16 of them");
+                            "4294967295}, one or up to 16 as [a, b]");
 }
 
 static void mistakes_name_their_place(void **state)
