@@ -16,12 +16,12 @@ tensor_id gradient_of(const struct differentiation *pass, tensor_id tensor)
     return pass->gradients[tensor];
 }
 
-// True when another forward tensor, whose own backward pass is still to come, has the same gradient: it may then be
-// read later and must not change.
+// True when another forward tensor whose backward pass is not yet done has the same gradient, which therefore must not
+// change.
 static bool shared(const struct differentiation *pass, tensor_id tensor, tensor_id gradient)
 {
     for (size_t i = 0; i < pass->tensor_count; i++) {
-        if (pass->gradients[i] == gradient && (tensor_id)i != tensor && pass->producers[i] < pass->position) {
+        if (pass->gradients[i] == gradient && (tensor_id)i != tensor && pass->producers[i] <= pass->position) {
             return true;
         }
     }
@@ -44,34 +44,34 @@ static void add_later(struct differentiation *pass, tensor_id y, tensor_id a, te
     pass->additions[pass->addition_count++] = (struct gradient_addition){.y = y, .a = a, .b = b};
 }
 
-tensor_id gradient_into(struct differentiation *pass, tensor_id tensor, bool *accumulate_p)
+tensor_id gradient_written(struct differentiation *pass, tensor_id tensor)
 {
     tensor_id present = pass->gradients[tensor];
-    bool keep = present != TENSOR_NONE && !shared(pass, tensor, present);
-    tensor_id gradient = keep ? present : fresh_gradient(pass, tensor);
-    *accumulate_p = keep || pass->list->tensors[tensor].kind == TENSOR_PARAMETER;
-    if (present != TENSOR_NONE && !keep) {
-        add_later(pass, gradient, gradient, present);
-    }
-    return gradient;
-}
-
-tensor_id gradient_over(struct differentiation *pass, tensor_id tensor, tensor_id from)
-{
-    assert(pass->list->tensors[tensor].kind == TENSOR_LOCAL);
-    tensor_id present = pass->gradients[tensor];
-    if (present == from) { // the forward operation works in place
-        return from;
-    }
-    if (present == TENSOR_NONE && !shared(pass, tensor, from)) {
-        pass->gradients[tensor] = from;
-        return from;
-    }
     tensor_id gradient = fresh_gradient(pass, tensor);
     if (present != TENSOR_NONE) {
         add_later(pass, gradient, gradient, present);
     }
     return gradient;
+}
+
+tensor_id gradient_into(struct differentiation *pass, tensor_id tensor, bool *accumulate_p)
+{
+    tensor_id present = pass->gradients[tensor];
+    bool keep = present != TENSOR_NONE && !shared(pass, tensor, present);
+    *accumulate_p = keep || pass->list->tensors[tensor].kind == TENSOR_PARAMETER;
+    return keep ? present : gradient_written(pass, tensor);
+}
+
+tensor_id gradient_over(struct differentiation *pass, tensor_id tensor, tensor_id output)
+{
+    assert(pass->list->tensors[tensor].kind == TENSOR_LOCAL);
+    tensor_id from = gradient_of(pass, output);
+    pass->gradients[output] = TENSOR_NONE; // the present operation is the last to need it
+    if (pass->gradients[tensor] != TENSOR_NONE || shared(pass, tensor, from)) {
+        return gradient_written(pass, tensor);
+    }
+    pass->gradients[tensor] = from;
+    return from;
 }
 
 void gradient_share(struct differentiation *pass, tensor_id tensor, tensor_id from)

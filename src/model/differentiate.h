@@ -31,9 +31,13 @@ tensor_id gradient_of(const struct differentiation *pass, tensor_id tensor);
 // `*accumulate_p`, else to be written.
 tensor_id gradient_into(struct differentiation *pass, tensor_id tensor, bool *accumulate_p);
 
-// Where an elementwise operation writes its part: over `from`, the gradient of its output, where nothing needs that
-// any longer. Not for parameters.
-tensor_id gradient_over(struct differentiation *pass, tensor_id tensor, tensor_id from);
+// The same for kernels that can only write.
+tensor_id gradient_written(struct differentiation *pass, tensor_id tensor);
+
+// The same for elementwise kernels, which may write over the gradient of `output`, the tensor that the present
+// operation made from `tensor`, in place or not: it is written over where nothing else needs it. Read that gradient
+// first. Not for parameters.
+tensor_id gradient_over(struct differentiation *pass, tensor_id tensor, tensor_id output);
 
 // The gradient of `tensor` gains `from` as it is, without an operation where the two can share. Not for parameters.
 void gradient_share(struct differentiation *pass, tensor_id tensor, tensor_id from);

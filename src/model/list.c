@@ -67,11 +67,8 @@ static bool in_block(const struct tensor *tensor)
 // Moment 0 is the copying in of inputs, moment i + 1 is operation i. A tensor lives from its first mention to its last.
 static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
 {
-    bool *mentioned = (bool *)(buffers + list->tensor_count);
     for (size_t i = 0; i < list->tensor_count; i++) {
-        const struct tensor *tensor = &list->tensors[i];
-        buffers[i] = (struct mem_buffer){.bytes = in_block(tensor) ? 4 * tensor->elements : 0};
-        mentioned[i] = tensor->kind == TENSOR_INPUT;
+        buffers[i] = (struct mem_buffer){.bytes = in_block(&list->tensors[i]) ? 4 * list->tensors[i].elements : 0};
     }
     for (size_t i = 0; i < list->op_count; i++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
@@ -79,11 +76,11 @@ static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
             if (id == TENSOR_NONE) {
                 continue;
             }
-            if (!mentioned[id]) {
-                mentioned[id] = true;
-                buffers[id].birth = (uint32_t)i + 1;
+            struct mem_buffer *buffer = &buffers[id];
+            if (buffer->birth == 0 && list->tensors[id].kind != TENSOR_INPUT) {
+                buffer->birth = (uint32_t)i + 1;
             }
-            buffers[id].death = (uint32_t)i + 1;
+            buffer->death = (uint32_t)i + 1;
         }
     }
 }
@@ -94,7 +91,7 @@ bool list_place(struct list *list)
     if (list->failed) {
         return false;
     }
-    struct mem_buffer *buffers = calloc(count, sizeof(*buffers) + sizeof(bool));
+    struct mem_buffer *buffers = calloc(count, sizeof(*buffers));
     uint64_t *offsets = calloc(count, sizeof(*offsets));
     bool ok = buffers != NULL && offsets != NULL;
     if (ok) {

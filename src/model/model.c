@@ -131,7 +131,7 @@ static double uniform(uint64_t key, uint64_t counter)
 static double normal(uint64_t key, uint64_t counter)
 {
     double radius = sqrt(-2.0 * log(1.0 - uniform(key, 2 * counter)));
-    return radius * cos(2.0 * 3.14159265358979323846 * uniform(key, 2 * counter + 1));
+    return radius * cos(2.0 * M_PI * uniform(key, 2 * counter + 1));
 }
 
 static double initial_value(const struct parameter *parameter, uint64_t key, uint64_t element)

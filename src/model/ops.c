@@ -3,8 +3,6 @@
 // Each kind of operation in four pieces, in this order: run, flops, differentiate, builder.
 #include "model/ops.h"
 
-#include <assert.h>
-
 #include "model/differentiate.h"
 
 // Appends an operation whose tensors are those given, the rest TENSOR_NONE.
@@ -112,7 +110,7 @@ static void differentiate_relu(struct differentiation *pass, const struct op *op
 {
     tensor_id x = op->tensors[0];
     tensor_id dy = gradient_of(pass, x);
-    tensor_id dx = gradient_over(pass, x, dy);
+    tensor_id dx = gradient_over(pass, x, x);
     append(pass->list, (struct op){.type = &relu_backward, .elementwise = op->elementwise}, TENSORS(dx, dy, x));
 }
 
@@ -143,7 +141,7 @@ static void differentiate_gelu(struct differentiation *pass, const struct op *op
 {
     tensor_id y = op->tensors[0], x = op->tensors[1];
     tensor_id dy = gradient_of(pass, y);
-    tensor_id dx = gradient_over(pass, x, dy);
+    tensor_id dx = gradient_over(pass, x, y);
     append(pass->list, (struct op){.type = &gelu_backward, .elementwise = op->elementwise}, TENSORS(dx, dy, x));
 }
 
@@ -301,9 +299,7 @@ static const struct op_type attention_backward = {
 static void differentiate_attention(struct differentiation *pass, const struct op *op)
 {
     tensor_id y = op->tensors[0], lse = op->tensors[1], qkv = op->tensors[2];
-    bool accumulate;
-    tensor_id dqkv = gradient_into(pass, qkv, &accumulate);
-    assert(!accumulate);
+    tensor_id dqkv = gradient_written(pass, qkv);
     append(pass->list, (struct op){.type = &attention_backward, .sequence = op->sequence},
            TENSORS(dqkv, gradient_of(pass, y), qkv, y, lse));
 }

@@ -50,7 +50,7 @@ tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id
 tensor_id op_relu(struct list *list, tensor_id x);
 tensor_id op_gelu(struct list *list, tensor_id x, const char *name);
 tensor_id op_add(struct list *list, tensor_id a, tensor_id b, const char *name);
-// y = a + b for a tensor that exists; y may be a.
+// y = a + b for a tensor that exists, in the backward pass; y may be a.
 void op_add_into(struct list *list, tensor_id y, tensor_id a, tensor_id b);
 // Over rows of `channels`.
 tensor_id op_layer_norm(struct list *list, tensor_id x, tensor_id gamma, tensor_id beta, size_t rows, size_t channels,
@@ -61,8 +61,8 @@ tensor_id op_embedding(struct list *list, tensor_id tokens, tensor_id wte, tenso
 // y[B, T, C] from qkv[B, T, 3C].
 tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t length, size_t channels, size_t heads,
                        const char *name);
-// Adds the losses of logits[rows, stride] to the tally. The backward pass turns the logits into their gradient, so
-// this must be the last operation of the forward pass that reads them.
+// Adds the losses of logits[rows, stride] to the tally. The backward pass turns the logits into their gradient, so no
+// other operation may read them, forward or backward: what makes them is not op_relu or op_attention.
 void op_cross_entropy(struct list *list, tensor_id tally, tensor_id logits, tensor_id targets, size_t rows,
                       size_t classes, size_t stride);
 

@@ -26,7 +26,7 @@ double optimizer_learning_rate(const struct optimizer_config *config, uint64_t s
         return config->final_learning_rate;
     }
     double done = (double)(step - config->warmup_steps) / (double)(config->steps - config->warmup_steps);
-    double left = config->schedule == SCHEDULE_COSINE ? 0.5 * (1 + cos(3.14159265358979323846 * done)) : 1 - done;
+    double left = config->schedule == SCHEDULE_COSINE ? 0.5 * (1 + cos(M_PI * done)) : 1 - done;
     return config->final_learning_rate + left * (config->learning_rate - config->final_learning_rate);
 }
 

@@ -22,5 +22,7 @@ int command_train(const struct command_line *command);
 int command_plan(const struct command_line *command);
 // Prints the resolved configuration.
 int command_print_config(const struct command_line *command);
+// Refuses a command line. Every rank of the job calls it; one prints.
+int command_misused(const struct error *error);
 
 #endif

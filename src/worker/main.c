@@ -26,8 +26,9 @@ static const struct named_command commands[] = {
 
 static int misused(const char *why, const char *what)
 {
-    fprintf(stderr, "headroom: %s%s; see headroom --help\n", why, what);
-    return STATUS_INVALID;
+    struct error error;
+    error_set(&error, STATUS_INVALID, "%s%s; see headroom --help", why, what);
+    return command_misused(&error);
 }
 
 static int print_help(void)

@@ -240,6 +240,14 @@ static bool under_mpi_launcher(void)
     return getenv("PMIX_RANK") != NULL || getenv("PMI_RANK") != NULL;
 }
 
+static const struct comm_ops *find_comm(enum config_comm kind)
+{
+    if (kind == CONFIG_COMM_AUTO) {
+        kind = under_mpi_launcher() ? CONFIG_COMM_MPI : CONFIG_COMM_SELF;
+    }
+    return kind == CONFIG_COMM_MPI ? &comm_mpi : &comm_self;
+}
+
 // Which communicator, before the configuration is known to the other ranks: `comm.kind` is read on every rank.
 static const struct comm_ops *choose_comm(const struct command_line *command)
 {
@@ -249,10 +257,17 @@ static const struct comm_ops *choose_comm(const struct command_line *command)
         kind = config.comm.kind;
         config_finish(&config);
     }
-    if (kind == CONFIG_COMM_AUTO) {
-        kind = under_mpi_launcher() ? CONFIG_COMM_MPI : CONFIG_COMM_SELF;
+    return find_comm(kind);
+}
+
+int command_misused(const struct error *error)
+{
+    struct comm *comm;
+    if (find_comm(CONFIG_COMM_AUTO)->create(&comm, NULL) == STATUS_OK) {
+        agree(comm, error->status, error);
+        comm->ops->destroy(comm);
     }
-    return kind == CONFIG_COMM_MPI ? &comm_mpi : &comm_self;
+    return (int)error->status;
 }
 
 int command_train(const struct command_line *command)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the program as a user does and reads what it leaves behind.
+
+ctest says where things are: HEADROOM is the program, HEADROOM_MPIRUN the launcher with its options, separated by
+spaces. Every test works in a folder of its own.
+"""
+
+import glob
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+HEADROOM = os.environ["HEADROOM"]
+MPIRUN = os.environ["HEADROOM_MPIRUN"].split()
+TIMEOUT_S = 60
+
+# A sample of it takes 2.6 KiB, so a share of 128 spans several of the device's 64 KiB.
+MLP = """
+model: {kind: mlp, layers: [32, 256, 128, 10]}
+train: {steps: 50, global_batch_size: 512, clip_norm: 0.5}
+optimizer: {kind: sgd, learning_rate: 0.1, momentum: 0.9}
+data: {kind: synthetic, samples: 3000, validation_samples: 500}
+"""
+MLP_CAPACITIES = "device.capacity=[576KiB, 640KiB, 704KiB, 1MiB]"  # 28, 53, 77 samples, and all of a share
+
+# A token is a byte of text.txt, a sample takes 84 KiB.
+GPT = """
+model: {kind: gpt, vocab_size: 256, seq_len: 16, block_count: 2, head_count: 2, channels: 32}
+train: {steps: 50, global_batch_size: 32, clip_norm: 1}
+optimizer: {kind: adamw, learning_rate: 3e-3, weight_decay: 0.1, schedule: cosine, warmup_steps: 5}
+data: {kind: text, path: text.txt, validation_fraction: 0.1}
+"""
+GPT_CAPACITIES = "device.capacity=[704KiB, 768KiB, 896KiB, 2MiB]"  # 1, 2, 4 samples, and all of a share
+
+WORDS = "a rank that runs short of memory cuts what it still owns and no sample is lost on the way".split()
+
+
+def make_text():
+    choose = random.Random(1).choice
+    return " ".join(choose(WORDS) for _ in range(4000))
+
+
+def session_processes(session):
+    """The processes that a launch has started and that still live. A launcher gives each rank a process group of its
+    own, so the session is what they have in common."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and os.getsid(int(entry)) == session and not is_zombie(entry):
+                found.append(int(entry))
+        except ProcessLookupError:
+            pass
+    return found
+
+
+def is_zombie(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(") ")[2][0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def kill_session(session):
+    for pid in session_processes(session):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+class Finished:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+        self.complaints = [line for line in err.splitlines() if line.startswith("headroom: ")]
+
+
+class Launch:
+    """The program, started and not waited for; `ranks` None starts it without a launcher."""
+
+    def __init__(self, arguments, ranks, folder):
+        launcher = [] if ranks is None else [*MPIRUN, "-np", str(ranks)]
+        self.command = [*launcher, HEADROOM, *arguments]
+        self.process = subprocess.Popen(self.command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.ended = False
+
+    def wait(self, timeout_s=TIMEOUT_S):
+        """Waits until the command has ended and none of its processes is left."""
+        try:
+            out, err = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"still runs after {timeout_s} s: {' '.join(self.command)}") from None
+        deadline = time.monotonic() + 10
+        while session_processes(self.process.pid):
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"left processes behind: {' '.join(self.command)}")
+            time.sleep(0.02)
+        self.ended = True
+        return Finished(self.process.returncode, out, err)
+
+    def kill(self):
+        if not self.ended:
+            kill_session(self.process.pid)
+            self.process.communicate()
+            self.ended = True
+
+
+class Run:
+    """What a run has written into its folder."""
+
+    def __init__(self, path, finished):
+        self.path, self.finished = path, finished
+        with open(f"{path}/metrics.jsonl", encoding="utf-8") as file:
+            self.lines = [json.loads(line) for line in file]
+        self.steps = [line for line in self.lines if "event" not in line]
+        self.evaluations = [line for line in self.lines if line.get("event") == "eval"]
+        self.logs = {}
+        for name in glob.glob(f"{path}/logs/rank_*.log"):
+            with open(name, encoding="utf-8") as file:
+                self.logs[int(re.search(r"rank_(\d+)\.log$", name).group(1))] = file.read()
+
+    @property
+    def losses(self):
+        return [step["loss"] for step in self.steps]
+
+    @property
+    def evaluation_losses(self):
+        return [evaluation["loss"] for evaluation in self.evaluations]
+
+    def of_rank(self, rank, key):
+        return [step["ranks"][rank][key] for step in self.steps]
+
+    def positions(self, verb, rank):
+        """The positions of samples in the order in which a rank has done them ("trained" or "evaluated")."""
+        ranges = re.findall(rf"^{verb} samples (\d+)\.\.(\d+)$", self.logs[rank], re.MULTILINE)
+        return [position for first, last in ranges for position in range(int(first), int(last) + 1)]
+
+
+class ProgramTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="headroom-test-")
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.runs = 0
+        self.write("mlp.yaml", MLP)
+        self.write("gpt.yaml", GPT)
+        self.write("text.txt", make_text())
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write(self, name, content):
+        with open(self.path(name), "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+
+    def start(self, *arguments, ranks=None):
+        launch = Launch(arguments, ranks, self.folder)
+        self.addCleanup(launch.kill)
+        return launch
+
+    def headroom(self, *arguments, ranks=None, code=0):
+        finished = self.start(*arguments, ranks=ranks).wait()
+        self.assertEqual(finished.code, code, finished.out + finished.err)
+        return finished
+
+    def train(self, config, *overrides, ranks=None, code=0):
+        """A whole run in a folder of its own; without `ranks` it is one rank that needs no launcher."""
+        self.runs += 1
+        folder = f"run-{self.runs}"
+        alone = ["comm.kind=self"] if ranks is None else []
+        finished = self.headroom("train", config, f"run.folder={folder}", *alone, *overrides, ranks=ranks, code=code)
+        return Run(self.path(folder), finished)
+
+    def assert_same_losses(self, run, reference, what):
+        losses, expected = run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses
+        self.assertEqual(len(losses), len(expected))
+        largest = max(abs(a - b) / abs(b) for a, b in zip(losses, expected))
+        print(f"{what}: losses of {len(run.losses)} steps differ by at most {largest:.1e}", flush=True)
+        self.assertLess(largest, 1e-5)
+
+
+main = unittest.main

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input ends with one clear line and exit code 2, on one rank and on four, and no run folder is made."""
+
+import os
+import struct
+
+import headroom_run
+
+IDX = """
+model: {kind: mlp, layers: [16, 32, 10]}
+train: {steps: 5, global_batch_size: 8}
+data: {kind: idx, images: images, labels: labels}
+"""
+TOKENS = """
+model: {kind: gpt, vocab_size: 50, seq_len: 8, block_count: 1, head_count: 2, channels: 16}
+train: {steps: 5, global_batch_size: 8}
+data: {kind: tokens, path: "*.bin"}
+"""
+
+
+def idx_file(magic, sizes, values):
+    return struct.pack(f">{1 + len(sizes)}I", magic, *sizes) + bytes(values)
+
+
+def token_shard(tokens):
+    return struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + struct.pack(f"<{len(tokens)}H", *tokens)
+
+
+class BadInput(headroom_run.ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.write("idx.yaml", IDX)
+        self.write("tokens.yaml", TOKENS)
+        self.write("images", idx_file(0x803, (20, 4, 4), [7] * 320))
+        self.write("labels", idx_file(0x801, (20,), [3] * 20))
+        self.write("shard.bin", token_shard(range(50)))
+
+    def refused(self, pattern, *arguments, ranks=(None, 4)):
+        for count in ranks:
+            finished = self.headroom(*arguments, ranks=count, code=2)
+            self.assertEqual(len(finished.complaints), 1, finished.err)
+            self.assertRegex(finished.complaints[0], pattern)
+            if count is None:
+                self.assertEqual(finished.err, finished.complaints[0] + "\n")
+            self.assertFalse(os.path.exists(self.path("runs")))
+
+    def test_the_good_files_are_good(self):
+        for config in ("idx.yaml", "tokens.yaml"):
+            self.train(config, ranks=2)
+
+    def test_unknown_key(self):
+        self.write("bad.yaml", headroom_run.MLP + "run: {foldr: x}\n")
+        self.refused(r"bad\.yaml:6:\d+: .*'foldr'.*did you mean 'folder'", "train", "bad.yaml")
+
+    def test_wrong_type(self):
+        self.refused(r"train\.steps.*many", "train", "mlp.yaml", "train.steps=many")
+
+    def test_out_of_range(self):
+        self.refused(r"optimizer\.momentum.*1\.5", "train", "mlp.yaml", "optimizer.momentum=1.5")
+
+    def test_bad_yaml(self):
+        self.write("bad.yaml", headroom_run.MLP + "run: {folder: [\n")
+        self.refused(r"bad\.yaml:\d+:\d+: ", "train", "bad.yaml")
+
+    def test_bad_override(self):
+        self.refused(r"train\.stepz", "train", "mlp.yaml", "train.stepz=3")
+        self.refused(r"not of the form section\.key=value: steps=3", "train", "mlp.yaml", "steps=3")
+
+    def test_missing_configuration(self):
+        self.refused(r"none\.yaml: No such file", "train", "none.yaml")
+
+    def test_unknown_command(self):
+        self.refused(r"unknown command trian", "trian", "mlp.yaml")
+        self.refused(r"no configuration file", "train", ranks=[None])
+        self.refused(r"unknown option --fast", "train", "mlp.yaml", "--fast", ranks=[None])
+        self.refused(r"--ranks", "plan", "mlp.yaml", "--ranks", "0", ranks=[None])
+
+    def test_no_command(self):
+        self.assertRegex(self.headroom(code=2).err, r"^usage: headroom train")
+
+    def test_missing_data(self):
+        self.refused(r"nowhere: there is no such file", "train", "idx.yaml", "data.images=nowhere")
+        self.refused(r"none\*\.bin", "train", "tokens.yaml", "data.path=none*.bin", ranks=[None])
+
+    def test_truncated_idx(self):
+        self.write("images", idx_file(0x803, (20, 4, 4), [7] * 300))
+        self.refused(r"images: truncated: .*320 bytes.*300 bytes", "train", "idx.yaml")
+
+    def test_bad_idx_magic(self):
+        self.write("images", idx_file(0x1234, (20, 4, 4), [7] * 320))
+        self.refused(r"images: .*magic number 0x00001234", "train", "idx.yaml")
+
+    def test_label_out_of_range(self):
+        self.write("labels", idx_file(0x801, (20,), [3] * 19 + [10]))
+        self.refused(r"labels: label 19 is 10", "train", "idx.yaml")
+
+    def test_token_out_of_vocabulary(self):
+        self.write("shard.bin", token_shard([*range(50), 50]))
+        self.refused(r"shard\.bin: token 50 is 50, but model\.vocab_size is 50", "train", "tokens.yaml")
+
+    def test_fewer_samples_than_ranks(self):
+        self.refused(r"train\.global_batch_size: 3 samples are too few for 4 ranks", "train", "mlp.yaml",
+                     "train.global_batch_size=3", ranks=[4])
+
+    def test_what_only_the_rank_count_tells(self):
+        self.refused(r"device\.capacity: a list of 3 for 4 devices", "train", "mlp.yaml",
+                     "device.capacity=[1MiB, 1MiB, 1MiB]", ranks=[4])
+        self.refused(r"fault\.rank: there is no rank 4", "train", "mlp.yaml", "fault.rank=4", ranks=[4])
+
+    def test_unwritable_run_folder(self):
+        self.refused(r"text\.txt.*: cannot make this folder", "train", "mlp.yaml", "run.folder=text.txt/run")
+
+
+if __name__ == "__main__":
+    headroom_run.main()

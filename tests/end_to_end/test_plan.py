@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `headroom plan` prints is what training then does; and the commands that only print."""
+
+import re
+
+import headroom_run
+
+CONFIGS = (("mlp.yaml", headroom_run.MLP_CAPACITIES), ("gpt.yaml", headroom_run.GPT_CAPACITIES))
+
+
+def peaks_of(plan):
+    """micro-batch -> bytes"""
+    return {int(n): int(peak) for n, peak in re.findall(r"^(\d+) +[\d.]+ \w+ +(\d+)$", plan, re.MULTILINE)}
+
+
+def shares_of(plan):
+    """Of each rank: samples, micro-batch, accumulation steps."""
+    row = r"^\d+ +[\d.]+ \w+ +[\d.]+ \w+ +\d+ +(\d+) +(\d+) +(\d+) +[\d.]+ \w+$"
+    return [tuple(map(int, numbers)) for numbers in re.findall(row, plan, re.MULTILINE)]
+
+
+def first_shares(run):
+    return [(rank["share"], rank["micro_batch"], rank["accumulation_steps"]) for rank in run.steps[0]["ranks"]]
+
+
+class Plan(headroom_run.ProgramTest):
+    def test_peaks(self):
+        for config, _ in CONFIGS:
+            peaks = peaks_of(self.headroom("plan", config).out)
+            self.assertGreater(len(peaks), 4)
+            for micro_batch, peak in peaks.items():
+                run = self.train(config, "train.steps=1", f"train.micro_batch_size={micro_batch}")
+                self.assertEqual(run.steps[0]["ranks"][0]["allocated_peak_bytes"], peak)
+
+    def test_shares_of_unequal_ranks(self):
+        for config, capacities in CONFIGS:
+            plan = self.headroom("plan", config, capacities).out
+            run = self.train(config, capacities, "train.steps=1", ranks=4)
+            self.assertEqual(len(shares_of(plan)), 4, plan)
+            self.assertEqual(shares_of(plan), first_shares(run))
+
+    def test_shares_of_ranks_that_share_devices(self):
+        shared = ("device.ranks_per_device=2", "device.capacity=[1280KiB, 1536KiB]")
+        plan = self.headroom("plan", "mlp.yaml", *shared).out
+        run = self.train("mlp.yaml", *shared, "train.steps=1", ranks=4)
+        self.assertEqual(len(shares_of(plan)), 4, plan)
+        self.assertEqual(shares_of(plan), first_shares(run))
+
+    def test_any_number_of_ranks(self):
+        plan = self.headroom("plan", "mlp.yaml", "device.capacity=1MiB", "--ranks", "100").out
+        self.assertEqual(sum(samples for samples, _, _ in shares_of(plan)), 512)
+        self.assertEqual(len(shares_of(plan)), 100)
+
+    def test_every_capacity(self):
+        """The largest micro-batch that is promised for a capacity is the one that runs."""
+        for kib in range(576, 1024, 64):
+            capacity = f"device.capacity={kib}KiB"
+            plan = self.headroom("plan", "mlp.yaml", capacity).out
+            run = self.train("mlp.yaml", capacity, "train.steps=1")
+            self.assertEqual(shares_of(plan), first_shares(run))
+
+    def test_a_rank_that_holds_no_sample(self):
+        finished = self.headroom("plan", "gpt.yaml", "device.capacity=[2MiB, 576KiB]", code=3)
+        self.assertEqual(len(finished.complaints), 1, finished.err)
+        self.assertEqual(shares_of(finished.out), [])
+
+
+class Printing(headroom_run.ProgramTest):
+    def test_config_round_trip(self):
+        for config in ("mlp.yaml", "gpt.yaml"):
+            printed = self.headroom("--print-config", config, headroom_run.MLP_CAPACITIES, "train.steps=7").out
+            self.write("printed.yaml", printed)
+            self.assertEqual(self.headroom("--print-config", "printed.yaml").out, printed)
+            self.assertRegex(printed, r"(?m)^  steps: 7$")
+
+    def test_help_names_every_key_of_a_printed_config(self):
+        described = set(re.findall(r"^([a-z]+\.[a-z0-9_]+) ", self.headroom("--help").out, re.MULTILINE))
+        section, printed = "", set()
+        for line in self.headroom("--print-config", "mlp.yaml").out.splitlines():
+            name = line.strip().partition(":")[0]
+            if line.startswith(" "):
+                printed.add(f"{section}.{name}")
+            else:
+                section = name
+        self.assertGreater(len(printed), 40)
+        self.assertEqual(described, printed)
+
+    def test_version(self):
+        self.assertRegex(self.headroom("--version").out, r"^headroom \d+\.\d+\.\d+ \(.+\)\n$")
+
+
+if __name__ == "__main__":
+    headroom_run.main()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves in its folder, on which other programs may count."""
+
+import os
+
+import headroom_run
+
+STEP_KEYS = {
+    "step": int, "epoch": int, "loss": float, "samples": int, "tokens": int, "lr": float, "grad_norm": float,
+    "step_ms": float, "samples_per_s": float, "tokens_per_s": float, "data_wait_ms": float, "comm_ms": float,
+    "coordination_ms": float, "ranks": list,
+}
+RANK_KEYS = ("rank", "share", "micro_batch", "accumulation_steps", "limit_bytes", "headroom_bytes",
+             "allocated_peak_bytes", "reserved_peak_bytes", "predicted_peak_bytes", "oom_retries")
+
+
+class RunFolder(headroom_run.ProgramTest):
+    def check_step(self, step, number, ranks, tokens):
+        self.assertEqual({key: type(value) for key, value in step.items()}, STEP_KEYS)
+        self.assertEqual((step["step"], step["tokens"]), (number, tokens))
+        self.assertEqual(step["samples"], sum(rank["share"] for rank in step["ranks"]))
+        self.assertAlmostEqual(step["samples_per_s"] * step["step_ms"] / 1000 / step["samples"], 1, places=5)
+        self.assertAlmostEqual(step["tokens_per_s"] * step["step_ms"] / 1000 / step["tokens"], 1, places=5)
+        self.assertLessEqual(step["comm_ms"] + step["coordination_ms"], step["step_ms"])
+        for number, rank in enumerate(step["ranks"]):
+            self.assertEqual({key: type(value) for key, value in rank.items()}, dict.fromkeys(RANK_KEYS, int))
+            self.assertEqual(rank["rank"], number)
+        self.assertEqual(len(step["ranks"]), ranks)
+
+    def check_metrics(self, config, ranks, tokens):
+        run = self.train(config, "train.steps=10", "train.eval_every=4", ranks=ranks)
+        for number, step in enumerate(run.steps):
+            self.check_step(step, number, ranks, tokens)
+        events = [(line["event"], line["step"]) for line in run.lines if "event" in line]
+        self.assertEqual(events, [("eval", 4), ("eval", 8), ("eval", 10), ("end", 10)])
+        self.assertEqual(run.lines.index(run.evaluations[0]), 4)
+        self.assertEqual(set(run.evaluations[0]), {"event", "step", "loss", "accuracy", "samples"})
+        self.assertGreater(run.evaluations[-1]["accuracy"], 0)
+        self.assertLessEqual(run.evaluations[-1]["accuracy"], 1)
+        self.assertEqual(set(run.lines[-1]), {"event", "step", "seconds", "status"})
+        self.assertEqual(run.lines[-1]["status"], 0)
+        return run
+
+    def test_metrics_of_the_mlp(self):
+        run = self.check_metrics("mlp.yaml", 2, 512)
+        self.assertEqual({step["lr"] for step in run.steps}, {0.1})
+        self.assertEqual(run.evaluations[0]["samples"], 500)
+
+    def test_metrics_of_the_gpt(self):
+        self.check_metrics("gpt.yaml", 2, 32 * 16)
+
+    def test_files(self):
+        run = self.train("mlp.yaml", "train.steps=3", ranks=2)
+        self.assertEqual(sorted(os.listdir(run.path)), ["env.txt", "logs", "metrics.jsonl", "resolved.yaml"])
+        self.assertEqual(sorted(os.listdir(f"{run.path}/logs")), ["rank_0.log", "rank_1.log"])
+        for log in run.logs.values():
+            self.assertRegex(log, r"(?m)^device cpu, limit \d+ bytes, resting \d+ bytes, headroom \d+ bytes$")
+            self.assertRegex(log, r"(?m)^step 0: share \d+\.\.\d+, micro-batch \d+, accumulation steps \d+$")
+        with open(f"{run.path}/env.txt", encoding="utf-8") as file:
+            environment = file.read()
+        self.assertRegex(environment, r"^headroom \d+\.\d+\.\d+ \(")
+        self.assertIn("\nranks 2\n", environment)
+        self.assertRegex(environment, r"\ncommand .*headroom train mlp\.yaml .*train\.steps=3\n")
+
+    def test_resolved_configuration_runs_again(self):
+        for config in ("mlp.yaml", "gpt.yaml"):
+            run = self.train(config, "train.steps=20", "train.seed=7", "device.capacity=2MiB")
+            again = self.train(f"{run.path}/resolved.yaml")
+            self.assertEqual(again.losses, run.losses)
+            self.assertEqual(again.evaluations, run.evaluations)
+            other = self.train(f"{run.path}/resolved.yaml", "train.seed=8")
+            self.assertNotEqual(other.losses, run.losses)
+
+    def test_a_folder_is_never_written_twice(self):
+        for _ in range(2):
+            self.headroom("train", "mlp.yaml", "comm.kind=self", "train.steps=1")
+        self.assertEqual(sorted(os.listdir(self.path("runs"))), ["mlp", "mlp-2"])
+
+    def test_a_run_without_a_launcher(self):
+        self.headroom("train", "mlp.yaml", "train.steps=1", "run.folder=a/b/c")
+        self.assertTrue(os.path.exists(self.path("a/b/c/metrics.jsonl")))
+
+
+if __name__ == "__main__":
+    headroom_run.main()

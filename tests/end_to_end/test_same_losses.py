@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever memory the ranks have, and whatever happens to it, the model learns the same."""
+
+import headroom_run
+
+FAILURES = "fault.fail_allocation_every=3"
+
+
+class SameLosses(headroom_run.ProgramTest):
+    def check(self, config, capacities, clip_norm):
+        reference = self.train(config)
+        self.assertTrue(any(step["grad_norm"] > clip_norm for step in reference.steps), "nothing was clipped")
+
+        equal = self.train(config, ranks=4)
+        self.assert_same_losses(equal, reference, f"{config}, four equal ranks")
+
+        unequal = self.train(config, capacities, ranks=4)
+        plan = unequal.steps[0]["ranks"]
+        self.assertEqual(len({rank["micro_batch"] for rank in plan}), 4, plan)
+        self.assertGreater(min(rank["accumulation_steps"] for rank in plan[:3]), 1, plan)
+        self.assert_same_losses(unequal, reference, f"{config}, four unequal ranks")
+
+        failing = self.train(config, capacities, FAILURES, ranks=4)
+        for rank in range(4):
+            self.assertGreater(sum(failing.of_rank(rank, "oom_retries")), 0)
+        self.assert_same_losses(failing, reference, f"{config}, four unequal ranks with failing allocations")
+
+    def test_mlp_with_momentum_and_clipping(self):
+        self.check("mlp.yaml", headroom_run.MLP_CAPACITIES, clip_norm=0.5)
+
+    def test_gpt_with_adamw_and_clipping(self):
+        self.check("gpt.yaml", headroom_run.GPT_CAPACITIES, clip_norm=1)
+
+    def test_addresses_that_fault_change_nothing(self):
+        for config in ("mlp.yaml", "gpt.yaml"):
+            plain, faulting = (self.train(config, "device.capacity=1MiB", f"device.faulting_addresses={value}")
+                               for value in ("false", "true"))
+            self.assertEqual(faulting.losses, plain.losses)
+            self.assertEqual(faulting.evaluations, plain.evaluations)
+
+    def test_addresses_that_fault_on_four_ranks(self):
+        reference = self.train("gpt.yaml")
+        faulting = self.train("gpt.yaml", "device.faulting_addresses=true", ranks=4)
+        self.assert_same_losses(faulting, reference, "gpt.yaml, four ranks with faulting addresses")
+
+    def test_ranks_that_share_a_device(self):
+        reference = self.train("mlp.yaml")
+        for sharers, capacities in ((2, [1280, 1600]), (4, [2560])):
+            shared = self.train("mlp.yaml", f"device.ranks_per_device={sharers}",
+                                f"device.capacity=[{', '.join(f'{kib}KiB' for kib in capacities)}]", ranks=4)
+            self.assert_same_losses(shared, reference, f"mlp.yaml, {sharers} ranks share a device")
+            for step in shared.steps:
+                for device, capacity_kib in enumerate(capacities):
+                    ranks = step["ranks"][device * sharers:(device + 1) * sharers]
+                    self.assertLessEqual(sum(rank["reserved_peak_bytes"] for rank in ranks), capacity_kib * 1024)
+            self.assertGreater(shared.steps[0]["ranks"][0]["accumulation_steps"], 1)
+
+
+if __name__ == "__main__":
+    headroom_run.main()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a process is killed the whole job ends, says so, and leaves nothing behind that lasts."""
+
+import json
+import os
+import signal
+import time
+import unittest.mock
+import uuid
+
+import headroom_run
+
+END_S = 20  # within which the job has ended
+FOREVER = ("train.steps=1000000", "run.folder=run", "device.ranks_per_device=2", "device.capacity=2MiB")
+
+
+def rank_processes(launch):
+    """rank -> process"""
+    found = {}
+    for pid in headroom_run.session_processes(launch.process.pid):
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
+        if b"OMPI_COMM_WORLD_RANK" in environment:
+            found[int(environment[b"OMPI_COMM_WORLD_RANK"])] = pid
+    return found
+
+
+class LostRank(headroom_run.ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.device = f"test-{uuid.uuid4().hex}"
+        self.objects = [f"/dev/shm/headroom-{self.device}-{device}" for device in (0, 1)]
+        # What Open MPI leaves when its launcher is killed goes with the test's folder.
+        places = {"TMPDIR": self.folder, "OMPI_MCA_btl_vader_backing_directory": self.folder}
+        patch = unittest.mock.patch.dict(os.environ, places)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def metrics(self):
+        try:
+            with open(self.path("run/metrics.jsonl"), encoding="utf-8") as file:
+                return file.readlines()
+        except FileNotFoundError:
+            return []
+
+    def start_training(self):
+        """Four ranks on two shared devices, in the middle of their steps."""
+        launch = self.start("train", "mlp.yaml", *FOREVER, f"device.name={self.device}", ranks=4)
+        deadline = time.monotonic() + headroom_run.TIMEOUT_S
+        while len(self.metrics()) < 5:
+            self.assertLess(time.monotonic(), deadline, "no steps")
+            self.assertIsNone(launch.process.poll(), "ended by itself")
+            time.sleep(0.05)
+        self.assertEqual([os.path.exists(name) for name in self.objects], [True, True])
+        return launch
+
+    def check_end(self, launch):
+        finished = launch.wait(timeout_s=END_S)
+        self.assertNotEqual(finished.code, 0)
+        for line in self.metrics():
+            json.loads(line)
+        return finished
+
+    def check_next_run(self):
+        """Any later run on a shared device clears away what dead processes have left."""
+        self.train("mlp.yaml", "train.steps=1", "device.name=test-next", "device.capacity=2MiB")
+        self.assertEqual([os.path.exists(name) for name in self.objects], [False, False])
+
+    def kill_rank(self, rank):
+        launch = self.start_training()
+        processes = rank_processes(launch)
+        self.assertEqual(sorted(processes), [0, 1, 2, 3])
+        os.kill(processes[rank], signal.SIGKILL)
+        finished = self.check_end(launch)
+        self.assertRegex(finished.err, rf"rank {rank} .*signal 9")
+        self.check_next_run()
+
+    def test_first_rank_is_killed(self):
+        self.kill_rank(0)
+
+    def test_another_rank_is_killed(self):
+        self.kill_rank(2)
+
+    def signal_launcher(self, number):
+        launch = self.start_training()
+        launch.process.send_signal(number)
+        self.check_end(launch)
+        self.check_next_run()
+
+    def test_launcher_is_terminated(self):
+        self.signal_launcher(signal.SIGTERM)
+
+    def test_launcher_is_interrupted(self):
+        self.signal_launcher(signal.SIGINT)
+
+    def test_launcher_is_killed(self):
+        self.signal_launcher(signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    headroom_run.main()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A neighbour on a rank's device takes memory for a while: the plan shrinks at once and grows back."""
+
+import headroom_run
+
+FROM, TO, STEPS = 10, 25, 40
+PATIENCE = 3  # reports of more memory before it is believed
+CAPACITY = 1024 * 1024
+NEIGHBOUR = 448 * 1024
+
+
+def neighbour(rank):
+    return f"device.neighbours=[{{rank: {rank}, bytes: {NEIGHBOUR}, from_step: {FROM}, to_step: {TO}}}]"
+
+
+class Neighbours(headroom_run.ProgramTest):
+    def test_plan_shrinks_and_grows_back(self):
+        """One rank does the whole batch, so nothing but memory decides its micro-batch."""
+        reference = self.train("mlp.yaml", f"train.steps={STEPS}")
+        run = self.train("mlp.yaml", f"train.steps={STEPS}", f"device.capacity={CAPACITY}", neighbour(0))
+        sizes = run.of_rank(0, "micro_batch")
+        before, during, after = sizes[:FROM], sizes[FROM:TO], sizes[TO + PATIENCE:]
+        self.assertEqual((len(set(before)), len(set(during)), len(set(after))), (1, 1, 1), sizes)
+        self.assertLess(during[0], before[0] / 4)
+        self.assertEqual(after[0], before[0])
+        self.assertEqual(sum(run.of_rank(0, "oom_retries")), 0)
+        for peak in run.of_rank(0, "reserved_peak_bytes")[FROM:TO]:
+            self.assertLessEqual(peak, CAPACITY - NEIGHBOUR)
+        self.assert_same_losses(run, reference, "one rank with a neighbour")
+
+    def test_only_its_own_rank_shrinks(self):
+        capacity = f"device.capacity={CAPACITY}"
+        reference = self.train("mlp.yaml", capacity, f"train.steps={STEPS}", ranks=4)
+        run = self.train("mlp.yaml", capacity, f"train.steps={STEPS}", neighbour(2), ranks=4)
+        fits = (CAPACITY - NEIGHBOUR - 502 * 1024) // 2600  # at most: weights, gradients and momentum take 502 KiB
+        for step in range(FROM, TO):
+            self.assertLessEqual(run.of_rank(2, "micro_batch")[step], fits)
+            self.assertLessEqual(run.of_rank(2, "reserved_peak_bytes")[step], CAPACITY - NEIGHBOUR)
+        for rank in (0, 1, 3):
+            self.assertEqual(len(set(run.of_rank(rank, "headroom_bytes"))), 1)
+        headroom = run.of_rank(2, "headroom_bytes")  # reported after a step, for the next one
+        self.assertEqual(set(headroom[:FROM - 1]), {headroom[0]})
+        self.assertEqual(set(headroom[FROM - 1:TO - 1]), {headroom[0] - NEIGHBOUR})
+        self.assertEqual(set(headroom[TO - 1:]), {headroom[0]})
+        self.assert_same_losses(run, reference, "four ranks, one with a neighbour")
+
+    def test_neighbour_of_a_shared_device(self):
+        shared = ("device.ranks_per_device=2", "device.capacity=1920KiB", f"train.steps={STEPS}")
+        reference = self.train("mlp.yaml", *shared, ranks=4)
+        run = self.train("mlp.yaml", *shared, neighbour(0), ranks=4)
+        self.assert_same_losses(run, reference, "two ranks share a device with a neighbour")
+        for step in run.steps[FROM:TO]:
+            held = sum(rank["reserved_peak_bytes"] for rank in step["ranks"][:2])
+            self.assertLessEqual(held, 1920 * 1024 - NEIGHBOUR)
+
+
+if __name__ == "__main__":
+    headroom_run.main()

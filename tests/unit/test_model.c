@@ -1,0 +1,620 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a model promises: its parameters and their first values, gradients that are sums over any cut of a batch, and a
+// GPT that looks at no later token, gives no probability to padding and keeps no T x T matrix.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "host_memory.h"
+#include "model/model.h"
+#include "model/ops.h"
+#include "model/optimizer.h"
+
+#define SEED UINT64_C(20241105)
+
+static const struct model_config mlp = {.kind = MODEL_MLP,
+                                        .mlp = {.sizes = {33, 50, 20, 10}, .count = 4, .activation = MODEL_RELU}};
+static const struct model_config gpt = {
+    .kind = MODEL_GPT, .gpt = {.vocab_size = 65, .seq_len = 12, .blocks = 2, .heads = 4, .channels = 32}};
+
+#define SAMPLES 12
+
+// A model, its buffers and SAMPLES samples for it.
+struct workplace {
+    struct model *model;
+    float *weights, *gradients;
+    struct kernel_tally tally;
+    int32_t *inputs, *targets; // inputs are tokens or the bits of floats
+};
+
+static size_t classes_of(const struct model_config *config)
+{
+    return config->kind == MODEL_GPT ? config->gpt.vocab_size : config->mlp.sizes[config->mlp.count - 1];
+}
+
+static void fill_samples(struct workplace *workplace, uint64_t seed)
+{
+    const struct model *model = workplace->model;
+    size_t inputs = SAMPLES * model->input_elements, targets = SAMPLES * model->target_elements;
+    size_t classes = classes_of(&model->config);
+    for (size_t i = 0; i < inputs; i++) {
+        float value = random_float(&seed);
+        workplace->inputs[i] = (int32_t)random_below(&seed, classes);
+        if (model->config.kind == MODEL_MLP) {
+            memcpy(&workplace->inputs[i], &value, sizeof(value));
+        }
+    }
+    for (size_t i = 0; i < targets; i++) {
+        bool counts = random_below(&seed, 8) > 0;
+        workplace->targets[i] = counts ? (int32_t)random_below(&seed, classes) : KERNEL_TARGET_NONE;
+    }
+}
+
+static void workplace_init(struct workplace *workplace, const struct model_config *config)
+{
+    *workplace = (struct workplace){0};
+    assert_int_equal(model_create(config, &workplace->model, NULL), STATUS_OK);
+    const struct model *model = workplace->model;
+    workplace->weights = host_array(4 * model->elements, 0);
+    workplace->gradients = host_array(4 * model->elements, 0);
+    workplace->inputs = host_array(4 * SAMPLES * model->input_elements, 0);
+    workplace->targets = host_array(4 * SAMPLES * model->target_elements, 0);
+    for (size_t i = 0; i < model->parameter_count; i++) {
+        model_initial_values(model, i, SEED, workplace->weights + model->parameters[i].offset);
+    }
+    fill_samples(workplace, SEED);
+}
+
+static void workplace_finish(struct workplace *workplace)
+{
+    free(workplace->targets);
+    free(workplace->inputs);
+    free(workplace->gradients);
+    free(workplace->weights);
+    model_destroy(workplace->model);
+}
+
+// Runs the samples first to first + count - 1 as one micro-batch; answers the block as it is afterwards, which the
+// caller frees, and the list where `list_p` is not NULL.
+static char *run_micro_batch(struct workplace *workplace, enum list_purpose purpose, size_t first, size_t count,
+                             struct list *list_p)
+{
+    const struct model *model = workplace->model;
+    struct list list;
+    assert_true(model_list(model, count, purpose, &list));
+    char *block = host_array(list.block_bytes, 0xff);
+    memcpy(block + list.tensors[list.inputs].offset_bytes, workplace->inputs + first * model->input_elements,
+           4 * count * model->input_elements);
+    memcpy(block + list.tensors[list.targets].offset_bytes, workplace->targets + first * model->target_elements,
+           4 * count * model->target_elements);
+    struct list_memory memory = {.parameters = address_of(workplace->weights),
+                                 .gradients = address_of(workplace->gradients),
+                                 .tally = address_of(&workplace->tally),
+                                 .block = address_of(block)};
+    list_run(&list, kernels_find("cpu"), NULL, &memory);
+    if (list_p != NULL) {
+        *list_p = list;
+    } else {
+        list_finish(&list);
+    }
+    return block;
+}
+
+static void train(struct workplace *workplace, size_t first, size_t count)
+{
+    free(run_micro_batch(workplace, LIST_TRAIN, first, count, NULL));
+}
+
+static void clear(struct workplace *workplace)
+{
+    memset(workplace->gradients, 0, 4 * workplace->model->elements);
+    workplace->tally = (struct kernel_tally){0};
+}
+
+static double evaluate_one(struct workplace *workplace)
+{
+    workplace->tally = (struct kernel_tally){0};
+    free(run_micro_batch(workplace, LIST_EVALUATE, 0, 1, NULL));
+    return workplace->tally.loss;
+}
+
+static const struct parameter *find_parameter(const struct model *model, const char *name)
+{
+    for (size_t i = 0; i < model->parameter_count; i++) {
+        if (strcmp(model->parameters[i].name, name) == 0) {
+            return &model->parameters[i];
+        }
+    }
+    fail_msg("no parameter %s", name);
+    return NULL;
+}
+
+// Gradients ---------------------------------------------------------------------------------------------------------
+
+// Of each parameter, the norm of the difference from factor * expected is within `tolerance` of the norm.
+static void assert_gradients_near(const struct workplace *workplace, const float *expected, double factor,
+                                  double tolerance, const char *what)
+{
+    const struct model *model = workplace->model;
+    for (size_t i = 0; i < model->parameter_count; i++) {
+        const struct parameter *parameter = &model->parameters[i];
+        double norm = 0, distance = 0;
+        for (size_t k = 0; k < parameter->rows * parameter->columns; k++) {
+            double value = factor * (double)expected[parameter->offset + k];
+            norm += value * value;
+            distance += pow((double)workplace->gradients[parameter->offset + k] - value, 2);
+        }
+        if (!(norm > 0 && sqrt(distance) <= tolerance * sqrt(norm))) {
+            fail_msg("%s: gradients of %s differ by %g of %g", what, parameter->name, sqrt(distance), sqrt(norm));
+        }
+    }
+}
+
+static float *whole_gradient(struct workplace *workplace)
+{
+    float *whole = host_array(4 * workplace->model->elements, 0);
+    clear(workplace);
+    train(workplace, 0, SAMPLES);
+    memcpy(whole, workplace->gradients, 4 * workplace->model->elements);
+    return whole;
+}
+
+static void check_cuts(const struct model_config *config)
+{
+    struct workplace workplace;
+    workplace_init(&workplace, config);
+    float *whole = whole_gradient(&workplace);
+    struct kernel_tally expected = workplace.tally;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        uint64_t random = seed;
+        char what[32];
+        snprintf(what, sizeof(what), "the cut of seed %u", (unsigned)seed);
+        clear(&workplace);
+        for (size_t first = 0; first < SAMPLES;) {
+            size_t count = 1 + random_below(&random, SAMPLES - first);
+            train(&workplace, first, count);
+            first += count;
+        }
+        assert_gradients_near(&workplace, whole, 1, 1e-5, what);
+        assert_true(fabs(workplace.tally.loss - expected.loss) <= 1e-6 * expected.loss);
+        assert_true(workplace.tally.count == expected.count);
+        assert_true(workplace.tally.correct == expected.correct);
+    }
+    free(whole);
+    workplace_finish(&workplace);
+}
+
+static void test_any_cut_gives_the_same_gradient(void **state)
+{
+    (void)state;
+    check_cuts(&mlp);
+    check_cuts(&gpt);
+}
+
+static void check_accumulation(const struct model_config *config)
+{
+    struct workplace workplace;
+    workplace_init(&workplace, config);
+    float *whole = whole_gradient(&workplace);
+    double loss = workplace.tally.loss;
+    train(&workplace, 0, SAMPLES);
+    train(&workplace, 0, SAMPLES);
+    assert_gradients_near(&workplace, whole, 3, 1e-6, "three times the batch");
+    assert_true(fabs(workplace.tally.loss - 3 * loss) <= 1e-12 * loss);
+    free(whole);
+    workplace_finish(&workplace);
+}
+
+static void test_gradients_and_tally_accumulate(void **state)
+{
+    (void)state;
+    check_accumulation(&mlp);
+    check_accumulation(&gpt);
+}
+
+static void check_ignored_targets(const struct model_config *config)
+{
+    struct workplace workplace;
+    workplace_init(&workplace, config);
+    memset(workplace.targets, 0xff, 4 * SAMPLES * workplace.model->target_elements); // KERNEL_TARGET_NONE
+    train(&workplace, 0, SAMPLES);
+    assert_true(workplace.tally.loss == 0 && workplace.tally.count == 0 && workplace.tally.correct == 0);
+    for (size_t i = 0; i < workplace.model->elements; i++) {
+        assert_true(workplace.gradients[i] == 0);
+    }
+    workplace_finish(&workplace);
+}
+
+static void test_ignored_targets_leave_nothing(void **state)
+{
+    (void)state;
+    check_ignored_targets(&mlp);
+    check_ignored_targets(&gpt);
+}
+
+static void check_evaluation(const struct model_config *config)
+{
+    struct workplace workplace;
+    workplace_init(&workplace, config);
+    train(&workplace, 0, SAMPLES);
+    struct kernel_tally trained = workplace.tally;
+    clear(&workplace);
+    free(run_micro_batch(&workplace, LIST_EVALUATE, 0, SAMPLES, NULL));
+    assert_memory_equal(&workplace.tally, &trained, sizeof(trained));
+    for (size_t i = 0; i < workplace.model->elements; i++) {
+        assert_true(workplace.gradients[i] == 0);
+    }
+    workplace_finish(&workplace);
+}
+
+static void test_evaluation_is_the_forward_pass(void **state)
+{
+    (void)state;
+    check_evaluation(&mlp);
+    check_evaluation(&gpt);
+}
+
+// Parameters --------------------------------------------------------------------------------------------------------
+
+static void assert_parameters_apart(const struct model_config *config)
+{
+    struct model *model;
+    assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
+    for (size_t i = 0; i < model->parameter_count; i++) {
+        const struct parameter *a = &model->parameters[i];
+        assert_true(a->offset % 64 == 0 && a->offset + a->rows * a->columns <= model->elements);
+        for (size_t k = 0; k < i; k++) {
+            const struct parameter *b = &model->parameters[k];
+            assert_true(a->offset + a->rows * a->columns <= b->offset || b->offset + b->rows * b->columns <= a->offset);
+            assert_string_not_equal(a->name, b->name);
+        }
+    }
+    model_destroy(model);
+}
+
+static void test_parameters_do_not_overlap(void **state)
+{
+    (void)state;
+    assert_parameters_apart(&mlp);
+    assert_parameters_apart(&gpt);
+}
+
+static uint64_t weights_of(const struct model_config *config)
+{
+    struct model *model;
+    assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
+    uint64_t weights = model->weights;
+    model_destroy(model);
+    return weights;
+}
+
+static const struct model_config gpt_2 = {
+    .kind = MODEL_GPT, .gpt = {.vocab_size = 50257, .seq_len = 1024, .blocks = 12, .heads = 12, .channels = 768}};
+
+static void test_weights_are_counted(void **state)
+{
+    (void)state;
+    assert_int_equal(weights_of(&mlp), 33 * 50 + 50 + 50 * 20 + 20 + 20 * 10 + 10);
+    assert_int_equal(weights_of(&gpt_2), 124439808); // as published, with the head tied
+}
+
+static void assert_misfit(struct model_config config, const char *line)
+{
+    struct model *model = NULL;
+    struct error error;
+    assert_int_equal(model_create(&config, &model, &error), STATUS_INVALID);
+    assert_null(model);
+    assert_string_equal(error.text, line);
+}
+
+static void test_sizes_that_make_no_sense(void **state)
+{
+    (void)state;
+    struct model_config config = mlp;
+    config.mlp.count = 1;
+    assert_misfit(config, "model: an mlp needs 2 to 64 layer sizes");
+    config.mlp.count = MODEL_LAYERS_MAX + 1;
+    assert_misfit(config, "model: an mlp needs 2 to 64 layer sizes");
+    config = mlp;
+    config.mlp.sizes[2] = 0;
+    assert_misfit(config, "model: a layer size must be at least 1");
+    config = gpt;
+    config.gpt.heads = 5;
+    assert_misfit(config, "model: channels must be a multiple of heads");
+    config.gpt.heads = 0;
+    assert_misfit(config, "model: every size of a gpt must be at least 1");
+    config = gpt;
+    config.gpt.seq_len = 0;
+    assert_misfit(config, "model: every size of a gpt must be at least 1");
+}
+
+struct moments {
+    double mean, deviation, largest;
+};
+
+static struct moments initial_moments(const struct model_config *config, const char *name, uint64_t seed)
+{
+    struct model *model;
+    assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
+    const struct parameter *parameter = find_parameter(model, name);
+    size_t used = parameter->rows_used * parameter->columns, count = parameter->rows * parameter->columns;
+    float *values = host_array(4 * count, 0xff);
+    model_initial_values(model, (size_t)(parameter - model->parameters), seed, values);
+    double sum = 0, squares = 0, largest = 0;
+    for (size_t i = 0; i < used; i++) {
+        double value = (double)values[i];
+        sum += value / (double)used;
+        squares += value * value / (double)used;
+        largest = fmax(largest, fabs(value));
+    }
+    for (size_t i = used; i < count; i++) {
+        assert_true(values[i] == 0);
+    }
+    free(values);
+    model_destroy(model);
+    return (struct moments){.mean = sum, .deviation = sqrt(squares - sum * sum), .largest = largest};
+}
+
+static void assert_within(double value, double low, double high)
+{
+    if (!(low <= value && value <= high)) {
+        fail_msg("%g is not in [%g, %g]", value, low, high);
+    }
+}
+
+// Five standard errors around what the distribution has.
+static void assert_normal(const struct model_config *config, const char *name, double scale, size_t count)
+{
+    struct moments moments = initial_moments(config, name, SEED);
+    double error = 5 / sqrt((double)count);
+    assert_within(moments.mean, -error * scale, error * scale);
+    assert_within(moments.deviation, scale * (1 - error), scale * (1 + error));
+    assert_within(moments.largest, 2.5 * scale, 6 * scale);
+}
+
+static void assert_constant(const struct model_config *config, const char *name, double value)
+{
+    struct moments moments = initial_moments(config, name, SEED);
+    assert_true(moments.mean == value && moments.deviation == 0);
+}
+
+static void test_initial_values(void **state)
+{
+    (void)state;
+    assert_normal(&gpt, "wte.weight", 0.02, 65 * 32);
+    assert_normal(&gpt, "h.1.mlp.c_fc.weight", 0.02, 128 * 32);
+    assert_normal(&gpt, "h.1.mlp.c_proj.weight", 0.01, 128 * 32); // 0.02 / sqrt(2 * 2 blocks)
+    assert_normal(&gpt, "h.0.attn.c_proj.weight", 0.01, 32 * 32);
+    assert_constant(&gpt, "h.0.attn.c_proj.bias", 0);
+    assert_constant(&gpt, "h.1.ln_1.weight", 1);
+    assert_constant(&gpt, "ln_f.bias", 0);
+    struct moments moments = initial_moments(&mlp, "layers.1.weight", SEED);
+    double bound = 1 / sqrt(50), error = 5 / sqrt(50 * 20);
+    assert_within(moments.mean, -error * bound, error * bound);
+    assert_within(moments.deviation, bound / sqrt(3) * (1 - error), bound / sqrt(3) * (1 + error));
+    assert_within(moments.largest, 0.98 * bound, bound);
+}
+
+static void test_initial_values_depend_on_seed_and_parameter(void **state)
+{
+    (void)state;
+    struct model *model;
+    float values[3][1024];
+    assert_int_equal(model_create(&gpt, &model, NULL), STATUS_OK);
+    size_t first = (size_t)(find_parameter(model, "h.0.attn.c_proj.weight") - model->parameters);
+    size_t second = (size_t)(find_parameter(model, "h.1.attn.c_proj.weight") - model->parameters);
+    model_initial_values(model, first, 1, values[0]);
+    model_initial_values(model, first, 1, values[1]);
+    assert_memory_equal(values[0], values[1], sizeof(values[0]));
+    model_initial_values(model, first, 2, values[1]);
+    model_initial_values(model, second, 1, values[2]);
+    for (size_t i = 0; i < 1024; i++) {
+        assert_true(values[0][i] != values[1][i] && values[0][i] != values[2][i] && values[1][i] != values[2][i]);
+    }
+    model_destroy(model);
+}
+
+// The work ----------------------------------------------------------------------------------------------------------
+
+static uint64_t flops_of(const struct model_config *config)
+{
+    struct model *model;
+    assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
+    uint64_t flops = model_sample_flops(model);
+    model_destroy(model);
+    return flops;
+}
+
+static void test_flops_of_an_mlp(void **state)
+{
+    (void)state;
+    // Every matrix three times, but no gradient of the inputs.
+    assert_int_equal(flops_of(&mlp), 2 * (3 * (33 * 50 + 50 * 20 + 20 * 10) - 33 * 50));
+}
+
+static void test_flops_of_a_gpt(void **state)
+{
+    (void)state;
+    const uint64_t length = 12, channels = 32, blocks = 2, padded_vocab = 128;
+    uint64_t matrices = blocks * 12 * channels * channels + padded_vocab * channels;
+    uint64_t attention = blocks * length * length * channels; // causal: half of two products
+    assert_int_equal(flops_of(&gpt), length * 6 * matrices + 6 * attention);
+}
+
+// GPT ---------------------------------------------------------------------------------------------------------------
+
+static void test_no_loss_depends_on_a_later_token(void **state)
+{
+    (void)state;
+    struct workplace workplace;
+    workplace_init(&workplace, &gpt);
+    size_t length = gpt.gpt.seq_len;
+    for (size_t position = 0; position < length; position++) {
+        memset(workplace.targets, 0xff, 4 * length); // KERNEL_TARGET_NONE
+        workplace.targets[position] = 7;
+        double loss = evaluate_one(&workplace);
+        for (size_t changed = 0; changed < length; changed++) {
+            int32_t token = workplace.inputs[changed];
+            workplace.inputs[changed] = (token + 1) % 65;
+            bool same = evaluate_one(&workplace) == loss;
+            workplace.inputs[changed] = token;
+            assert_int_equal(same, changed > position);
+        }
+    }
+    workplace_finish(&workplace);
+}
+
+// The head is tied when both the embedding and the logits are made from wte, and from no copy of it.
+static void test_the_head_is_tied(void **state)
+{
+    (void)state;
+    struct workplace workplace;
+    struct list list;
+    workplace_init(&workplace, &gpt);
+    assert_true(model_list(workplace.model, 1, LIST_TRAIN, &list));
+    tensor_id wte = 0;
+    while (strcmp(list.tensors[wte].name, "wte.weight") != 0) {
+        wte++;
+    }
+    const struct op *first = &list.ops[0], *head = &list.ops[list.forward_count - 2];
+    assert_string_equal(first->type->name, "embedding");
+    assert_int_equal(first->tensors[2], wte);
+    assert_string_equal(head->type->name, "linear");
+    assert_int_equal(head->tensors[2], wte);
+    assert_int_equal(workplace.model->parameter_count, 2 + 2 * 12 + 2);
+    list_finish(&list);
+    workplace_finish(&workplace);
+}
+
+// All real logits are made equal and far below those of the padding, which are 0.
+static void test_padding_gets_no_probability(void **state)
+{
+    (void)state;
+    struct workplace workplace;
+    workplace_init(&workplace, &gpt);
+    const struct parameter *wte = find_parameter(workplace.model, "wte.weight");
+    const struct parameter *bias = find_parameter(workplace.model, "ln_f.bias");
+    memset(workplace.weights, 0, 4 * workplace.model->elements);
+    for (size_t i = 0; i < wte->columns; i++) {
+        workplace.weights[bias->offset + i] = 1;
+    }
+    for (size_t i = 0; i < wte->rows_used * wte->columns; i++) {
+        workplace.weights[wte->offset + i] = -1;
+    }
+    memset(workplace.targets, 0, 4 * gpt.gpt.seq_len); // the first of the largest
+    double loss = evaluate_one(&workplace);
+    assert_within(loss / (double)gpt.gpt.seq_len, log(65) - 1e-5, log(65) + 1e-5);
+    assert_true(workplace.tally.correct == (double)gpt.gpt.seq_len);
+    workplace_finish(&workplace);
+}
+
+static void test_probabilities_add_up_to_one(void **state)
+{
+    (void)state;
+    struct workplace workplace;
+    struct list list;
+    workplace_init(&workplace, &gpt);
+    char *block = run_micro_batch(&workplace, LIST_EVALUATE, 0, SAMPLES, &list);
+    const struct op *loss = &list.ops[list.op_count - 1];
+    const float *lse = (const float *)(void *)(block + list.tensors[loss->tensors[1]].offset_bytes);
+    const float *logits = (const float *)(void *)(block + list.tensors[loss->tensors[2]].offset_bytes);
+    for (size_t row = 0; row < SAMPLES * gpt.gpt.seq_len; row++) {
+        double sum = 0;
+        for (size_t i = 0; i < 65; i++) {
+            sum += exp((double)logits[row * 128 + i] - (double)lse[row]);
+        }
+        assert_within(sum, 1 - 1e-5, 1 + 1e-5);
+    }
+    free(block);
+    list_finish(&list);
+    workplace_finish(&workplace);
+}
+
+static void test_padding_stays_zero_in_training(void **state)
+{
+    (void)state;
+    struct optimizer_config adamw = {.kind = OPTIMIZER_ADAMW,
+                                     .learning_rate = 0.01,
+                                     .weight_decay = 0.1,
+                                     .beta1 = 0.9,
+                                     .beta2 = 0.95,
+                                     .epsilon = 1e-8};
+    struct workplace workplace;
+    workplace_init(&workplace, &gpt);
+    const struct model *model = workplace.model;
+    const struct parameter *wte = find_parameter(model, "wte.weight");
+    float *states[] = {host_array(4 * model->elements, 0), host_array(4 * model->elements, 0)};
+    struct optimizer_memory memory = {.parameters = address_of(workplace.weights),
+                                      .gradients = address_of(workplace.gradients),
+                                      .states = {address_of(states[0]), address_of(states[1])}};
+    for (uint64_t step = 0; step < 3; step++) {
+        clear(&workplace);
+        train(&workplace, 0, SAMPLES);
+        optimizer_step(&adamw, model, kernels_find("cpu"), NULL, &memory, step, 1 / workplace.tally.count);
+    }
+    for (size_t i = 65 * wte->columns; i < wte->rows * wte->columns; i++) {
+        assert_true(workplace.weights[wte->offset + i] == 0 && workplace.gradients[wte->offset + i] == 0);
+    }
+    free(states[0]);
+    free(states[1]);
+    workplace_finish(&workplace);
+}
+
+static uint64_t largest_local(const struct model_config *config, size_t micro_batch, uint64_t *block_bytes_p)
+{
+    struct model *model;
+    struct list list;
+    uint64_t largest = 0;
+    assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
+    assert_true(model_list(model, micro_batch, LIST_TRAIN, &list));
+    for (size_t i = 0; i < list.tensor_count; i++) {
+        bool local = list.tensors[i].kind == TENSOR_LOCAL;
+        largest = local && list.tensors[i].elements > largest ? list.tensors[i].elements : largest;
+    }
+    *block_bytes_p = list.block_bytes;
+    list_finish(&list);
+    model_destroy(model);
+    return largest;
+}
+
+// Not even for one head of one sample; and so a sequence of twice the length takes twice the memory.
+static void test_no_matrix_of_all_pairs_of_tokens(void **state)
+{
+    (void)state;
+    struct model_config config = {.kind = MODEL_GPT,
+                                  .gpt = {.vocab_size = 65, .seq_len = 1024, .blocks = 2, .heads = 4, .channels = 32}};
+    uint64_t long_bytes, short_bytes;
+    assert_true(largest_local(&config, 4, &long_bytes) < 1024 * 1024);
+    config.gpt.seq_len = 512;
+    largest_local(&config, 4, &short_bytes);
+    assert_true(long_bytes <= 2 * short_bytes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_any_cut_gives_the_same_gradient),
+        cmocka_unit_test(test_gradients_and_tally_accumulate),
+        cmocka_unit_test(test_ignored_targets_leave_nothing),
+        cmocka_unit_test(test_evaluation_is_the_forward_pass),
+        cmocka_unit_test(test_parameters_do_not_overlap),
+        cmocka_unit_test(test_weights_are_counted),
+        cmocka_unit_test(test_sizes_that_make_no_sense),
+        cmocka_unit_test(test_initial_values),
+        cmocka_unit_test(test_initial_values_depend_on_seed_and_parameter),
+        cmocka_unit_test(test_flops_of_an_mlp),
+        cmocka_unit_test(test_flops_of_a_gpt),
+        cmocka_unit_test(test_no_loss_depends_on_a_later_token),
+        cmocka_unit_test(test_the_head_is_tied),
+        cmocka_unit_test(test_padding_gets_no_probability),
+        cmocka_unit_test(test_probabilities_add_up_to_one),
+        cmocka_unit_test(test_padding_stays_zero_in_training),
+        cmocka_unit_test(test_no_matrix_of_all_pairs_of_tokens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
