@@ -228,35 +228,34 @@ static void link_after(struct blocks *blocks, struct block *previous, struct blo
     *(block->next != NULL ? &block->next->previous : &blocks->last) = block;
 }
 
-// Both are free, of one stream and neighbours; `block` is in no class.
-static struct block *absorb_next(struct blocks *blocks, struct block *block)
-{
-    struct block *next = block->next;
-    remove_free(blocks, next);
-    unlink_block(blocks, next);
-    block->bytes += next->bytes;
-    drop_record(blocks, next);
-    return block;
-}
-
+// Of one stream, or safe for any: the whole is then safe for the one stream.
 static bool joinable(const struct block *a, const struct block *b)
 {
-    return a != NULL && b != NULL && !a->live && !b->live && a->stream == b->stream;
+    return a != NULL && b != NULL && !a->live && !b->live &&
+           (a->stream == b->stream || a->stream == NULL || b->stream == NULL);
+}
+
+// The two are joinable; neither is in a class.
+static void absorb_next(struct blocks *blocks, struct block *block)
+{
+    struct block *next = block->next;
+    block->bytes += next->bytes;
+    block->stream = block->stream != NULL ? block->stream : next->stream;
+    unlink_block(blocks, next);
+    drop_record(blocks, next);
 }
 
 // Enters a free block that is in no class, joined with its neighbours.
 static struct block *settle(struct blocks *blocks, struct block *block)
 {
     if (joinable(block, block->next)) {
+        remove_free(blocks, block->next);
         absorb_next(blocks, block);
     }
     if (joinable(block->previous, block)) {
-        struct block *previous = block->previous;
-        remove_free(blocks, previous);
-        previous->bytes += block->bytes;
-        unlink_block(blocks, block);
-        drop_record(blocks, block);
-        block = previous;
+        block = block->previous;
+        remove_free(blocks, block);
+        absorb_next(blocks, block);
     }
     insert_free(blocks, block);
     return block;
@@ -317,6 +316,7 @@ void blocks_forget_streams(struct blocks *blocks)
     for (struct block *block = blocks->first; block != NULL; block = block->next) {
         while (joinable(block, block->next)) {
             remove_free(blocks, block);
+            remove_free(blocks, block->next);
             absorb_next(blocks, block);
             insert_free(blocks, block);
         }

@@ -48,7 +48,8 @@ bool blocks_prepare(struct blocks *blocks);
 // lowest address among equals. NULL: none.
 struct block *blocks_best_fit(const struct blocks *blocks, uint64_t bytes, const struct stream *stream,
                               bool other_streams);
-// Appends a free block at the end, joined with a free last block of the same stream. Needs blocks_prepare.
+// Appends a free block for `stream` at the end, joined with a last block that is free and safe for it. Needs
+// blocks_prepare.
 struct block *blocks_append(struct blocks *blocks, uint64_t bytes, struct stream *stream);
 // Shortens the free last block by `bytes`, or removes it whole.
 void blocks_shorten_last(struct blocks *blocks, uint64_t bytes);

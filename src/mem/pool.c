@@ -78,7 +78,6 @@ static struct block *grow(struct mem_pool *pool, uint64_t bytes, struct stream *
 {
     const struct block *last = pool->blocks.last;
     bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
-    struct stream *owner = usable ? last->stream : NULL;
     uint64_t missing = round_up(bytes - (usable ? last->bytes : 0), pool->device->ops->granularity_bytes);
     struct mem_pool_stats *stats = &pool->stats;
     if (missing > stats->limit_bytes - stats->reserved_bytes) {
@@ -90,7 +89,7 @@ static struct block *grow(struct mem_pool *pool, uint64_t bytes, struct stream *
     }
     stats->reserved_bytes += missing;
     stats->reserved_peak_bytes = larger(stats->reserved_peak_bytes, stats->reserved_bytes);
-    return blocks_append(&pool->blocks, missing, owner);
+    return blocks_append(&pool->blocks, missing, stream);
 }
 
 static void synchronize(struct mem_pool *pool)

@@ -54,8 +54,8 @@ void mem_out_of_memory_format(const struct mem_out_of_memory *report, const stru
     int used = snprintf(
         text, size,
         "%s out of memory. Tried to allocate %s (%s). The device has a total capacity of %s of which %s is free; "
-        "others "
-        "hold %s. Under the limit of %s, %s is allocated, and %s is reserved but unallocated, the largest free block "
+        "others hold %s. Under the limit of %s, %s is allocated, and %s is reserved but unallocated, the largest free "
+        "block "
         "%s. Cause: %s (%s).",
         kind, size_text(report->request_bytes, sizes[0]), report->tag,
         size_text(report->device.capacity_bytes, sizes[1]), size_text(report->device.free_bytes, sizes[2]),
