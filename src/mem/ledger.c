@@ -40,7 +40,7 @@ struct ledger {
     struct slot *mine;
 };
 
-// When the process started, in clock ticks after boot; 0 when there is no such process.
+// When the process started, in clock ticks after boot; 0 when there is none, or a dead one that nobody waited for yet.
 static uint64_t process_start(pid_t pid)
 {
     char path[64], text[1024];
@@ -53,6 +53,9 @@ static uint64_t process_start(pid_t pid)
     fclose(file);
     text[length] = '\0';
     const char *field = strrchr(text, ')'); // ends field 2; the command may hold spaces
+    if (field != NULL && field[1] == ' ' && field[2] == 'Z') {
+        return 0;
+    }
     for (int i = 2; i < 22 && field != NULL; i++) {
         field = strchr(field + 1, ' ');
     }

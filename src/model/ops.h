@@ -46,7 +46,7 @@ struct op {
 // y[rows, out] = x[rows, in] weights[out, in]' + bias[out]; bias may be TENSOR_NONE.
 tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id bias, size_t rows, size_t in,
                     size_t out, const char *name);
-// Works in place and answers x: no other operation may need x's earlier contents.
+// Works in place and answers x: no other operation may need x's earlier contents, forward or backward.
 tensor_id op_relu(struct list *list, tensor_id x);
 tensor_id op_gelu(struct list *list, tensor_id x, const char *name);
 tensor_id op_add(struct list *list, tensor_id a, tensor_id b, const char *name);

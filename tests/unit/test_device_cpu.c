@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "mem/device_cpu.h"
+
+#define MIB        UINT64_C(1048576)
+#define PAGE_BYTES UINT64_C(65536) // the device's granularity
+#define RANGE      (64 * MIB)
+
+static struct device *open_device(const char *name, uint64_t capacity, bool faulting)
+{
+    struct device *device = NULL;
+    struct error error;
+    struct device_config config = {.name = name, .capacity_bytes = capacity, .faulting_addresses = faulting};
+    assert_int_equal(device_cpu.create(&config, &device, &error), STATUS_OK);
+    return device;
+}
+
+// A name of this process's own, so that test programs may run side by side.
+static const char *test_name(char buffer[64], const char *what)
+{
+    snprintf(buffer, 64, "test-%s-%d", what, (int)getpid());
+    return buffer;
+}
+
+static struct device_info info_of(struct device *device)
+{
+    struct device_info info;
+    device_cpu.info(device, &info);
+    return info;
+}
+
+static bool object_exists(const char *name)
+{
+    char path[128];
+    snprintf(path, sizeof(path), "/dev/shm/headroom-%s", name);
+    return access(path, F_OK) == 0;
+}
+
+static device_address reserve(struct device *device)
+{
+    device_address range;
+    assert_int_equal(device_cpu.reserve(device, RANGE, &range), STATUS_OK);
+    return range;
+}
+
+static void memory_is_committed_and_released(void **context)
+{
+    (void)context;
+    struct device *device = open_device(NULL, 4 * MIB, false);
+    device_address range = reserve(device);
+    assert_int_equal(device_cpu.granularity_bytes, PAGE_BYTES);
+    assert_int_equal(info_of(device).free_bytes, 4 * MIB);
+    assert_int_equal(device_cpu.commit(device, range, MIB), STATUS_OK);
+    memset(device_cpu.host_pointer(device, range), 7, MIB);
+    assert_int_equal(info_of(device).held_bytes, MIB);
+    assert_int_equal(info_of(device).free_bytes, 3 * MIB);
+    assert_int_equal(info_of(device).others_bytes, 0);
+    assert_int_equal(info_of(device).sharers, 1);
+    assert_int_equal(device_cpu.commit(device, range + MIB, MIB), STATUS_OK);
+    device_cpu.release(device, range + MIB / 2, MIB); // across the seam of the two
+    assert_int_equal(info_of(device).held_bytes, MIB);
+    assert_int_equal(*(unsigned char *)device_cpu.host_pointer(device, range), 7);
+    device_cpu.release(device, range, MIB / 2);
+    device_cpu.release(device, range + MIB + MIB / 2, MIB / 2);
+    assert_int_equal(info_of(device).free_bytes, 4 * MIB);
+    device_cpu.unreserve(device, range, RANGE);
+    device_cpu.destroy(device);
+    device_cpu.destroy(NULL);
+}
+
+static void more_than_the_capacity_is_refused_and_changes_nothing(void **context)
+{
+    (void)context;
+    struct device *device = open_device(NULL, 2 * MIB, false);
+    device_address range = reserve(device);
+    assert_int_equal(device_cpu.commit(device, range, 2 * MIB + PAGE_BYTES), STATUS_OUT_OF_MEMORY);
+    assert_int_equal(info_of(device).held_bytes, 0);
+    assert_int_equal(device_cpu.commit(device, range, 2 * MIB), STATUS_OK);
+    assert_int_equal(device_cpu.commit(device, range + 2 * MIB, PAGE_BYTES), STATUS_OUT_OF_MEMORY);
+    assert_int_equal(info_of(device).held_bytes, 2 * MIB);
+    device_cpu.release(device, range, 2 * MIB);
+    device_cpu.unreserve(device, range, RANGE);
+    device_cpu.destroy(device);
+}
+
+static void without_a_capacity_it_has_what_the_machine_has(void **context)
+{
+    (void)context;
+    struct device *device = open_device(NULL, 0, false);
+    uint64_t physical = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    assert_in_range(info_of(device).capacity_bytes, 16 * MIB, physical);
+    device_cpu.destroy(device);
+}
+
+static void a_name_outside_the_alphabet_is_refused(void **context)
+{
+    (void)context;
+    static const char *const names[] = {"", "a/b", "a b", "..\n",
+                                        "a234567890123456789012345678901234567890123456789012345678901234x"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct device *device;
+        struct error error;
+        struct device_config config = {.name = names[i], .capacity_bytes = MIB};
+        assert_int_equal(device_cpu.create(&config, &device, &error), STATUS_INVALID);
+        assert_non_null(strstr(error.text, "allowed are"));
+    }
+}
+
+static void neighbours_may_push_it_over_its_capacity(void **context)
+{
+    (void)context;
+    struct device *device = open_device(NULL, 4 * MIB, false);
+    device_address range = reserve(device);
+    assert_int_equal(device_cpu.commit(device, range, 3 * MIB), STATUS_OK);
+    device_cpu_set_neighbour(device, 2 * MIB);
+    assert_int_equal(info_of(device).others_bytes, 2 * MIB);
+    assert_int_equal(info_of(device).free_bytes, 0);
+    assert_int_equal(device_cpu.commit(device, range + 3 * MIB, PAGE_BYTES), STATUS_OUT_OF_MEMORY);
+    device_cpu_set_neighbour(device, 0);
+    assert_int_equal(info_of(device).free_bytes, MIB);
+    device_cpu.release(device, range, 3 * MIB);
+    device_cpu.unreserve(device, range, RANGE);
+    device_cpu.destroy(device);
+}
+
+static int run_child(void (*work)(void *), void *argument)
+{
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGSEGV, SIG_DFL); // cmocka catches them
+        signal(SIGBUS, SIG_DFL);
+        work(argument);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return status;
+}
+
+static void touch(void *address)
+{
+    *(volatile unsigned char *)address = 1;
+}
+
+static void faulting_addresses_fault_on_the_host_only(void **context)
+{
+    (void)context;
+    struct device *device = open_device(NULL, 4 * MIB, true);
+    struct stream *stream;
+    assert_int_equal(device_cpu.stream_create(device, &stream), STATUS_OK);
+    device_address range = reserve(device);
+    assert_int_equal(device_cpu.commit(device, range, MIB), STATUS_OK);
+    assert_null(device_cpu.host_pointer(device, range));
+    assert_true(WIFSIGNALED(run_child(touch, (void *)(uintptr_t)range)));
+    assert_false(WIFSIGNALED(run_child(touch, device_cpu_pointer(range))));
+    char out[] = "to the device and back", in[sizeof(out)];
+    device_cpu.copy_to_device(device, stream, range + 100, out, sizeof(out));
+    device_cpu.copy_to_host(device, stream, in, range + 100, sizeof(in));
+    device_cpu.stream_synchronize(device, stream);
+    assert_string_equal(in, out);
+    device_cpu.fill_zero(device, stream, range + 103, 4);
+    device_cpu.copy_to_host(device, stream, in, range + 100, sizeof(in));
+    device_cpu.synchronize(device);
+    assert_memory_equal(in, "to \0\0\0\0vice", 11);
+    device_cpu.release(device, range, MIB);
+    assert_true(WIFSIGNALED(run_child(touch, device_cpu_pointer(range)))); // a use after the release
+    device_cpu.unreserve(device, range, RANGE);
+    device_cpu.stream_destroy(device, stream);
+    device_cpu.destroy(device);
+}
+
+static void events_pass_in_stream_order(void **context)
+{
+    (void)context;
+    struct device *device = open_device(NULL, MIB, false);
+    struct stream *first, *second;
+    struct event *event;
+    assert_int_equal(device_cpu.stream_create(device, &first), STATUS_OK);
+    assert_int_equal(device_cpu.stream_create(device, &second), STATUS_OK);
+    assert_ptr_not_equal(first, second);
+    assert_int_equal(device_cpu.event_create(device, &event), STATUS_OK);
+    device_cpu.event_record(device, event, first);
+    device_cpu.event_wait(device, second, event);
+    device_cpu.stream_synchronize(device, second);
+    assert_true(device_cpu.event_done(device, event));
+    device_cpu.event_destroy(device, event);
+    device_cpu.stream_destroy(device, second);
+    device_cpu.stream_destroy(device, first);
+    device_cpu.destroy(device);
+}
+
+static void devices_of_one_name_share_one_capacity(void **context)
+{
+    (void)context;
+    char name[64];
+    struct device *a = open_device(test_name(name, "share"), 4 * MIB, false);
+    struct device *b = open_device(name, 9 * MIB, false); // the first decides
+    device_address range = reserve(a), other = reserve(b);
+    assert_int_equal(info_of(b).capacity_bytes, 4 * MIB);
+    assert_int_equal(info_of(b).sharers, 2);
+    assert_int_equal(device_cpu.commit(a, range, 3 * MIB), STATUS_OK);
+    assert_int_equal(info_of(b).others_bytes, 3 * MIB);
+    assert_int_equal(info_of(b).free_bytes, MIB);
+    assert_int_equal(device_cpu.commit(b, other, 2 * MIB), STATUS_OUT_OF_MEMORY);
+    assert_int_equal(device_cpu.commit(b, other, MIB), STATUS_OK);
+    device_cpu.release(a, range, 3 * MIB);
+    device_cpu.unreserve(a, range, RANGE);
+    device_cpu.destroy(a);
+    assert_int_equal(info_of(b).free_bytes, 3 * MIB);
+    assert_int_equal(info_of(b).sharers, 1);
+    assert_true(object_exists(name));
+    device_cpu.release(b, other, MIB);
+    device_cpu.unreserve(b, other, RANGE);
+    device_cpu.destroy(b);
+    assert_false(object_exists(name));
+}
+
+// Holds 2 MiB of the named device, says so, and waits to be killed.
+static pid_t start_holder(const char *name)
+{
+    int ends[2];
+    char ready;
+    assert_int_equal(pipe(ends), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        struct device *device = open_device(name, 4 * MIB, false);
+        device_address range = reserve(device);
+        ready = device_cpu.commit(device, range, 2 * MIB) == STATUS_OK ? 'y' : 'n';
+        device_cpu_set_neighbour(device, MIB);
+        (void)!write(ends[1], &ready, 1);
+        for (;;) {
+            pause();
+        }
+    }
+    assert_int_equal(read(ends[0], &ready, 1), 1);
+    assert_int_equal(ready, 'y');
+    close(ends[0]);
+    close(ends[1]);
+    return child;
+}
+
+static void a_killed_sharer_gives_everything_back(void **context)
+{
+    (void)context;
+    char name[64];
+    struct device *device = open_device(test_name(name, "killed"), 4 * MIB, false);
+    pid_t child = start_holder(name);
+    assert_int_equal(info_of(device).others_bytes, 3 * MIB);
+    assert_int_equal(info_of(device).sharers, 2);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    siginfo_t dead;
+    assert_int_equal(waitid(P_PID, (id_t)child, &dead, WEXITED | WNOWAIT), 0); // dead, but still in the process table
+    assert_int_equal(info_of(device).others_bytes, 0);
+    assert_int_equal(info_of(device).free_bytes, 4 * MIB);
+    assert_int_equal(info_of(device).sharers, 1);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    device_cpu.destroy(device);
+    assert_false(object_exists(name));
+}
+
+static void what_a_killed_job_left_is_removed_by_the_next(void **context)
+{
+    (void)context;
+    char name[64], other[64];
+    pid_t child = start_holder(test_name(name, "left"));
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_true(object_exists(name));
+    device_cpu.destroy(open_device(test_name(other, "next"), MIB, false));
+    assert_false(object_exists(name));
+    child = start_holder(name);
+    device_cpu.destroy(open_device(other, MIB, false));
+    assert_true(object_exists(name)); // its holder lives
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    device_cpu.destroy(open_device(name, MIB, false));
+    assert_false(object_exists(name));
+}
+
+#define RACERS     6
+#define RACE_LOOPS 300
+
+// Takes and returns memory in a hurry; says with its exit code whether the device ever showed more than its capacity.
+static void race(void *argument)
+{
+    struct device *device = open_device(argument, 4 * MIB, false);
+    device_address range = reserve(device);
+    uint64_t state = (uint64_t)getpid();
+    for (int i = 0; i < RACE_LOOPS; i++) {
+        state = state * UINT64_C(6364136223846793005) + 1;
+        uint64_t bytes = (1 + (state >> 60)) * PAGE_BYTES * 2;
+        if (device_cpu.commit(device, range, bytes) == STATUS_OK) {
+            struct device_info info = info_of(device);
+            if (info.held_bytes != bytes || info.held_bytes + info.others_bytes > 4 * MIB) {
+                _exit(1);
+            }
+            device_cpu.release(device, range, bytes);
+        }
+    }
+    device_cpu.unreserve(device, range, RANGE);
+    device_cpu.destroy(device);
+}
+
+static void racing_processes_never_exceed_the_capacity(void **context)
+{
+    (void)context;
+    char name[64];
+    struct device *device = open_device(test_name(name, "race"), 4 * MIB, false);
+    pid_t children[RACERS];
+    fflush(NULL);
+    for (int i = 0; i < RACERS; i++) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            race(name);
+            _exit(0);
+        }
+    }
+    for (int i = 0; i < RACERS; i++) {
+        int status;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_int_equal(status, 0);
+    }
+    assert_int_equal(info_of(device).free_bytes, 4 * MIB);
+    device_cpu.destroy(device);
+    assert_false(object_exists(name));
+}
+
+static void devices_are_found_by_name(void **context)
+{
+    (void)context;
+    assert_ptr_equal(device_find("cpu"), &device_cpu);
+    assert_null(device_find("abacus"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memory_is_committed_and_released),
+        cmocka_unit_test(more_than_the_capacity_is_refused_and_changes_nothing),
+        cmocka_unit_test(without_a_capacity_it_has_what_the_machine_has),
+        cmocka_unit_test(a_name_outside_the_alphabet_is_refused),
+        cmocka_unit_test(neighbours_may_push_it_over_its_capacity),
+        cmocka_unit_test(faulting_addresses_fault_on_the_host_only),
+        cmocka_unit_test(events_pass_in_stream_order),
+        cmocka_unit_test(devices_of_one_name_share_one_capacity),
+        cmocka_unit_test(a_killed_sharer_gives_everything_back),
+        cmocka_unit_test(what_a_killed_job_left_is_removed_by_the_next),
+        cmocka_unit_test(racing_processes_never_exceed_the_capacity),
+        cmocka_unit_test(devices_are_found_by_name),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
