@@ -174,7 +174,7 @@ static void faulting_addresses_fault_on_the_host_only(void **context)
     device_cpu.fill_zero(device, stream, range + 103, 4);
     device_cpu.copy_to_host(device, stream, in, range + 100, sizeof(in));
     device_cpu.synchronize(device);
-    assert_memory_equal(in, "to \0\0\0\0vice", 11);
+    assert_memory_equal(in, "to \0\0\0\0devi", 11);
     device_cpu.release(device, range, MIB);
     assert_true(WIFSIGNALED(run_child(touch, device_cpu_pointer(range)))); // a use after the release
     device_cpu.unreserve(device, range, RANGE);
