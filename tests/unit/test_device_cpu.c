@@ -292,7 +292,7 @@ static void what_a_killed_job_left_is_removed_by_the_next(void **context)
 }
 
 #define RACERS     6
-#define RACE_LOOPS 300
+#define RACE_LOOPS 2000
 
 // Takes and returns memory in a hurry; says with its exit code whether the device ever showed more than its capacity.
 static void race(void *argument)
