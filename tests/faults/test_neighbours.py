@@ -56,6 +56,17 @@ class Neighbours(headroom_run.ProgramTest):
         headroom = run.of_rank(0, "headroom_bytes")
         self.assertGreater(headroom[TO], headroom[TO - 2])
 
+    def test_neighbour_that_needs_what_another_rank_caches(self):
+        """Each of two ranks holds 896 KiB of 1856 KiB, 512 KiB of it for good. A neighbour of 512 KiB then lacks more
+        than its own rank caches, so that this rank alone could not go on."""
+        cached = ("device.ranks_per_device=2", "device.capacity=1856KiB", "train.micro_batch_size=128",
+                  "train.steps=8")
+        squeeze = "device.neighbours=[{rank: 0, bytes: 512KiB, from_step: 2, to_step: 5}]"
+        reference = self.train("mlp.yaml", *cached, ranks=2)
+        self.assertEqual(reference.of_rank(1, "reserved_peak_bytes")[:2], [896 * 1024, 896 * 1024])
+        run = self.train("mlp.yaml", *cached, squeeze, ranks=2)
+        self.assert_same_losses(run, reference, "a neighbour takes more than its rank caches")
+
 
 if __name__ == "__main__":
     headroom_run.main()
