@@ -85,19 +85,38 @@ static void exchange_start(struct worker *worker)
     worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
 }
 
+// Every rank's report for the plan of step `next_step`, in worker->messages.
+static void exchange_reports(struct worker *worker, uint64_t next_step)
+{
+    report(worker, next_step);
+    exchange_start(worker);
+    worker->comm->ops->gather_wait(worker->comm);
+}
+
+// Where a rank cannot hold a sample, others on its device may cache what it lacks. So before the job ends all give that
+// back, and report twice: a first report may be older than what another gave back.
+static enum status decide_or_trim(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error)
+{
+    enum status status = decide(worker, changed_p, error);
+    for (int round = 0; status == STATUS_OUT_OF_MEMORY && round < 2; round++) {
+        mem_pool_empty_cache(worker->pool);
+        exchange_reports(worker, next_step);
+        status = decide(worker, changed_p, error);
+    }
+    return status;
+}
+
 enum status step_plan_first(struct worker *worker, struct error *error)
 {
     bool changed;
-    report(worker, 0);
-    exchange_start(worker);
-    worker->comm->ops->gather_wait(worker->comm);
-    return decide(worker, &changed, error);
+    exchange_reports(worker, 0);
+    return decide_or_trim(worker, 0, &changed, error);
 }
 
 enum status step_plan_next(struct worker *worker, struct step_result *result, struct error *error)
 {
     uint64_t start_ns = clock_ns();
-    enum status status = decide(worker, &result->plan_changed, error);
+    enum status status = decide_or_trim(worker, result->step + 1, &result->plan_changed, error);
     result->coordination_ns += clock_ns() - start_ns;
     return status;
 }

@@ -28,8 +28,8 @@ enum status step_plan_first(struct worker *worker, struct error *error);
 // failure is this rank's alone: the caller must abort the communicator.
 enum status step_train(struct worker *worker, uint64_t step, struct step_result *result_p, struct error *error);
 
-// The plan for the next step, from worker->messages; `result` gains the time it took and whether the plan changed. Not
-// collective: every rank decides the same. STATUS_OUT_OF_MEMORY as above.
+// The plan for the next step, from worker->messages; `result` gains the time it took and whether the plan changed.
+// Every rank decides the same. Collective where memory runs short, else nobody waits. STATUS_OUT_OF_MEMORY as above.
 enum status step_plan_next(struct worker *worker, struct step_result *result, struct error *error);
 
 #endif

@@ -64,6 +64,9 @@ static enum status read_config(const struct command_line *command, struct comm *
             status = config_check_ranks(config, comm->size, error);
             text = config_print(config);
             size = text == NULL ? 0 : strlen(text) + 1;
+            if (status != STATUS_OK) {
+                config_finish(config);
+            }
         }
     }
     comm->ops->broadcast(comm, &status, sizeof(status));
