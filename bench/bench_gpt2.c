@@ -94,7 +94,7 @@ static void prepare(struct bench *bench)
     must(ops->stream_create(bench->device, &bench->stream) == STATUS_OK, "stream");
     must(mem_pool_create(bench->device, 0, &bench->pool, &error) == STATUS_OK, "pool");
     must(model_create(&model, &bench->model, &error) == STATUS_OK, "model");
-    bench->prices = price_book_create(bench->model, MICRO_BATCH);
+    bench->prices = price_book_create(bench->model);
     must(bench->prices != NULL, "price book");
     uint64_t bytes = bench->model->elements * sizeof(float);
     bench->memory.parameters = bench->state.parameters = hold(bench, bytes, "weights");

@@ -2,7 +2,8 @@
 //
 // The price of a micro-step: the exact bytes that its list needs, known without running it.
 //
-// A price book builds each list at most once and keeps those that were asked for; of the others it keeps the price.
+// A price book builds each list at most once and keeps those that were asked for; of the others it keeps the price. It
+// grows with the micro-batches that were asked for, not with the largest.
 //
 // Threads: one at a time. Ranks: nothing is collective.
 #ifndef HEADROOM_MODEL_PRICE_H
@@ -12,17 +13,18 @@
 
 struct price_book;
 
-// For micro-batches up to `largest`. The model must outlive the book. NULL when the host's memory runs out.
-struct price_book *price_book_create(const struct model *model, size_t largest);
+// The model must outlive the book. NULL when the host's memory runs out.
+struct price_book *price_book_create(const struct model *model);
 void price_book_destroy(struct price_book *book);
 
-// The list for 1 <= micro_batch <= largest; the book owns it. NULL when the host's memory runs out.
+// The list for micro_batch >= 1; the book owns it. NULL when the host's memory runs out.
 const struct list *price_list(struct price_book *book, enum list_purpose purpose, size_t micro_batch);
 
 // Bytes of that list's block. UINT64_MAX when the host's memory runs out.
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, size_t micro_batch);
 
-// The largest micro-batch <= `most` whose block fits in `bytes`; 0 when not even one sample does.
+// The largest micro-batch <= `most` whose block fits in `bytes`; 0 when not even one sample does. Prices none above
+// twice of what it answers.
 size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most);
 
 #endif

@@ -38,7 +38,6 @@ struct comm_ops {
 struct comm {
     const struct comm_ops *ops;
     uint32_t rank, size;
-    uint32_t local_rank, local_size; // among the ranks of this host
 };
 
 extern const struct comm_ops comm_self, comm_mpi;

@@ -20,15 +20,10 @@ struct comm_mpi {
 
 static enum status create(struct comm **comm_p, struct error *error)
 {
-    int provided, rank, size, local_rank, local_size;
-    MPI_Comm local;
+    int provided, rank, size;
     MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &local);
-    MPI_Comm_rank(local, &local_rank);
-    MPI_Comm_size(local, &local_size);
-    MPI_Comm_free(&local);
 
     struct comm_mpi *comm = calloc(1, sizeof(*comm));
     float *staging = malloc(STAGING_ELEMENTS * sizeof(*staging));
@@ -38,11 +33,7 @@ static enum status create(struct comm **comm_p, struct error *error)
         MPI_Finalize();
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    comm->base = (struct comm){.ops = &comm_mpi,
-                               .rank = (uint32_t)rank,
-                               .size = (uint32_t)size,
-                               .local_rank = (uint32_t)local_rank,
-                               .local_size = (uint32_t)local_size};
+    comm->base = (struct comm){.ops = &comm_mpi, .rank = (uint32_t)rank, .size = (uint32_t)size};
     comm->gather = MPI_REQUEST_NULL;
     comm->staging = staging;
     *comm_p = &comm->base;

@@ -12,7 +12,7 @@ static enum status create(struct comm **comm_p, struct error *error)
     if (comm == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    *comm = (struct comm){.ops = &comm_self, .size = 1, .local_size = 1};
+    *comm = (struct comm){.ops = &comm_self, .size = 1};
     *comm_p = comm;
     return STATUS_OK;
 }

@@ -91,7 +91,7 @@ static enum status prepare(struct planning *planning, struct error *error)
     }
     planning->optimizer = worker_optimizer_config(config, config->train.steps);
     planning->resting_bytes = worker_resting_bytes(planning->model, &planning->optimizer);
-    planning->prices = price_book_create(planning->model, config->train.global_batch_size);
+    planning->prices = price_book_create(planning->model);
     planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
     if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {

@@ -216,7 +216,7 @@ static enum status apply(struct worker *worker, uint64_t step, struct step_resul
         return error_set(error, STATUS_DIVERGED,
                          "step %" PRIu64 ": loss %g, gradient norm %g: training has diverged. Lower "
                          "optimizer.learning_rate, lengthen optimizer.warmup_steps or set train.clip_norm.",
-                         step, result->loss, result->gradient_norm);
+                         step, fabs(result->loss), fabs(result->gradient_norm)); // no sign on a nan
     }
     if (clip > 0 && result->gradient_norm > clip) {
         scale *= clip / result->gradient_norm;

@@ -2,13 +2,13 @@
 #include "worker/worker.h"
 
 #include <inttypes.h>
-#include <omp.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "worker/threads.h"
 
 static enum status out_of_host_memory(struct error *error)
 {
@@ -91,17 +91,6 @@ void worker_log(struct worker *worker, const char *format, ...)
     va_end(arguments);
     fputc('\n', worker->log);
     fflush(worker->log);
-}
-
-// Each rank takes its part of the cores that it may run on, unless the user has said how many threads to use.
-static void choose_threads(const struct comm *comm)
-{
-    cpu_set_t cores;
-    if (getenv("OMP_NUM_THREADS") != NULL || sched_getaffinity(0, sizeof(cores), &cores) != 0) {
-        return;
-    }
-    int threads = CPU_COUNT(&cores) / (int)comm->local_size;
-    omp_set_num_threads(threads > 0 ? threads : 1);
 }
 
 // Devices that several ranks share have a name that only this job knows, unless the user gives one.
@@ -226,7 +215,7 @@ static enum status make_model(struct worker *worker, struct error *error)
         return status;
     }
     worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
-    worker->prices = price_book_create(worker->model, worker->config->train.global_batch_size);
+    worker->prices = price_book_create(worker->model);
     return worker->prices == NULL ? out_of_host_memory(error) : STATUS_OK;
 }
 
@@ -256,7 +245,7 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     *worker = (struct worker){.config = config, .comm = comm};
     char buffer[128];
     const char *name = device_name(config, comm, buffer, sizeof(buffer));
-    choose_threads(comm);
+    threads_choose(comm);
     enum status status = open_data(worker, error);
     if (status == STATUS_OK) {
         status = make_model(worker, error);

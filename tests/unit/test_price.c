@@ -59,7 +59,7 @@ static void bench_init(struct bench *bench, const struct model_config *config)
 {
     struct device_config device = {.capacity_bytes = 64 << 20, .faulting_addresses = true};
     *bench = (struct bench){.model = make_model(config)};
-    bench->book = price_book_create(bench->model, MICRO_BATCH_MAX);
+    bench->book = price_book_create(bench->model);
     assert_non_null(bench->book);
     assert_int_equal(device_find("cpu")->create(&device, &bench->device, NULL), STATUS_OK);
     assert_int_equal(mem_pool_create(bench->device, 0, &bench->pool, NULL), STATUS_OK);
@@ -226,7 +226,7 @@ static void test_a_list_costs_its_price(void **state)
 {
     (void)state;
     struct model *model = make_model(&gpt);
-    struct price_book *book = price_book_create(model, 3);
+    struct price_book *book = price_book_create(model);
     for (size_t i = 0; i < 2; i++) {
         const struct list *first = price_list(book, purposes[i], 1); // list before price
         assert_int_equal(price_block_bytes(book, purposes[i], 1), first->block_bytes);
@@ -242,7 +242,7 @@ static void test_a_list_costs_its_price(void **state)
 static void assert_price_grows(const struct model_config *config)
 {
     struct model *model = make_model(config);
-    struct price_book *book = price_book_create(model, 256);
+    struct price_book *book = price_book_create(model);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 2; micro_batch <= 256; micro_batch++) {
             assert_true(price_block_bytes(book, purposes[i], micro_batch - 1) <=
@@ -274,7 +274,7 @@ static void test_the_largest_fit(void **state)
 {
     (void)state;
     struct model *model = make_model(&gpt);
-    struct price_book *book = price_book_create(model, 20);
+    struct price_book *book = price_book_create(model);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= 20; micro_batch++) {
             uint64_t bytes = price_block_bytes(book, purposes[i], micro_batch);
@@ -286,7 +286,9 @@ static void test_the_largest_fit(void **state)
             }
         }
         assert_int_equal(price_largest_fit(book, purposes[i], 0, 20), 0);
-        assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 1000), 20);
+        assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 20), 20);
+        uint64_t bytes = price_block_bytes(book, purposes[i], 20);
+        assert_int_equal(price_largest_fit(book, purposes[i], bytes, SIZE_MAX / 2), 20); // prices nothing near the most
         assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 0), 0);
     }
     price_book_destroy(book);

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/threads.h"
+
+#include <omp.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct place {
+    char host[256];
+    cpu_set_t cores;
+};
+
+static int sharers(struct comm *comm, const struct place *mine)
+{
+    int count = 0;
+    struct place *all = malloc(comm->size * sizeof(*all));
+    if (all == NULL) {
+        comm->ops->abort(comm, STATUS_ERROR);
+    }
+    comm->ops->gather_start(comm, mine, all, sizeof(*mine));
+    comm->ops->gather_wait(comm);
+    for (uint32_t i = 0; i < comm->size; i++) {
+        count += memcmp(&all[i], mine, sizeof(*mine)) == 0;
+    }
+    free(all);
+    return count;
+}
+
+void threads_choose(struct comm *comm)
+{
+    struct place mine = {0};
+    gethostname(mine.host, sizeof(mine.host) - 1);
+    sched_getaffinity(0, sizeof(mine.cores), &mine.cores); // on failure no cores, and so one thread
+    int threads = CPU_COUNT(&mine.cores) / sharers(comm, &mine);
+    if (getenv("OMP_NUM_THREADS") == NULL) {
+        omp_set_num_threads(threads > 0 ? threads : 1);
+    }
+}
