@@ -12,9 +12,10 @@ struct place {
     cpu_set_t cores;
 };
 
+// Ranks that may run on these cores, this one included.
 static int sharers(struct comm *comm, const struct place *mine)
 {
-    int count = 0;
+    int count = 1;
     struct place *all = malloc(comm->size * sizeof(*all));
     if (all == NULL) {
         comm->ops->abort(comm, STATUS_ERROR);
@@ -22,7 +23,7 @@ static int sharers(struct comm *comm, const struct place *mine)
     comm->ops->gather_start(comm, mine, all, sizeof(*mine));
     comm->ops->gather_wait(comm);
     for (uint32_t i = 0; i < comm->size; i++) {
-        count += memcmp(&all[i], mine, sizeof(*mine)) == 0;
+        count += i != comm->rank && memcmp(&all[i], mine, sizeof(*mine)) == 0;
     }
     free(all);
     return count;
