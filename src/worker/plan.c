@@ -125,6 +125,7 @@ static void print_resting(const struct planning *planning)
     printf("  %-16s %14s\n", "together", console_bytes(planning->resting_bytes, bytes));
 }
 
+// For 1, 2, 4 ... samples, and for the most that a rank can hold.
 static void print_peaks(const struct planning *planning)
 {
     uint64_t largest = 1;
@@ -134,9 +135,10 @@ static void print_peaks(const struct planning *planning)
         largest = fits > largest ? fits : largest;
     }
     printf("\n%-12s %14s %20s\n", "micro-batch", "peak", "bytes");
-    for (uint64_t micro_batch = 1; micro_batch <= largest; micro_batch *= 2) {
+    for (uint64_t micro_batch = 1, next; micro_batch <= largest; micro_batch = next) {
         uint64_t peak = peak_bytes(planning, micro_batch);
         printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, console_bytes(peak, bytes), peak);
+        next = micro_batch < largest && 2 * micro_batch > largest ? largest : 2 * micro_batch;
     }
 }
 
