@@ -332,6 +332,7 @@ static bool in_its_class(const struct blocks *blocks, const struct block *block)
     return other == block;
 }
 
+// Of all classes; SIZE_MAX where their links or the bitmap disagree.
 static size_t count_free(const struct blocks *blocks)
 {
     size_t count = 0;
@@ -340,9 +341,32 @@ static size_t count_free(const struct blocks *blocks)
         if (used != (blocks->classes[class] != NULL)) {
             return SIZE_MAX;
         }
+        const struct block *previous = NULL;
         for (const struct block *block = blocks->classes[class]; block != NULL; block = block->class_next) {
+            if (block->class_previous != previous) {
+                return SIZE_MAX;
+            }
+            previous = block;
             count++;
         }
+    }
+    return count;
+}
+
+static size_t count_live(const struct blocks *blocks)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < blocks->live_capacity; i++) {
+        count += blocks->live[i] != NULL;
+    }
+    return count;
+}
+
+static size_t count_spare(const struct blocks *blocks)
+{
+    size_t count = 0;
+    for (const struct block *block = blocks->spare; block != NULL; block = block->next) {
+        count++;
     }
     return count;
 }
@@ -363,5 +387,6 @@ bool blocks_check(const struct blocks *blocks, uint64_t held_bytes, uint64_t liv
         unused += !block->live;
         live_sum += block->live ? block->bytes : 0;
     }
-    return offset == held_bytes && live_sum == live_bytes && live == blocks->live_count && unused == count_free(blocks);
+    return offset == held_bytes && live_sum == live_bytes && live == blocks->live_count && live == count_live(blocks) &&
+           unused == count_free(blocks) && live + unused + count_spare(blocks) == blocks->slab_count * SLAB_RECORDS;
 }

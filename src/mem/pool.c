@@ -40,16 +40,13 @@ enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct 
     device->ops->info(device, &info);
     uint64_t limit = limit_bytes == 0 ? info.capacity_bytes : smaller(limit_bytes, info.capacity_bytes);
     struct mem_pool *pool = calloc(1, sizeof(*pool));
-    if (pool == NULL) {
+    if (pool == NULL || !blocks_init(&pool->blocks)) {
+        free(pool);
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     pool->device = device;
     pool->stats.limit_bytes = limit / granularity * granularity;
     pool->range_bytes = larger(pool->stats.limit_bytes, granularity);
-    if (!blocks_init(&pool->blocks)) {
-        free(pool);
-        return error_set(error, STATUS_ERROR, "out of host memory");
-    }
     if (device->ops->reserve(device, pool->range_bytes, &pool->base) != STATUS_OK) {
         blocks_finish(&pool->blocks);
         free(pool);
@@ -73,12 +70,18 @@ void mem_pool_destroy(struct mem_pool *pool)
     free(pool);
 }
 
-// A free block of at least `bytes` at the top, for which only what is missing there is committed.
-static struct block *grow(struct mem_pool *pool, uint64_t bytes, struct stream *stream)
+// What must be committed for a block of `bytes` at the top that is safe for `stream`.
+static uint64_t missing_at_top(const struct mem_pool *pool, uint64_t bytes, const struct stream *stream)
 {
     const struct block *last = pool->blocks.last;
     bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
-    uint64_t missing = round_up(bytes - (usable ? last->bytes : 0), pool->device->ops->granularity_bytes);
+    return round_up(bytes - (usable ? smaller(last->bytes, bytes) : 0), pool->device->ops->granularity_bytes);
+}
+
+// A free block of at least `bytes` at the top, for which only what is missing there is committed.
+static struct block *grow(struct mem_pool *pool, uint64_t bytes, struct stream *stream)
+{
+    uint64_t missing = missing_at_top(pool, bytes, stream);
     struct mem_pool_stats *stats = &pool->stats;
     if (missing > stats->limit_bytes - stats->reserved_bytes) {
         return NULL;
@@ -153,20 +156,21 @@ static void count_tag(struct mem_out_of_memory *report, const struct block *bloc
     }
 }
 
-// Why a request of `block_bytes` found no place. Streams were synchronised, so nothing is pending.
-static enum mem_cause find_cause(const struct mem_pool *pool, uint64_t block_bytes, const struct device_info *device)
+// What is live leaves no room under the limit, so no waiting and no trimming helps.
+static bool over_limit(const struct mem_pool *pool, uint64_t bytes)
 {
-    const struct mem_pool_stats *stats = &pool->stats;
-    if (block_bytes > stats->limit_bytes - stats->allocated_bytes) {
+    return larger(bytes, 1) > pool->stats.limit_bytes - pool->stats.allocated_bytes;
+}
+
+// Why a request found no place. If it is not over the limit, streams were synchronised and nothing is pending.
+static enum mem_cause find_cause(const struct mem_pool *pool, uint64_t bytes)
+{
+    if (over_limit(pool, bytes)) {
         return MEM_CAUSE_CAPACITY;
     }
-    const struct block *last = pool->blocks.last;
-    uint64_t top = last != NULL && !last->live ? last->bytes : 0;
-    uint64_t missing = round_up(block_bytes - smaller(top, block_bytes), pool->device->ops->granularity_bytes);
-    if (missing <= stats->limit_bytes - stats->reserved_bytes && missing > device->free_bytes) {
-        return MEM_CAUSE_EXTERNAL;
-    }
-    return MEM_CAUSE_FRAGMENTED;
+    uint64_t missing = missing_at_top(pool, mem_pool_block_bytes(bytes), NULL);
+    bool device_refused = missing <= pool->stats.limit_bytes - pool->stats.reserved_bytes;
+    return device_refused ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_FRAGMENTED;
 }
 
 static enum status refuse(struct mem_pool *pool, uint64_t bytes, const char *tag, bool injected)
@@ -189,7 +193,7 @@ static enum status refuse(struct mem_pool *pool, uint64_t bytes, const char *tag
             report->pending_bytes += block->stream == NULL ? 0 : block->bytes;
         }
     }
-    report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, mem_pool_block_bytes(bytes), &report->device);
+    report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, bytes);
     return STATUS_OUT_OF_MEMORY;
 }
 
@@ -200,10 +204,10 @@ enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream 
     if (pool->fail_every > 0 && pool->calls % pool->fail_every == 0) {
         return refuse(pool, bytes, tag, true);
     }
-    uint64_t block_bytes = mem_pool_block_bytes(bytes);
-    if (block_bytes < bytes || block_bytes > pool->stats.limit_bytes || !blocks_prepare(&pool->blocks)) {
+    if (over_limit(pool, bytes) || !blocks_prepare(&pool->blocks)) {
         return refuse(pool, bytes, tag, false);
     }
+    uint64_t block_bytes = mem_pool_block_bytes(bytes);
     struct block *block = find(pool, block_bytes, stream);
     if (block == NULL) {
         return refuse(pool, bytes, tag, false);
@@ -236,11 +240,11 @@ uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
     struct mem_pool_stats *stats = &pool->stats;
     synchronize(pool);
     const struct block *last = pool->blocks.last;
-    if (last == NULL || last->live || stats->reserved_bytes <= bytes) {
+    if (last == NULL || last->live) {
         return 0;
     }
-    uint64_t keep = larger(round_up(last->offset, pool->device->ops->granularity_bytes),
-                           bytes / pool->device->ops->granularity_bytes * pool->device->ops->granularity_bytes);
+    uint64_t granularity = pool->device->ops->granularity_bytes;
+    uint64_t keep = larger(round_up(last->offset, granularity), bytes / granularity * granularity);
     if (keep >= stats->reserved_bytes) {
         return 0;
     }

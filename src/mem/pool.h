@@ -43,7 +43,6 @@ struct mem_pool_stats {
 enum mem_cause {
     MEM_CAUSE_CAPACITY,   // live + request > limit: ask for less
     MEM_CAUSE_FRAGMENTED, // enough is free, not in one piece: trim or lay out anew
-    MEM_CAUSE_PENDING,    // would fit once streams have passed: wait
     MEM_CAUSE_EXTERNAL,   // others hold what the limit promised: ask for less
     MEM_CAUSE_INJECTED,   // a fault asked for by a test
 };

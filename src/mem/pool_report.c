@@ -2,7 +2,6 @@
 //
 // A refusal in words.
 #include <ctype.h>
-#include <inttypes.h>
 #include <stdio.h>
 
 #include "mem/pool.h"
@@ -12,8 +11,10 @@
 const char *mem_cause_name(enum mem_cause cause)
 {
     static const char *const names[] = {
-        [MEM_CAUSE_CAPACITY] = "capacity", [MEM_CAUSE_FRAGMENTED] = "fragmented", [MEM_CAUSE_PENDING] = "pending",
-        [MEM_CAUSE_EXTERNAL] = "external", [MEM_CAUSE_INJECTED] = "injected",
+        [MEM_CAUSE_CAPACITY] = "capacity",
+        [MEM_CAUSE_FRAGMENTED] = "fragmented",
+        [MEM_CAUSE_EXTERNAL] = "external",
+        [MEM_CAUSE_INJECTED] = "injected",
     };
     return names[cause];
 }
@@ -23,7 +24,6 @@ static const char *explanation(enum mem_cause cause)
     static const char *const texts[] = {
         [MEM_CAUSE_CAPACITY] = "what is live and the request together exceed the limit",
         [MEM_CAUSE_FRAGMENTED] = "enough is free, but not in one piece",
-        [MEM_CAUSE_PENDING] = "streams still use what is free",
         [MEM_CAUSE_EXTERNAL] = "others hold what the limit promised",
         [MEM_CAUSE_INJECTED] = "a fault that the configuration asked for",
     };
@@ -54,9 +54,8 @@ void mem_out_of_memory_format(const struct mem_out_of_memory *report, const stru
     int used = snprintf(
         text, size,
         "%s out of memory. Tried to allocate %s (%s). The device has a total capacity of %s of which %s is free; "
-        "others hold %s. Under the limit of %s, %s is allocated, and %s is reserved but unallocated, the largest free "
-        "block "
-        "%s. Cause: %s (%s).",
+        "others hold %s. Under the limit of %s, %s is allocated, and %s is reserved but unallocated, the largest "
+        "free block %s. Cause: %s (%s).",
         kind, size_text(report->request_bytes, sizes[0]), report->tag,
         size_text(report->device.capacity_bytes, sizes[1]), size_text(report->device.free_bytes, sizes[2]),
         size_text(report->device.others_bytes, sizes[3]), size_text(report->limit_bytes, sizes[4]),

@@ -10,17 +10,114 @@
 
 #include <cmocka.h>
 
+#include "mem/blocks.h"
 #include "mem/device_cpu.h"
 #include "mem/pool.h"
 
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
 
-// A device of 16 MiB, a pool without a limit of its own, and two streams.
+#define STREAMS 3
+
+// What the pool has asked of its device. The CPU's streams are never behind, so the order that the pool puts them in
+// is noted here: of the work that stream `s` had been given, `t` waits for all until moment passed[t][s].
+static struct {
+    uint64_t commits, releases, early_releases, synchronizes, waits, open_events;
+    bool no_events;
+    struct stream *streams[STREAMS];
+    uint64_t now; // calls of the pool so far
+    uint64_t synchronized_at;
+    uint64_t passed[STREAMS][STREAMS];
+    struct event *event; // the last one recorded
+    size_t event_stream;
+    uint64_t event_at;
+} seen;
+
+static size_t number_of(const struct stream *stream)
+{
+    size_t number = 0;
+    while (number < STREAMS && seen.streams[number] != stream) {
+        number++;
+    }
+    assert_in_range(number, 0, STREAMS - 1);
+    return number;
+}
+
+static enum status watch_commit(struct device *device, device_address address, uint64_t bytes)
+{
+    assert_true(bytes > 0 && bytes % device_cpu.granularity_bytes == 0);
+    seen.commits++;
+    return device_cpu.commit(device, address, bytes);
+}
+
+static void watch_release(struct device *device, device_address address, uint64_t bytes)
+{
+    seen.releases++;
+    seen.early_releases += seen.synchronized_at != seen.now;
+    device_cpu.release(device, address, bytes);
+}
+
+static void watch_synchronize(struct device *device)
+{
+    seen.synchronizes++;
+    seen.synchronized_at = seen.now;
+    for (size_t i = 0; i < STREAMS * STREAMS; i++) {
+        seen.passed[i / STREAMS][i % STREAMS] = seen.now;
+    }
+    device_cpu.synchronize(device);
+}
+
+static enum status watch_event_create(struct device *device, struct event **event_p)
+{
+    if (seen.no_events) {
+        return STATUS_ERROR;
+    }
+    seen.open_events++;
+    return device_cpu.event_create(device, event_p);
+}
+
+static void watch_event_destroy(struct device *device, struct event *event)
+{
+    seen.open_events--;
+    seen.event = NULL;
+    device_cpu.event_destroy(device, event);
+}
+
+static void watch_event_record(struct device *device, struct event *event, struct stream *stream)
+{
+    seen.event = event;
+    seen.event_stream = number_of(stream);
+    seen.event_at = seen.now;
+    device_cpu.event_record(device, event, stream);
+}
+
+static void watch_event_wait(struct device *device, struct stream *stream, struct event *event)
+{
+    assert_ptr_equal(event, seen.event);
+    seen.waits++;
+    seen.passed[number_of(stream)][seen.event_stream] = seen.event_at;
+    device_cpu.event_wait(device, stream, event);
+}
+
+static const struct device_ops *watched_cpu(void)
+{
+    static struct device_ops ops;
+    ops = device_cpu;
+    ops.commit = watch_commit;
+    ops.release = watch_release;
+    ops.synchronize = watch_synchronize;
+    ops.event_create = watch_event_create;
+    ops.event_destroy = watch_event_destroy;
+    ops.event_record = watch_event_record;
+    ops.event_wait = watch_event_wait;
+    return &ops;
+}
+
+// A device, a pool on it, and streams. What is seen starts anew.
 struct fixture {
     struct device *device;
     struct mem_pool *pool;
-    struct stream *stream, *other;
+    struct stream *streams[STREAMS];
 };
 
 static struct fixture open_fixture(uint64_t capacity, uint64_t limit, const char *name, bool faulting)
@@ -28,21 +125,33 @@ static struct fixture open_fixture(uint64_t capacity, uint64_t limit, const char
     struct fixture f = {0};
     struct error error;
     struct device_config config = {.name = name, .capacity_bytes = capacity, .faulting_addresses = faulting};
+    memset(&seen, 0, sizeof(seen));
     assert_int_equal(device_cpu.create(&config, &f.device, &error), STATUS_OK);
-    assert_int_equal(device_cpu.stream_create(f.device, &f.stream), STATUS_OK);
-    assert_int_equal(device_cpu.stream_create(f.device, &f.other), STATUS_OK);
+    f.device->ops = watched_cpu();
+    for (size_t i = 0; i < STREAMS; i++) {
+        assert_int_equal(device_cpu.stream_create(f.device, &f.streams[i]), STATUS_OK);
+        seen.streams[i] = f.streams[i];
+    }
     assert_int_equal(mem_pool_create(f.device, limit, &f.pool, &error), STATUS_OK);
     return f;
+}
+
+static uint64_t held(const struct fixture *f)
+{
+    struct device_info info;
+    f->device->ops->info(f->device, &info);
+    return info.held_bytes;
 }
 
 static void close_fixture(struct fixture *f)
 {
     mem_pool_destroy(f->pool);
-    struct device_info info;
-    f->device->ops->info(f->device, &info);
-    assert_int_equal(info.held_bytes, 0);
-    device_cpu.stream_destroy(f->device, f->stream);
-    device_cpu.stream_destroy(f->device, f->other);
+    assert_int_equal(held(f), 0);
+    assert_int_equal(seen.early_releases, 0);
+    assert_int_equal(seen.open_events, 0);
+    for (size_t i = 0; i < STREAMS; i++) {
+        device_cpu.stream_destroy(f->device, f->streams[i]);
+    }
     device_cpu.destroy(f->device);
 }
 
@@ -51,24 +160,42 @@ static struct fixture open_plain(void)
     return open_fixture(16 * MIB, 0, NULL, false);
 }
 
-static device_address take(struct fixture *f, uint64_t bytes)
+static enum status try_take(struct fixture *f, uint64_t bytes, size_t stream, const char *tag,
+                            device_address *address_p)
+{
+    seen.now++;
+    return mem_pool_alloc(f->pool, bytes, f->streams[stream], tag, address_p);
+}
+
+static device_address take_on(struct fixture *f, uint64_t bytes, size_t stream)
 {
     device_address address = 0;
-    assert_int_equal(mem_pool_alloc(f->pool, bytes, f->stream, "test", &address), STATUS_OK);
+    assert_int_equal(try_take(f, bytes, stream, "test", &address), STATUS_OK);
     assert_true(mem_pool_check(f->pool));
     return address;
 }
 
+static device_address take(struct fixture *f, uint64_t bytes)
+{
+    return take_on(f, bytes, 0);
+}
+
+static void give_on(struct fixture *f, device_address address, size_t stream)
+{
+    seen.now++;
+    mem_pool_free(f->pool, address, f->streams[stream]);
+    assert_true(mem_pool_check(f->pool));
+}
+
 static void give(struct fixture *f, device_address address)
 {
-    mem_pool_free(f->pool, address, f->stream);
-    assert_true(mem_pool_check(f->pool));
+    give_on(f, address, 0);
 }
 
 static const struct mem_out_of_memory *refuse(struct fixture *f, uint64_t bytes)
 {
     device_address address = 77;
-    assert_int_equal(mem_pool_alloc(f->pool, bytes, f->stream, "refused", &address), STATUS_OUT_OF_MEMORY);
+    assert_int_equal(try_take(f, bytes, 0, "refused", &address), STATUS_OUT_OF_MEMORY);
     assert_int_equal(address, 77);
     assert_true(mem_pool_check(f->pool));
     return mem_pool_out_of_memory(f->pool);
@@ -81,22 +208,18 @@ static struct mem_pool_stats stats_of(const struct fixture *f)
     return stats;
 }
 
-static uint64_t held(const struct fixture *f)
-{
-    struct device_info info;
-    f->device->ops->info(f->device, &info);
-    return info.held_bytes;
-}
-
 static void blocks_are_rounded_to_the_alignment(void **context)
 {
     (void)context;
     struct fixture f = open_plain();
     assert_int_equal(mem_pool_block_bytes(0), MEM_POOL_ALIGNMENT);
+    assert_int_equal(mem_pool_block_bytes(1), MEM_POOL_ALIGNMENT);
     assert_int_equal(mem_pool_block_bytes(MEM_POOL_ALIGNMENT), MEM_POOL_ALIGNMENT);
     assert_int_equal(mem_pool_block_bytes(MEM_POOL_ALIGNMENT + 1), 2 * MEM_POOL_ALIGNMENT);
     device_address a = take(&f, 1), b = take(&f, 0), c = take(&f, 513);
-    assert_int_equal(a % MEM_POOL_ALIGNMENT + b % MEM_POOL_ALIGNMENT + c % MEM_POOL_ALIGNMENT, 0);
+    assert_int_equal(a % MEM_POOL_ALIGNMENT, 0);
+    assert_int_equal(b, a + MEM_POOL_ALIGNMENT);
+    assert_int_equal(c, b + MEM_POOL_ALIGNMENT);
     assert_int_equal(stats_of(&f).allocated_bytes, 4 * MEM_POOL_ALIGNMENT);
     assert_int_equal(stats_of(&f).live_blocks, 3);
     close_fixture(&f);
@@ -148,27 +271,72 @@ static void a_hit_leaves_the_device_alone(void **context)
     (void)context;
     struct fixture f = open_plain();
     give(&f, take(&f, MIB));
-    uint64_t calls = stats_of(&f).device_calls;
     for (int i = 0; i < 100; i++) {
         give(&f, take(&f, MIB));
         give(&f, take(&f, 100 * KIB));
     }
-    assert_int_equal(stats_of(&f).device_calls, calls);
+    assert_int_equal(seen.commits, 1);
+    assert_int_equal(seen.releases + seen.synchronizes + seen.waits, 0);
+    assert_int_equal(stats_of(&f).device_calls, 1);
     assert_int_equal(stats_of(&f).alloc_count, 201);
     assert_int_equal(stats_of(&f).free_count, 201);
     close_fixture(&f);
 }
 
-static void what_is_freed_at_the_top_grows_into_a_larger_block(void **context)
+static void device_calls_are_commits_and_releases(void **context)
+{
+    (void)context;
+    struct fixture f = open_fixture(4 * MIB, 0, NULL, false);
+    device_address a = take(&f, MIB), b = take(&f, MIB);
+    give(&f, b);
+    mem_pool_empty_cache(f.pool);
+    device_cpu_set_neighbour(f.device, 3 * MIB);
+    refuse(&f, MIB);
+    give(&f, a);
+    assert_int_equal(seen.releases, 1);
+    assert_in_range(seen.commits, 3, 4); // the refused one may be tried again after synchronising
+    assert_int_equal(stats_of(&f).device_calls, seen.commits + seen.releases);
+    close_fixture(&f);
+}
+
+// The device gives memory in pieces of 64 KiB.
+static void growth_commits_only_what_is_missing_at_the_top(void **context)
 {
     (void)context;
     struct fixture f = open_plain();
-    device_address below = take(&f, 100 * KIB), small = take(&f, MIB);
+    assert_int_equal(held(&f), 0);
+    take(&f, 100 * KIB);
+    assert_int_equal(held(&f), 128 * KIB);
+    device_address small = take(&f, MIB);
+    assert_int_equal(held(&f), 1152 * KIB);
     give(&f, small);
     assert_int_equal(take(&f, 2 * MIB), small);
-    assert_true(stats_of(&f).reserved_bytes <= 2 * MIB + 192 * KIB);
-    assert_int_equal(stats_of(&f).reserved_bytes, held(&f));
-    give(&f, below);
+    assert_int_equal(held(&f), 2176 * KIB);
+    assert_int_equal(stats_of(&f).reserved_bytes, 2176 * KIB);
+    close_fixture(&f);
+}
+
+// More than the books hold at first. The odd block makes growth meet a last spare record.
+static void thousands_of_blocks_live_at_once(void **context)
+{
+    (void)context;
+    enum { BLOCKS = 3000, STRIDE = 1103 };
+    struct fixture f = open_plain();
+    device_address *blocks = calloc(BLOCKS, sizeof(*blocks));
+    assert_non_null(blocks);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        assert_int_equal(try_take(&f, i == 0 ? 1024 : 512, 0, "one of many", &blocks[i]), STATUS_OK);
+        assert_true(i == 0 || blocks[i] > blocks[i - 1]);
+    }
+    assert_true(mem_pool_check(f.pool));
+    assert_int_equal(stats_of(&f).live_blocks, BLOCKS);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        mem_pool_free(f.pool, blocks[i * STRIDE % BLOCKS], f.streams[0]);
+        assert_true(i % 100 != 0 || mem_pool_check(f.pool));
+    }
+    assert_int_equal(stats_of(&f).allocated_bytes, 0);
+    assert_int_equal(take(&f, stats_of(&f).reserved_bytes), blocks[0]);
+    free(blocks);
     close_fixture(&f);
 }
 
@@ -178,6 +346,7 @@ static void peaks_start_again_from_the_present(void **context)
     struct fixture f = open_plain();
     device_address kept = take(&f, MIB);
     give(&f, take(&f, 2 * MIB));
+    give(&f, take(&f, KIB));
     assert_int_equal(stats_of(&f).allocated_bytes, MIB);
     assert_int_equal(stats_of(&f).allocated_peak_bytes, 3 * MIB);
     assert_int_equal(stats_of(&f).reserved_peak_bytes, 3 * MIB);
@@ -197,7 +366,8 @@ static void trimming_goes_as_far_as_live_blocks_allow(void **context)
     give(&f, low);
     assert_int_equal(mem_pool_empty_cache(f.pool), 0);
     give(&f, high);
-    assert_int_equal(mem_pool_trim(f.pool, 3 * MIB), 3 * MIB);
+    assert_int_equal(mem_pool_trim(f.pool, 7 * MIB), 0);
+    assert_int_equal(mem_pool_trim(f.pool, 3 * MIB + KIB), 3 * MIB); // no more than that, in pieces of 64 KiB
     assert_int_equal(held(&f), 3 * MIB);
     assert_int_equal(mem_pool_trim(f.pool, 3 * MIB), 0);
     assert_int_equal(mem_pool_empty_cache(f.pool), MIB);
@@ -206,7 +376,36 @@ static void trimming_goes_as_far_as_live_blocks_allow(void **context)
     assert_int_equal(mem_pool_empty_cache(f.pool), 2 * MIB);
     assert_int_equal(held(&f), 0);
     assert_int_equal(stats_of(&f).reserved_bytes, 0);
+    assert_int_equal(mem_pool_empty_cache(f.pool), 0);
     assert_true(mem_pool_check(f.pool));
+    give(&f, take(&f, MIB));
+    close_fixture(&f);
+}
+
+// A piece that a live block shares stays.
+static void trimming_keeps_the_piece_that_a_live_block_ends_in(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain();
+    device_address low = take(&f, 100 * KIB);
+    give(&f, take(&f, MIB));
+    assert_int_equal(mem_pool_empty_cache(f.pool), MIB);
+    assert_int_equal(held(&f), 128 * KIB);
+    memset(device_cpu_pointer(low), 1, 100 * KIB);
+    assert_true(mem_pool_check(f.pool));
+    close_fixture(&f);
+}
+
+static void a_limit_is_whole_pieces_within_the_capacity(void **context)
+{
+    (void)context;
+    struct fixture f = open_fixture(4 * MIB + 5000, 100 * MIB, NULL, false);
+    assert_int_equal(stats_of(&f).limit_bytes, 4 * MIB);
+    close_fixture(&f);
+    f = open_fixture(4 * MIB, 5000, NULL, false);
+    assert_int_equal(stats_of(&f).limit_bytes, 0);
+    assert_int_equal(mem_pool_headroom(f.pool), 0);
+    assert_int_equal(refuse(&f, 0)->cause, MEM_CAUSE_CAPACITY);
     close_fixture(&f);
 }
 
@@ -226,7 +425,11 @@ static void the_limit_is_hard(void **context)
     device_address b = take(&f, MIB);
     assert_int_equal(stats_of(&f).reserved_bytes, 4 * MIB);
     assert_int_equal(stats_of(&f).out_of_memory_count, 1);
-    refuse(&f, UINT64_MAX);
+    assert_int_equal(refuse(&f, 0)->cause, MEM_CAUSE_CAPACITY);
+    assert_int_equal(refuse(&f, UINT64_MAX)->cause, MEM_CAUSE_CAPACITY);
+    assert_int_equal(mem_pool_out_of_memory(f.pool)->request_bytes, UINT64_MAX);
+    assert_int_equal(seen.synchronizes, 0); // waiting could not help
+    assert_int_equal(stats_of(&f).alloc_count, 2);
     give(&f, a);
     give(&f, b);
     close_fixture(&f);
@@ -235,18 +438,25 @@ static void the_limit_is_hard(void **context)
 static void scattered_free_memory_is_called_fragmented(void **context)
 {
     (void)context;
-    struct fixture f = open_fixture(4 * MIB, 0, NULL, false);
+    struct fixture f = open_fixture(16 * MIB, 4 * MIB, NULL, false);
+    const uint64_t bytes[4] = {1536 * KIB, 1024 * KIB, 1024 * KIB, 512 * KIB};
     device_address blocks[4];
     for (int i = 0; i < 4; i++) {
-        blocks[i] = take(&f, MIB);
+        blocks[i] = take(&f, bytes[i]);
     }
     give(&f, blocks[0]);
     give(&f, blocks[2]);
     const struct mem_out_of_memory *report = refuse(&f, 2 * MIB);
     assert_int_equal(report->cause, MEM_CAUSE_FRAGMENTED);
-    assert_int_equal(report->largest_free_bytes, MIB);
-    assert_int_equal(report->reserved_bytes - report->allocated_bytes, 2 * MIB);
-    assert_int_equal(report->pending_bytes, 0);
+    assert_int_equal(report->largest_free_bytes, 1536 * KIB);
+    assert_int_equal(report->limit_bytes, 4 * MIB);
+    assert_int_equal(report->allocated_bytes, 1536 * KIB);
+    assert_int_equal(report->reserved_bytes, 4 * MIB);
+    assert_int_equal(report->device.capacity_bytes, 16 * MIB);
+    assert_int_equal(report->device.free_bytes, 12 * MIB);
+    assert_int_equal(report->pending_bytes, 0); // waited for
+    assert_int_equal(held(&f), 4 * MIB);
+    assert_int_equal(seen.commits, 4); // the limit stands before the device is asked
     close_fixture(&f);
 }
 
@@ -265,6 +475,22 @@ static void a_neighbour_is_called_external(void **context)
     assert_int_equal(mem_pool_headroom(f.pool), 6 * MIB);
     give(&f, take(&f, 6 * MIB));
     give(&f, a);
+    close_fixture(&f);
+}
+
+// The limit has room for what is missing above the cached top, the device has not.
+static void a_neighbour_is_blamed_for_what_the_cached_top_lacks(void **context)
+{
+    (void)context;
+    struct fixture f = open_fixture(8 * MIB, 0, NULL, false);
+    take(&f, 2 * MIB);
+    give(&f, take(&f, 2 * MIB));
+    device_cpu_set_neighbour(f.device, 3 * MIB);
+    const struct mem_out_of_memory *report = refuse(&f, 5 * MIB);
+    assert_int_equal(report->cause, MEM_CAUSE_EXTERNAL);
+    assert_int_equal(report->largest_free_bytes, 2 * MIB);
+    assert_int_equal(report->device.free_bytes, MIB);
+    take(&f, 3 * MIB);
     close_fixture(&f);
 }
 
@@ -289,13 +515,25 @@ static void injected_failures_come_as_often_as_asked(void **context)
 {
     (void)context;
     struct fixture f = open_plain();
+    give(&f, take(&f, 4096));
     take(&f, 512);
     mem_pool_inject_failures(f.pool, 3);
     for (int round = 0; round < 4; round++) {
         take(&f, 512);
         take(&f, 512);
-        assert_int_equal(refuse(&f, 512)->cause, MEM_CAUSE_INJECTED);
+        assert_int_equal(refuse(&f, 700)->cause, MEM_CAUSE_INJECTED);
     }
+    assert_int_equal(mem_pool_out_of_memory(f.pool)->request_bytes, 700);
+    assert_int_equal(mem_pool_out_of_memory(f.pool)->allocated_bytes, 9 * 512);
+    assert_int_equal(mem_pool_out_of_memory(f.pool)->pending_bytes, 64 * KIB - 9 * 512); // it did not wait
+    assert_int_equal(stats_of(&f).out_of_memory_count, 4);
+    take(&f, 512);
+    mem_pool_inject_failures(f.pool, 2); // counts from now
+    take(&f, 512);
+    refuse(&f, 512);
+    mem_pool_inject_failures(f.pool, 1);
+    refuse(&f, 512);
+    refuse(&f, 512);
     mem_pool_inject_failures(f.pool, 0);
     for (int i = 0; i < 10; i++) {
         take(&f, 512);
@@ -306,7 +544,7 @@ static void injected_failures_come_as_often_as_asked(void **context)
 static void the_report_says_what_holds_the_memory(void **context)
 {
     (void)context;
-    struct fixture f = open_fixture(8 * MIB, 0, NULL, false);
+    struct fixture f = open_fixture(8 * MIB, 7 * MIB, NULL, false);
     static const struct {
         const char *tag;
         uint64_t bytes;
@@ -319,7 +557,7 @@ static void the_report_says_what_holds_the_memory(void **context)
                   {"a tag that is longer than thirty-one letters", 2 * MIB}};
     device_address address;
     for (size_t i = 0; i < sizeof(blocks) / sizeof(blocks[0]); i++) {
-        assert_int_equal(mem_pool_alloc(f.pool, blocks[i].bytes, f.stream, blocks[i].tag, &address), STATUS_OK);
+        assert_int_equal(try_take(&f, blocks[i].bytes, 0, blocks[i].tag, &address), STATUS_OK);
     }
     const struct mem_out_of_memory *report = refuse(&f, 3 * MIB);
     assert_string_equal(report->tag, "refused");
@@ -328,71 +566,181 @@ static void the_report_says_what_holds_the_memory(void **context)
     assert_string_equal(report->top[1].tag, "state");
     assert_int_equal(report->top[1].bytes, 1152 * KIB);
     assert_string_equal(report->top[2].tag, "gradients");
+    assert_int_equal(report->top[2].bytes, MIB + 512);
     assert_string_equal(report->top[3].tag, "weights");
+    assert_int_equal(report->top[3].bytes, MIB);
     char text[1024];
     mem_out_of_memory_format(report, &device_cpu, text, sizeof(text));
     assert_string_equal(text,
                         "CPU out of memory. Tried to allocate 3.00 MiB (refused). The device has a total capacity of "
-                        "8.00 MiB of which 2.81 MiB is free; others hold 0 bytes. Under the limit of 8.00 MiB, 5.13 "
+                        "8.00 MiB of which 2.81 MiB is free; others hold 0 bytes. Under the limit of 7.00 MiB, 5.13 "
                         "MiB is allocated, and 62.00 KiB is reserved but unallocated, the largest free block 62.00 "
                         "KiB. Cause: capacity (what is live and the request together exceed the limit). Largest: "
                         "a tag that is longer than thirt 2.00 MiB, state 1.12 MiB, gradients 1.00 MiB, weights 1.00 "
                         "MiB.");
-    char cut[40];
-    mem_out_of_memory_format(report, &device_cpu, cut, sizeof(cut));
-    assert_string_equal(cut, "CPU out of memory. Tried to allocate 3.");
     close_fixture(&f);
 }
 
-// The CPU's streams are never behind, so what the pool asks of them is noted.
-static struct stream *recorded, *waiting;
-
-static void note_record(struct device *device, struct event *event, struct stream *stream)
+// A used record's tag is overwritten, not appended to.
+static void a_reused_record_forgets_its_tag(void **context)
 {
-    recorded = stream;
-    device_cpu.event_record(device, event, stream);
+    (void)context;
+    struct fixture f = open_plain();
+    device_address address;
+    assert_int_equal(try_take(&f, 512, 0, "a long tag", &address), STATUS_OK);
+    give(&f, address);
+    assert_int_equal(try_take(&f, 512, 0, "tag", &address), STATUS_OK);
+    const struct mem_out_of_memory *report = refuse(&f, 17 * MIB);
+    assert_string_equal(report->top[0].tag, "tag");
+    assert_int_equal(report->top[1].bytes, 0);
+    close_fixture(&f);
 }
 
-static void note_wait(struct device *device, struct stream *stream, struct event *event)
+static const struct mem_out_of_memory written_report = {
+    .cause = MEM_CAUSE_FRAGMENTED,
+    .request_bytes = UINT64_C(3) << 40,
+    .limit_bytes = UINT64_C(5) << 30,
+    .allocated_bytes = 1023,
+    .reserved_bytes = 2047,
+    .largest_free_bytes = 1000,
+    .device = {.capacity_bytes = UINT64_C(6) << 50, .free_bytes = 1536 * KIB, .others_bytes = 100, .held_bytes = 2047},
+    .tag = "loss",
+    .top = {{"weights", 1000}, {"state", 23}},
+};
+
+static void sizes_are_written_in_the_unit_that_fits(void **context)
 {
-    waiting = stream;
-    device_cpu.event_wait(device, stream, event);
+    (void)context;
+    char text[1024];
+    mem_out_of_memory_format(&written_report, &device_cpu, text, sizeof(text));
+    assert_string_equal(
+        text, "CPU out of memory. Tried to allocate 3.00 TiB (loss). The device has a total capacity of "
+              "6144.00 TiB of which 1.50 MiB is free; others hold 100 bytes. Under the limit of 5.00 "
+              "GiB, 1023 bytes is allocated, and 1.00 KiB is reserved but unallocated, the largest free "
+              "block 1000 bytes. Cause: fragmented (enough is free, but not in one piece). Largest: weights 1000 "
+              "bytes, state 23 bytes.");
+}
+
+static void a_report_is_cut_where_its_room_ends(void **context)
+{
+    (void)context;
+    char whole[1024], text[1024];
+    mem_out_of_memory_format(&written_report, &device_cpu, whole, sizeof(whole));
+    for (size_t size = 1; size <= strlen(whole); size++) {
+        memset(text, '#', sizeof(text));
+        mem_out_of_memory_format(&written_report, &device_cpu, text, size);
+        assert_memory_equal(text, whole, size - 1);
+        assert_int_equal(text[size - 1], '\0');
+        for (size_t i = size; i < sizeof(text); i++) {
+            assert_int_equal(text[i], '#');
+        }
+    }
+}
+
+static void every_cause_has_a_name_and_an_explanation(void **context)
+{
+    (void)context;
+    static const char *const words[][2] = {
+        [MEM_CAUSE_CAPACITY] = {"capacity",
+                                "Cause: capacity (what is live and the request together exceed the limit)."},
+        [MEM_CAUSE_FRAGMENTED] = {"fragmented", "Cause: fragmented (enough is free, but not in one piece)."},
+        [MEM_CAUSE_EXTERNAL] = {"external", "Cause: external (others hold what the limit promised)."},
+        [MEM_CAUSE_INJECTED] = {"injected", "Cause: injected (a fault that the configuration asked for)."},
+    };
+    for (int cause = MEM_CAUSE_CAPACITY; cause <= MEM_CAUSE_INJECTED; cause++) {
+        char text[1024];
+        struct mem_out_of_memory report = {.cause = (enum mem_cause)cause};
+        mem_out_of_memory_format(&report, &device_cpu, text, sizeof(text));
+        assert_string_equal(mem_cause_name(report.cause), words[cause][0]);
+        assert_string_equal(strstr(text, "Cause: "), words[cause][1]); // and no tags, where none is live
+    }
 }
 
 static void another_stream_takes_fresh_memory_or_waits_for_a_block(void **context)
 {
     (void)context;
     struct fixture f = open_fixture(4 * MIB, 0, NULL, false);
-    struct device_ops ops = device_cpu;
-    ops.event_record = note_record;
-    ops.event_wait = note_wait;
-    f.device->ops = &ops;
-    device_address a = take(&f, MIB), b, c, d;
+    device_address a = take(&f, MIB);
     give(&f, a);
-    assert_int_equal(mem_pool_alloc(f.pool, MIB, f.other, "other", &b), STATUS_OK);
-    assert_true(b != a);
+    assert_true(take_on(&f, MIB, 1) != a);
     assert_int_equal(take(&f, MIB), a);
     give(&f, a);
-    assert_int_equal(mem_pool_alloc(f.pool, 2 * MIB, f.other, "other", &c), STATUS_OK);
-    assert_null(waiting);
-    assert_int_equal(mem_pool_alloc(f.pool, MIB, f.other, "other", &d), STATUS_OK); // nothing else is left
-    assert_int_equal(d, a);
-    assert_ptr_equal(recorded, f.stream);
-    assert_ptr_equal(waiting, f.other);
-    assert_true(mem_pool_check(f.pool));
+    take_on(&f, 2 * MIB, 1);
+    assert_int_equal(seen.waits, 0);
+    assert_int_equal(take_on(&f, 512 * KIB, 1), a); // nothing else is left
+    assert_int_equal(seen.waits, 1);
+    assert_int_equal(seen.passed[1][0], seen.now);
+    assert_int_equal(take_on(&f, 512 * KIB, 2), a + 512 * KIB); // what is left of the block is still the first stream's
+    assert_int_equal(seen.passed[2][0], seen.now);
+    assert_int_equal(seen.synchronizes, 0);
     close_fixture(&f);
 }
 
-// Two halves freed on two streams are one block again once both have passed.
+static void a_block_belongs_to_the_stream_that_freed_it(void **context)
+{
+    (void)context;
+    struct fixture f = open_fixture(4 * MIB, 0, NULL, false);
+    device_address a = take(&f, 2 * MIB);
+    give_on(&f, a, 1);
+    assert_int_equal(take_on(&f, MIB, 1), a);
+    assert_int_equal(seen.waits, 0);
+    assert_true(take(&f, MIB) != a + MIB);
+    close_fixture(&f);
+}
+
+static void where_no_event_can_be_made_the_pool_synchronises(void **context)
+{
+    (void)context;
+    struct fixture f = open_fixture(4 * MIB, 0, NULL, false);
+    device_address a = take(&f, 4 * MIB);
+    give(&f, a);
+    seen.no_events = true;
+    assert_int_equal(take_on(&f, MIB, 1), a);
+    assert_int_equal(seen.waits, 0);
+    assert_int_equal(seen.synchronizes, 1);
+    close_fixture(&f);
+}
+
+// Two neighbours freed on two streams, neither large enough, are one block once both streams have passed.
 static void blocks_of_two_streams_join_under_pressure(void **context)
 {
     (void)context;
     struct fixture f = open_fixture(4 * MIB, 0, NULL, false);
-    device_address a = take(&f, 2 * MIB), b = take(&f, 2 * MIB);
-    mem_pool_free(f.pool, a, f.stream);
-    mem_pool_free(f.pool, b, f.other);
-    assert_true(mem_pool_check(f.pool));
-    assert_int_equal(take(&f, 4 * MIB), a);
+    device_address a = take(&f, MIB), b = take(&f, MIB);
+    take(&f, 2 * MIB);
+    give_on(&f, a, 1);
+    give_on(&f, b, 2);
+    assert_int_equal(take(&f, 2 * MIB), a);
+    assert_int_equal(seen.synchronizes, 1);
+    close_fixture(&f);
+}
+
+// The top is of another stream: too small for a wait to help, large enough together with what the device still has.
+static void growth_follows_a_synchronisation(void **context)
+{
+    (void)context;
+    struct fixture f = open_fixture(4 * MIB, 0, NULL, false);
+    device_address a = take(&f, 2 * MIB);
+    give_on(&f, a, 1);
+    assert_int_equal(take(&f, 3 * MIB), a);
+    assert_int_equal(seen.synchronizes, 1);
+    assert_int_equal(held(&f), 3 * MIB);
+    close_fixture(&f);
+}
+
+static void after_a_synchronisation_any_stream_takes_any_block(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain();
+    device_address a = take(&f, MIB), b = take(&f, MIB);
+    take(&f, MIB);
+    give_on(&f, a, 1);
+    give_on(&f, b, 1);
+    assert_int_equal(mem_pool_empty_cache(f.pool), 0); // waits for all the same
+    assert_int_equal(take_on(&f, MIB, 2), a);
+    assert_int_equal(take(&f, MIB), b);
+    assert_int_equal(seen.waits, 0);
+    assert_int_equal(held(&f), 3 * MIB);
     close_fixture(&f);
 }
 
@@ -400,7 +748,7 @@ static void freeing_nothing_is_allowed(void **context)
 {
     (void)context;
     struct fixture f = open_plain();
-    mem_pool_free(f.pool, 0, f.stream);
+    mem_pool_free(f.pool, 0, f.streams[0]);
     assert_int_equal(stats_of(&f).free_count, 0);
     mem_pool_destroy(NULL);
     close_fixture(&f);
@@ -419,26 +767,85 @@ static void the_host_never_touches_device_memory(void **context)
     close_fixture(&f);
 }
 
+static void write_own_name(char *name, size_t size)
+{
+    snprintf(name, size, "test-pool-%d", (int)getpid());
+}
+
 static void sharers_divide_what_is_free(void **context)
 {
     (void)context;
     char name[32];
-    snprintf(name, sizeof(name), "test-pool-%d", (int)getpid());
+    write_own_name(name, sizeof(name));
     struct fixture a = open_fixture(8 * MIB, 0, name, false), b = open_fixture(8 * MIB, 0, name, false);
     assert_int_equal(mem_pool_headroom(a.pool), 4 * MIB);
     device_address big = take(&a, 6 * MIB);
     assert_int_equal(mem_pool_headroom(b.pool), MIB);
     assert_int_equal(refuse(&b, 3 * MIB)->cause, MEM_CAUSE_EXTERNAL);
     give(&a, big);
-    assert_int_equal(refuse(&b, 3 * MIB)->cause, MEM_CAUSE_EXTERNAL); // cached by the other
+    const struct mem_out_of_memory *report = refuse(&b, 3 * MIB); // cached by the other
+    assert_int_equal(report->cause, MEM_CAUSE_EXTERNAL);
+    assert_int_equal(report->device.others_bytes, 6 * MIB);
+    assert_int_equal(report->device.sharers, 2);
     mem_pool_empty_cache(a.pool);
     give(&b, take(&b, 8 * MIB));
     close_fixture(&a);
     close_fixture(&b);
 }
 
+static uint64_t random_below(uint64_t *state, uint64_t bound)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (*state >> 33) % bound;
+}
+
+#define RIVAL_BLOCKS     16
+#define RIVAL_OPERATIONS 6000
+
+static bool rivals_hold(const struct fixture *rivals)
+{
+    struct device_info info;
+    rivals[0].device->ops->info(rivals[0].device, &info);
+    uint64_t sum = stats_of(&rivals[0]).reserved_bytes + stats_of(&rivals[1]).reserved_bytes;
+    return sum == info.held_bytes + info.others_bytes && sum + info.free_bytes == info.capacity_bytes &&
+           mem_pool_check(rivals[0].pool) && mem_pool_check(rivals[1].pool);
+}
+
+static void rivals_never_hold_more_than_the_device(void **context)
+{
+    (void)context;
+    char name[32];
+    write_own_name(name, sizeof(name));
+    struct fixture rivals[2];
+    device_address blocks[2][RIVAL_BLOCKS] = {0};
+    rivals[0] = open_fixture(8 * MIB, 0, name, false);
+    rivals[1] = open_fixture(8 * MIB, 0, name, false);
+    uint64_t state = 11, refusals = 0;
+    for (int i = 0; i < RIVAL_OPERATIONS; i++) {
+        size_t who = random_below(&state, 2);
+        struct fixture *rival = &rivals[who];
+        device_address *block = &blocks[who][random_below(&state, RIVAL_BLOCKS)];
+        if (*block != 0) {
+            mem_pool_free(rival->pool, *block, rival->streams[0]);
+            *block = 0;
+        } else if (try_take(rival, 1 + random_below(&state, MIB), 0, "rival", block) != STATUS_OK) {
+            refusals++;
+            mem_pool_empty_cache(rivals[1 - who].pool);
+        }
+        if (!rivals_hold(rivals)) {
+            fail_msg("seed 11, operation %d", i);
+        }
+    }
+    assert_in_range(refusals, 50, RIVAL_OPERATIONS / 4);
+    close_fixture(&rivals[1]);
+    mem_pool_empty_cache(rivals[0].pool);
+    close_fixture(&rivals[0]);
+}
+
 #define FUZZ_BLOCKS     64
 #define FUZZ_OPERATIONS 20000
+#define FUZZ_LIMIT      (8 * MIB)
+#define FUZZ_UNITS      (8 * 1024 * 1024 / 512)
 
 struct shadow {
     device_address address;
@@ -446,11 +853,16 @@ struct shadow {
     unsigned char pattern;
 };
 
-static uint64_t random_below(uint64_t *state, uint64_t bound)
-{
-    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (*state >> 33) % bound;
-}
+struct fuzz {
+    struct fixture f;
+    uint64_t state, refusals;
+    device_address base;
+    struct shadow blocks[FUZZ_BLOCKS];
+    struct {
+        size_t stream;
+        uint64_t at;     // 0: never freed
+    } freed[FUZZ_UNITS]; // for each 512 bytes of the pool's range
+};
 
 static bool contents_hold(const struct shadow *block)
 {
@@ -471,75 +883,147 @@ static bool overlaps_none(const struct shadow *blocks, const struct shadow *fres
     return true;
 }
 
-static bool sums_hold(const struct fixture *f, const struct shadow *blocks)
+// `stream` waits for whoever freed what lies under the block.
+static bool order_holds(const struct fuzz *fuzz, const struct shadow *block, size_t stream)
 {
-    struct mem_pool_stats stats = stats_of(f);
+    uint64_t first = (block->address - fuzz->base) / 512, count = mem_pool_block_bytes(block->bytes) / 512;
+    for (uint64_t i = first; i < first + count; i++) {
+        size_t before = fuzz->freed[i].stream;
+        if (before != stream && fuzz->freed[i].at > seen.passed[stream][before]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool sums_hold(const struct fuzz *fuzz)
+{
+    struct mem_pool_stats stats = stats_of(&fuzz->f);
     uint64_t allocated = 0;
     for (int i = 0; i < FUZZ_BLOCKS; i++) {
-        allocated += blocks[i].address == 0 ? 0 : mem_pool_block_bytes(blocks[i].bytes);
+        allocated += fuzz->blocks[i].address == 0 ? 0 : mem_pool_block_bytes(fuzz->blocks[i].bytes);
     }
     return stats.allocated_bytes == allocated && stats.allocated_bytes <= stats.reserved_bytes &&
-           stats.reserved_bytes <= stats.limit_bytes && stats.reserved_bytes == held(f) && mem_pool_check(f->pool);
+           stats.reserved_bytes <= stats.limit_bytes && stats.reserved_bytes == held(&fuzz->f) &&
+           mem_pool_check(fuzz->f.pool);
+}
+
+static bool fuzz_free(struct fuzz *fuzz, struct shadow *block, size_t stream)
+{
+    bool right = contents_hold(block);
+    uint64_t first = (block->address - fuzz->base) / 512, count = mem_pool_block_bytes(block->bytes) / 512;
+    seen.now++;
+    mem_pool_free(fuzz->f.pool, block->address, fuzz->f.streams[stream]);
+    for (uint64_t i = first; i < first + count; i++) {
+        fuzz->freed[i].stream = stream;
+        fuzz->freed[i].at = seen.now;
+    }
+    *block = (struct shadow){0};
+    return right;
+}
+
+static bool fuzz_alloc(struct fuzz *fuzz, struct shadow *block, size_t stream, uint64_t bytes)
+{
+    if (try_take(&fuzz->f, bytes, stream, "fuzz", &block->address) != STATUS_OK) {
+        fuzz->refusals++;
+        return true;
+    }
+    block->bytes = bytes;
+    block->pattern = (unsigned char)random_below(&fuzz->state, 256);
+    memset(device_cpu_pointer(block->address), block->pattern, bytes);
+    return overlaps_none(fuzz->blocks, block) && order_holds(fuzz, block, stream);
 }
 
 // What headroom promises, a request gets.
-static bool headroom_holds(struct fixture *f, struct stream *stream)
+static bool headroom_holds(struct fuzz *fuzz, size_t stream)
 {
-    uint64_t headroom = mem_pool_headroom(f->pool);
-    device_address address;
+    struct shadow block = {0};
+    uint64_t headroom = mem_pool_headroom(fuzz->f.pool), refusals = fuzz->refusals;
     if (headroom < MEM_POOL_ALIGNMENT) {
         return true;
     }
-    if (mem_pool_alloc(f->pool, headroom, stream, "headroom", &address) != STATUS_OK) {
-        return false;
+    bool right = fuzz_alloc(fuzz, &block, stream, headroom);
+    return right && fuzz->refusals == refusals && fuzz_free(fuzz, &block, stream);
+}
+
+static bool fuzz_step(struct fuzz *fuzz)
+{
+    struct shadow *block = &fuzz->blocks[random_below(&fuzz->state, FUZZ_BLOCKS)];
+    size_t stream = random_below(&fuzz->state, 4) % STREAMS;
+    uint64_t bytes = 1 + random_below(&fuzz->state, UINT64_C(1) << (6 + random_below(&fuzz->state, 17)));
+    bool right = block->address != 0 ? fuzz_free(fuzz, block, stream) : fuzz_alloc(fuzz, block, stream, bytes);
+    switch (random_below(&fuzz->state, 200)) {
+    case 0:
+        mem_pool_trim(fuzz->f.pool, random_below(&fuzz->state, FUZZ_LIMIT));
+        break;
+    case 1:
+        device_cpu_set_neighbour(fuzz->f.device, random_below(&fuzz->state, 6 * MIB));
+        break;
+    case 2:
+        right = right && headroom_holds(fuzz, stream);
+        break;
     }
-    mem_pool_free(f->pool, address, stream);
-    return true;
+    return right && sums_hold(fuzz);
 }
 
 static void random_use_keeps_every_promise(void **context)
 {
     (void)context;
+    struct fuzz *fuzz = malloc(sizeof(*fuzz));
+    assert_non_null(fuzz);
     for (uint64_t seed = 1; seed <= 3; seed++) {
-        struct fixture f = open_fixture(10 * MIB, 8 * MIB, NULL, seed == 2);
-        struct shadow blocks[FUZZ_BLOCKS] = {0};
-        uint64_t state = seed, refusals = 0;
+        *fuzz = (struct fuzz){.f = open_fixture(10 * MIB, FUZZ_LIMIT, NULL, seed == 2), .state = seed};
+        fuzz->base = take(&fuzz->f, 1);
+        give(&fuzz->f, fuzz->base);
         for (int i = 0; i < FUZZ_OPERATIONS; i++) {
-            struct shadow *block = &blocks[random_below(&state, FUZZ_BLOCKS)];
-            struct stream *stream = random_below(&state, 4) == 0 ? f.other : f.stream;
-            bool right = true;
-            if (block->address != 0) {
-                right = contents_hold(block);
-                mem_pool_free(f.pool, block->address, stream);
-                *block = (struct shadow){0};
-            } else {
-                uint64_t bytes = 1 + random_below(&state, UINT64_C(1) << (6 + random_below(&state, 17)));
-                if (mem_pool_alloc(f.pool, bytes, stream, "fuzz", &block->address) == STATUS_OK) {
-                    block->bytes = bytes;
-                    block->pattern = (unsigned char)random_below(&state, 256);
-                    memset(device_cpu_pointer(block->address), block->pattern, bytes);
-                    right = overlaps_none(blocks, block);
-                } else {
-                    refusals++;
-                }
-            }
-            uint64_t chance = random_below(&state, 200);
-            if (chance == 0) {
-                mem_pool_trim(f.pool, random_below(&state, 8 * MIB));
-            } else if (chance == 1) {
-                device_cpu_set_neighbour(f.device, random_below(&state, 6 * MIB));
-            } else if (chance == 2) {
-                right = right && headroom_holds(&f, stream);
-            }
-            if (!right || !sums_hold(&f, blocks)) {
-                fail_msg("seed %llu, operation %d", (unsigned long long)seed, i);
+            if (!fuzz_step(fuzz)) {
+                fail_msg("seed %d, operation %d", (int)seed, i);
             }
         }
-        print_message("seed %llu: %llu of %d operations refused\n", (unsigned long long)seed,
-                      (unsigned long long)refusals, FUZZ_OPERATIONS);
-        assert_in_range(refusals, 50, FUZZ_OPERATIONS / 4);
-        close_fixture(&f);
+        // Enough pressure to matter, not so much that nothing is placed.
+        assert_in_range(fuzz->refusals, 50, FUZZ_OPERATIONS / 4);
+        assert_true(seen.waits > 50 && seen.synchronizes > 50);
+        close_fixture(&fuzz->f);
     }
+    free(fuzz);
+}
+
+// The check that the other tests lean on finds each kind of damage, and nothing once it is repaired.
+static void the_check_finds_damage(void **context)
+{
+    (void)context;
+    struct blocks blocks;
+    assert_true(blocks_init(&blocks) && blocks_prepare(&blocks));
+    struct block *live = blocks_append(&blocks, 64 * KIB, NULL);
+    blocks_take(&blocks, live, KIB, "live");
+    struct block *unused = blocks.last;
+    assert_true(blocks_check(&blocks, 64 * KIB, KIB));
+    assert_false(blocks_check(&blocks, 63 * KIB, KIB));
+    assert_false(blocks_check(&blocks, 64 * KIB, 2 * KIB));
+    unused->offset += 512;
+    assert_false(blocks_check(&blocks, 64 * KIB, KIB));
+    unused->offset -= 512;
+    unused->previous = NULL;
+    assert_false(blocks_check(&blocks, 64 * KIB, KIB));
+    unused->previous = live;
+    unused->class_previous = live;
+    assert_false(blocks_check(&blocks, 64 * KIB, KIB));
+    unused->class_previous = NULL;
+    blocks.used[0] ^= 2;
+    assert_false(blocks_check(&blocks, 64 * KIB, KIB));
+    blocks.used[0] ^= 2;
+    blocks.live_count++;
+    assert_false(blocks_check(&blocks, 64 * KIB, KIB));
+    blocks.live_count--;
+    blocks.live[blocks.live_capacity / 2] = live; // found at its own place too
+    assert_false(blocks_check(&blocks, 64 * KIB, KIB));
+    blocks.live[blocks.live_capacity / 2] = NULL;
+    struct block *spare = blocks.spare;
+    blocks.spare = spare->next;
+    assert_false(blocks_check(&blocks, 64 * KIB, KIB));
+    blocks.spare = spare;
+    assert_true(blocks_check(&blocks, 64 * KIB, KIB));
+    blocks_finish(&blocks);
 }
 
 int main(void)
@@ -549,21 +1033,36 @@ int main(void)
         cmocka_unit_test(the_best_fit_is_the_smallest_then_the_lowest),
         cmocka_unit_test(blocks_split_and_join_again),
         cmocka_unit_test(a_hit_leaves_the_device_alone),
-        cmocka_unit_test(what_is_freed_at_the_top_grows_into_a_larger_block),
+        cmocka_unit_test(device_calls_are_commits_and_releases),
+        cmocka_unit_test(growth_commits_only_what_is_missing_at_the_top),
+        cmocka_unit_test(thousands_of_blocks_live_at_once),
         cmocka_unit_test(peaks_start_again_from_the_present),
         cmocka_unit_test(trimming_goes_as_far_as_live_blocks_allow),
+        cmocka_unit_test(trimming_keeps_the_piece_that_a_live_block_ends_in),
+        cmocka_unit_test(a_limit_is_whole_pieces_within_the_capacity),
         cmocka_unit_test(the_limit_is_hard),
         cmocka_unit_test(scattered_free_memory_is_called_fragmented),
         cmocka_unit_test(a_neighbour_is_called_external),
+        cmocka_unit_test(a_neighbour_is_blamed_for_what_the_cached_top_lacks),
         cmocka_unit_test(headroom_shrinks_by_what_a_neighbour_took_too_much),
         cmocka_unit_test(injected_failures_come_as_often_as_asked),
         cmocka_unit_test(the_report_says_what_holds_the_memory),
+        cmocka_unit_test(a_reused_record_forgets_its_tag),
+        cmocka_unit_test(sizes_are_written_in_the_unit_that_fits),
+        cmocka_unit_test(a_report_is_cut_where_its_room_ends),
+        cmocka_unit_test(every_cause_has_a_name_and_an_explanation),
         cmocka_unit_test(another_stream_takes_fresh_memory_or_waits_for_a_block),
+        cmocka_unit_test(a_block_belongs_to_the_stream_that_freed_it),
+        cmocka_unit_test(where_no_event_can_be_made_the_pool_synchronises),
         cmocka_unit_test(blocks_of_two_streams_join_under_pressure),
+        cmocka_unit_test(growth_follows_a_synchronisation),
+        cmocka_unit_test(after_a_synchronisation_any_stream_takes_any_block),
         cmocka_unit_test(freeing_nothing_is_allowed),
         cmocka_unit_test(the_host_never_touches_device_memory),
         cmocka_unit_test(sharers_divide_what_is_free),
+        cmocka_unit_test(rivals_never_hold_more_than_the_device),
         cmocka_unit_test(random_use_keeps_every_promise),
+        cmocka_unit_test(the_check_finds_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
