@@ -4,7 +4,7 @@
 // calling thread, so an event is done when it is recorded.
 #include "mem/device_cpu.h"
 
-#include <errno.h>
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,30 +48,43 @@ static uint64_t read_number(const char *path)
     return number;
 }
 
-// The tightest memory limit among this process's cgroup and those above it (version 2, else version 1).
+// The tightest memory limit in `file` among a cgroup and those above it. Cuts `group` short.
+static uint64_t tightest_limit(const char *root, char *group, const char *file)
+{
+    uint64_t limit = UINT64_MAX;
+    for (;;) {
+        char path[2048];
+        snprintf(path, sizeof(path), "%s%s/%s", root, group, file);
+        uint64_t bytes = read_number(path);
+        limit = bytes < limit ? bytes : limit;
+        char *slash = strrchr(group, '/');
+        if (slash == NULL) {
+            return limit;
+        }
+        *slash = '\0';
+    }
+}
+
+// Of this process. Each line is "ID:CONTROLLERS:GROUP"; version 2 has the id 0 and names no controllers.
 static uint64_t cgroup_limit(void)
 {
-    char line[1024], path[2048];
-    uint64_t limit = read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    char line[1024];
+    uint64_t limit = UINT64_MAX;
     FILE *file = fopen("/proc/self/cgroup", "r");
-    if (file == NULL) {
-        return limit;
-    }
-    while (fgets(line, sizeof(line), file) != NULL) {
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
         line[strcspn(line, "\n")] = '\0';
-        char *group = strncmp(line, "0::", 3) == 0 ? line + 3 : NULL;
-        while (group != NULL) {
-            snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", group);
-            uint64_t bytes = read_number(path);
-            limit = bytes < limit ? bytes : limit;
-            char *slash = strrchr(group, '/');
-            group = slash == NULL ? NULL : group;
-            if (slash != NULL) {
-                *slash = '\0';
-            }
+        char *group = strstr(line, ":memory:");
+        uint64_t bytes = UINT64_MAX;
+        if (strncmp(line, "0::", 3) == 0) {
+            bytes = tightest_limit("/sys/fs/cgroup", line + 3, "memory.max");
+        } else if (group != NULL) {
+            bytes = tightest_limit("/sys/fs/cgroup/memory", group + strlen(":memory:"), "memory.limit_in_bytes");
         }
+        limit = bytes < limit ? bytes : limit;
     }
-    fclose(file);
+    if (file != NULL) {
+        fclose(file);
+    }
     return limit;
 }
 
@@ -139,6 +152,7 @@ static void unreserve(struct device *device, device_address address, uint64_t by
 
 static enum status commit(struct device *device, device_address address, uint64_t bytes)
 {
+    assert(bytes % GRANULARITY == 0);
     if (!ledger_take(on_cpu(device)->ledger, bytes)) {
         return STATUS_OUT_OF_MEMORY;
     }
@@ -153,6 +167,7 @@ static enum status commit(struct device *device, device_address address, uint64_
 static void release(struct device *device, device_address address, uint64_t bytes)
 {
     void *memory = device_cpu_pointer(address);
+    assert(bytes % GRANULARITY == 0);
     madvise(memory, bytes, MADV_DONTNEED);
     mprotect(memory, bytes, PROT_NONE);
     ledger_give(on_cpu(device)->ledger, bytes);

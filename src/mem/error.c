@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 enum status error_set(struct error *error, enum status status, const char *format, ...)
 {
@@ -12,6 +13,9 @@ enum status error_set(struct error *error, enum status status, const char *forma
         va_start(arguments, format);
         vsnprintf(error->text, sizeof(error->text), format, arguments);
         va_end(arguments);
+        for (char *end = strchr(error->text, '\n'); end != NULL; end = strchr(end, '\n')) {
+            *end = ' '; // a name from outside may hold one
+        }
     }
     return status;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mem/layout.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@ struct item {
 
 static uint64_t round_up(uint64_t bytes, uint64_t alignment)
 {
+    assert(alignment != 0 && (alignment & (alignment - 1)) == 0);
     return (bytes + alignment - 1) & ~(alignment - 1);
 }
 
@@ -64,7 +66,8 @@ static bool overlap_in_time(uint32_t birth_a, uint32_t death_a, uint32_t birth_b
     return birth_a <= death_b && birth_b <= death_a;
 }
 
-// The lowest offset at which the item fits between those that are alive with it. placed[count] is in order of offset.
+// The lowest offset at which the item fits between those that are alive with it; 0 for an empty one. placed[count] is
+// in order of offset.
 static uint64_t first_fit(const struct item *item, struct item *const *placed, size_t count)
 {
     uint64_t offset = 0;
@@ -111,12 +114,12 @@ static uint64_t place_in_order(struct item *items, size_t count, struct item **p
     return end;
 }
 
-// Fallback when the host's memory runs out: one after the other.
+// Fallback when the host's memory runs out: one after the other, the empty at 0.
 static uint64_t place_apart(const struct mem_buffer *buffers, size_t count, uint64_t alignment, uint64_t *offsets)
 {
     uint64_t end = 0;
     for (size_t i = 0; i < count; i++) {
-        offsets[i] = end;
+        offsets[i] = buffers[i].bytes > 0 ? end : 0;
         end += round_up(buffers[i].bytes, alignment);
     }
     return end;
@@ -133,23 +136,19 @@ uint64_t mem_layout_place(const struct mem_buffer *buffers, size_t count, uint64
         best = place_apart(buffers, count, alignment, offsets);
         goto out;
     }
-    size_t kept = 0;
     for (size_t i = 0; i < count; i++) {
-        offsets[i] = 0;
-        if (buffers[i].bytes > 0) {
-            items[kept++] = (struct item){.bytes = round_up(buffers[i].bytes, alignment),
-                                          .birth = buffers[i].birth,
-                                          .death = buffers[i].death,
-                                          .index = i};
-        }
+        items[i] = (struct item){.bytes = round_up(buffers[i].bytes, alignment),
+                                 .birth = buffers[i].birth,
+                                 .death = buffers[i].death,
+                                 .index = i};
     }
     uint64_t bound = mem_layout_lower_bound(buffers, count, alignment);
     for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]) && best > bound; i++) {
-        qsort(items, kept, sizeof(*items), orders[i]);
-        uint64_t end = place_in_order(items, kept, placed);
+        qsort(items, count, sizeof(*items), orders[i]);
+        uint64_t end = place_in_order(items, count, placed);
         if (end < best) {
             best = end;
-            for (size_t k = 0; k < kept; k++) {
+            for (size_t k = 0; k < count; k++) {
                 offsets[items[k].index] = items[k].offset;
             }
         }
@@ -165,6 +164,7 @@ uint64_t mem_layout_lower_bound(const struct mem_buffer *buffers, size_t count, 
     uint64_t largest = 0;
     uint32_t last = 0;
     for (size_t i = 0; i < count; i++) {
+        assert(buffers[i].birth <= buffers[i].death);
         last = buffers[i].death > last ? buffers[i].death : last;
     }
     // changes[t]: bytes born at t less bytes that died before it
@@ -175,7 +175,7 @@ uint64_t mem_layout_lower_bound(const struct mem_buffer *buffers, size_t count, 
     for (size_t i = 0; i < count; i++) {
         int64_t bytes = (int64_t)round_up(buffers[i].bytes, alignment);
         changes[buffers[i].birth] += bytes;
-        changes[buffers[i].death + 1] -= bytes;
+        changes[(size_t)buffers[i].death + 1] -= bytes;
     }
     int64_t live = 0;
     for (size_t t = 0; t <= last; t++) {

@@ -5,9 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,22 +123,34 @@ static struct table *map_table(int file)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+// Nobody lives in the locked object. An empty one was left before it had a table; another size is another program's.
+static bool is_dead(int file)
+{
+    struct stat status;
+    if (fstat(file, &status) != 0 || status.st_nlink == 0) {
+        return false;
+    }
+    if (status.st_size != (off_t)sizeof(struct table)) {
+        return status.st_size == 0;
+    }
+    struct table *table = map_table(file);
+    if (table == NULL) {
+        return false;
+    }
+    bool dead = reap(table) == 0;
+    munmap(table, sizeof(*table));
+    return dead;
+}
+
 // Removes an object in which nobody lives. Skips what somebody has locked: then somebody lives.
 static void remove_if_dead(const char *object)
 {
-    struct stat status;
     int file = shm_open(object, O_RDWR | O_CLOEXEC, 0);
     if (file < 0) {
         return;
     }
-    if (flock(file, LOCK_EX | LOCK_NB) == 0 && fstat(file, &status) == 0 && status.st_nlink > 0) {
-        struct table *table = status.st_size == (off_t)sizeof(*table) ? map_table(file) : NULL;
-        if (table != NULL && reap(table) == 0) {
-            shm_unlink(object);
-        }
-        if (table != NULL) {
-            munmap(table, sizeof(*table));
-        }
+    if (flock(file, LOCK_EX | LOCK_NB) == 0 && is_dead(file)) {
+        shm_unlink(object);
     }
     close(file);
 }
@@ -186,29 +196,16 @@ static bool valid_name(const char *name)
     return length >= 1 && length <= NAME_MAX_LENGTH && strspn(name, allowed) == length;
 }
 
-// Leaves the ledger locked.
-static enum status open_table(struct ledger *ledger, const char *name, struct error *error)
+// Leaves the object locked. Its memory is claimed here: a full /dev/shm must answer now, not fault at the first write.
+static enum status open_object(struct ledger *ledger, const char *name, struct error *error)
 {
-    ledger->file = -1;
-    if (name != NULL) {
-        remove_dead();
-        snprintf(ledger->object, sizeof(ledger->object), "/" PREFIX "%s", name);
-        ledger->file = open_locked(ledger->object);
-        if (ledger->file < 0 || ftruncate(ledger->file, sizeof(struct table)) != 0) {
-            enum status status = error_set(error, STATUS_ERROR, "device %s: cannot open shared memory %s: %s", name,
-                                           ledger->object, strerror(errno));
-            if (ledger->file >= 0) {
-                close(ledger->file);
-            }
-            return status;
-        }
-    }
-    ledger->table = map_table(ledger->file);
-    if (ledger->table == NULL) {
-        if (ledger->file >= 0) {
-            close(ledger->file);
-        }
-        return error_set(error, STATUS_ERROR, "cannot map a device's ledger: %s", strerror(errno));
+    remove_dead();
+    snprintf(ledger->object, sizeof(ledger->object), "/" PREFIX "%s", name);
+    ledger->file = open_locked(ledger->object);
+    int code = ledger->file < 0 ? errno : posix_fallocate(ledger->file, 0, sizeof(struct table));
+    if (code != 0) {
+        return error_set(error, STATUS_ERROR, "device %s: cannot open shared memory %s: %s", name, ledger->object,
+                         strerror(code));
     }
     return STATUS_OK;
 }
@@ -223,27 +220,39 @@ enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledg
     if (ledger == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    enum status status = open_table(ledger, name, error);
+    ledger->file = -1;
+    enum status status = name == NULL ? STATUS_OK : open_object(ledger, name, error);
     if (status != STATUS_OK) {
-        free(ledger);
-        return status;
+        goto err_close;
+    }
+    ledger->table = map_table(ledger->file);
+    if (ledger->table == NULL) {
+        status = error_set(error, STATUS_ERROR, "cannot map a device's ledger: %s", strerror(errno));
+        goto err_close;
     }
     if (reap(ledger->table) == 0) {
         ledger->table->capacity_bytes = capacity_bytes;
     }
     ledger->mine = claim_slot(ledger->table);
+    if (ledger->mine == NULL) {
+        status = error_set(error, STATUS_ERROR, "device %s: more than %d processes share it", name, SLOTS);
+        goto err_unmap;
+    }
     if (ledger->file >= 0) {
         flock(ledger->file, LOCK_UN);
     }
     pthread_mutex_init(&ledger->mutex, NULL);
-    if (ledger->mine == NULL) {
-        munmap(ledger->table, sizeof(*ledger->table));
-        close(ledger->file);
-        free(ledger);
-        return error_set(error, STATUS_ERROR, "device %s: more than %d processes share it", name, SLOTS);
-    }
     *ledger_p = ledger;
     return STATUS_OK;
+
+err_unmap:
+    munmap(ledger->table, sizeof(*ledger->table));
+err_close:
+    if (ledger->file >= 0) {
+        close(ledger->file);
+    }
+    free(ledger);
+    return status;
 }
 
 void ledger_detach(struct ledger *ledger)

@@ -15,7 +15,8 @@
 
 struct ledger;
 
-// `name`: 1 to 64 of A-Z a-z 0-9 . _ -, or NULL. The first live attachment of a name decides the capacity.
+// `name`: 1 to 64 of A-Z a-z 0-9 . _ -, or NULL. The first live attachment of a name decides the capacity; a
+// name takes 256 attachments.
 enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledger **ledger_p, struct error *error);
 // Gives back everything that this attachment holds. Accepts NULL.
 void ledger_detach(struct ledger *ledger);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -7,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,11 +44,16 @@ static struct device_info info_of(struct device *device)
     return info;
 }
 
+static const char *object_path(char buffer[128], const char *name)
+{
+    snprintf(buffer, 128, "/dev/shm/headroom-%s", name);
+    return buffer;
+}
+
 static bool object_exists(const char *name)
 {
     char path[128];
-    snprintf(path, sizeof(path), "/dev/shm/headroom-%s", name);
-    return access(path, F_OK) == 0;
+    return access(object_path(path, name), F_OK) == 0;
 }
 
 static device_address reserve(struct device *device)
@@ -55,12 +63,41 @@ static device_address reserve(struct device *device)
     return range;
 }
 
+// A child dies with this process, and of its first failed assertion.
+static pid_t fork_child(void)
+{
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        setenv("CMOCKA_TEST_ABORT", "1", 1);
+        signal(SIGSEGV, SIG_DFL); // cmocka catches them
+        signal(SIGBUS, SIG_DFL);
+    }
+    return child;
+}
+
+// Whether a write to the address kills. An address that no memory can have raises SIGBUS on x86-64 when it stands in
+// a register of the stack.
+static bool faults(void *address)
+{
+    pid_t child = fork_child();
+    if (child == 0) {
+        *(volatile unsigned char *)address = 1;
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFSIGNALED(status) && (WTERMSIG(status) == SIGSEGV || WTERMSIG(status) == SIGBUS);
+}
+
 static void memory_is_committed_and_released(void **context)
 {
     (void)context;
     struct device *device = open_device(NULL, 4 * MIB, false);
     device_address range = reserve(device);
     assert_int_equal(device_cpu.granularity_bytes, PAGE_BYTES);
+    assert_true(faults(device_cpu.host_pointer(device, range)));
     assert_int_equal(info_of(device).free_bytes, 4 * MIB);
     assert_int_equal(device_cpu.commit(device, range, MIB), STATUS_OK);
     memset(device_cpu.host_pointer(device, range), 7, MIB);
@@ -87,9 +124,12 @@ static void more_than_the_capacity_is_refused_and_changes_nothing(void **context
     device_address range = reserve(device);
     assert_int_equal(device_cpu.commit(device, range, 2 * MIB + PAGE_BYTES), STATUS_OUT_OF_MEMORY);
     assert_int_equal(info_of(device).held_bytes, 0);
+    assert_true(faults(device_cpu.host_pointer(device, range)));
     assert_int_equal(device_cpu.commit(device, range, 2 * MIB), STATUS_OK);
     assert_int_equal(device_cpu.commit(device, range + 2 * MIB, PAGE_BYTES), STATUS_OUT_OF_MEMORY);
     assert_int_equal(info_of(device).held_bytes, 2 * MIB);
+    assert_false(faults(device_cpu.host_pointer(device, range)));
+    assert_true(faults(device_cpu.host_pointer(device, range + 2 * MIB)));
     device_cpu.release(device, range, 2 * MIB);
     device_cpu.unreserve(device, range, RANGE);
     device_cpu.destroy(device);
@@ -107,15 +147,31 @@ static void without_a_capacity_it_has_what_the_machine_has(void **context)
 static void a_name_outside_the_alphabet_is_refused(void **context)
 {
     (void)context;
-    static const char *const names[] = {"", "a/b", "a b", "..\n",
+    static const char *const names[] = {"", "a/b", "a b", "..\n\nx",
                                         "a234567890123456789012345678901234567890123456789012345678901234x"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         struct device *device;
         struct error error;
         struct device_config config = {.name = names[i], .capacity_bytes = MIB};
         assert_int_equal(device_cpu.create(&config, &device, &error), STATUS_INVALID);
+        assert_int_equal(error.status, STATUS_INVALID);
         assert_non_null(strstr(error.text, "allowed are"));
+        assert_null(strchr(error.text, '\n'));
+        assert_int_equal(device_cpu.create(&config, &device, NULL), STATUS_INVALID);
     }
+}
+
+static void a_name_of_64_letters_is_accepted(void **context)
+{
+    (void)context;
+    char name[65];
+    int length = snprintf(name, sizeof(name), "test-Az09._-%d", (int)getpid());
+    memset(name + length, 'x', 64 - (size_t)length);
+    name[64] = '\0';
+    struct device *device = open_device(name, MIB, false);
+    assert_true(object_exists(name));
+    device_cpu.destroy(device);
+    assert_false(object_exists(name));
 }
 
 static void neighbours_may_push_it_over_its_capacity(void **context)
@@ -135,26 +191,6 @@ static void neighbours_may_push_it_over_its_capacity(void **context)
     device_cpu.destroy(device);
 }
 
-static int run_child(void (*work)(void *), void *argument)
-{
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) {
-        signal(SIGSEGV, SIG_DFL); // cmocka catches them
-        signal(SIGBUS, SIG_DFL);
-        work(argument);
-        _exit(0);
-    }
-    int status;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    return status;
-}
-
-static void touch(void *address)
-{
-    *(volatile unsigned char *)address = 1;
-}
-
 static void faulting_addresses_fault_on_the_host_only(void **context)
 {
     (void)context;
@@ -164,8 +200,8 @@ static void faulting_addresses_fault_on_the_host_only(void **context)
     device_address range = reserve(device);
     assert_int_equal(device_cpu.commit(device, range, MIB), STATUS_OK);
     assert_null(device_cpu.host_pointer(device, range));
-    assert_true(WIFSIGNALED(run_child(touch, (void *)(uintptr_t)range)));
-    assert_false(WIFSIGNALED(run_child(touch, device_cpu_pointer(range))));
+    assert_true(faults((void *)(uintptr_t)range));
+    assert_false(faults(device_cpu_pointer(range)));
     char out[] = "to the device and back", in[sizeof(out)];
     device_cpu.copy_to_device(device, stream, range + 100, out, sizeof(out));
     device_cpu.copy_to_host(device, stream, in, range + 100, sizeof(in));
@@ -176,7 +212,7 @@ static void faulting_addresses_fault_on_the_host_only(void **context)
     device_cpu.synchronize(device);
     assert_memory_equal(in, "to \0\0\0\0devi", 11);
     device_cpu.release(device, range, MIB);
-    assert_true(WIFSIGNALED(run_child(touch, device_cpu_pointer(range)))); // a use after the release
+    assert_true(faults(device_cpu_pointer(range))); // a use after the release
     device_cpu.unreserve(device, range, RANGE);
     device_cpu.stream_destroy(device, stream);
     device_cpu.destroy(device);
@@ -234,8 +270,7 @@ static pid_t start_holder(const char *name)
     int ends[2];
     char ready;
     assert_int_equal(pipe(ends), 0);
-    fflush(NULL);
-    pid_t child = fork();
+    pid_t child = fork_child();
     if (child == 0) {
         struct device *device = open_device(name, 4 * MIB, false);
         device_address range = reserve(device);
@@ -246,10 +281,10 @@ static pid_t start_holder(const char *name)
             pause();
         }
     }
+    close(ends[1]);
     assert_int_equal(read(ends[0], &ready, 1), 1);
     assert_int_equal(ready, 'y');
     close(ends[0]);
-    close(ends[1]);
     return child;
 }
 
@@ -258,46 +293,103 @@ static void a_killed_sharer_gives_everything_back(void **context)
     (void)context;
     char name[64];
     struct device *device = open_device(test_name(name, "killed"), 4 * MIB, false);
+    device_address range = reserve(device);
     pid_t child = start_holder(name);
     assert_int_equal(info_of(device).others_bytes, 3 * MIB);
     assert_int_equal(info_of(device).sharers, 2);
     assert_int_equal(kill(child, SIGKILL), 0);
     siginfo_t dead;
     assert_int_equal(waitid(P_PID, (id_t)child, &dead, WEXITED | WNOWAIT), 0); // dead, but still in the process table
+    assert_int_equal(device_cpu.commit(device, range, 4 * MIB), STATUS_OK);
+    device_cpu.release(device, range, 4 * MIB);
     assert_int_equal(info_of(device).others_bytes, 0);
     assert_int_equal(info_of(device).free_bytes, 4 * MIB);
     assert_int_equal(info_of(device).sharers, 1);
     assert_int_equal(waitpid(child, NULL, 0), child);
+    device_cpu.unreserve(device, range, RANGE);
     device_cpu.destroy(device);
     assert_false(object_exists(name));
 }
 
+// Whatever else runs on this host may remove the object first, so nothing here asks whether it was left.
 static void what_a_killed_job_left_is_removed_by_the_next(void **context)
 {
     (void)context;
     char name[64], other[64];
     pid_t child = start_holder(test_name(name, "left"));
-    kill(child, SIGKILL);
-    assert_int_equal(waitpid(child, NULL, 0), child);
-    assert_true(object_exists(name));
     device_cpu.destroy(open_device(test_name(other, "next"), MIB, false));
-    assert_false(object_exists(name));
-    child = start_holder(name);
-    device_cpu.destroy(open_device(other, MIB, false));
     assert_true(object_exists(name)); // its holder lives
     kill(child, SIGKILL);
     assert_int_equal(waitpid(child, NULL, 0), child);
-    device_cpu.destroy(open_device(name, MIB, false));
+    device_cpu.destroy(open_device(other, MIB, false));
+    assert_false(object_exists(name));
+}
+
+static void a_name_that_the_dead_left_starts_afresh(void **context)
+{
+    (void)context;
+    char name[64];
+    pid_t child = start_holder(test_name(name, "afresh"));
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    struct device *device = open_device(name, MIB, false);
+    assert_int_equal(info_of(device).capacity_bytes, MIB);
+    assert_int_equal(info_of(device).free_bytes, MIB);
+    device_cpu.destroy(device);
+    assert_false(object_exists(name));
+}
+
+static void make_object(const char *name, const char *text)
+{
+    char path[128];
+    int file = open(object_path(path, name), O_CREAT | O_EXCL | O_WRONLY, 0600);
+    assert_true(file >= 0);
+    assert_int_equal(write(file, text, strlen(text)), strlen(text));
+    close(file);
+}
+
+static void an_empty_object_is_removed_and_a_strange_one_is_left_alone(void **context)
+{
+    (void)context;
+    char empty[64], strange[64], next[64], path[128];
+    make_object(test_name(empty, "empty"), "");
+    make_object(test_name(strange, "strange"), "not a ledger");
+    device_cpu.destroy(open_device(test_name(next, "next"), MIB, false));
+    bool left = object_exists(strange);
+    unlink(object_path(path, strange));
+    assert_true(left);
+    assert_false(object_exists(empty));
+}
+
+static void a_name_takes_256_attachments(void **context)
+{
+    (void)context;
+    enum { MOST = 256 };
+    char name[64];
+    struct device *devices[MOST], *extra;
+    struct error error;
+    for (size_t i = 0; i < MOST; i++) {
+        devices[i] = open_device(test_name(name, "crowd"), MIB, false);
+    }
+    struct device_config config = {.name = name, .capacity_bytes = MIB};
+    assert_int_equal(device_cpu.create(&config, &extra, &error), STATUS_ERROR);
+    assert_non_null(strstr(error.text, "more than 256"));
+    assert_int_equal(info_of(devices[0]).sharers, MOST);
+    device_cpu.destroy(devices[100]);
+    devices[100] = open_device(name, MIB, false);
+    for (size_t i = 0; i < MOST; i++) {
+        device_cpu.destroy(devices[i]);
+    }
     assert_false(object_exists(name));
 }
 
 #define RACERS     6
-#define RACE_LOOPS 2000
+#define RACE_LOOPS 1000
 
 // Takes and returns memory in a hurry; says with its exit code whether the device ever showed more than its capacity.
-static void race(void *argument)
+static void take_and_return(const char *name)
 {
-    struct device *device = open_device(argument, 4 * MIB, false);
+    struct device *device = open_device(name, 4 * MIB, false);
     device_address range = reserve(device);
     uint64_t state = (uint64_t)getpid();
     for (int i = 0; i < RACE_LOOPS; i++) {
@@ -315,15 +407,23 @@ static void race(void *argument)
     device_cpu.destroy(device);
 }
 
-static void racing_processes_never_exceed_the_capacity(void **context)
+// Comes and goes in a hurry; the object must be there all the while that somebody is attached.
+static void come_and_go(const char *name)
 {
-    (void)context;
-    char name[64];
-    struct device *device = open_device(test_name(name, "race"), 4 * MIB, false);
+    for (int i = 0; i < RACE_LOOPS / 2; i++) {
+        struct device *device = open_device(name, MIB, false);
+        if (!object_exists(name)) {
+            _exit(1);
+        }
+        device_cpu.destroy(device);
+    }
+}
+
+static void run_racers(void (*race)(const char *name), const char *name)
+{
     pid_t children[RACERS];
-    fflush(NULL);
     for (int i = 0; i < RACERS; i++) {
-        children[i] = fork();
+        children[i] = fork_child();
         if (children[i] == 0) {
             race(name);
             _exit(0);
@@ -334,9 +434,76 @@ static void racing_processes_never_exceed_the_capacity(void **context)
         assert_int_equal(waitpid(children[i], &status, 0), children[i]);
         assert_int_equal(status, 0);
     }
+}
+
+static void racing_processes_never_exceed_the_capacity(void **context)
+{
+    (void)context;
+    char name[64];
+    struct device *device = open_device(test_name(name, "race"), 4 * MIB, false);
+    run_racers(take_and_return, name);
     assert_int_equal(info_of(device).free_bytes, 4 * MIB);
     device_cpu.destroy(device);
     assert_false(object_exists(name));
+}
+
+static void racing_processes_always_meet_in_one_object(void **context)
+{
+    (void)context;
+    char name[64];
+    run_racers(come_and_go, test_name(name, "meet"));
+    assert_false(object_exists(name));
+}
+
+struct runner {
+    struct device *device;
+    device_address range; // MiB of its own
+};
+
+// Answers NULL when the device never refused nor showed less than this thread holds.
+static void *run(void *argument)
+{
+    struct runner *runner = argument;
+    void *wrong = NULL;
+    for (int i = 0; i < RACE_LOOPS; i++) {
+        if (device_cpu.commit(runner->device, runner->range, MIB) != STATUS_OK) {
+            return runner;
+        }
+        wrong = info_of(runner->device).held_bytes < MIB ? runner : wrong;
+        device_cpu.release(runner->device, runner->range, MIB);
+    }
+    return wrong;
+}
+
+static void race_threads(const char *name)
+{
+    enum { THREADS = 4 };
+    struct device *device = open_device(name, THREADS * MIB, false);
+    device_address range = reserve(device);
+    pthread_t threads[THREADS];
+    struct runner runners[THREADS];
+    for (size_t i = 0; i < THREADS; i++) {
+        runners[i] = (struct runner){device, range + i * MIB};
+        assert_int_equal(pthread_create(&threads[i], NULL, run, &runners[i]), 0);
+    }
+    bool right = true;
+    for (size_t i = 0; i < THREADS; i++) {
+        void *wrong;
+        assert_int_equal(pthread_join(threads[i], &wrong), 0);
+        right = right && wrong == NULL;
+    }
+    assert_true(right);
+    assert_int_equal(info_of(device).held_bytes, 0);
+    device_cpu.unreserve(device, range, RANGE);
+    device_cpu.destroy(device);
+}
+
+static void threads_of_one_device_exclude_each_other(void **context)
+{
+    (void)context;
+    char name[64];
+    race_threads(NULL);
+    race_threads(test_name(name, "threads"));
 }
 
 static void devices_are_found_by_name(void **context)
@@ -353,13 +520,19 @@ int main(void)
         cmocka_unit_test(more_than_the_capacity_is_refused_and_changes_nothing),
         cmocka_unit_test(without_a_capacity_it_has_what_the_machine_has),
         cmocka_unit_test(a_name_outside_the_alphabet_is_refused),
+        cmocka_unit_test(a_name_of_64_letters_is_accepted),
         cmocka_unit_test(neighbours_may_push_it_over_its_capacity),
         cmocka_unit_test(faulting_addresses_fault_on_the_host_only),
         cmocka_unit_test(events_pass_in_stream_order),
         cmocka_unit_test(devices_of_one_name_share_one_capacity),
         cmocka_unit_test(a_killed_sharer_gives_everything_back),
         cmocka_unit_test(what_a_killed_job_left_is_removed_by_the_next),
+        cmocka_unit_test(a_name_that_the_dead_left_starts_afresh),
+        cmocka_unit_test(an_empty_object_is_removed_and_a_strange_one_is_left_alone),
+        cmocka_unit_test(a_name_takes_256_attachments),
         cmocka_unit_test(racing_processes_never_exceed_the_capacity),
+        cmocka_unit_test(racing_processes_always_meet_in_one_object),
+        cmocka_unit_test(threads_of_one_device_exclude_each_other),
         cmocka_unit_test(devices_are_found_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
