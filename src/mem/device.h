@@ -23,7 +23,7 @@ struct event;  // a point in a stream
 
 struct device_config {
     const char *name;        // devices of one name on one host share their capacity; NULL: this process alone
-    uint64_t capacity_bytes; // 0: what the machine has. The first process of a name decides.
+    uint64_t capacity_bytes; // 0: what the machine has, or others of the name decided; they must agree on another
     bool faulting_addresses; // CPU only: hand out addresses that fault when the host touches them
 };
 
@@ -43,6 +43,8 @@ struct device_ops {
     enum status (*create)(const struct device_config *config, struct device **device_p, struct error *error);
     // Returns everything that is still held. Accepts NULL.
     void (*destroy)(struct device *device);
+    // No other process will open the device by its name: what the name took on the host is removed.
+    void (*forget_name)(struct device *device);
 
     // Memory. `reserve` takes a range of addresses without memory; `commit` puts memory behind a part of it, its
     // contents undefined; `release` gives that memory back (commit's ranges may be joined or cut at multiples of

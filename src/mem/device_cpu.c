@@ -34,78 +34,103 @@ static struct device_on_cpu *on_cpu(struct device *device)
     return (struct device_on_cpu *)device;
 }
 
-// A number from a file that holds one, UINT64_MAX where there is none ("max" is none).
-static uint64_t read_number(const char *path)
+// The first number after `key` in a file, or the file's first with an empty key; `otherwise` where there is none ("max"
+// is none).
+static uint64_t read_number(const char *folder, const char *name, const char *key, uint64_t otherwise)
 {
-    uint64_t number = UINT64_MAX;
+    char path[2048], line[256];
+    uint64_t number = otherwise;
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
     FILE *file = fopen(path, "r");
-    if (file != NULL) {
-        if (fscanf(file, "%" SCNu64, &number) != 1) {
-            number = UINT64_MAX;
-        }
-        fclose(file);
+    if (file == NULL) {
+        return otherwise;
     }
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), "%" SCNu64, &number) == 1) {
+            break;
+        }
+    }
+    fclose(file);
     return number;
 }
 
-// The tightest memory limit in `file` among a cgroup and those above it. Cuts `group` short.
-static uint64_t tightest_limit(const char *root, char *group, const char *file)
+// The names of a control group's files in one version of their interface.
+struct cgroup_files {
+    const char *root, *limit, *usage, *cache_key;
+};
+
+static const struct cgroup_files cgroup_1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+                                             "total_inactive_file "};
+static const struct cgroup_files cgroup_2 = {"/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "};
+
+// What the group may still take. The cache of files that nobody uses counts as free: the kernel drops it first.
+static uint64_t cgroup_free(const struct cgroup_files *files, const char *folder)
 {
-    uint64_t limit = UINT64_MAX;
+    uint64_t limit = read_number(folder, files->limit, "", UINT64_MAX);
+    uint64_t usage = read_number(folder, files->usage, "", 0);
+    uint64_t cache = read_number(folder, "memory.stat", files->cache_key, 0);
+    uint64_t used = usage > cache ? usage - cache : 0;
+    return limit > used ? limit - used : 0;
+}
+
+// The least of a group and those above it. Cuts `group` short.
+static uint64_t cgroups_free(const struct cgroup_files *files, char *group)
+{
+    uint64_t least = UINT64_MAX;
     for (;;) {
-        char path[2048];
-        snprintf(path, sizeof(path), "%s%s/%s", root, group, file);
-        uint64_t bytes = read_number(path);
-        limit = bytes < limit ? bytes : limit;
+        char folder[1536];
+        snprintf(folder, sizeof(folder), "%s%s", files->root, group);
+        uint64_t bytes = cgroup_free(files, folder);
+        least = bytes < least ? bytes : least;
         char *slash = strrchr(group, '/');
         if (slash == NULL) {
-            return limit;
+            return least;
         }
         *slash = '\0';
     }
 }
 
 // Of this process. Each line is "ID:CONTROLLERS:GROUP"; version 2 has the id 0 and names no controllers.
-static uint64_t cgroup_limit(void)
+static uint64_t own_cgroups_free(void)
 {
     char line[1024];
-    uint64_t limit = UINT64_MAX;
+    uint64_t least = UINT64_MAX;
     FILE *file = fopen("/proc/self/cgroup", "r");
     while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
         line[strcspn(line, "\n")] = '\0';
         char *group = strstr(line, ":memory:");
         uint64_t bytes = UINT64_MAX;
         if (strncmp(line, "0::", 3) == 0) {
-            bytes = tightest_limit("/sys/fs/cgroup", line + 3, "memory.max");
+            bytes = cgroups_free(&cgroup_2, line + strlen("0::"));
         } else if (group != NULL) {
-            bytes = tightest_limit("/sys/fs/cgroup/memory", group + strlen(":memory:"), "memory.limit_in_bytes");
+            bytes = cgroups_free(&cgroup_1, group + strlen(":memory:"));
         }
-        limit = bytes < limit ? bytes : limit;
+        least = bytes < least ? bytes : least;
     }
     if (file != NULL) {
         fclose(file);
     }
-    return limit;
+    return least;
 }
 
-static uint64_t available_memory(void)
-{
-    char line[256];
-    uint64_t kibibytes = 0;
-    FILE *file = fopen("/proc/meminfo", "r");
-    while (file != NULL && kibibytes == 0 && fgets(line, sizeof(line), file) != NULL) {
-        sscanf(line, "MemAvailable: %" SCNu64, &kibibytes);
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-    return kibibytes * 1024;
-}
-
+// Of what is free now, the device gets all but an eighth: the program, its data and its libraries live there too.
 static uint64_t machine_capacity(void)
 {
-    uint64_t limit = cgroup_limit(), available = available_memory();
-    return limit < available ? limit : available;
+    uint64_t least = own_cgroups_free(), available = read_number("/proc", "meminfo", "MemAvailable:", 0) * 1024;
+    least = available < least ? available : least;
+    return least - least / 8;
+}
+
+static enum status check_capacity(struct device_on_cpu *device, const struct device_config *config, struct error *error)
+{
+    struct device_info info;
+    ledger_info(device->ledger, &info);
+    if (info.capacity_bytes == config->capacity_bytes) {
+        return STATUS_OK;
+    }
+    return error_set(error, STATUS_INVALID,
+                     "device %s: its capacity is %" PRIu64 " bytes, as its first process said, not %" PRIu64 " bytes",
+                     config->name, info.capacity_bytes, config->capacity_bytes);
 }
 
 static enum status create(const struct device_config *config, struct device **device_p, struct error *error)
@@ -118,7 +143,11 @@ static enum status create(const struct device_config *config, struct device **de
     device->fault_bit = config->faulting_addresses ? DEVICE_CPU_FAULT_BIT : 0;
     uint64_t capacity = config->capacity_bytes > 0 ? config->capacity_bytes : machine_capacity();
     enum status status = ledger_attach(config->name, capacity, &device->ledger, error);
+    if (status == STATUS_OK && config->capacity_bytes > 0) {
+        status = check_capacity(device, config, error);
+    }
     if (status != STATUS_OK) {
+        ledger_detach(device->ledger);
         free(device);
         return status;
     }
@@ -132,6 +161,11 @@ static void destroy(struct device *device)
         ledger_detach(on_cpu(device)->ledger);
         free(device);
     }
+}
+
+static void forget_name(struct device *device)
+{
+    ledger_forget_name(on_cpu(device)->ledger);
 }
 
 static enum status reserve(struct device *device, uint64_t bytes, device_address *address_p)
@@ -264,6 +298,7 @@ const struct device_ops device_cpu = {
     .granularity_bytes = GRANULARITY,
     .create = create,
     .destroy = destroy,
+    .forget_name = forget_name,
     .reserve = reserve,
     .unreserve = unreserve,
     .commit = commit,

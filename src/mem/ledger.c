@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,55 +15,39 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SLOTS           256
-#define NAME_MAX_LENGTH 64
-#define PREFIX          "headroom-"
+#define PREFIX "headroom-"
 
 struct slot {
-    pid_t pid;           // 0: free
-    uint64_t started;    // of the process, so that a reused pid is not taken for it
     uint64_t held_bytes; // by the attachment
     uint64_t neighbour_bytes;
+    bool claimed;
 };
 
 struct table {
     uint64_t capacity_bytes;
-    struct slot slots[SLOTS];
+    struct slot slots[LEDGER_SLOTS];
 };
 
 struct ledger {
     pthread_mutex_t mutex;
     int file; // -1: without a name
-    char object[NAME_MAX_LENGTH + 16];
+    char object[LEDGER_NAME_MAX + 16];
     struct table *table;
     struct slot *mine;
 };
 
-// When the process started, in clock ticks after boot; 0 when there is none, or a dead one that nobody waited for yet.
-static uint64_t process_start(pid_t pid)
+// The first byte of a slot in the object. Its attachment keeps a lock on it, which the kernel drops with the process.
+static struct flock life_lock(size_t slot)
 {
-    char path[64], text[1024];
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    FILE *file = fopen(path, "r");
-    if (file == NULL) {
-        return 0;
-    }
-    size_t length = fread(text, 1, sizeof(text) - 1, file);
-    fclose(file);
-    text[length] = '\0';
-    const char *field = strrchr(text, ')'); // ends field 2; the command may hold spaces
-    if (field != NULL && field[1] == ' ' && field[2] == 'Z') {
-        return 0;
-    }
-    for (int i = 2; i < 22 && field != NULL; i++) {
-        field = strchr(field + 1, ' ');
-    }
-    return field == NULL ? 0 : strtoull(field, NULL, 10);
+    off_t offset = (off_t)(offsetof(struct table, slots) + slot * sizeof(struct slot));
+    return (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = offset, .l_len = 1};
 }
 
-static bool alive(const struct slot *slot)
+// Whether another attachment has the slot. Its own lock does not show to an attachment.
+static bool locked_by_another(int file, size_t slot)
 {
-    return slot->pid != 0 && process_start(slot->pid) == slot->started;
+    struct flock life = life_lock(slot);
+    return file >= 0 && (fcntl(file, F_OFD_GETLK, &life) != 0 || life.l_type != F_UNLCK);
 }
 
 static void lock(struct ledger *ledger)
@@ -82,35 +67,44 @@ static void unlock(struct ledger *ledger)
     pthread_mutex_unlock(&ledger->mutex);
 }
 
-// Clears the slots of the dead; answers how many are left.
-static uint32_t reap(struct table *table)
+// Clears the slots of the dead; answers how many are left. `mine` is NULL for who has no slot.
+static uint32_t reap(struct table *table, int file, const struct slot *mine)
 {
     uint32_t left = 0;
-    for (size_t i = 0; i < SLOTS; i++) {
+    for (size_t i = 0; i < LEDGER_SLOTS; i++) {
         struct slot *slot = &table->slots[i];
-        if (slot->pid != 0 && !alive(slot)) {
+        if (slot->claimed && slot != mine && !locked_by_another(file, i)) {
             *slot = (struct slot){0};
         }
-        left += slot->pid != 0;
+        left += slot->claimed;
     }
     return left;
 }
 
-static struct slot *claim_slot(struct table *table)
+static enum status claim_slot(struct ledger *ledger, struct error *error)
 {
-    for (size_t i = 0; i < SLOTS; i++) {
-        if (table->slots[i].pid == 0) {
-            table->slots[i] = (struct slot){.pid = getpid(), .started = process_start(getpid())};
-            return &table->slots[i];
-        }
+    size_t i = 0;
+    while (i < LEDGER_SLOTS && ledger->table->slots[i].claimed) {
+        i++;
     }
-    return NULL;
+    if (i == LEDGER_SLOTS) {
+        return error_set(error, STATUS_ERROR, "shared memory %s: more than %d processes share it", ledger->object,
+                         LEDGER_SLOTS);
+    }
+    struct flock life = life_lock(i);
+    if (ledger->file >= 0 && fcntl(ledger->file, F_OFD_SETLK, &life) != 0) {
+        return error_set(error, STATUS_ERROR, "shared memory %s: cannot lock a part of it: %s", ledger->object,
+                         strerror(errno));
+    }
+    ledger->mine = &ledger->table->slots[i];
+    *ledger->mine = (struct slot){.claimed = true};
+    return STATUS_OK;
 }
 
 static uint64_t taken(const struct table *table)
 {
     uint64_t bytes = 0;
-    for (size_t i = 0; i < SLOTS; i++) {
+    for (size_t i = 0; i < LEDGER_SLOTS; i++) {
         bytes += table->slots[i].held_bytes + table->slots[i].neighbour_bytes;
     }
     return bytes;
@@ -137,7 +131,7 @@ static bool is_dead(int file)
     if (table == NULL) {
         return false;
     }
-    bool dead = reap(table) == 0;
+    bool dead = reap(table, file, NULL) == 0;
     munmap(table, sizeof(*table));
     return dead;
 }
@@ -193,7 +187,7 @@ static bool valid_name(const char *name)
 {
     static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     size_t length = strlen(name);
-    return length >= 1 && length <= NAME_MAX_LENGTH && strspn(name, allowed) == length;
+    return length >= 1 && length <= LEDGER_NAME_MAX && strspn(name, allowed) == length;
 }
 
 // Leaves the object locked. Its memory is claimed here: a full /dev/shm must answer now, not fault at the first write.
@@ -204,8 +198,7 @@ static enum status open_object(struct ledger *ledger, const char *name, struct e
     ledger->file = open_locked(ledger->object);
     int code = ledger->file < 0 ? errno : posix_fallocate(ledger->file, 0, sizeof(struct table));
     if (code != 0) {
-        return error_set(error, STATUS_ERROR, "device %s: cannot open shared memory %s: %s", name, ledger->object,
-                         strerror(code));
+        return error_set(error, STATUS_ERROR, "shared memory %s: cannot open it: %s", ledger->object, strerror(code));
     }
     return STATUS_OK;
 }
@@ -230,12 +223,11 @@ enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledg
         status = error_set(error, STATUS_ERROR, "cannot map a device's ledger: %s", strerror(errno));
         goto err_close;
     }
-    if (reap(ledger->table) == 0) {
+    if (reap(ledger->table, ledger->file, NULL) == 0) {
         ledger->table->capacity_bytes = capacity_bytes;
     }
-    ledger->mine = claim_slot(ledger->table);
-    if (ledger->mine == NULL) {
-        status = error_set(error, STATUS_ERROR, "device %s: more than %d processes share it", name, SLOTS);
+    status = claim_slot(ledger, error);
+    if (status != STATUS_OK) {
         goto err_unmap;
     }
     if (ledger->file >= 0) {
@@ -255,6 +247,22 @@ err_close:
     return status;
 }
 
+// With the lock. A forgotten name may be another object's by now.
+static void remove_object(struct ledger *ledger)
+{
+    struct stat status;
+    if (ledger->file >= 0 && fstat(ledger->file, &status) == 0 && status.st_nlink > 0) {
+        shm_unlink(ledger->object);
+    }
+}
+
+void ledger_forget_name(struct ledger *ledger)
+{
+    lock(ledger);
+    remove_object(ledger);
+    unlock(ledger);
+}
+
 void ledger_detach(struct ledger *ledger)
 {
     if (ledger == NULL) {
@@ -262,14 +270,14 @@ void ledger_detach(struct ledger *ledger)
     }
     lock(ledger);
     *ledger->mine = (struct slot){0};
-    if (ledger->file >= 0 && reap(ledger->table) == 0) {
-        shm_unlink(ledger->object);
+    if (reap(ledger->table, ledger->file, NULL) == 0) {
+        remove_object(ledger);
     }
-    unlock(ledger);
     munmap(ledger->table, sizeof(*ledger->table));
     if (ledger->file >= 0) {
-        close(ledger->file);
+        close(ledger->file); // drops the lock on the slot together with that on the object
     }
+    pthread_mutex_unlock(&ledger->mutex);
     pthread_mutex_destroy(&ledger->mutex);
     free(ledger);
 }
@@ -277,7 +285,7 @@ void ledger_detach(struct ledger *ledger)
 bool ledger_take(struct ledger *ledger, uint64_t bytes)
 {
     lock(ledger);
-    reap(ledger->table);
+    reap(ledger->table, ledger->file, ledger->mine);
     uint64_t used = taken(ledger->table), capacity = ledger->table->capacity_bytes;
     bool fits = used <= capacity && bytes <= capacity - used;
     if (fits) {
@@ -305,7 +313,7 @@ void ledger_set_neighbour(struct ledger *ledger, uint64_t bytes)
 void ledger_info(struct ledger *ledger, struct device_info *info_p)
 {
     lock(ledger);
-    uint32_t sharers = reap(ledger->table);
+    uint32_t sharers = reap(ledger->table, ledger->file, ledger->mine);
     uint64_t used = taken(ledger->table), capacity = ledger->table->capacity_bytes;
     *info_p = (struct device_info){
         .capacity_bytes = capacity,

@@ -3,9 +3,10 @@
 // The ledger of a CPU device: who holds how much of its capacity. A named ledger lives in POSIX shared memory
 // ("/headroom-NAME"), one slot for each attachment; a ledger without a name is this attachment's own.
 //
-// Processes exclude each other by flock, which the kernel undoes when a process dies; slots of the dead are cleared
-// whenever somebody looks. The last to leave removes the object; one that a killed job left behind is removed by the
-// next attachment of any name.
+// Processes exclude each other by flock, and each keeps a lock on its slot for as long as it lives. The kernel undoes
+// both when a process dies, in whatever container it ran; slots of the dead are cleared whenever somebody looks. (A
+// child that was forked without exec shares its parent's life.) The last to leave removes the object; one that a killed
+// job left behind is removed by the next attachment of any name.
 //
 // Threads: any. Ranks: nothing is collective.
 #ifndef HEADROOM_MEM_LEDGER_H
@@ -13,13 +14,18 @@
 
 #include "mem/device.h"
 
+#define LEDGER_SLOTS    1024 // attachments that one name takes
+#define LEDGER_NAME_MAX 96
+
 struct ledger;
 
-// `name`: 1 to 64 of A-Z a-z 0-9 . _ -, or NULL. The first live attachment of a name decides the capacity; a
-// name takes 256 attachments.
+// `name`: 1 to LEDGER_NAME_MAX of A-Z a-z 0-9 . _ -, or NULL. The first live attachment of a name decides the capacity.
 enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledger **ledger_p, struct error *error);
 // Gives back everything that this attachment holds. Accepts NULL.
 void ledger_detach(struct ledger *ledger);
+
+// No more will attach by this name. Those who have stay together, and nothing is left behind even where all are killed.
+void ledger_forget_name(struct ledger *ledger);
 
 // False when less than `bytes` are free; then nothing has changed.
 bool ledger_take(struct ledger *ledger, uint64_t bytes);

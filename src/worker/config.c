@@ -30,7 +30,7 @@ static enum status name_run_folder(struct config *config, const char *name, stru
 enum status config_parse(struct config *config, const char *text, const char *name, char *const *overrides,
                          size_t count, struct error *error)
 {
-    *config = (struct config){0};
+    *config = (struct config){.name = name};
     struct config_reader reader = {.config = config, .error = error};
     enum status status = config_yaml_defaults(&reader);
     if (status == STATUS_OK) {
@@ -40,7 +40,7 @@ enum status config_parse(struct config *config, const char *text, const char *na
         status = config_yaml_override(&reader, overrides[i]);
     }
     if (status == STATUS_OK) {
-        status = config_check(config, reader.places, name, error);
+        status = config_check(config, error);
     }
     if (status == STATUS_OK) {
         status = name_run_folder(config, name, error);

@@ -16,6 +16,8 @@
 #include <stdio.h>
 
 #include "mem/error.h"
+#include "worker/config_refuse.h"
+#include "worker/config_schema.h"
 
 #define CONFIG_LIST_MAX       64
 #define CONFIG_NEIGHBOURS_MAX 16
@@ -92,10 +94,13 @@ struct config {
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none
         uint64_t rank;                  // on this rank only, or CONFIG_ALL_RANKS
     } fault;
+    const char *name;                            // of the file
+    struct config_place places[CONFIG_KEYS_MAX]; // where each of config_keys was given
 };
 
 // Reads `path` and then overrides[count]. On failure STATUS_INVALID (STATUS_ERROR where the file cannot be opened
-// for a reason other than that it is not there) and a config that needs no config_finish.
+// for a reason other than that it is not there) and a config that needs no config_finish. The config borrows `path` and
+// the overrides.
 enum status config_read(struct config *config, const char *path, char *const *overrides, size_t count,
                         struct error *error);
 // The same from a text in memory; `name` stands for the file's path.

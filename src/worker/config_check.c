@@ -3,36 +3,45 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
-
-struct checker {
-    const struct config_place *places;
-    struct config_place file; // for keys that were given nowhere
-    struct error *error;
-};
 
 static bool is_given(const struct config_place *place)
 {
     return place->file != NULL || place->override != NULL;
 }
 
-static const struct config_place *find_place(const struct checker *checker, const char *path)
+// The file as a whole for a key that was given nowhere.
+static struct config_place find_place(const struct config *config, const char *path)
 {
     size_t i = 0;
     while (strcmp(config_keys[i].path, path) != 0) {
         i++;
         assert(i < config_keys_count);
     }
-    return is_given(&checker->places[i]) ? &checker->places[i] : &checker->file;
+    return is_given(&config->places[i]) ? config->places[i] : (struct config_place){.file = config->name};
 }
 
-static enum status check_required(const struct checker *checker, const struct config *config)
+static enum status __attribute__((format(printf, 4, 5)))
+refuse(const struct config *config, const char *path, struct error *error, const char *format, ...)
 {
-    (void)config; // a required key has no value that would tell
+    char complaint[512];
+    struct config_place place = find_place(config, path);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(complaint, sizeof(complaint), format, arguments);
+    va_end(arguments);
+    return config_refuse(error, &place, path, "%s", complaint);
+}
+
+static enum status check_required(const struct config *config, struct error *error)
+{
+    const struct config_place file = {.file = config->name};
     for (size_t i = 0; i < config_keys_count; i++) {
         const struct config_key *key = &config_keys[i];
-        if (key->fallback == NULL && !is_given(&checker->places[i])) {
-            return config_refuse_value(checker->error, &checker->file, key, "the key", "is missing");
+        if (key->fallback == NULL && !is_given(&config->places[i])) {
+            return config_refuse_value(error, &file, key, "the key", "is missing");
         }
     }
     return STATUS_OK;
@@ -44,27 +53,25 @@ struct rule {
     const char *complaint;
 };
 
-static enum status check_rules(const struct checker *checker, const struct rule *rules, size_t count)
+static enum status check_rules(const struct config *config, const struct rule *rules, size_t count, struct error *error)
 {
     for (size_t i = 0; i < count; i++) {
         if (rules[i].broken) {
-            return config_refuse(checker->error, find_place(checker, rules[i].path), rules[i].path, "%s",
-                                 rules[i].complaint);
+            return refuse(config, rules[i].path, error, "%s", rules[i].complaint);
         }
     }
     return STATUS_OK;
 }
 
-static enum status check_train(const struct checker *checker, const struct config *config)
+static enum status check_train(const struct config *config, struct error *error)
 {
     if (config->train.steps != 0 || config->train.epochs != 0) {
         return STATUS_OK;
     }
-    return config_refuse(checker->error, find_place(checker, "train.steps"), "train.steps",
-                         "one of train.steps and train.epochs must be more than 0");
+    return refuse(config, "train.steps", error, "one of train.steps and train.epochs must be more than 0");
 }
 
-static enum status check_model(const struct checker *checker, const struct config *config)
+static enum status check_model(const struct config *config, struct error *error)
 {
     bool mlp = config->model.kind == CONFIG_MODEL_MLP;
     bool gpt = config->model.kind == CONFIG_MODEL_GPT;
@@ -76,20 +83,20 @@ static enum status check_model(const struct checker *checker, const struct confi
         {gpt && config->model.head_count == 0, "model.head_count", "model.kind gpt needs it"},
         {gpt && config->model.channels == 0, "model.channels", "model.kind gpt needs it"},
     };
-    return check_rules(checker, rules, sizeof(rules) / sizeof(rules[0]));
+    return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
-static enum status check_heads(const struct checker *checker, const struct config *config)
+static enum status check_heads(const struct config *config, struct error *error)
 {
     uint64_t channels = config->model.channels, heads = config->model.head_count;
     if (config->model.kind != CONFIG_MODEL_GPT || heads == 0 || channels % heads == 0) {
         return STATUS_OK;
     }
-    return config_refuse(checker->error, find_place(checker, "model.channels"), "model.channels",
-                         "%" PRIu64 " is not a multiple of model.head_count %" PRIu64, channels, heads);
+    return refuse(config, "model.channels", error, "%" PRIu64 " is not a multiple of model.head_count %" PRIu64,
+                  channels, heads);
 }
 
-static enum status check_data(const struct checker *checker, const struct config *config)
+static enum status check_data(const struct config *config, struct error *error)
 {
     bool mlp = config->model.kind == CONFIG_MODEL_MLP;
     bool idx = config->data.kind == CONFIG_DATA_IDX;
@@ -108,67 +115,74 @@ static enum status check_data(const struct checker *checker, const struct config
         {tokens && config->data.path == NULL, "data.path", "data.kind tokens needs it"},
         {synthetic && config->data.samples == 0, "data.samples", "data.kind synthetic needs it"},
     };
-    return check_rules(checker, rules, sizeof(rules) / sizeof(rules[0]));
+    return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
-static enum status check_neighbours(const struct checker *checker, const struct config *config)
+static enum status check_device_name(const struct config *config, struct error *error)
+{
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    const char *name = config->device.name;
+    if (name == NULL || (name[0] != '\0' && strlen(name) <= 64 && name[strspn(name, allowed)] == '\0')) {
+        return STATUS_OK;
+    }
+    return refuse(config, "device.name", error, "'%s' is not 1 to 64 letters, digits, dots, underscores and dashes",
+                  name);
+}
+
+static enum status check_neighbours(const struct config *config, struct error *error)
 {
     for (size_t i = 0; i < config->device.neighbours_count; i++) {
         const struct config_neighbour *neighbour = &config->device.neighbours[i];
         if (neighbour->to_step <= neighbour->from_step) {
-            return config_refuse(checker->error, find_place(checker, "device.neighbours"), "device.neighbours",
-                                 "entry %zu: to_step %" PRIu64 " must be more than from_step %" PRIu64, i + 1,
-                                 neighbour->to_step, neighbour->from_step);
+            return refuse(config, "device.neighbours", error,
+                          "entry %zu: to_step %" PRIu64 " must be more than from_step %" PRIu64, i + 1,
+                          neighbour->to_step, neighbour->from_step);
         }
     }
     return STATUS_OK;
 }
 
-enum status config_check(const struct config *config, const struct config_place *places, const char *name,
-                         struct error *error)
+enum status config_check(const struct config *config, struct error *error)
 {
-    const struct checker checker = {places, {.file = name}, error};
-    enum status (*const checks[])(const struct checker *, const struct config *) = {
-        check_required, check_train, check_model, check_heads, check_data, check_neighbours,
+    enum status (*const checks[])(const struct config *, struct error *) = {
+        check_required, check_train, check_model, check_heads, check_data, check_device_name, check_neighbours,
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < sizeof(checks) / sizeof(checks[0]); i++) {
-        status = checks[i](&checker, config);
+        status = checks[i](config, error);
     }
     return status;
 }
 
-static enum status check_rank(const char *path, uint64_t rank, uint64_t ranks, struct error *error)
+static enum status check_rank(const struct config *config, const char *path, uint64_t rank, uint64_t ranks,
+                              struct error *error)
 {
     if (rank < ranks) {
         return STATUS_OK;
     }
-    return error_set(error, STATUS_INVALID, "%s: there is no rank %" PRIu64 " among %" PRIu64 ", counted from 0", path,
-                     rank, ranks);
+    return refuse(config, path, error, "there is no rank %" PRIu64 " among %" PRIu64 ", counted from 0", rank, ranks);
 }
 
 enum status config_check_ranks(const struct config *config, uint64_t ranks, struct error *error)
 {
     if (config->train.global_batch_size < ranks) {
-        return error_set(error, STATUS_INVALID,
-                         "train.global_batch_size: %" PRIu64 " samples are too few for %" PRIu64
-                         " ranks; each needs at least one",
-                         config->train.global_batch_size, ranks);
+        return refuse(config, "train.global_batch_size", error,
+                      "%" PRIu64 " samples are too few for %" PRIu64 " ranks; each needs at least one",
+                      config->train.global_batch_size, ranks);
     }
     size_t capacities = config->device.capacities_count;
     uint64_t devices = (ranks - 1) / config->device.ranks_per_device + 1;
     if (capacities > 1 && capacities != devices) {
-        return error_set(error, STATUS_INVALID,
-                         "device.capacity: a list of %zu for %" PRIu64
-                         " devices; give one for all or one for each device",
-                         capacities, devices);
+        return refuse(config, "device.capacity", error,
+                      "a list of %zu for %" PRIu64 " devices; give one for all or one for each device", capacities,
+                      devices);
     }
     for (size_t i = 0; i < config->device.neighbours_count; i++) {
-        enum status status = check_rank("device.neighbours", config->device.neighbours[i].rank, ranks, error);
+        enum status status = check_rank(config, "device.neighbours", config->device.neighbours[i].rank, ranks, error);
         if (status != STATUS_OK) {
             return status;
         }
     }
     return config->fault.rank == CONFIG_ALL_RANKS ? STATUS_OK
-                                                  : check_rank("fault.rank", config->fault.rank, ranks, error);
+                                                  : check_rank(config, "fault.rank", config->fault.rank, ranks, error);
 }

@@ -53,7 +53,7 @@ static bool is_section(const char *name)
 
 static struct group section_group(struct config_reader *reader, const char *section)
 {
-    return (struct group){section, config_keys, config_keys_count, reader->config, reader->places};
+    return (struct group){section, config_keys, config_keys_count, reader->config, reader->config->places};
 }
 
 static const struct config_key *find_key(const struct group *group, const char *name)
@@ -288,7 +288,7 @@ enum status config_yaml_override(struct config_reader *reader, const char *overr
     if (key == NULL) {
         return refuse_key(reader->error, &place, &group, point + 1);
     }
-    reader->places[key - config_keys] = place;
+    reader->config->places[key - config_keys] = place;
     return read_text(reader, key, value + 1, &place);
 }
 

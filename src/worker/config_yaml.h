@@ -6,17 +6,14 @@
 
 #include "mem/error.h"
 #include "worker/config.h"
-#include "worker/config_refuse.h"
-#include "worker/config_schema.h"
 
 struct config_reader {
     struct config *config;
-    struct config_place places[CONFIG_KEYS_MAX]; // of config_keys, the last one that spoke
     struct error *error;
 };
 
-// On failure STATUS_INVALID, or STATUS_ERROR when memory runs out. `name`, `override` and the text must outlive the
-// reader.
+// On failure STATUS_INVALID, or STATUS_ERROR when memory runs out. The config borrows `name` and `override`; the text
+// must outlive the reader.
 enum status config_yaml_defaults(struct config_reader *reader);
 enum status config_yaml_file(struct config_reader *reader, const char *name, const char *text);
 enum status config_yaml_override(struct config_reader *reader, const char *override);

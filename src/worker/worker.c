@@ -5,8 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
+#include <sys/random.h>
 
 #include "worker/threads.h"
 
@@ -96,7 +95,8 @@ void worker_log(struct worker *worker, const char *format, ...)
 // Devices that several ranks share have a name that only this job knows, unless the user gives one.
 static const char *device_name(const struct config *config, struct comm *comm, char *buffer, size_t size)
 {
-    uint64_t job = ((uint64_t)getpid() << 32) ^ (uint64_t)time(NULL);
+    uint64_t job = 0;
+    (void)!getrandom(&job, sizeof(job), 0);
     comm->ops->broadcast(comm, &job, sizeof(job));
     bool whole_machine = config->device.capacities_count == 0;
     uint64_t device = whole_machine ? 0 : comm->rank / config->device.ranks_per_device;

@@ -99,13 +99,13 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"shard\.bin: token 50 is 50, but model\.vocab_size is 50", "train", "tokens.yaml")
 
     def test_fewer_samples_than_ranks(self):
-        self.refused(r"train\.global_batch_size: 3 samples are too few for 4 ranks", "train", "mlp.yaml",
+        self.refused(r"train\.global_batch_size=3: 3 samples are too few for 4 ranks", "train", "mlp.yaml",
                      "train.global_batch_size=3", ranks=[4])
 
     def test_what_only_the_rank_count_tells(self):
-        self.refused(r"device\.capacity: a list of 3 for 4 devices", "train", "mlp.yaml",
+        self.refused(r"device\.capacity=\[.*\]: a list of 3 for 4 devices", "train", "mlp.yaml",
                      "device.capacity=[1MiB, 1MiB, 1MiB]", ranks=[4])
-        self.refused(r"fault\.rank: there is no rank 4", "train", "mlp.yaml", "fault.rank=4", ranks=[4])
+        self.refused(r"fault\.rank=4: there is no rank 4", "train", "mlp.yaml", "fault.rank=4", ranks=[4])
 
     def test_unwritable_run_folder(self):
         self.refused(r"text\.txt.*: cannot make this folder", "train", "mlp.yaml", "run.folder=text.txt/run")

@@ -112,6 +112,8 @@ static void assert_same(const struct config *a, const struct config *b)
     copy.data.validation_path = a->data.validation_path;
     copy.device.name = a->device.name;
     copy.run.folder = a->run.folder;
+    copy.name = a->name; // and places are those of another text
+    memcpy(copy.places, a->places, sizeof(copy.places));
     assert_memory_equal(a, &copy, sizeof(copy));
 }
 
@@ -419,6 +421,8 @@ static void neighbours_name_all_they_need(void **state)
                          "  neighbours: [{rank: 0, bytes: 1MiB, from_step: 2, to_step: 2}]\n",
                          "run.yaml:5:3: device.neighbours: entry 1: to_step 2 must be more than from_step 2");
     expect_invalid_override("device.neighbours=[5]");
+    expect_override_refused("device.name=a/b", "command line: device.name=a/b: 'a/b' is not 1 to 64 letters, digits, "
+                                               "dots, underscores and dashes");
     expect_override_refused("device.neighbours=5",
                             "command line: device.neighbours=5: one value stands where a mapping is expected; allowed: "
                             "{rank: 0 to 1048575, bytes: 0 to 1024TiB, from_step: 0 to 4294967295, to_step: 0 to "
@@ -642,17 +646,21 @@ static void ranks_must_fit(void **state)
     (void)state;
     expect_ranks("train.global_batch_size=8", 8, NULL);
     expect_ranks("train.global_batch_size=7", 8,
-                 "train.global_batch_size: 7 samples are too few for 8 ranks; each needs at least one");
+                 "command line: train.global_batch_size=7: 7 samples are too few for 8 ranks; each needs at least one");
     expect_ranks("device.capacity=1MiB", 8, NULL);
     expect_ranks("device.capacity=[1MiB, 2MiB, 3MiB]", 3, NULL);
     expect_ranks("device.capacity=[1MiB, 2MiB, 3MiB]", 4,
-                 "device.capacity: a list of 3 for 4 devices; give one for all or one for each device");
+                 "command line: device.capacity=[1MiB, 2MiB, 3MiB]: a list of 3 for 4 devices; give one for all or one "
+                 "for each device");
     expect_ranks("fault.rank=3", 4, NULL);
-    expect_ranks("fault.rank=4", 4, "fault.rank: there is no rank 4 among 4, counted from 0");
+    expect_ranks("fault.rank=4", 4, "command line: fault.rank=4: there is no rank 4 among 4, counted from 0");
     expect_ranks("fault.rank=all", 1, NULL);
+    expect_ranks("train.seed=1", 9,
+                 "run.yaml:2:19: train.global_batch_size: 8 samples are too few for 9 ranks; each needs at least one");
     expect_ranks("device.neighbours=[{rank: 1, bytes: 1, from_step: 0, to_step: 1}]", 2, NULL);
     expect_ranks("device.neighbours=[{rank: 2, bytes: 1, from_step: 0, to_step: 1}]", 2,
-                 "device.neighbours: there is no rank 2 among 2, counted from 0");
+                 "command line: device.neighbours=[{rank: 2, bytes: 1, from_step: 0, to_step: 1}]: there is no rank 2 "
+                 "among 2, counted from 0");
 }
 
 static void ranks_that_share_a_device_share_its_capacity(void **state)

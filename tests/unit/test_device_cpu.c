@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 #include <cmocka.h>
 
 #include "mem/device_cpu.h"
+#include "mem/ledger.h"
 
 #define MIB        UINT64_C(1048576)
 #define PAGE_BYTES UINT64_C(65536) // the device's granularity
@@ -147,8 +149,9 @@ static void without_a_capacity_it_has_what_the_machine_has(void **context)
 static void a_name_outside_the_alphabet_is_refused(void **context)
 {
     (void)context;
-    static const char *const names[] = {"", "a/b", "a b", "..\n\nx",
-                                        "a234567890123456789012345678901234567890123456789012345678901234x"};
+    char too_long[LEDGER_NAME_MAX + 2] = "";
+    memset(too_long, 'x', LEDGER_NAME_MAX + 1);
+    const char *const names[] = {"", "a/b", "a b", "..\n\nx", too_long};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         struct device *device;
         struct error error;
@@ -161,13 +164,12 @@ static void a_name_outside_the_alphabet_is_refused(void **context)
     }
 }
 
-static void a_name_of_64_letters_is_accepted(void **context)
+static void the_longest_name_is_accepted(void **context)
 {
     (void)context;
-    char name[65];
+    char name[LEDGER_NAME_MAX + 1] = "";
     int length = snprintf(name, sizeof(name), "test-Az09._-%d", (int)getpid());
-    memset(name + length, 'x', 64 - (size_t)length);
-    name[64] = '\0';
+    memset(name + length, 'x', LEDGER_NAME_MAX - (size_t)length);
     struct device *device = open_device(name, MIB, false);
     assert_true(object_exists(name));
     device_cpu.destroy(device);
@@ -243,7 +245,7 @@ static void devices_of_one_name_share_one_capacity(void **context)
     (void)context;
     char name[64];
     struct device *a = open_device(test_name(name, "share"), 4 * MIB, false);
-    struct device *b = open_device(name, 9 * MIB, false); // the first decides
+    struct device *b = open_device(name, 0, false); // the first decides
     device_address range = reserve(a), other = reserve(b);
     assert_int_equal(info_of(b).capacity_bytes, 4 * MIB);
     assert_int_equal(info_of(b).sharers, 2);
@@ -261,6 +263,43 @@ static void devices_of_one_name_share_one_capacity(void **context)
     device_cpu.release(b, other, MIB);
     device_cpu.unreserve(b, other, RANGE);
     device_cpu.destroy(b);
+    assert_false(object_exists(name));
+}
+
+static void another_capacity_for_a_name_is_refused(void **context)
+{
+    (void)context;
+    char name[64];
+    struct device *first = open_device(test_name(name, "differ"), 4 * MIB, false), *second;
+    struct device_config config = {.name = name, .capacity_bytes = 5 * MIB};
+    struct error error;
+    assert_int_equal(device_cpu.create(&config, &second, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "4194304 bytes, as its first process said, not 5242880 bytes"));
+    assert_int_equal(info_of(first).sharers, 1);
+    device_cpu.destroy(first);
+    assert_false(object_exists(name));
+}
+
+static void a_forgotten_name_leaves_its_sharers_together(void **context)
+{
+    (void)context;
+    char name[64];
+    struct device *a = open_device(test_name(name, "forgotten"), 4 * MIB, false);
+    struct device *b = open_device(name, 4 * MIB, false);
+    device_cpu.forget_name(a);
+    assert_false(object_exists(name));
+    device_cpu.forget_name(b);
+    device_address range = reserve(a);
+    assert_int_equal(device_cpu.commit(a, range, 3 * MIB), STATUS_OK);
+    assert_int_equal(info_of(b).others_bytes, 3 * MIB);
+    struct device *namesake = open_device(name, 2 * MIB, false);
+    assert_int_equal(info_of(namesake).sharers, 1);
+    device_cpu.destroy(b);
+    device_cpu.release(a, range, 3 * MIB);
+    device_cpu.unreserve(a, range, RANGE);
+    device_cpu.destroy(a);
+    assert_true(object_exists(name)); // the namesake's
+    device_cpu.destroy(namesake);
     assert_false(object_exists(name));
 }
 
@@ -309,6 +348,55 @@ static void a_killed_sharer_gives_everything_back(void **context)
     device_cpu.unreserve(device, range, RANGE);
     device_cpu.destroy(device);
     assert_false(object_exists(name));
+}
+
+// Runs start_holder in a pid namespace of its own, as another container would have, until `orders` is closed. Answers
+// 'r' when the holder is ready, 'n' where namespaces are not allowed.
+static void hold_in_namespace(const char *name, int orders, int answers)
+{
+    if (unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) {
+        (void)!write(answers, "n", 1);
+        _exit(0);
+    }
+    char byte;
+    pid_t holder = start_holder(name);
+    (void)!write(answers, "r", 1);
+    (void)!read(orders, &byte, 1);
+    kill(holder, SIGKILL);
+    waitpid(holder, NULL, 0);
+    _exit(0);
+}
+
+static void a_sharer_in_another_container_counts(void **context)
+{
+    (void)context;
+    char name[64], answer;
+    struct device *device = open_device(test_name(name, "space"), 4 * MIB, false);
+    int orders[2], answers[2];
+    assert_int_equal(pipe(orders), 0);
+    assert_int_equal(pipe(answers), 0);
+    pid_t outer = fork_child();
+    if (outer == 0) {
+        close(orders[1]);
+        hold_in_namespace(name, orders[0], answers[1]);
+    }
+    assert_int_equal(read(answers[0], &answer, 1), 1);
+    struct device_info info = info_of(device);
+    for (size_t i = 0; i < 2; i++) {
+        close(orders[1 - i]);
+        close(answers[i]);
+    }
+    assert_int_equal(waitpid(outer, NULL, 0), outer);
+    struct device_info after = info_of(device);
+    device_cpu.destroy(device);
+    if (answer == 'n') {
+        print_message("skipped: this user may not make a pid namespace\n");
+        skip();
+    }
+    assert_int_equal(info.sharers, 2);
+    assert_int_equal(info.others_bytes, 3 * MIB);
+    assert_int_equal(after.sharers, 1);
+    assert_int_equal(after.others_bytes, 0);
 }
 
 // Whatever else runs on this host may remove the object first, so nothing here asks whether it was left.
@@ -361,10 +449,10 @@ static void an_empty_object_is_removed_and_a_strange_one_is_left_alone(void **co
     assert_false(object_exists(empty));
 }
 
-static void a_name_takes_256_attachments(void **context)
+static void a_name_takes_so_many_attachments(void **context)
 {
     (void)context;
-    enum { MOST = 256 };
+    enum { MOST = LEDGER_SLOTS };
     char name[64];
     struct device *devices[MOST], *extra;
     struct error error;
@@ -373,7 +461,7 @@ static void a_name_takes_256_attachments(void **context)
     }
     struct device_config config = {.name = name, .capacity_bytes = MIB};
     assert_int_equal(device_cpu.create(&config, &extra, &error), STATUS_ERROR);
-    assert_non_null(strstr(error.text, "more than 256"));
+    assert_non_null(strstr(error.text, "more than 1024"));
     assert_int_equal(info_of(devices[0]).sharers, MOST);
     device_cpu.destroy(devices[100]);
     devices[100] = open_device(name, MIB, false);
@@ -520,16 +608,19 @@ int main(void)
         cmocka_unit_test(more_than_the_capacity_is_refused_and_changes_nothing),
         cmocka_unit_test(without_a_capacity_it_has_what_the_machine_has),
         cmocka_unit_test(a_name_outside_the_alphabet_is_refused),
-        cmocka_unit_test(a_name_of_64_letters_is_accepted),
+        cmocka_unit_test(the_longest_name_is_accepted),
         cmocka_unit_test(neighbours_may_push_it_over_its_capacity),
         cmocka_unit_test(faulting_addresses_fault_on_the_host_only),
         cmocka_unit_test(events_pass_in_stream_order),
         cmocka_unit_test(devices_of_one_name_share_one_capacity),
+        cmocka_unit_test(another_capacity_for_a_name_is_refused),
+        cmocka_unit_test(a_forgotten_name_leaves_its_sharers_together),
         cmocka_unit_test(a_killed_sharer_gives_everything_back),
+        cmocka_unit_test(a_sharer_in_another_container_counts),
         cmocka_unit_test(what_a_killed_job_left_is_removed_by_the_next),
         cmocka_unit_test(a_name_that_the_dead_left_starts_afresh),
         cmocka_unit_test(an_empty_object_is_removed_and_a_strange_one_is_left_alone),
-        cmocka_unit_test(a_name_takes_256_attachments),
+        cmocka_unit_test(a_name_takes_so_many_attachments),
         cmocka_unit_test(racing_processes_never_exceed_the_capacity),
         cmocka_unit_test(racing_processes_always_meet_in_one_object),
         cmocka_unit_test(threads_of_one_device_exclude_each_other),
