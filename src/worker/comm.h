@@ -42,6 +42,9 @@ struct comm {
 
 extern const struct comm_ops comm_self, comm_mpi;
 
+// Collective: every rank's `bytes`, in rank order, for the caller to free. Ends the job where host memory runs out.
+void *comm_gather(struct comm *comm, const void *mine, size_t bytes);
+
 // Collective: the lowest rank whose `status` is not STATUS_OK, and that status at `*status_p`; comm->size when there
 // is none.
 uint32_t comm_first_failure(struct comm *comm, enum status status, enum status *status_p);

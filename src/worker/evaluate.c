@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/evaluate.h"
 
-#include <stdlib.h>
+#include <inttypes.h>
+#include <math.h>
 
 #include "worker/samples.h"
 
-static enum status run_part(struct worker *worker, uint64_t first, uint64_t count, struct error *error)
+// Positions of the validation set that are this rank's.
+static void choose_part(const struct worker *worker, struct sample_range *range)
+{
+    uint64_t samples = worker->validation->samples, rank = worker->comm->rank, ranks = worker->comm->size;
+    range->first = samples * rank / ranks;
+    range->count = samples * (rank + 1) / ranks - range->first;
+}
+
+static enum status run_part(struct worker *worker, struct error *error)
 {
     const struct config *config = worker->config;
     struct loader_config loader_config = {
@@ -13,9 +22,10 @@ static enum status run_part(struct worker *worker, uint64_t first, uint64_t coun
         .threads = (uint32_t)config->data.threads,
         .prefetch_bytes = config->data.prefetch_bytes,
     };
-    struct sample_range range = {.purpose = LIST_EVALUATE, .first = first, .count = count};
-    struct sample_outcome outcome;
-    range.micro_batch = price_largest_fit(worker->prices, LIST_EVALUATE, mem_pool_headroom(worker->pool), count);
+    struct sample_range range = {.purpose = LIST_EVALUATE};
+    choose_part(worker, &range);
+    uint64_t headroom_bytes = mem_pool_headroom(worker->pool);
+    range.micro_batch = price_largest_fit(worker->prices, LIST_EVALUATE, headroom_bytes, range.count);
     if (range.micro_batch == 0) {
         range.micro_batch = 1; // the allocation decides, and its failure tells why
     }
@@ -23,41 +33,40 @@ static enum status run_part(struct worker *worker, uint64_t first, uint64_t coun
     if (status != STATUS_OK) {
         return status;
     }
-    loader_expect(range.loader, first, count, 0);
-    status = samples_run(worker, &range, &outcome, error);
+    if (range.count > 0) {
+        loader_expect(range.loader, range.first, range.count, 0);
+    }
+    status = samples_run(worker, &range, error);
+    worker->message.report.headroom_bytes = headroom_bytes;
     loader_destroy(range.loader);
     return status;
 }
 
-static enum status add_up(struct worker *worker, struct evaluation *evaluation, struct error *error)
-{
-    struct comm *comm = worker->comm;
-    struct kernel_tally mine, *all = malloc(comm->size * sizeof(*all)), sum = {0};
-    if (all == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
-    }
-    worker->device->ops->copy_to_host(worker->device, worker->stream, &mine, worker->memory.tally, sizeof(mine));
-    worker->device->ops->stream_synchronize(worker->device, worker->stream);
-    comm->ops->gather_start(comm, &mine, all, sizeof(mine));
-    comm->ops->gather_wait(comm);
-    for (uint32_t i = 0; i < comm->size; i++) {
-        sum.loss += all[i].loss;
-        sum.count += all[i].count;
-        sum.correct += all[i].correct;
-    }
-    free(all);
-    evaluation->loss = sum.loss / sum.count;
-    evaluation->accuracy = sum.correct / sum.count;
-    return STATUS_OK;
-}
-
 enum status evaluate(struct worker *worker, struct evaluation *evaluation_p, struct error *error)
 {
-    uint64_t samples = worker->validation->samples;
-    uint64_t first = samples * worker->comm->rank / worker->comm->size;
-    uint64_t end = samples * (worker->comm->rank + 1) / worker->comm->size;
-    *evaluation_p = (struct evaluation){.samples = samples};
-    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.tally, sizeof(struct kernel_tally));
-    enum status status = end > first ? run_part(worker, first, end - first, error) : STATUS_OK;
-    return status == STATUS_OK ? add_up(worker, evaluation_p, error) : status;
+    struct comm *comm = worker->comm;
+    enum status status = run_part(worker, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    comm->ops->gather_start(comm, &worker->message, worker->messages, sizeof(worker->message));
+    comm->ops->gather_wait(comm);
+    struct kernel_tally sum = {0};
+    for (uint32_t i = 0; i < comm->size; i++) {
+        sum.loss += worker->messages[i].tally.loss;
+        sum.count += worker->messages[i].tally.count;
+        sum.correct += worker->messages[i].tally.correct;
+    }
+    *evaluation_p = (struct evaluation){
+        .loss = sum.loss / sum.count,
+        .accuracy = sum.correct / sum.count,
+        .samples = worker->validation->samples,
+    };
+    if (!isfinite(evaluation_p->loss)) {
+        return error_set(error, STATUS_DIVERGED,
+                         "validation loss %g: training has diverged. Lower optimizer.learning_rate, lengthen "
+                         "optimizer.warmup_steps or set train.clip_norm.",
+                         fabs(evaluation_p->loss)); // no sign on a nan
+    }
+    return STATUS_OK;
 }

@@ -45,6 +45,19 @@ void metrics_close(struct metrics *metrics)
     }
 }
 
+static bool write_all(int file, const char *text, size_t length)
+{
+    while (length > 0) {
+        ssize_t written = write(file, text, length);
+        if (written < 0 && errno != EINTR) {
+            return false;
+        }
+        text += written > 0 ? written : 0;
+        length -= written > 0 ? (size_t)written : 0;
+    }
+    return true;
+}
+
 // Writes and frees the object. A line that could be written only in part is taken back.
 static enum status write_line(struct metrics *metrics, json_t *object, struct error *error)
 {
@@ -56,15 +69,12 @@ static enum status write_line(struct metrics *metrics, json_t *object, struct er
     size_t length = strlen(text);
     text[length] = '\n'; // in place of the terminator
     off_t before = lseek(metrics->file, 0, SEEK_END);
-    ssize_t written = write(metrics->file, text, length + 1);
+    enum status status = STATUS_OK;
+    if (!write_all(metrics->file, text, length + 1)) {
+        status = cannot_write(metrics, error);
+        (void)!ftruncate(metrics->file, before); // where that fails too, the first complaint is the one to read
+    }
     free(text);
-    if (written == (ssize_t)length + 1) {
-        return STATUS_OK;
-    }
-    enum status status = cannot_write(metrics, error);
-    if (written > 0 && ftruncate(metrics->file, before) != 0) {
-        return cannot_write(metrics, error);
-    }
     return status;
 }
 
@@ -77,6 +87,15 @@ static json_t *rank_object(uint32_t rank, const struct step_message *message)
                      (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes",
                      (json_int_t)message->reserved_peak_bytes, "predicted_peak_bytes",
                      (json_int_t)message->predicted_peak_bytes, "oom_retries", (json_int_t)message->oom_retries);
+}
+
+static json_t *rank_objects(const struct worker *worker)
+{
+    json_t *ranks = json_array();
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        json_array_append_new(ranks, rank_object(i, &worker->messages[i]));
+    }
+    return ranks;
 }
 
 static double milliseconds(uint64_t ns)
@@ -99,26 +118,23 @@ enum status metrics_step(struct metrics *metrics, const struct worker *worker, c
                          struct error *error)
 {
     double seconds = (double)result->step_ns / 1e9;
-    json_t *ranks = json_array();
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        json_array_append_new(ranks, rank_object(i, &worker->messages[i]));
-    }
-    json_t *object = json_pack(
-        "{sI sI sf sI sI sf sf sf sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
-        (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples, "tokens",
-        (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm", result->gradient_norm, "step_ms",
-        milliseconds(result->step_ns), "samples_per_s", (double)result->samples / seconds, "tokens_per_s",
-        result->tally.count / seconds, "data_wait_ms", milliseconds(data_wait_ns(worker)), "comm_ms",
-        milliseconds(result->comm_ns), "coordination_ms", milliseconds(result->coordination_ns), "ranks", ranks);
+    json_t *object =
+        json_pack("{sI sI sf sI sI sf sf sf sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
+                  (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples, "tokens",
+                  (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm", result->gradient_norm,
+                  "step_ms", milliseconds(result->step_ns), "samples_per_s", (double)result->samples / seconds,
+                  "tokens_per_s", result->tally.count / seconds, "data_wait_ms", milliseconds(data_wait_ns(worker)),
+                  "comm_ms", milliseconds(result->comm_ns), "coordination_ms", milliseconds(result->coordination_ns),
+                  "ranks", rank_objects(worker));
     return write_line(metrics, object, error);
 }
 
-enum status metrics_evaluation(struct metrics *metrics, uint64_t steps_done, const struct evaluation *evaluation,
-                               struct error *error)
+enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
+                               const struct evaluation *evaluation, struct error *error)
 {
-    json_t *object =
-        json_pack("{ss sI sf sf sI}", "event", "eval", "step", (json_int_t)steps_done, "loss", evaluation->loss,
-                  "accuracy", evaluation->accuracy, "samples", (json_int_t)evaluation->samples);
+    json_t *object = json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)steps_done, "loss",
+                               evaluation->loss, "accuracy", evaluation->accuracy, "samples",
+                               (json_int_t)evaluation->samples, "ranks", rank_objects(worker));
     return write_line(metrics, object, error);
 }
 

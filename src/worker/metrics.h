@@ -17,8 +17,8 @@ void metrics_close(struct metrics *metrics);
 // Each answers STATUS_ERROR with a line when the file cannot be written.
 enum status metrics_step(struct metrics *metrics, const struct worker *worker, const struct step_result *result,
                          struct error *error);
-enum status metrics_evaluation(struct metrics *metrics, uint64_t steps_done, const struct evaluation *evaluation,
-                               struct error *error);
+enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
+                               const struct evaluation *evaluation, struct error *error);
 // `status`: how the run ended.
 enum status metrics_end(struct metrics *metrics, uint64_t steps_done, double seconds, enum status status,
                         struct error *error);

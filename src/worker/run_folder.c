@@ -16,10 +16,27 @@
 
 #define FOLDERS_TRIED 10000
 
+// A full or broken disk is nobody's mistake in the configuration.
 static enum status cannot(struct error *error, const char *what, const char *path)
 {
-    return error_set(error, STATUS_INVALID, "%s: cannot %s: %s (run.folder says where a run writes)", path, what,
-                     strerror(errno));
+    bool disk = errno == ENOSPC || errno == EDQUOT || errno == EFBIG || errno == EIO;
+    return error_set(error, disk ? STATUS_ERROR : STATUS_INVALID,
+                     "%s: cannot %s: %s (run.folder says where a run writes)", path, what, strerror(errno));
+}
+
+// run.folder without slashes at its end, so that a number can be appended.
+static enum status wanted_path(const char *folder, char wanted[RUN_FOLDER_MAX], struct error *error)
+{
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/') {
+        length--;
+    }
+    if (length > RUN_FOLDER_MAX - 64) {
+        return error_set(error, STATUS_INVALID, "run.folder: a path of %zu bytes is too long; allowed: up to %d",
+                         length, RUN_FOLDER_MAX - 64);
+    }
+    snprintf(wanted, RUN_FOLDER_MAX, "%.*s", (int)length, folder);
+    return STATUS_OK;
 }
 
 static enum status make_parents(const char *path, struct error *error)
@@ -44,9 +61,7 @@ static enum status make_new(const char *wanted, char path[RUN_FOLDER_MAX], struc
         if (i > 1) {
             snprintf(suffix, sizeof(suffix), "-%u", i);
         }
-        if (snprintf(path, RUN_FOLDER_MAX, "%s%s", wanted, suffix) >= RUN_FOLDER_MAX - 64) {
-            return error_set(error, STATUS_INVALID, "run.folder: the path is too long");
-        }
+        snprintf(path, RUN_FOLDER_MAX, "%s%s", wanted, suffix);
         if (mkdir(path, 0777) == 0) {
             return STATUS_OK;
         }
@@ -70,7 +85,9 @@ static enum status write_file(const char *folder, const char *name, const char *
     bool written = fputs(text, file) >= 0;
     written = fclose(file) == 0 && written;
     if (!written || rename(temporary, path) != 0) {
-        return cannot(error, "write this file", path);
+        enum status status = cannot(error, "write this file", path);
+        unlink(temporary);
+        return status;
     }
     return STATUS_OK;
 }
@@ -112,17 +129,10 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     return status;
 }
 
-static enum status create(const struct config *config, uint32_t ranks, char *const *argv, char path[RUN_FOLDER_MAX],
-                          struct error *error)
+static enum status fill(const struct config *config, uint32_t ranks, char *const *argv, const char *path,
+                        struct error *error)
 {
     char logs[RUN_FOLDER_MAX + 8];
-    enum status status = make_parents(config->run.folder, error);
-    if (status == STATUS_OK) {
-        status = make_new(config->run.folder, path, error);
-    }
-    if (status != STATUS_OK) {
-        return status;
-    }
     snprintf(logs, sizeof(logs), "%s/logs", path);
     if (mkdir(logs, 0777) != 0) {
         return cannot(error, "make this folder", logs);
@@ -131,9 +141,41 @@ static enum status create(const struct config *config, uint32_t ranks, char *con
     if (resolved == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    status = write_file(path, "resolved.yaml", resolved, error);
+    enum status status = write_file(path, "resolved.yaml", resolved, error);
     free(resolved);
     return status == STATUS_OK ? write_environment(path, ranks, argv, error) : status;
+}
+
+static void discard(const char *path)
+{
+    static const char *const names[] = {"resolved.yaml", "env.txt", "logs"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char name[RUN_FOLDER_MAX + 64];
+        snprintf(name, sizeof(name), "%s/%s", path, names[i]);
+        remove(name);
+    }
+    rmdir(path);
+}
+
+static enum status create(const struct config *config, uint32_t ranks, char *const *argv, char path[RUN_FOLDER_MAX],
+                          struct error *error)
+{
+    char wanted[RUN_FOLDER_MAX];
+    enum status status = wanted_path(config->run.folder, wanted, error);
+    if (status == STATUS_OK) {
+        status = make_parents(wanted, error);
+    }
+    if (status == STATUS_OK) {
+        status = make_new(wanted, path, error);
+    }
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = fill(config, ranks, argv, path, error);
+    if (status != STATUS_OK) {
+        discard(path);
+    }
+    return status;
 }
 
 enum status run_folder_create(const struct config *config, struct comm *comm, char *const *argv,

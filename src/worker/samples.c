@@ -49,44 +49,96 @@ static enum status give_up(struct worker *worker, struct error *error)
                      "cannot hold a single sample: %s Raise device.capacity, or make the model smaller.", text);
 }
 
-enum status samples_run(struct worker *worker, const struct sample_range *range, struct sample_outcome *outcome_p,
-                        struct error *error)
+// The peak that the range will have where no allocation fails: its first micro-step is its largest.
+static uint64_t predicted_peak_bytes(const struct worker *worker, const struct sample_range *range)
 {
-    *outcome_p = (struct sample_outcome){0};
+    return worker->resting_bytes +
+           mem_pool_block_bytes(price_block_bytes(worker->prices, range->purpose, range->micro_batch));
+}
+
+static void begin(struct worker *worker, const struct sample_range *range)
+{
+    uint64_t steps = (range->count + range->micro_batch - 1) / range->micro_batch;
+    worker->message = (struct step_message){
+        .micro_batch = range->micro_batch,
+        .accumulation_steps = steps,
+        .predicted_peak_bytes = predicted_peak_bytes(worker, range),
+    };
+    mem_pool_reset_peaks(worker->pool);
+    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.tally, sizeof(struct kernel_tally));
+}
+
+static void note_done(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count)
+{
+    if (worker->config->run.log_micro_steps) {
+        worker_log(worker, "%s samples %" PRIu64 "..%" PRIu64, range->purpose == LIST_TRAIN ? "trained" : "evaluated",
+                   first, first + count - 1);
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        worker->message.position_hash += position_hash(first + i);
+    }
+    worker->message.samples += count;
+}
+
+// Every micro-step of the range, in halves where memory is refused.
+static enum status run_micro_steps(struct worker *worker, const struct sample_range *range, struct error *error)
+{
+    struct step_message *message = &worker->message;
     uint64_t micro_batch = range->micro_batch;
     bool trimmed = false;
-    while (outcome_p->samples < range->count) {
-        uint64_t first = range->first + outcome_p->samples, left = range->count - outcome_p->samples;
+    while (message->samples < range->count) {
+        uint64_t first = range->first + message->samples, left = range->count - message->samples;
         uint64_t count = micro_batch < left ? micro_batch : left;
         enum status status = micro_step(worker, range, first, count, error);
-        if (status == STATUS_OUT_OF_MEMORY) {
-            log_out_of_memory(worker, first, count);
-            outcome_p->oom_retries++;
-            if (count > 1) {
-                micro_batch = count / 2;
-            } else if (!trimmed) {
-                mem_pool_empty_cache(worker->pool);
-                trimmed = true;
-            } else {
-                return give_up(worker, error);
-            }
+        if (status == STATUS_OK) {
+            note_done(worker, range, first, count);
+            trimmed = false;
             continue;
         }
-        if (status != STATUS_OK) {
+        if (status != STATUS_OUT_OF_MEMORY) {
             return status;
         }
-        trimmed = false;
-        if (worker->config->run.log_micro_steps) {
-            worker_log(worker, "%s samples %" PRIu64 "..%" PRIu64,
-                       range->purpose == LIST_TRAIN ? "trained" : "evaluated", first, first + count - 1);
-        }
-        for (uint64_t i = 0; i < count; i++) {
-            outcome_p->position_hash += position_hash(first + i);
-        }
-        outcome_p->samples += count;
-        if (count > outcome_p->micro_batch_largest) {
-            outcome_p->micro_batch_largest = count;
+        log_out_of_memory(worker, first, count);
+        message->oom_retries++;
+        if (count > 1) {
+            micro_batch = count / 2;
+        } else if (!trimmed) {
+            mem_pool_empty_cache(worker->pool);
+            trimmed = true;
+        } else {
+            return give_up(worker, error);
         }
     }
     return STATUS_OK;
+}
+
+static enum status measure(struct worker *worker, struct error *error)
+{
+    struct step_message *message = &worker->message;
+    struct mem_pool_stats stats;
+    mem_pool_stats(worker->pool, &stats);
+    message->limit_bytes = stats.limit_bytes;
+    message->allocated_peak_bytes = stats.allocated_peak_bytes;
+    message->reserved_peak_bytes = stats.reserved_peak_bytes;
+    worker->device->ops->copy_to_host(worker->device, worker->stream, &message->tally, worker->memory.tally,
+                                      sizeof(message->tally));
+    worker->device->ops->stream_synchronize(worker->device, worker->stream);
+    if (stats.allocated_bytes != worker->resting_bytes) {
+        return error_set(error, STATUS_ERROR,
+                         "%" PRIu64 " bytes are allocated after a step, not %" PRIu64 ": this is a bug",
+                         stats.allocated_bytes, worker->resting_bytes);
+    }
+    return STATUS_OK;
+}
+
+enum status samples_run(struct worker *worker, const struct sample_range *range, struct error *error)
+{
+    uint64_t waited_ns = loader_wait_ns(range->loader);
+    begin(worker, range);
+    enum status status = run_micro_steps(worker, range, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    worker->message.data_wait_ns = loader_wait_ns(range->loader) - waited_ns;
+    return measure(worker, error);
 }

@@ -121,7 +121,6 @@ enum status step_plan_next(struct worker *worker, struct step_result *result, st
     return status;
 }
 
-// Runs this rank's share and fills in its message.
 static enum status run_share(struct worker *worker, uint64_t step, struct error *error)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
@@ -133,41 +132,10 @@ static enum status run_share(struct worker *worker, uint64_t step, struct error 
         .count = share->samples,
         .micro_batch = share->micro_batch,
     };
-    struct sample_outcome outcome;
-    uint64_t waited_ns = loader_wait_ns(worker->loader);
-    mem_pool_reset_peaks(worker->pool);
     loader_expect(worker->loader, range.first, range.count, global_batch);
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.gradients,
                                    worker->model->elements * sizeof(float));
-    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.tally, sizeof(struct kernel_tally));
-    enum status status = samples_run(worker, &range, &outcome, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    struct mem_pool_stats stats;
-    mem_pool_stats(worker->pool, &stats);
-    struct step_message *message = &worker->message;
-    message->samples = outcome.samples;
-    message->micro_batch = share->micro_batch;
-    message->accumulation_steps = share->accumulation_steps;
-    message->position_hash = outcome.position_hash;
-    message->oom_retries = outcome.oom_retries;
-    message->limit_bytes = stats.limit_bytes;
-    message->allocated_peak_bytes = stats.allocated_peak_bytes;
-    message->reserved_peak_bytes = stats.reserved_peak_bytes;
-    message->predicted_peak_bytes =
-        worker->resting_bytes +
-        mem_pool_block_bytes(price_block_bytes(worker->prices, LIST_TRAIN, outcome.micro_batch_largest));
-    message->data_wait_ns = loader_wait_ns(worker->loader) - waited_ns;
-    worker->device->ops->copy_to_host(worker->device, worker->stream, &message->tally, worker->memory.tally,
-                                      sizeof(message->tally));
-    worker->device->ops->stream_synchronize(worker->device, worker->stream);
-    if (stats.allocated_bytes != worker->resting_bytes) {
-        return error_set(error, STATUS_ERROR,
-                         "%" PRIu64 " bytes are allocated after a step, not %" PRIu64 ": this is a bug",
-                         stats.allocated_bytes, worker->resting_bytes);
-    }
-    return STATUS_OK;
+    return samples_run(worker, &range, error);
 }
 
 // Adds up what the ranks did; every sample of the global batch must be there exactly once.

@@ -16,12 +16,7 @@ struct place {
 static int sharers(struct comm *comm, const struct place *mine)
 {
     int count = 1;
-    struct place *all = malloc(comm->size * sizeof(*all));
-    if (all == NULL) {
-        comm->ops->abort(comm, STATUS_ERROR);
-    }
-    comm->ops->gather_start(comm, mine, all, sizeof(*mine));
-    comm->ops->gather_wait(comm);
+    struct place *all = comm_gather(comm, mine, sizeof(*mine));
     for (uint32_t i = 0; i < comm->size; i++) {
         count += i != comm->rank && memcmp(&all[i], mine, sizeof(*mine)) == 0;
     }

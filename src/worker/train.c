@@ -75,6 +75,8 @@ static enum status read_config(const struct command_line *command, struct comm *
         text = malloc(size + 1);
     }
     if (status == STATUS_OK && (size == 0 || text == NULL)) {
+        error_set(error, STATUS_ERROR, "out of host memory");
+        print_failure(comm, error);
         comm->ops->abort(comm, STATUS_ERROR);
     }
     if (status == STATUS_OK) {
@@ -128,19 +130,25 @@ static void log_plan(struct worker *worker, uint64_t step)
                step, share->first, share->first + share->samples - 1, share->micro_batch, share->accumulation_steps);
 }
 
-static void evaluate_and_report(struct worker *worker, struct reporter *reporter, uint64_t steps_done)
+// STATUS_DIVERGED on every rank, or STATUS_OK.
+static enum status evaluate_and_report(struct worker *worker, struct reporter *reporter, uint64_t steps_done,
+                                       struct error *error)
 {
     struct evaluation evaluation;
-    struct error error;
-    if (evaluate(worker, &evaluation, &error) != STATUS_OK) {
-        fail_alone(worker, &error);
+    enum status status = evaluate(worker, &evaluation, error);
+    if (status == STATUS_DIVERGED) {
+        return status;
+    }
+    if (status != STATUS_OK) {
+        fail_alone(worker, error);
     }
     if (worker->comm->rank == 0) {
         console_evaluation(reporter->console, steps_done, &evaluation);
-        if (metrics_evaluation(reporter->metrics, steps_done, &evaluation, &error) != STATUS_OK) {
-            fail_alone(worker, &error);
+        if (metrics_evaluation(reporter->metrics, worker, steps_done, &evaluation, error) != STATUS_OK) {
+            fail_alone(worker, error);
         }
     }
+    return STATUS_OK;
 }
 
 static void report_step(struct worker *worker, struct reporter *reporter, const struct step_result *result)
@@ -154,6 +162,11 @@ static void report_step(struct worker *worker, struct reporter *reporter, const 
         if (metrics_step(reporter->metrics, worker, result, &error) != STATUS_OK) {
             fail_alone(worker, &error);
         }
+    }
+    if (worker->log_errno != 0) {
+        error_set(&error, STATUS_ERROR, "%s/logs/rank_%" PRIu32 ".log: cannot write: %s", reporter->folder,
+                  worker->comm->rank, strerror(worker->log_errno));
+        fail_alone(worker, &error);
     }
 }
 
@@ -183,8 +196,8 @@ static enum status run_steps(struct worker *worker, struct reporter *reporter, u
             status = step_plan_next(worker, &result, error);
         }
         report_step(worker, reporter, &result);
-        if (evaluation_due(worker, *steps_done_p)) {
-            evaluate_and_report(worker, reporter, *steps_done_p);
+        if (status == STATUS_OK && evaluation_due(worker, *steps_done_p)) {
+            status = evaluate_and_report(worker, reporter, *steps_done_p, error);
         }
     }
     return status;
@@ -219,6 +232,9 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     struct worker worker;
     struct reporter reporter = {.start_ns = clock_ns()};
     enum status status = agree(comm, worker_init(&worker, config, comm, &error), &error);
+    if (status == STATUS_OK && config->device.name == NULL) {
+        worker.device->ops->forget_name(worker.device); // all ranks that share it have opened it
+    }
     if (status == STATUS_OK) {
         status = agree(comm, run_folder_create(config, comm, command->argv, reporter.folder, &error), &error);
     }
@@ -243,12 +259,22 @@ static bool under_mpi_launcher(void)
     return getenv("PMIX_RANK") != NULL || getenv("PMI_RANK") != NULL;
 }
 
-static const struct comm_ops *find_comm(enum config_comm kind)
+// The size of the job in the words of Open MPI, Slurm and other launchers.
+static bool launched_with_others(void)
 {
-    if (kind == CONFIG_COMM_AUTO) {
-        kind = under_mpi_launcher() ? CONFIG_COMM_MPI : CONFIG_COMM_SELF;
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        const char *size = getenv(names[i]);
+        if (size != NULL && strtoul(size, NULL, 10) > 1) {
+            return true;
+        }
     }
-    return kind == CONFIG_COMM_MPI ? &comm_mpi : &comm_self;
+    return false;
+}
+
+static const struct comm_ops *launcher_comm(void)
+{
+    return under_mpi_launcher() ? &comm_mpi : &comm_self;
 }
 
 // Which communicator, before the configuration is known to the other ranks: `comm.kind` is read on every rank.
@@ -260,13 +286,16 @@ static const struct comm_ops *choose_comm(const struct command_line *command)
         kind = config.comm.kind;
         config_finish(&config);
     }
-    return find_comm(kind);
+    if (kind == CONFIG_COMM_AUTO) {
+        return launcher_comm();
+    }
+    return kind == CONFIG_COMM_MPI ? &comm_mpi : &comm_self;
 }
 
 int command_misused(const struct error *error)
 {
     struct comm *comm;
-    if (find_comm(CONFIG_COMM_AUTO)->create(&comm, NULL) == STATUS_OK) {
+    if (launcher_comm()->create(&comm, NULL) == STATUS_OK) {
         agree(comm, error->status, error);
         comm->ops->destroy(comm);
     }
@@ -278,7 +307,13 @@ int command_train(const struct command_line *command)
     struct comm *comm;
     struct config config;
     struct error error = {0};
-    enum status status = choose_comm(command)->create(&comm, &error);
+    const struct comm_ops *ops = choose_comm(command);
+    if (ops == &comm_self && launched_with_others()) {
+        error_set(&error, STATUS_INVALID,
+                  "comm.kind: self is for a single process, but a launcher started several; allowed here: auto, mpi");
+        return command_misused(&error);
+    }
+    enum status status = ops->create(&comm, &error);
     if (status != STATUS_OK) {
         fprintf(stderr, "headroom: %s\n", error.text);
         return (int)status;

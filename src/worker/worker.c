@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/worker.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -89,7 +90,9 @@ void worker_log(struct worker *worker, const char *format, ...)
     vfprintf(worker->log, format, arguments);
     va_end(arguments);
     fputc('\n', worker->log);
-    fflush(worker->log);
+    if (fflush(worker->log) != 0 && worker->log_errno == 0) {
+        worker->log_errno = errno;
+    }
 }
 
 // Devices that several ranks share have a name that only this job knows, unless the user gives one.
@@ -104,7 +107,7 @@ static const char *device_name(const struct config *config, struct comm *comm, c
         snprintf(buffer, size, "%s-%" PRIu64, config->device.name, device);
         return buffer;
     }
-    if (!whole_machine && config->device.ranks_per_device == 1) {
+    if (comm->size == 1 || (!whole_machine && config->device.ranks_per_device == 1)) {
         return NULL;
     }
     snprintf(buffer, size, "job-%" PRIx64 "-%" PRIu64, job, device);

@@ -15,7 +15,7 @@
 #include "worker/config.h"
 #include "worker/loader.h"
 
-// What every rank tells all others once a step, while the gradients are being added up.
+// What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
     struct sched_report report;               // for the next plan
     struct kernel_tally tally;                // sums over the samples that this rank did
@@ -52,9 +52,10 @@ struct worker {
     struct sched_share *plan;      // of the step that runs, one share per rank
     struct sched_report *reports;  // scratch for the coordinator, one per rank
     struct step_message message;   // this rank's
-    struct step_message *messages; // every rank's, after a step
+    struct step_message *messages; // every rank's, after a step or an evaluation
 
-    FILE *log; // this rank's
+    FILE *log;     // this rank's
+    int log_errno; // of the first line that could not be written; 0: all were
 };
 
 // Opens the data, makes the model and puts weights, gradients and optimizer state on the device. Collective only in
@@ -63,7 +64,7 @@ struct worker {
 enum status worker_init(struct worker *worker, const struct config *config, struct comm *comm, struct error *error);
 void worker_finish(struct worker *worker);
 
-// One line into this rank's log.
+// One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // The config's model and optimizer in the words of src/model/.

@@ -83,10 +83,10 @@ class Finished:
 
 
 class Launch:
-    """The program, started and not waited for; `ranks` None starts it without a launcher."""
+    """The program, started and not waited for; `ranks` None starts it without a launcher, or behind `before`."""
 
-    def __init__(self, arguments, ranks, folder):
-        launcher = [] if ranks is None else [*MPIRUN, "-np", str(ranks)]
+    def __init__(self, arguments, ranks, folder, before=()):
+        launcher = before if ranks is None else [*MPIRUN, "-np", str(ranks)]
         self.command = [*launcher, HEADROOM, *arguments]
         self.process = subprocess.Popen(self.command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -146,6 +146,10 @@ class Run:
         return [position for first, last in ranges for position in range(int(first), int(last) + 1)]
 
 
+# Runs a command that may write no file of more than 4 KiB, and that is told so instead of being killed.
+SMALL_FILES = ["sh", "-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "small-files"]
+
+
 class ProgramTest(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory(prefix="headroom-test-")
@@ -163,13 +167,13 @@ class ProgramTest(unittest.TestCase):
         with open(self.path(name), "wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
 
-    def start(self, *arguments, ranks=None):
-        launch = Launch(arguments, ranks, self.folder)
+    def start(self, *arguments, ranks=None, before=()):
+        launch = Launch(arguments, ranks, self.folder, before)
         self.addCleanup(launch.kill)
         return launch
 
-    def headroom(self, *arguments, ranks=None, code=0):
-        finished = self.start(*arguments, ranks=ranks).wait()
+    def headroom(self, *arguments, ranks=None, code=0, before=()):
+        finished = self.start(*arguments, ranks=ranks, before=before).wait()
         self.assertEqual(finished.code, code, finished.out + finished.err)
         return finished
 

@@ -107,6 +107,13 @@ class BadInput(headroom_run.ProgramTest):
                      "device.capacity=[1MiB, 1MiB, 1MiB]", ranks=[4])
         self.refused(r"fault\.rank=4: there is no rank 4", "train", "mlp.yaml", "fault.rank=4", ranks=[4])
 
+    def test_several_processes_that_do_not_talk(self):
+        self.refused(r"comm\.kind: self is for a single process", "train", "mlp.yaml", "comm.kind=self", ranks=[2])
+
+    def test_a_run_folder_with_too_long_a_name(self):
+        self.refused(r"run\.folder: a path of \d+ bytes is too long; allowed: up to \d+", "train", "mlp.yaml",
+                     "run.folder=runs" + "/x" * 2100)
+
     def test_unwritable_run_folder(self):
         self.refused(r"text\.txt.*: cannot make this folder", "train", "mlp.yaml", "run.folder=text.txt/run")
 

@@ -12,9 +12,15 @@ class Memory(headroom_run.ProgramTest):
             self.assertEqual(sum(rank["share"] for rank in step["ranks"]), global_batch)
             for rank in step["ranks"]:
                 self.check_rank(rank, f"step {step['step']}: {rank}")
+        self.assertGreater(len(run.evaluations), 0)
+        for evaluation in run.evaluations:
+            for rank in evaluation["ranks"]:
+                self.check_rank(rank, f"evaluation: {rank}")
 
     def check_rank(self, rank, what):
-        self.assertEqual(rank["allocated_peak_bytes"], rank["predicted_peak_bytes"], what)
+        if rank["oom_retries"] == 0:
+            self.assertEqual(rank["allocated_peak_bytes"], rank["predicted_peak_bytes"], what)
+        self.assertLessEqual(rank["allocated_peak_bytes"], rank["predicted_peak_bytes"], what)
         self.assertLessEqual(rank["allocated_peak_bytes"], rank["reserved_peak_bytes"], what)
         self.assertLessEqual(rank["reserved_peak_bytes"], rank["limit_bytes"], what)
         micro_batch, steps = rank["micro_batch"], rank["accumulation_steps"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run leaves in its folder, on which other programs may count."""
 
+import json
 import os
 
 import headroom_run
@@ -34,7 +35,7 @@ class RunFolder(headroom_run.ProgramTest):
         events = [(line["event"], line["step"]) for line in run.lines if "event" in line]
         self.assertEqual(events, [("eval", 4), ("eval", 8), ("eval", 10), ("end", 10)])
         self.assertEqual(run.lines.index(run.evaluations[0]), 4)
-        self.assertEqual(set(run.evaluations[0]), {"event", "step", "loss", "accuracy", "samples"})
+        self.assertEqual(set(run.evaluations[0]), {"event", "step", "loss", "accuracy", "samples", "ranks"})
         self.assertGreater(run.evaluations[-1]["accuracy"], 0)
         self.assertLessEqual(run.evaluations[-1]["accuracy"], 1)
         self.assertEqual(set(run.lines[-1]), {"event", "step", "seconds", "status"})
@@ -75,6 +76,37 @@ class RunFolder(headroom_run.ProgramTest):
         for _ in range(2):
             self.headroom("train", "mlp.yaml", "comm.kind=self", "train.steps=1")
         self.assertEqual(sorted(os.listdir(self.path("runs"))), ["mlp", "mlp-2"])
+
+    def test_a_slash_at_the_end_of_the_name(self):
+        for _ in range(2):
+            self.headroom("train", "mlp.yaml", "train.steps=1", "run.folder=out/")
+        self.assertEqual(sorted(name for name in os.listdir(self.folder) if name.startswith("out")), ["out", "out-2"])
+        self.assertEqual(sorted(os.listdir(self.path("out"))), ["env.txt", "logs", "metrics.jsonl", "resolved.yaml"])
+
+    def refused_file(self, name, *overrides):
+        finished = self.headroom("train", "mlp.yaml", "run.folder=run", *overrides, code=1,
+                                 before=headroom_run.SMALL_FILES)
+        self.assertEqual(len(finished.complaints), 1, finished.err)
+        self.assertRegex(finished.complaints[0], rf"^headroom: run/{name}: cannot write.*: File too large")
+
+    def metrics_lines(self):
+        with open(self.path("run/metrics.jsonl"), encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def test_metrics_that_cannot_be_written(self):
+        self.refused_file("metrics.jsonl")
+        lines = self.metrics_lines()
+        self.assertGreater(len(lines), 1)
+        self.assertEqual([line["step"] for line in lines], list(range(len(lines))))
+
+    def test_a_log_that_cannot_be_written(self):
+        self.refused_file("logs/rank_0.log", "run.log_micro_steps=true", "train.micro_batch_size=1")
+        self.assertEqual(len(self.metrics_lines()), 1)
+
+    def test_a_folder_that_cannot_be_filled_is_removed(self):
+        before = sorted(os.listdir(self.folder))
+        self.refused_file("resolved.yaml", "data.images=" + "x" * 5000)
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
 
     def test_a_run_without_a_launcher(self):
         self.headroom("train", "mlp.yaml", "train.steps=1", "run.folder=a/b/c")

@@ -15,6 +15,7 @@ class OutOfMemory(headroom_run.ProgramTest):
         finished = self.headroom("train", *arguments, "run.folder=run", ranks=ranks, code=code)
         self.assertEqual(len(finished.complaints), 1, finished.err)
         self.assertRegex(finished.complaints[0], pattern)
+        return finished
 
     def test_weights_do_not_fit(self):
         self.ends(r"cannot hold the gradients: .*allocate 166\.75 KiB.*capacity of 256\.00 KiB", "mlp.yaml",
@@ -23,9 +24,10 @@ class OutOfMemory(headroom_run.ProgramTest):
                   "mlp.yaml", "device.capacity=[1MiB, 1MiB, 256KiB, 256KiB]", ranks=4)
 
     def test_no_sample_fits(self):
-        self.ends(r"rank 0 cannot hold a single sample: .*\d bytes", "gpt.yaml", "device.capacity=576KiB", ranks=None)
-        self.ends(r"rank 1 cannot hold a single sample: .*\d bytes", "gpt.yaml",
-                  "device.capacity=[1MiB, 576KiB, 576KiB, 1MiB]", ranks=4)
+        for rank, capacity, ranks in ((0, "576KiB", None), (1, "[1MiB, 576KiB, 576KiB, 1MiB]", 4)):
+            finished = self.ends(rf"rank {rank} cannot hold a single sample: .*\d bytes", "gpt.yaml",
+                                 f"device.capacity={capacity}", ranks=ranks)
+            self.assertRegex(finished.out, r"^\d+\.\d seconds\nrun folder: run\S*\n$")  # nothing on steps
 
     def test_neighbours_leave_no_room(self):
         for ranks in ((1,), (1, 2)):
@@ -41,12 +43,21 @@ class OutOfMemory(headroom_run.ProgramTest):
     def test_the_run_says_how_it_ended(self):
         run = self.train("mlp.yaml", "device.capacity=1MiB", squeeze(0), code=3)
         self.assertEqual(len(run.steps), 10)
+        self.assertRegex(run.finished.out, r"\nrank +limit +peak allocated .*\n0 +1\.00 MiB ")
         self.assertEqual((run.lines[-1]["event"], run.lines[-1]["step"], run.lines[-1]["status"]), ("end", 10, 3))
 
     def test_divergence(self):
-        diverging = ("mlp.yaml", "optimizer.learning_rate=1e6", "train.clip_norm=0")
+        diverging = ("mlp.yaml", "optimizer.learning_rate=1e6", "optimizer.weight_decay=0.5")
         for ranks in (None, 4):
             self.ends(r"step \d+: .*training has diverged.*optimizer\.learning_rate", *diverging, ranks=ranks, code=4)
+
+    def test_divergence_that_only_validation_sees(self):
+        deep = ("model.layers=[32" + ", 64" * 20 + ", 10]", "optimizer.learning_rate=1e6", "optimizer.weight_decay=0.5")
+        for ranks in (None, 4):
+            run = self.train("mlp.yaml", *deep, "train.steps=1", ranks=ranks, code=4)
+            self.assertEqual(len(run.finished.complaints), 1)
+            self.assertRegex(run.finished.complaints[0], r"validation loss (inf|nan): training has diverged")
+            self.assertEqual([line["status"] for line in run.lines if line.get("event") == "end"], [4])
 
 
 if __name__ == "__main__":
