@@ -43,14 +43,18 @@ class LostRank(headroom_run.ProgramTest):
         except FileNotFoundError:
             return []
 
-    def start_training(self):
+    def start_training(self, *overrides):
         """Four ranks on two shared devices, in the middle of their steps."""
-        launch = self.start("train", "mlp.yaml", *FOREVER, f"device.name={self.device}", ranks=4)
+        launch = self.start("train", "mlp.yaml", *FOREVER, *overrides, ranks=4)
         deadline = time.monotonic() + headroom_run.TIMEOUT_S
         while len(self.metrics()) < 5:
             self.assertLess(time.monotonic(), deadline, "no steps")
             self.assertIsNone(launch.process.poll(), "ended by itself")
             time.sleep(0.05)
+        return launch
+
+    def start_on_named_devices(self):
+        launch = self.start_training(f"device.name={self.device}")
         self.assertEqual([os.path.exists(name) for name in self.objects], [True, True])
         return launch
 
@@ -67,13 +71,22 @@ class LostRank(headroom_run.ProgramTest):
         self.assertEqual([os.path.exists(name) for name in self.objects], [False, False])
 
     def kill_rank(self, rank):
-        launch = self.start_training()
+        launch = self.start_on_named_devices()
         processes = rank_processes(launch)
         self.assertEqual(sorted(processes), [0, 1, 2, 3])
         os.kill(processes[rank], signal.SIGKILL)
         finished = self.check_end(launch)
         self.assertRegex(finished.err, rf"rank {rank} .*signal 9")
         self.check_next_run()
+
+    def test_a_jobs_own_devices_have_no_name_that_could_be_left(self):
+        processes = rank_processes(self.start_training())
+        self.assertEqual(len(processes), 4)
+        for pid in processes.values():
+            with open(f"/proc/{pid}/maps", encoding="utf-8") as file:
+                devices = [line for line in file.read().splitlines() if "/headroom-job-" in line]
+            self.assertEqual(len(devices), 1)
+            self.assertRegex(devices[0], r" \(deleted\)$")
 
     def test_first_rank_is_killed(self):
         self.kill_rank(0)
@@ -82,7 +95,7 @@ class LostRank(headroom_run.ProgramTest):
         self.kill_rank(2)
 
     def signal_launcher(self, number):
-        launch = self.start_training()
+        launch = self.start_on_named_devices()
         launch.process.send_signal(number)
         self.check_end(launch)
         self.check_next_run()
