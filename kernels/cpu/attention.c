@@ -51,7 +51,7 @@ static void scores(float *s, const struct head *head, size_t query, size_t queri
 // Of `keys` from `key` on, those that `query` sees: up to its own position.
 static size_t visible(size_t query, size_t key, size_t keys)
 {
-    return cpu_min(keys, query - key + 1);
+    return uint64_min(keys, query - key + 1);
 }
 
 // s = e^(s - max) for the first `seen` of `keys`, 0 for the others; returns the sum.
@@ -88,7 +88,7 @@ static void forward_tile(const struct head *head, size_t query, size_t queries)
         sum[row] = 0;
     }
     for (size_t key = 0; key < query + queries; key += TILE) {
-        const size_t keys = cpu_min(TILE, query + queries - key);
+        const size_t keys = uint64_min(TILE, query + queries - key);
         scores(s, head, query, queries, key, keys);
         for (size_t row = 0; row < queries; row++) {
             size_t seen = visible(query + row, key, keys);
@@ -122,7 +122,7 @@ void cpu_attention(struct stream *stream, device_address y_at, device_address ls
     for (size_t task = 0; task < batch * heads * tiles; task++) {
         struct head head = head_at(task / tiles, y, lse, qkv, length, channels, heads);
         size_t query = task % tiles * TILE;
-        forward_tile(&head, query, cpu_min(TILE, length - query));
+        forward_tile(&head, query, uint64_min(TILE, length - query));
     }
 }
 
@@ -176,13 +176,13 @@ static void backward_tile(const struct head *head, size_t query, size_t queries,
 static void backward_head(const struct head *head)
 {
     for (size_t query = 0; query < head->length; query += TILE) {
-        const size_t queries = cpu_min(TILE, head->length - query);
+        const size_t queries = uint64_min(TILE, head->length - query);
         float d[TILE];
         for (size_t row = 0; row < queries; row++) {
             d[row] = row_product(head, query + row);
         }
         for (size_t key = 0; key < query + queries; key += TILE) {
-            backward_tile(head, query, queries, key, cpu_min(TILE, query + queries - key), d);
+            backward_tile(head, query, queries, key, uint64_min(TILE, query + queries - key), d);
         }
     }
 }

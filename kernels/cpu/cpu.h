@@ -16,6 +16,7 @@
 
 #include "kernels/kernels.h"
 #include "mem/device_cpu.h"
+#include "mem/uint64.h"
 
 // Loops over fewer elements stay on the calling thread: waking the others would cost more.
 #define CPU_PARALLEL_MIN 65536
@@ -62,11 +63,6 @@ void cpu_sgd(struct stream *stream, const struct kernel_sgd *args, device_addres
              device_address velocity, size_t count);
 void cpu_adamw(struct stream *stream, const struct kernel_adamw *args, device_address weights, device_address gradients,
                device_address first_moment, device_address second_moment, size_t count);
-
-static inline size_t cpu_min(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 // The largest of `floor` and x[count]; NaN is passed over. Lanes, because not every compiler makes vector code of a
 // maximum over floats.

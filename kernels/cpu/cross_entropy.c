@@ -24,7 +24,7 @@ static float log_sum_exp(const float *x, size_t count, float *max_p)
     double sum = 0;
 
     for (size_t i = 0; i < count; i += BLOCK) {
-        size_t width = cpu_min(BLOCK, count - i);
+        size_t width = uint64_min(BLOCK, count - i);
         float raised = cpu_max(x + i, width, max);
         sum = sum * exp((double)(max - raised)) + sum_of_exponentials(x + i, raised, width);
         max = raised;

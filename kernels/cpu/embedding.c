@@ -47,6 +47,6 @@ void cpu_embedding_backward(struct stream *stream, device_address dwte_at, devic
 #pragma omp parallel for if (batch * length * channels > CPU_PARALLEL_MIN)
     for (size_t i = 0; i < channels; i += CPU_COLUMN_BLOCK) {
         columns_backward(dwte + i, dwpe + i, dy + i, tokens, batch * length, length, channels,
-                         cpu_min(CPU_COLUMN_BLOCK, channels - i));
+                         uint64_min(CPU_COLUMN_BLOCK, channels - i));
     }
 }

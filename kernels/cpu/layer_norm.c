@@ -105,7 +105,7 @@ void cpu_layer_norm_backward(struct stream *stream, device_address dx_at, device
 #pragma omp parallel for if (rows * channels > CPU_PARALLEL_MIN)
     for (size_t i = 0; i < channels; i += CPU_COLUMN_BLOCK) {
         columns_backward(dgamma + i, dbeta + i, dy + i, x + i, mean, rstd, rows, channels,
-                         cpu_min(CPU_COLUMN_BLOCK, channels - i));
+                         uint64_min(CPU_COLUMN_BLOCK, channels - i));
     }
 #pragma omp parallel for if (rows * channels > CPU_PARALLEL_MIN)
     for (size_t row = 0; row < rows; row++) {

@@ -82,7 +82,7 @@ void cpu_bias_backward(struct stream *stream, device_address dbias_at, device_ad
 
 #pragma omp parallel for if (rows * n > CPU_PARALLEL_MIN)
     for (size_t i = 0; i < n; i += CPU_COLUMN_BLOCK) {
-        add_column_sums(dbias + i, dy + i, rows, n, cpu_min(CPU_COLUMN_BLOCK, n - i));
+        add_column_sums(dbias + i, dy + i, rows, n, uint64_min(CPU_COLUMN_BLOCK, n - i));
     }
 }
 

@@ -5,18 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/uint64.h"
+
 struct item {
     uint64_t bytes; // rounded up
     uint32_t birth, death;
     size_t index;    // of the buffer
     uint64_t offset; // once placed
 };
-
-static uint64_t round_up(uint64_t bytes, uint64_t alignment)
-{
-    assert(alignment != 0 && (alignment & (alignment - 1)) == 0);
-    return (bytes + alignment - 1) & ~(alignment - 1);
-}
 
 static int by_birth(const struct item *x, const struct item *y)
 {
@@ -80,7 +76,7 @@ static uint64_t first_fit(const struct item *item, struct item *const *placed, s
             break;
         }
         uint64_t end = other->offset + other->bytes;
-        offset = end > offset ? end : offset;
+        offset = uint64_max(offset, end);
     }
     return offset;
 }
@@ -107,9 +103,7 @@ static uint64_t place_in_order(struct item *items, size_t count, struct item **p
     for (size_t i = 0; i < count; i++) {
         items[i].offset = first_fit(&items[i], placed, i);
         insert_by_offset(placed, i, &items[i]);
-        if (items[i].offset + items[i].bytes > end) {
-            end = items[i].offset + items[i].bytes;
-        }
+        end = uint64_max(end, items[i].offset + items[i].bytes);
     }
     return end;
 }
@@ -120,7 +114,7 @@ static uint64_t place_apart(const struct mem_buffer *buffers, size_t count, uint
     uint64_t end = 0;
     for (size_t i = 0; i < count; i++) {
         offsets[i] = buffers[i].bytes > 0 ? end : 0;
-        end += round_up(buffers[i].bytes, alignment);
+        end += uint64_round_up(buffers[i].bytes, alignment);
     }
     return end;
 }
@@ -137,7 +131,7 @@ uint64_t mem_layout_place(const struct mem_buffer *buffers, size_t count, uint64
         goto out;
     }
     for (size_t i = 0; i < count; i++) {
-        items[i] = (struct item){.bytes = round_up(buffers[i].bytes, alignment),
+        items[i] = (struct item){.bytes = uint64_round_up(buffers[i].bytes, alignment),
                                  .birth = buffers[i].birth,
                                  .death = buffers[i].death,
                                  .index = i};
@@ -173,14 +167,14 @@ uint64_t mem_layout_lower_bound(const struct mem_buffer *buffers, size_t count, 
         return 0;
     }
     for (size_t i = 0; i < count; i++) {
-        int64_t bytes = (int64_t)round_up(buffers[i].bytes, alignment);
+        int64_t bytes = (int64_t)uint64_round_up(buffers[i].bytes, alignment);
         changes[buffers[i].birth] += bytes;
         changes[(size_t)buffers[i].death + 1] -= bytes;
     }
     int64_t live = 0;
     for (size_t t = 0; t <= last; t++) {
         live += changes[t];
-        largest = (uint64_t)live > largest ? (uint64_t)live : largest;
+        largest = uint64_max(largest, (uint64_t)live);
     }
     free(changes);
     return largest;

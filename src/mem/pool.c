@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "mem/blocks.h"
+#include "mem/uint64.h"
 
 struct mem_pool {
     struct device *device;
@@ -18,27 +19,12 @@ struct mem_pool {
     uint64_t fail_every, calls; // injected failures
 };
 
-static uint64_t round_up(uint64_t bytes, uint64_t multiple)
-{
-    return (bytes + multiple - 1) / multiple * multiple;
-}
-
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
-static uint64_t smaller(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct mem_pool **pool_p, struct error *error)
 {
     struct device_info info;
     uint64_t granularity = device->ops->granularity_bytes;
     device->ops->info(device, &info);
-    uint64_t limit = limit_bytes == 0 ? info.capacity_bytes : smaller(limit_bytes, info.capacity_bytes);
+    uint64_t limit = limit_bytes == 0 ? info.capacity_bytes : uint64_min(limit_bytes, info.capacity_bytes);
     struct mem_pool *pool = calloc(1, sizeof(*pool));
     if (pool == NULL || !blocks_init(&pool->blocks)) {
         free(pool);
@@ -46,7 +32,7 @@ enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct 
     }
     pool->device = device;
     pool->stats.limit_bytes = limit / granularity * granularity;
-    pool->range_bytes = larger(pool->stats.limit_bytes, granularity);
+    pool->range_bytes = uint64_max(pool->stats.limit_bytes, granularity);
     if (device->ops->reserve(device, pool->range_bytes, &pool->base) != STATUS_OK) {
         blocks_finish(&pool->blocks);
         free(pool);
@@ -75,7 +61,7 @@ static uint64_t missing_at_top(const struct mem_pool *pool, uint64_t bytes, cons
 {
     const struct block *last = pool->blocks.last;
     bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
-    return round_up(bytes - (usable ? smaller(last->bytes, bytes) : 0), pool->device->ops->granularity_bytes);
+    return uint64_round_up(bytes - (usable ? uint64_min(last->bytes, bytes) : 0), pool->device->ops->granularity_bytes);
 }
 
 // A free block of at least `bytes` at the top, for which only what is missing there is committed.
@@ -91,7 +77,7 @@ static struct block *grow(struct mem_pool *pool, uint64_t bytes, struct stream *
         return NULL;
     }
     stats->reserved_bytes += missing;
-    stats->reserved_peak_bytes = larger(stats->reserved_peak_bytes, stats->reserved_bytes);
+    stats->reserved_peak_bytes = uint64_max(stats->reserved_peak_bytes, stats->reserved_bytes);
     return blocks_append(&pool->blocks, missing, stream);
 }
 
@@ -159,7 +145,7 @@ static void count_tag(struct mem_out_of_memory *report, const struct block *bloc
 // What is live leaves no room under the limit, so no waiting and no trimming helps.
 static bool over_limit(const struct mem_pool *pool, uint64_t bytes)
 {
-    return larger(bytes, 1) > pool->stats.limit_bytes - pool->stats.allocated_bytes;
+    return uint64_max(bytes, 1) > pool->stats.limit_bytes - pool->stats.allocated_bytes;
 }
 
 // Why a request found no place. If it is not over the limit, streams were synchronised and nothing is pending.
@@ -189,7 +175,7 @@ static enum status refuse(struct mem_pool *pool, uint64_t bytes, const char *tag
         if (block->live) {
             count_tag(report, block, &pool->blocks);
         } else {
-            report->largest_free_bytes = larger(report->largest_free_bytes, block->bytes);
+            report->largest_free_bytes = uint64_max(report->largest_free_bytes, block->bytes);
             report->pending_bytes += block->stream == NULL ? 0 : block->bytes;
         }
     }
@@ -204,8 +190,11 @@ enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream 
     if (pool->fail_every > 0 && pool->calls % pool->fail_every == 0) {
         return refuse(pool, bytes, tag, true);
     }
-    if (over_limit(pool, bytes) || !blocks_prepare(&pool->blocks)) {
+    if (over_limit(pool, bytes)) {
         return refuse(pool, bytes, tag, false);
+    }
+    if (!blocks_prepare(&pool->blocks)) {
+        return STATUS_ERROR;
     }
     uint64_t block_bytes = mem_pool_block_bytes(bytes);
     struct block *block = find(pool, block_bytes, stream);
@@ -217,7 +206,7 @@ enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream 
     stats->alloc_count++;
     stats->live_blocks++;
     stats->allocated_bytes += block_bytes;
-    stats->allocated_peak_bytes = larger(stats->allocated_peak_bytes, stats->allocated_bytes);
+    stats->allocated_peak_bytes = uint64_max(stats->allocated_peak_bytes, stats->allocated_bytes);
     *address_p = pool->base + block->offset;
     return STATUS_OK;
 }
@@ -244,7 +233,7 @@ uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
         return 0;
     }
     uint64_t granularity = pool->device->ops->granularity_bytes;
-    uint64_t keep = larger(round_up(last->offset, granularity), bytes / granularity * granularity);
+    uint64_t keep = uint64_max(uint64_round_up(last->offset, granularity), bytes / granularity * granularity);
     if (keep >= stats->reserved_bytes) {
         return 0;
     }
@@ -275,10 +264,10 @@ uint64_t mem_pool_headroom(struct mem_pool *pool)
     uint64_t taken = info.held_bytes + info.others_bytes;
     uint64_t end = stats->reserved_bytes + info.free_bytes / info.sharers / granularity * granularity;
     if (taken > info.capacity_bytes) { // others need some of what is held here
-        uint64_t deficit = round_up(taken - info.capacity_bytes, granularity);
-        end -= smaller(end, deficit);
+        uint64_t deficit = uint64_round_up(taken - info.capacity_bytes, granularity);
+        end -= uint64_min(end, deficit);
     }
-    end = smaller(end, stats->limit_bytes);
+    end = uint64_min(end, stats->limit_bytes);
     return end > live_end ? end - live_end : 0;
 }
 

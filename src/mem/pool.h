@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "mem/device.h"
+#include "mem/uint64.h"
 
 #define MEM_POOL_ALIGNMENT UINT64_C(512)
 
@@ -70,7 +71,8 @@ void mem_pool_destroy(struct mem_pool *pool);
 
 // A block of at least `bytes` (0 counts as 1) for work on `stream`; contents undefined. `tag` names it in reports
 // (cut at 31 bytes). STATUS_OUT_OF_MEMORY leaves every block as it was; `mem_pool_out_of_memory` then tells why.
-// Blocks the host only where nothing else can satisfy the request.
+// STATUS_ERROR does too; the host's memory has run out. Blocks the host only where nothing else can satisfy the
+// request.
 enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
                            device_address *address_p);
 // `address` must come from this pool and be live, or be 0. Never blocks.
@@ -93,6 +95,9 @@ void mem_pool_reset_peaks(struct mem_pool *pool);
 // The last refusal.
 const struct mem_out_of_memory *mem_pool_out_of_memory(const struct mem_pool *pool);
 const char *mem_cause_name(enum mem_cause cause);
+// "1.50 MiB". Writes and answers `text`, of MEM_SIZE_TEXT_MAX bytes.
+#define MEM_SIZE_TEXT_MAX 32
+const char *mem_size_text(uint64_t bytes, char *text);
 // The refusal in one line, in PyTorch's wording and then what that lacks. Cut at `size`.
 void mem_out_of_memory_format(const struct mem_out_of_memory *report, const struct device_ops *ops, char *text,
                               size_t size);
@@ -103,11 +108,10 @@ void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every);
 // blocks and every sum agree.
 bool mem_pool_check(const struct mem_pool *pool);
 
-// What a request of `bytes` adds to allocated.
+// What a request of `bytes` adds to allocated. UINT64_MAX where that is beyond 64 bits.
 static inline uint64_t mem_pool_block_bytes(uint64_t bytes)
 {
-    uint64_t asked = bytes == 0 ? 1 : bytes;
-    return (asked + MEM_POOL_ALIGNMENT - 1) / MEM_POOL_ALIGNMENT * MEM_POOL_ALIGNMENT;
+    return uint64_round_up(uint64_max(bytes, 1), MEM_POOL_ALIGNMENT);
 }
 
 #endif

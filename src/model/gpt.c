@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "mem/uint64.h"
 #include "model/architecture.h"
 #include "model/ops.h"
 
@@ -46,7 +47,7 @@ static const char *misfit(const struct model_config *config)
 
 static size_t padded_vocab(const struct model_config *config)
 {
-    return (config->gpt.vocab_size + VOCAB_MULTIPLE - 1) / VOCAB_MULTIPLE * VOCAB_MULTIPLE;
+    return uint64_round_up(config->gpt.vocab_size, VOCAB_MULTIPLE);
 }
 
 static size_t parameter_count(const struct model_config *config)

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "mem/random.h"
+#include "mem/uint64.h"
 #include "model/architecture.h"
 #include "model/ops.h"
 
@@ -39,9 +41,8 @@ static void place_parameters(struct model *model)
             if (parameter->decays != (decays == 1)) {
                 continue;
             }
-            uint64_t elements = parameter->rows * parameter->columns;
             parameter->offset = model->elements;
-            model->elements += (elements + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
+            model->elements += uint64_round_up(parameter->rows * parameter->columns, PARAMETER_ALIGNMENT);
             model->weights += parameter->rows_used * parameter->columns;
         }
         if (decays == 1) {
@@ -113,25 +114,17 @@ bool model_list(const struct model *model, size_t micro_batch, enum list_purpose
     return true;
 }
 
-// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
-static uint64_t mix(uint64_t x)
+// In [0, 1).
+static double uniform(uint64_t key, uint64_t place)
 {
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
-// Number `counter` of the stream `key`, uniform in [0, 1).
-static double uniform(uint64_t key, uint64_t counter)
-{
-    return (double)(mix(key + (counter + 1) * UINT64_C(0x9e3779b97f4a7c15)) >> 11) * 0x1p-53;
+    return (double)(random_draw(key, place) >> 11) * 0x1p-53;
 }
 
 // Box and Muller (1958), the cosine branch.
-static double normal(uint64_t key, uint64_t counter)
+static double normal(uint64_t key, uint64_t place)
 {
-    double radius = sqrt(-2.0 * log(1.0 - uniform(key, 2 * counter)));
-    return radius * cos(2.0 * M_PI * uniform(key, 2 * counter + 1));
+    double radius = sqrt(-2.0 * log(1.0 - uniform(key, 2 * place)));
+    return radius * cos(2.0 * M_PI * uniform(key, 2 * place + 1));
 }
 
 static double initial_value(const struct parameter *parameter, uint64_t key, uint64_t element)
@@ -152,7 +145,7 @@ static double initial_value(const struct parameter *parameter, uint64_t key, uin
 void model_initial_values(const struct model *model, size_t parameter, uint64_t seed, float *values)
 {
     const struct parameter *p = &model->parameters[parameter];
-    uint64_t key = mix(mix(seed + 1) + parameter);
+    uint64_t key = random_mix(random_mix(seed + 1) + parameter);
     uint64_t used = p->rows_used * p->columns;
     for (uint64_t i = 0; i < used; i++) {
         values[i] = (float)initial_value(p, key, i);

@@ -6,20 +6,27 @@
 
 #define PURPOSES 2
 
-struct entry {
+struct price {
     size_t micro_batch;
     uint64_t block_bytes;
-    struct list *list; // NULL: not kept
 };
 
-struct entries {
-    struct entry *items; // micro-batches rising
+struct kept {
+    size_t micro_batch; // 0: none yet
+    struct list list;
+};
+
+// For one purpose.
+struct page {
+    struct price *prices; // micro-batches rising
     size_t count, capacity;
+    struct kept kept[PRICE_LISTS_KEPT];
+    size_t oldest; // of those kept
 };
 
 struct price_book {
     const struct model *model;
-    struct entries entries[PURPOSES];
+    struct page pages[PURPOSES];
 };
 
 struct price_book *price_book_create(const struct model *model)
@@ -31,36 +38,55 @@ struct price_book *price_book_create(const struct model *model)
     return book;
 }
 
-static void destroy_list(struct list *list)
-{
-    if (list != NULL) {
-        list_finish(list);
-        free(list);
-    }
-}
-
 void price_book_destroy(struct price_book *book)
 {
     if (book == NULL) {
         return;
     }
     for (size_t purpose = 0; purpose < PURPOSES; purpose++) {
-        struct entries *entries = &book->entries[purpose];
-        for (size_t i = 0; i < entries->count; i++) {
-            destroy_list(entries->items[i].list);
+        for (size_t i = 0; i < PRICE_LISTS_KEPT; i++) {
+            list_finish(&book->pages[purpose].kept[i].list);
         }
-        free(entries->items);
+        free(book->pages[purpose].prices);
     }
     free(book);
 }
 
-// Where the entry for `micro_batch` is, or would be.
-static size_t place_of(const struct entries *entries, size_t micro_batch)
+static const struct list *find_list(const struct page *page, size_t micro_batch)
 {
-    size_t low = 0, high = entries->count;
+    for (size_t i = 0; i < PRICE_LISTS_KEPT; i++) {
+        if (page->kept[i].micro_batch == micro_batch) {
+            return &page->kept[i].list;
+        }
+    }
+    return NULL;
+}
+
+const struct list *price_list(struct price_book *book, enum list_purpose purpose, size_t micro_batch)
+{
+    struct page *page = &book->pages[purpose];
+    const struct list *known = find_list(page, micro_batch);
+    struct list list;
+    if (known != NULL) {
+        return known;
+    }
+    if (!model_list(book->model, micro_batch, purpose, &list)) {
+        return NULL;
+    }
+    struct kept *kept = &page->kept[page->oldest];
+    page->oldest = (page->oldest + 1) % PRICE_LISTS_KEPT;
+    list_finish(&kept->list);
+    *kept = (struct kept){.micro_batch = micro_batch, .list = list};
+    return &kept->list;
+}
+
+// Where the price of `micro_batch` is, or would be.
+static size_t place_of(const struct page *page, size_t micro_batch)
+{
+    size_t low = 0, high = page->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (entries->items[middle].micro_batch < micro_batch) {
+        if (page->prices[middle].micro_batch < micro_batch) {
             low = middle + 1;
         } else {
             high = middle;
@@ -69,68 +95,38 @@ static size_t place_of(const struct entries *entries, size_t micro_batch)
     return low;
 }
 
-static bool make_room(struct entries *entries)
+static bool make_room(struct page *page)
 {
-    if (entries->count < entries->capacity) {
+    if (page->count < page->capacity) {
         return true;
     }
-    size_t capacity = entries->capacity == 0 ? 16 : 2 * entries->capacity;
-    struct entry *items = realloc(entries->items, capacity * sizeof(*items));
-    if (items == NULL) {
+    size_t capacity = page->capacity == 0 ? 16 : 2 * page->capacity;
+    struct price *prices = realloc(page->prices, capacity * sizeof(*prices));
+    if (prices == NULL) {
         return false;
     }
-    entries->items = items;
-    entries->capacity = capacity;
+    page->prices = prices;
+    page->capacity = capacity;
     return true;
-}
-
-static struct list *build(const struct price_book *book, enum list_purpose purpose, size_t micro_batch)
-{
-    struct list *list = malloc(sizeof(*list));
-    if (list != NULL && !model_list(book->model, micro_batch, purpose, list)) {
-        free(list);
-        return NULL;
-    }
-    return list;
-}
-
-// The entry, priced, and with its list where `keep_list` asks for it. NULL when the host's memory runs out.
-static struct entry *find(struct price_book *book, enum list_purpose purpose, size_t micro_batch, bool keep_list)
-{
-    struct entries *entries = &book->entries[purpose];
-    size_t place = place_of(entries, micro_batch);
-    bool known = place < entries->count && entries->items[place].micro_batch == micro_batch;
-    if (known && (entries->items[place].list != NULL || !keep_list)) {
-        return &entries->items[place];
-    }
-    struct list *list = make_room(entries) ? build(book, purpose, micro_batch) : NULL;
-    if (list == NULL) {
-        return NULL;
-    }
-    struct entry *entry = &entries->items[place];
-    if (!known) {
-        memmove(entry + 1, entry, (entries->count - place) * sizeof(*entry));
-        entries->count++;
-    }
-    *entry = (struct entry){.micro_batch = micro_batch, .block_bytes = list->block_bytes};
-    if (keep_list) {
-        entry->list = list;
-    } else {
-        destroy_list(list);
-    }
-    return entry;
-}
-
-const struct list *price_list(struct price_book *book, enum list_purpose purpose, size_t micro_batch)
-{
-    const struct entry *entry = find(book, purpose, micro_batch, true);
-    return entry == NULL ? NULL : entry->list;
 }
 
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, size_t micro_batch)
 {
-    const struct entry *entry = find(book, purpose, micro_batch, false);
-    return entry == NULL ? UINT64_MAX : entry->block_bytes;
+    struct page *page = &book->pages[purpose];
+    size_t place = place_of(page, micro_batch);
+    struct list list;
+    if (place < page->count && page->prices[place].micro_batch == micro_batch) {
+        return page->prices[place].block_bytes;
+    }
+    if (!make_room(page) || !model_list(book->model, micro_batch, purpose, &list)) {
+        return UINT64_MAX;
+    }
+    struct price *price = &page->prices[place];
+    memmove(price + 1, price, (page->count - place) * sizeof(*price));
+    page->count++;
+    *price = (struct price){.micro_batch = micro_batch, .block_bytes = list.block_bytes};
+    list_finish(&list);
+    return price->block_bytes;
 }
 
 size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most)

@@ -2,8 +2,11 @@
 #include "worker/config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "worker/config_check.h"
 #include "worker/config_schema.h"
@@ -51,20 +54,47 @@ enum status config_parse(struct config *config, const char *text, const char *na
     return status;
 }
 
+static enum status refuse_file(const char *path, struct error *error)
+{
+    return error_set(error, errno == ENOENT ? STATUS_INVALID : STATUS_ERROR, "%s: %s", path, strerror(errno));
+}
+
+// Does not wait for a FIFO.
+static enum status open_file(const char *path, FILE **file_p, struct error *error)
+{
+    int opened = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (opened < 0) {
+        return refuse_file(path, error);
+    }
+    struct stat about;
+    if (fstat(opened, &about) == 0 && !S_ISREG(about.st_mode)) {
+        close(opened);
+        return error_set(error, STATUS_INVALID, "%s: is not a regular file", path);
+    }
+    fcntl(opened, F_SETFL, 0);
+    *file_p = fdopen(opened, "r");
+    if (*file_p == NULL) {
+        enum status status = refuse_file(path, error);
+        close(opened);
+        return status;
+    }
+    return STATUS_OK;
+}
+
 // The file's whole text, for the caller to free.
 static enum status read_file(const char *path, char **text_p, struct error *error)
 {
-    FILE *file = fopen(path, "r");
-    if (file == NULL) {
-        return error_set(error, errno == ENOENT ? STATUS_INVALID : STATUS_ERROR, "%s: %s", path, strerror(errno));
+    FILE *file = NULL;
+    enum status status = open_file(path, &file, error);
+    if (status != STATUS_OK) {
+        return status;
     }
     char *text = NULL;
     size_t capacity = 0;
     errno = 0;
     ssize_t length = getdelim(&text, &capacity, '\0', file);
-    enum status status = STATUS_OK;
     if (length < 0 && !feof(file)) {
-        status = error_set(error, STATUS_ERROR, "%s: %s", path, strerror(errno));
+        status = refuse_file(path, error);
     } else if (length <= 0) {
         status = error_set(error, STATUS_INVALID, "%s: the file is empty", path);
     } else if (text[length - 1] == '\0') {

@@ -167,15 +167,16 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
 {
     if (config->train.global_batch_size < ranks) {
         return refuse(config, "train.global_batch_size", error,
-                      "%" PRIu64 " samples are too few for %" PRIu64 " ranks; each needs at least one",
-                      config->train.global_batch_size, ranks);
+                      "%" PRIu64 " %s too few for %" PRIu64 " ranks; each needs at least one",
+                      config->train.global_batch_size,
+                      config->train.global_batch_size == 1 ? "sample is" : "samples are", ranks);
     }
     size_t capacities = config->device.capacities_count;
     uint64_t devices = (ranks - 1) / config->device.ranks_per_device + 1;
     if (capacities > 1 && capacities != devices) {
         return refuse(config, "device.capacity", error,
-                      "a list of %zu for %" PRIu64 " devices; give one for all or one for each device", capacities,
-                      devices);
+                      "a list of %zu for %" PRIu64 " device%s; give one for all or one for each device", capacities,
+                      devices, devices == 1 ? "" : "s");
     }
     for (size_t i = 0; i < config->device.neighbours_count; i++) {
         enum status status = check_rank(config, "device.neighbours", config->device.neighbours[i].rank, ranks, error);

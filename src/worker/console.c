@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "mem/uint64.h"
 #include "worker/clock.h"
 #include "worker/version.h"
 
@@ -22,6 +23,7 @@ struct console {
     FILE *file;
     bool terminal;
     bool line_open; // the changing line is on the screen
+    bool stepped;   // a step was done
     const struct worker *worker;
     uint64_t start_ns, line_ns; // of the run, of the changing line's last change
     struct rank_summary *ranks;
@@ -52,18 +54,6 @@ void console_destroy(struct console *console)
     }
 }
 
-const char *console_bytes(uint64_t bytes, char *buffer)
-{
-    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-    size_t unit = 0;
-    double value = (double)bytes;
-    for (; value >= 1024 && unit < 4; unit++) {
-        value /= 1024;
-    }
-    snprintf(buffer, CONSOLE_BYTES_MAX, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
-    return buffer;
-}
-
 static void close_line(struct console *console)
 {
     if (console->line_open) {
@@ -83,15 +73,21 @@ static void print_plan(struct console *console, uint64_t step)
     fputc('\n', console->file);
 }
 
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 void console_start(struct console *console, const char *folder)
 {
     const struct worker *worker = console->worker;
+    uint64_t global_batch = worker->config->train.global_batch_size;
     fprintf(console->file,
-            "headroom %s: %s with %" PRIu64 " weights, %" PRIu32 " rank%s (%s), %" PRIu64 " steps of %" PRIu64
-            " samples, run folder %s\n",
+            "headroom %s: %s with %" PRIu64 " weights, %" PRIu32 " rank%s (%s), %" PRIu64 " step%s of %" PRIu64
+            " sample%s, run folder %s\n",
             HEADROOM_VERSION, worker->config->model.kind == CONFIG_MODEL_MLP ? "mlp" : "gpt", worker->model->weights,
-            worker->comm->size, worker->comm->size == 1 ? "" : "s", worker->comm->ops->name, worker->steps,
-            worker->config->train.global_batch_size, folder);
+            worker->comm->size, plural(worker->comm->size), worker->comm->ops->name, worker->steps,
+            plural(worker->steps), global_batch, plural(global_batch), folder);
     print_plan(console, 0);
     fflush(console->file);
 }
@@ -99,23 +95,24 @@ void console_start(struct console *console, const char *folder)
 static void widen(struct range *range, uint64_t value)
 {
     range->least = range->most == 0 || value < range->least ? value : range->least;
-    range->most = value > range->most ? value : range->most;
+    range->most = uint64_max(range->most, value);
 }
 
-static uint64_t larger(uint64_t a, uint64_t b)
+static void note_shares(struct console *console)
 {
-    return a > b ? a : b;
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        widen(&console->ranks[i].share, console->worker->messages[i].samples);
+        widen(&console->ranks[i].micro_batch, console->worker->messages[i].micro_batch);
+    }
 }
 
-static void summarise(struct console *console)
+static void note_memory(struct console *console)
 {
     for (uint32_t i = 0; i < console->worker->comm->size; i++) {
         const struct step_message *message = &console->worker->messages[i];
         struct rank_summary *rank = &console->ranks[i];
-        widen(&rank->share, message->samples);
-        widen(&rank->micro_batch, message->micro_batch);
-        rank->allocated_peak_bytes = larger(rank->allocated_peak_bytes, message->allocated_peak_bytes);
-        rank->reserved_peak_bytes = larger(rank->reserved_peak_bytes, message->reserved_peak_bytes);
+        rank->allocated_peak_bytes = uint64_max(rank->allocated_peak_bytes, message->allocated_peak_bytes);
+        rank->reserved_peak_bytes = uint64_max(rank->reserved_peak_bytes, message->reserved_peak_bytes);
         rank->limit_bytes = message->limit_bytes;
         rank->oom_retries += message->oom_retries;
     }
@@ -140,7 +137,9 @@ void console_step(struct console *console, const struct step_result *result)
 {
     const struct worker *worker = console->worker;
     uint64_t done = result->step + 1, now_ns = clock_ns();
-    summarise(console);
+    note_shares(console);
+    note_memory(console);
+    console->stepped = true;
     if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
         print_progress(console, result);
@@ -163,6 +162,7 @@ void console_evaluation(struct console *console, uint64_t steps_done, const stru
     fprintf(console->file, "step %" PRIu64 ": validation loss %.4f, accuracy %.2f %%\n", steps_done, evaluation->loss,
             100 * evaluation->accuracy);
     fflush(console->file);
+    note_memory(console);
     console->last_evaluation = *evaluation;
     console->evaluated = true;
 }
@@ -177,21 +177,29 @@ static const char *format_range(const struct range *range, char *buffer, size_t 
     return buffer;
 }
 
-void console_end(struct console *console, const char *folder)
+static void print_ranks(const struct console *console)
 {
-    close_line(console);
     fprintf(console->file, "\n%-5s %12s %14s %14s %12s %12s %8s\n", "rank", "limit", "peak allocated", "peak reserved",
             "share", "micro-batch", "retries");
     for (uint32_t i = 0; i < console->worker->comm->size; i++) {
         const struct rank_summary *rank = &console->ranks[i];
-        char limit[CONSOLE_BYTES_MAX], allocated[CONSOLE_BYTES_MAX], reserved[CONSOLE_BYTES_MAX];
+        char limit[MEM_SIZE_TEXT_MAX], allocated[MEM_SIZE_TEXT_MAX], reserved[MEM_SIZE_TEXT_MAX];
         char share[48], micro_batch[48];
         fprintf(console->file, "%-5" PRIu32 " %12s %14s %14s %12s %12s %8" PRIu64 "\n", i,
-                console_bytes(rank->limit_bytes, limit), console_bytes(rank->allocated_peak_bytes, allocated),
-                console_bytes(rank->reserved_peak_bytes, reserved), format_range(&rank->share, share, sizeof(share)),
+                mem_size_text(rank->limit_bytes, limit), mem_size_text(rank->allocated_peak_bytes, allocated),
+                mem_size_text(rank->reserved_peak_bytes, reserved), format_range(&rank->share, share, sizeof(share)),
                 format_range(&rank->micro_batch, micro_batch, sizeof(micro_batch)), rank->oom_retries);
     }
-    fprintf(console->file, "\n%.1f seconds", (double)(clock_ns() - console->start_ns) / 1e9);
+    fputc('\n', console->file);
+}
+
+void console_end(struct console *console, const char *folder)
+{
+    close_line(console);
+    if (console->stepped) {
+        print_ranks(console);
+    }
+    fprintf(console->file, "%.1f seconds", (double)(clock_ns() - console->start_ns) / 1e9);
     if (console->evaluated) {
         fprintf(console->file, ", final validation loss %.4f, accuracy %.2f %%", console->last_evaluation.loss,
                 100 * console->last_evaluation.accuracy);

@@ -18,11 +18,7 @@ void console_destroy(struct console *console);
 void console_start(struct console *console, const char *folder);
 void console_step(struct console *console, const struct step_result *result);
 void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation);
-// What each rank did with its memory, the last evaluation, and where the run folder is.
+// What each rank did with its memory, if it did a step; the last evaluation; where the run folder is.
 void console_end(struct console *console, const char *folder);
-
-// "1.50 MiB"; `buffer` of CONSOLE_BYTES_MAX.
-#define CONSOLE_BYTES_MAX 32
-const char *console_bytes(uint64_t bytes, char *buffer);
 
 #endif

@@ -3,8 +3,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "worker/data_kinds.h"
 #include "worker/random.h"
@@ -25,6 +29,51 @@ enum status data_refuse_file(const char *path, int errno_value, struct error *er
     bool installable = strncmp(path, packaged, sizeof(packaged) - 1) == 0;
     return error_set(error, STATUS_INVALID, "%s: there is no such file%s", path,
                      installable ? "; install the Debian package dataset-fashion-mnist" : "");
+}
+
+static bool raise_open_files_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) {
+        return false;
+    }
+    limit.rlim_cur = limit.rlim_max;
+    return setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
+static enum status check_regular(int opened, const char *path, uint64_t *bytes_p, struct error *error)
+{
+    struct stat about;
+    if (fstat(opened, &about) != 0) {
+        return data_refuse_file(path, errno, error);
+    }
+    if (!S_ISREG(about.st_mode)) {
+        return error_set(error, STATUS_INVALID, "%s: is not a regular file", path);
+    }
+    if (bytes_p != NULL) {
+        *bytes_p = (uint64_t)about.st_size;
+    }
+    return STATUS_OK;
+}
+
+enum status data_open_file(const char *path, int *opened_p, uint64_t *bytes_p, struct error *error)
+{
+    const int flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC;
+    int opened = open(path, flags);
+    if (opened < 0 && errno == EMFILE && raise_open_files_limit()) { // a set may have a thousand shards
+        opened = open(path, flags);
+    }
+    if (opened < 0) {
+        return data_refuse_file(path, errno, error);
+    }
+    enum status status = check_regular(opened, path, bytes_p, error);
+    if (status != STATUS_OK) {
+        close(opened);
+        return status;
+    }
+    fcntl(opened, F_SETFL, 0); // there are file systems that refuse to read what they would wait for
+    *opened_p = opened;
+    return STATUS_OK;
 }
 
 enum status data_out_of_memory(struct error *error)

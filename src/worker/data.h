@@ -37,8 +37,10 @@ struct data_ops {
     enum status (*open)(const struct config *config, enum data_split split, struct data_set **set_p,
                         struct error *error);
     void (*close)(struct data_set *set);
-    // Writes sample `index` < samples: input_count * 4 bytes at `input`, target_count at `targets`.
-    void (*read)(const struct data_set *set, uint64_t index, void *input, int32_t *targets);
+    // Writes sample `index` < samples: input_count * 4 bytes at `input`, target_count at `targets`. STATUS_ERROR with a
+    // line when the file cannot be read any more, STATUS_INVALID when it has changed to something that cannot be right;
+    // what was written is of no use then. May block on the file.
+    enum status (*read)(const struct data_set *set, uint64_t index, void *input, int32_t *targets, struct error *error);
 };
 
 struct data_set { // each kind embeds it first

@@ -9,13 +9,15 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include "worker/data_kinds.h"
 
-#define DIMENSIONS_MAX 3
-#define VALUES_MAX     (UINT64_C(1) << 40) // more than any file of this format holds: its header is wrong
-#define CHUNK_BYTES    (UINT64_C(1) << 30)
+#define DIMENSIONS_MAX    3
+#define CHUNK_BYTES       (UINT64_C(1) << 30)
+#define FIRST_GUESS_BYTES (UINT64_C(1) << 16)
 
 struct idx_file {
     gzFile stream; // only while it is read
@@ -39,6 +41,21 @@ struct idx_set {
     uint8_t *images, *labels;
 };
 
+static enum status refuse_stream(const struct idx_file *file, struct error *error)
+{
+    int code, errno_value = errno;
+    const char *complaint = gzerror(file->stream, &code); // "<fd:7>: incorrect data check"
+    if (code == Z_ERRNO) {
+        return data_refuse_file(file->path, errno_value, error);
+    }
+    if (code == Z_MEM_ERROR) {
+        return data_out_of_memory(error);
+    }
+    const char *separator = strstr(complaint, ": ");
+    return error_set(error, STATUS_INVALID, "%s%s (the file is damaged)", file->path,
+                     separator != NULL ? separator : ": cannot be decompressed");
+}
+
 // Reads up to `bytes`; fewer are found only where the file ends.
 static enum status read_up_to(const struct idx_file *file, void *to, uint64_t bytes, uint64_t *found_p,
                               struct error *error)
@@ -48,10 +65,7 @@ static enum status read_up_to(const struct idx_file *file, void *to, uint64_t by
         uint64_t chunk = bytes - found < CHUNK_BYTES ? bytes - found : CHUNK_BYTES;
         int got = gzread(file->stream, (uint8_t *)to + found, (unsigned)chunk);
         if (got < 0) {
-            int code;
-            const char *complaint = gzerror(file->stream, &code); // begins with the path
-            return code == Z_ERRNO ? data_refuse_file(file->path, errno, error)
-                                   : error_set(error, STATUS_INVALID, "%s (the file is damaged)", complaint);
+            return refuse_stream(file, error);
         }
         if (got == 0) {
             break;
@@ -99,7 +113,6 @@ static enum status read_words(const struct idx_file *file, uint32_t *words, size
     return status;
 }
 
-// The sizes become bytes to allocate, so they are checked against what can be true.
 static enum status read_header(struct idx_file *file, const struct idx_format *format, struct error *error)
 {
     uint32_t magic;
@@ -119,7 +132,7 @@ static enum status read_header(struct idx_file *file, const struct idx_format *f
     for (uint32_t i = 0; i < file->dimensions; i++) {
         overflow |= __builtin_mul_overflow(file->bytes, file->sizes[i], &file->bytes);
     }
-    if (overflow || file->bytes == 0 || file->bytes > VALUES_MAX) {
+    if (overflow || file->bytes == 0) {
         char text[64];
         describe(file, format, text, sizeof(text));
         return error_set(error, STATUS_INVALID, "%s: absurd sizes: header promises %s", file->path, text);
@@ -127,10 +140,32 @@ static enum status read_header(struct idx_file *file, const struct idx_format *f
     return STATUS_OK;
 }
 
+// Doubles the room for values, up to what the header promises.
+static enum status grow(struct idx_file *file, uint64_t *capacity, struct error *error)
+{
+    uint64_t larger = *capacity > 0 ? 2 * *capacity : FIRST_GUESS_BYTES;
+    larger = larger < file->bytes ? larger : file->bytes;
+    uint8_t *values = realloc(file->values, larger);
+    if (values == NULL) {
+        return data_out_of_memory(error);
+    }
+    file->values = values;
+    *capacity = larger;
+    return STATUS_OK;
+}
+
+// Memory follows what the file holds: its header may promise anything.
 static enum status read_values(struct idx_file *file, const struct idx_format *format, struct error *error)
 {
-    uint64_t found = 0;
-    enum status status = read_up_to(file, file->values, file->bytes, &found, error);
+    uint64_t capacity = 0, found = 0, part = 0;
+    enum status status = STATUS_OK;
+    while (status == STATUS_OK && found == capacity && found < file->bytes) {
+        status = grow(file, &capacity, error);
+        if (status == STATUS_OK) {
+            status = read_up_to(file, file->values + found, capacity - found, &part, error);
+        }
+        found += part;
+    }
     if (status == STATUS_OK && found < file->bytes) {
         char text[64];
         describe(file, format, text, sizeof(text));
@@ -168,10 +203,6 @@ static enum status read_contents(struct idx_file *file, const struct idx_format 
     if (status != STATUS_OK) {
         return status;
     }
-    file->values = malloc(file->bytes);
-    if (file->values == NULL) {
-        return data_out_of_memory(error);
-    }
     status = read_values(file, format, error);
     return status == STATUS_OK ? check_end(file, format, error) : status;
 }
@@ -179,12 +210,17 @@ static enum status read_contents(struct idx_file *file, const struct idx_format 
 // Fills in all but the path. The caller frees the values, also on failure.
 static enum status read_file(struct idx_file *file, const struct idx_format *format, struct error *error)
 {
-    errno = ENOMEM; // gzopen leaves it where its own allocation fails
-    file->stream = gzopen(file->path, "rbe");
-    if (file->stream == NULL) {
-        return data_refuse_file(file->path, errno, error);
+    int opened;
+    enum status status = data_open_file(file->path, &opened, NULL, error);
+    if (status != STATUS_OK) {
+        return status;
     }
-    enum status status = read_contents(file, format, error);
+    file->stream = gzdopen(opened, "rb");
+    if (file->stream == NULL) {
+        close(opened);
+        return data_out_of_memory(error);
+    }
+    status = read_contents(file, format, error);
     gzclose_r(file->stream);
     return status;
 }
@@ -274,8 +310,10 @@ static void idx_close(struct data_set *set)
     free(idx);
 }
 
-static void idx_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets)
+static enum status idx_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets,
+                            struct error *error)
 {
+    (void)error;
     const struct idx_set *idx = (const struct idx_set *)set;
     uint64_t count = set->shape.input_count;
     const uint8_t *image = idx->images + index * count;
@@ -284,6 +322,7 @@ static void idx_read(const struct data_set *set, uint64_t index, void *input, in
         values[i] = (float)image[i] / 255.0f;
     }
     *targets = idx->labels[index];
+    return STATUS_OK;
 }
 
 const struct data_ops data_idx = {.name = "idx", .open = idx_open, .close = idx_close, .read = idx_read};

@@ -3,7 +3,7 @@
 // Made-up samples that can be learned, each a function of train.seed, the split and its index alone. Only integer
 // arithmetic and exact float32 operations take part, so any language gives the same bits.
 //
-// With draw(key, place) as in worker/random.h, uniform(n) = (n >> 40) / 2^24, and for sample `index` of split p
+// With draw(key, place) as in mem/random.h, uniform(n) = (n >> 40) / 2^24, and for sample `index` of split p
 // (training 0, validation 1):
 //   key = draw(draw(seed, p), index)
 //
@@ -100,8 +100,10 @@ static void read_tokens(const struct synthetic *synthetic, uint64_t key, int32_t
     }
 }
 
-static void synthetic_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets)
+static enum status synthetic_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets,
+                                  struct error *error)
 {
+    (void)error;
     const struct synthetic *synthetic = (const struct synthetic *)set;
     uint64_t key = random_draw(synthetic->key, index);
     if (set->shape.input == DATA_INPUT_FLOAT32) {
@@ -109,6 +111,7 @@ static void synthetic_read(const struct data_set *set, uint64_t index, void *inp
     } else {
         read_tokens(synthetic, key, input, targets);
     }
+    return STATUS_OK;
 }
 
 const struct data_ops data_synthetic = {

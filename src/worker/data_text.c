@@ -17,7 +17,7 @@ static enum status text_open(const struct config *config, enum data_split split,
         return data_out_of_memory(error);
     }
     windows->set.shape.classes = 256;
-    enum status status = window_set_map(windows, 0, path, 0, error);
+    enum status status = window_set_open(windows, 0, path, 0, error);
     if (status == STATUS_OK) {
         status = window_set_cut(windows, config, split, error);
     }

@@ -13,55 +13,31 @@
 #define MAGIC        20240520
 #define VERSION      1
 
-static enum status check_header(const char *path, const struct token_file *file, struct error *error)
+static enum status check_header(const struct token_file *file, struct error *error)
 {
-    const uint32_t *header = file->mapping;
+    uint32_t header[3];
+    enum status status = window_file_read(file, 0, sizeof(header), header, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
     uint32_t magic = le32toh(header[0]), version = le32toh(header[1]), count = le32toh(header[2]);
     uint64_t promised_bytes = HEADER_BYTES + count * UINT64_C(2);
     if (magic != MAGIC) {
-        return error_set(error, STATUS_INVALID, "%s: is no token shard: magic number %" PRIu32 ", expected %d", path,
-                         magic, MAGIC);
+        return error_set(error, STATUS_INVALID, "%s: is no token shard: magic number %" PRIu32 ", expected %d",
+                         file->path, magic, MAGIC);
     }
     if (version != VERSION) {
-        return error_set(error, STATUS_INVALID, "%s: version %" PRIu32 " of the format, expected %d", path, version,
-                         VERSION);
+        return error_set(error, STATUS_INVALID, "%s: version %" PRIu32 " of the format, expected %d", file->path,
+                         version, VERSION);
     }
-    if (file->mapping_bytes != promised_bytes) {
+    if (file->bytes != promised_bytes) {
         return error_set(error, STATUS_INVALID,
                          "%s: %s: header promises %" PRIu32 " tokens (%" PRIu64
                          " bytes with the header), found %" PRIu64 " bytes",
-                         path, file->mapping_bytes < promised_bytes ? "truncated" : "trailing bytes", count,
-                         promised_bytes, file->mapping_bytes);
+                         file->path, file->bytes < promised_bytes ? "truncated" : "trailing bytes", count,
+                         promised_bytes, file->bytes);
     }
     return STATUS_OK;
-}
-
-static uint16_t largest_token(const uint16_t *tokens, uint64_t count)
-{
-    uint16_t largest = 0;
-    for (uint64_t i = 0; i < count; i++) {
-        uint16_t token = le16toh(tokens[i]);
-        largest = token > largest ? token : largest;
-    }
-    return largest;
-}
-
-// A token that the model does not know would be read outside of its embedding, so all are looked at.
-static enum status check_tokens(const struct window_set *windows, const struct token_file *file, const char *path,
-                                struct error *error)
-{
-    const uint16_t *tokens = window_tokens(windows, file);
-    uint64_t vocab_size = windows->set.shape.classes;
-    if (largest_token(tokens, file->count) < vocab_size) {
-        return STATUS_OK;
-    }
-    uint64_t i = 0;
-    while (le16toh(tokens[i]) < vocab_size) {
-        i++;
-    }
-    return error_set(error, STATUS_INVALID,
-                     "%s: token %" PRIu64 " is %d, but model.vocab_size is %" PRIu64 " (tokens count from 0)", path,
-                     file->first + i, le16toh(tokens[i]), vocab_size);
 }
 
 // All files that match, in the order of their names.
@@ -79,23 +55,20 @@ static enum status find_files(const char *pattern, glob_t *files_p, struct error
                                   : error_set(error, STATUS_ERROR, "%s: cannot read a folder on the way", pattern);
 }
 
-static enum status map_shards(struct window_set *windows, const glob_t *paths, const struct config *config,
-                              enum data_split split, struct error *error)
+static enum status open_shards(struct window_set *windows, const glob_t *paths, const struct config *config,
+                               enum data_split split, struct error *error)
 {
     enum status status = STATUS_OK;
     for (size_t i = 0; i < windows->file_count && status == STATUS_OK; i++) {
-        status = window_set_map(windows, i, paths->gl_pathv[i], HEADER_BYTES, error);
+        status = window_set_open(windows, i, paths->gl_pathv[i], HEADER_BYTES, error);
         if (status == STATUS_OK) {
-            status = check_header(paths->gl_pathv[i], &windows->files[i], error);
+            status = check_header(&windows->files[i], error);
         }
     }
     if (status == STATUS_OK) {
         status = window_set_cut(windows, config, split, error);
     }
-    for (size_t i = 0; i < windows->file_count && status == STATUS_OK; i++) {
-        status = check_tokens(windows, &windows->files[i], paths->gl_pathv[i], error);
-    }
-    return status;
+    return status == STATUS_OK ? window_set_check(windows, error) : status;
 }
 
 static enum status tokens_open(const struct config *config, enum data_split split, struct data_set **set_p,
@@ -117,7 +90,7 @@ static enum status tokens_open(const struct config *config, enum data_split spli
         return data_out_of_memory(error);
     }
     windows->set.shape.classes = config->model.vocab_size;
-    status = map_shards(windows, &paths, config, split, error);
+    status = open_shards(windows, &paths, config, split, error);
     globfree(&paths);
     if (status != STATUS_OK) {
         window_set_close(&windows->set);

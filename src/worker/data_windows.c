@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/data_windows.h"
 
-#include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "worker/data_kinds.h"
+
+#define CHUNK_TOKENS 32768 // of a file that is read from end to end
 
 const char *window_path(const struct config *config, enum data_split split)
 {
@@ -38,6 +37,9 @@ struct window_set *window_set_create(const struct data_ops *ops, const struct co
     };
     windows->token_bytes = token_bytes;
     windows->file_count = file_count;
+    for (size_t i = 0; i < file_count; i++) {
+        windows->files[i].descriptor = -1;
+    }
     return windows;
 }
 
@@ -45,63 +47,64 @@ void window_set_close(struct data_set *set)
 {
     struct window_set *windows = (struct window_set *)set;
     for (size_t i = 0; i < windows->file_count; i++) {
-        if (windows->files[i].mapping != NULL) {
-            munmap(windows->files[i].mapping, windows->files[i].mapping_bytes);
+        if (windows->files[i].descriptor >= 0) {
+            close(windows->files[i].descriptor);
         }
+        free(windows->files[i].path);
     }
     free(windows);
 }
 
-static enum status check_size(const char *path, const struct stat *about, uint64_t header_bytes, struct error *error)
+static enum status check_size(const struct token_file *file, struct error *error)
 {
-    if (!S_ISREG(about->st_mode)) {
-        return error_set(error, STATUS_INVALID, "%s: is not a regular file", path);
+    if (file->bytes == 0) {
+        return error_set(error, STATUS_INVALID, "%s: the file is empty", file->path);
     }
-    if (about->st_size == 0) {
-        return error_set(error, STATUS_INVALID, "%s: the file is empty", path);
-    }
-    if ((uint64_t)about->st_size < header_bytes) {
-        return error_set(error, STATUS_INVALID, "%s: truncated: the header takes %" PRIu64 " bytes, found %jd bytes",
-                         path, header_bytes, (intmax_t)about->st_size);
+    if (file->bytes < file->header_bytes) {
+        return error_set(error, STATUS_INVALID,
+                         "%s: truncated: the header takes %" PRIu64 " bytes, found %" PRIu64 " bytes", file->path,
+                         file->header_bytes, file->bytes);
     }
     return STATUS_OK;
 }
 
-static enum status map_opened(int opened, const char *path, uint64_t header_bytes, struct token_file *file,
-                              struct error *error)
-{
-    struct stat about;
-    if (fstat(opened, &about) != 0) {
-        return data_refuse_file(path, errno, error);
-    }
-    enum status status = check_size(path, &about, header_bytes, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    file->mapping_bytes = (uint64_t)about.st_size;
-    file->mapping = mmap(NULL, file->mapping_bytes, PROT_READ, MAP_PRIVATE, opened, 0);
-    if (file->mapping == MAP_FAILED) {
-        file->mapping = NULL;
-        return data_refuse_file(path, errno, error);
-    }
-    return STATUS_OK;
-}
-
-enum status window_set_map(struct window_set *windows, size_t number, const char *path, uint64_t header_bytes,
-                           struct error *error)
+enum status window_set_open(struct window_set *windows, size_t number, const char *path, uint64_t header_bytes,
+                            struct error *error)
 {
     struct token_file *file = &windows->files[number];
-    int opened = open(path, O_RDONLY | O_CLOEXEC);
-    if (opened < 0) {
-        return data_refuse_file(path, errno, error);
+    file->path = strdup(path);
+    if (file->path == NULL) {
+        return data_out_of_memory(error);
     }
-    enum status status = map_opened(opened, path, header_bytes, file, error);
-    close(opened);
+    file->header_bytes = header_bytes;
+    enum status status = data_open_file(path, &file->descriptor, &file->bytes, error);
     if (status == STATUS_OK) {
-        file->header_bytes = header_bytes;
-        file->count = (file->mapping_bytes - header_bytes) / windows->token_bytes;
+        status = check_size(file, error);
+    }
+    if (status == STATUS_OK) {
+        file->count = (file->bytes - header_bytes) / windows->token_bytes;
     }
     return status;
+}
+
+enum status window_file_read(const struct token_file *file, uint64_t offset, uint64_t bytes, void *to,
+                             struct error *error)
+{
+    uint64_t found = 0;
+    while (found < bytes) {
+        ssize_t got = pread(file->descriptor, (uint8_t *)to + found, bytes - found, (off_t)(offset + found));
+        if (got < 0 && errno != EINTR) {
+            return data_refuse_file(file->path, errno, error);
+        }
+        if (got == 0) {
+            return error_set(error, STATUS_ERROR,
+                             "%s: the file ended while it was being read: it held %" PRIu64
+                             " bytes, now at most %" PRIu64,
+                             file->path, file->bytes, offset + found);
+        }
+        found += got > 0 ? (uint64_t)got : 0;
+    }
+    return STATUS_OK;
 }
 
 // Keeps of each file what lies in [first, end), counted over all files.
@@ -155,9 +158,63 @@ enum status window_set_cut(struct window_set *windows, const struct config *conf
                      windows->set.shape.input_count + 1);
 }
 
-const void *window_tokens(const struct window_set *windows, const struct token_file *file)
+// Token `i` of those at `raw`, which are as the file has them.
+static int32_t token_at(const struct window_set *windows, const uint8_t *raw, uint64_t i)
 {
-    return (const uint8_t *)file->mapping + file->header_bytes + file->first * windows->token_bytes;
+    return windows->token_bytes == 1 ? raw[i] : raw[2 * i] | raw[2 * i + 1] << 8;
+}
+
+static bool is_known(const struct window_set *windows, int32_t token)
+{
+    return (uint64_t)token < windows->set.shape.classes;
+}
+
+static int32_t largest_token(const struct window_set *windows, const uint8_t *raw, uint64_t count)
+{
+    int32_t largest = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        int32_t token = token_at(windows, raw, i);
+        largest = token > largest ? token : largest;
+    }
+    return largest;
+}
+
+// Reads `count` tokens from the file's token `first` on, as the file has them, and checks that the model knows them.
+static enum status read_tokens(const struct window_set *windows, const struct token_file *file, uint64_t first,
+                               uint64_t count, uint8_t *raw, struct error *error)
+{
+    uint64_t offset = file->header_bytes + first * windows->token_bytes;
+    enum status status = window_file_read(file, offset, count * windows->token_bytes, raw, error);
+    if (status != STATUS_OK || is_known(windows, largest_token(windows, raw, count))) {
+        return status;
+    }
+    uint64_t i = 0;
+    while (is_known(windows, token_at(windows, raw, i))) {
+        i++;
+    }
+    return error_set(error, STATUS_INVALID,
+                     "%s: token %" PRIu64 " is %d, but model.vocab_size is %" PRIu64 " (tokens count from 0)",
+                     file->path, first + i, token_at(windows, raw, i), windows->set.shape.classes);
+}
+
+static enum status check_file(const struct window_set *windows, const struct token_file *file, struct error *error)
+{
+    uint8_t raw[CHUNK_TOKENS * sizeof(uint16_t)];
+    enum status status = STATUS_OK;
+    for (uint64_t done = 0; done < file->count && status == STATUS_OK; done += CHUNK_TOKENS) {
+        uint64_t left = file->count - done, count = left < CHUNK_TOKENS ? left : CHUNK_TOKENS;
+        status = read_tokens(windows, file, file->first + done, count, raw, error);
+    }
+    return status;
+}
+
+enum status window_set_check(const struct window_set *windows, struct error *error)
+{
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < windows->file_count && status == STATUS_OK; i++) {
+        status = check_file(windows, &windows->files[i], error);
+    }
+    return status;
 }
 
 // The file that holds the sample: the last that starts at or before it, for files without samples start where the next
@@ -176,23 +233,22 @@ static const struct token_file *find_file(const struct window_set *windows, uint
     return &windows->files[low];
 }
 
-void window_set_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets)
+enum status window_set_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets,
+                            struct error *error)
 {
     const struct window_set *windows = (const struct window_set *)set;
     const struct token_file *file = find_file(windows, index);
-    uint64_t length = set->shape.input_count, first = (index - file->first_sample) * length;
-    int32_t *tokens = input;
-    if (windows->token_bytes == 1) {
-        const uint8_t *from = (const uint8_t *)window_tokens(windows, file) + first;
-        for (uint64_t t = 0; t < length; t++) {
-            tokens[t] = from[t];
-            targets[t] = from[t + 1];
-        }
-    } else {
-        const uint16_t *from = (const uint16_t *)window_tokens(windows, file) + first;
-        for (uint64_t t = 0; t < length; t++) {
-            tokens[t] = le16toh(from[t]);
-            targets[t] = le16toh(from[t + 1]);
-        }
+    uint64_t length = set->shape.input_count, first = file->first + (index - file->first_sample) * length;
+    uint8_t *raw = (uint8_t *)targets; // length + 1 tokens of one or two bytes fit where `length` of four bytes go
+    enum status status = read_tokens(windows, file, first, length + 1, raw, error);
+    if (status != STATUS_OK) {
+        return status;
     }
+    int32_t *tokens = input, last = token_at(windows, raw, length);
+    for (uint64_t t = 0; t < length; t++) {
+        tokens[t] = token_at(windows, raw, t);
+    }
+    memcpy(targets, tokens + 1, (length - 1) * sizeof(*targets));
+    targets[length - 1] = last;
+    return STATUS_OK;
 }

@@ -6,7 +6,9 @@
 // `start` and its sample is dropped.
 //
 // A slot is free, then filling while one thread writes it without the mutex, then full until loader_next has copied it.
-// A slot that is filling is left to its thread, so no two threads ever write one.
+// A slot that is filling is left to its thread, so no two threads ever write one. Where a sample cannot be read, its
+// slot and those after it in the thread's run are failed instead of full: loader_next reads them itself and so learns
+// why.
 #include "worker/loader.h"
 
 #include <assert.h>
@@ -18,7 +20,7 @@
 
 #define RUN_MAX 16 // slots that a thread claims at a time
 
-enum slot { SLOT_FREE, SLOT_FILLING, SLOT_FULL };
+enum slot { SLOT_FREE, SLOT_FILLING, SLOT_FULL, SLOT_FAILED };
 
 struct loader {
     struct loader_config config;
@@ -61,7 +63,7 @@ static void restart(struct loader *loader, uint64_t first, uint64_t count, uint6
 {
     for (uint64_t number = loader->head; number < loader->claimed; number++) {
         uint8_t *state = &loader->states[number % loader->slots];
-        *state = *state == SLOT_FULL ? SLOT_FREE : *state;
+        *state = *state == SLOT_FILLING ? SLOT_FILLING : SLOT_FREE;
     }
     loader->head = loader->start = loader->claimed;
     loader->first = first;
@@ -82,21 +84,33 @@ static uint64_t claim(struct loader *loader, uint64_t positions[RUN_MAX])
     return length;
 }
 
-static void fill(struct loader *loader, uint64_t number, uint64_t position)
+// A NULL `error` drops the line.
+static enum status fill(struct loader *loader, uint64_t number, uint64_t position, struct error *error)
 {
     const struct data_set *set = loader->config.set;
     uint64_t slot = number % loader->slots;
     uint64_t index = data_order(position, set->samples, loader->config.seed, loader->config.shuffle);
-    set->ops->read(set, index, loader->inputs + slot * loader->input_bytes,
-                   (int32_t *)(void *)(loader->targets + slot * loader->target_bytes));
+    return set->ops->read(set, index, loader->inputs + slot * loader->input_bytes,
+                          (int32_t *)(void *)(loader->targets + slot * loader->target_bytes), error);
+}
+
+// Answers how many were read: all, or those before the one that failed.
+static uint64_t fill_run(struct loader *loader, uint64_t number, uint64_t length, const uint64_t *positions)
+{
+    uint64_t filled = 0;
+    while (filled < length && fill(loader, number + filled, positions[filled], NULL) == STATUS_OK) {
+        filled++;
+    }
+    return filled;
 }
 
 // With the mutex.
-static void finish_run(struct loader *loader, uint64_t number, uint64_t length)
+static void finish_run(struct loader *loader, uint64_t number, uint64_t length, uint64_t filled)
 {
     bool dropped = number < loader->start;
     for (uint64_t i = 0; i < length; i++) {
-        loader->states[(number + i) % loader->slots] = dropped ? SLOT_FREE : SLOT_FULL;
+        uint8_t *state = &loader->states[(number + i) % loader->slots];
+        *state = dropped ? SLOT_FREE : i < filled ? SLOT_FULL : SLOT_FAILED;
     }
     if (dropped) {
         pthread_cond_broadcast(&loader->freed);
@@ -117,11 +131,9 @@ static void *read_ahead(void *argument)
             continue;
         }
         pthread_mutex_unlock(&loader->mutex);
-        for (uint64_t i = 0; i < length; i++) {
-            fill(loader, number + i, positions[i]);
-        }
+        uint64_t filled = fill_run(loader, number, length, positions);
         pthread_mutex_lock(&loader->mutex);
-        finish_run(loader, number, length);
+        finish_run(loader, number, length, filled);
     }
     pthread_mutex_unlock(&loader->mutex);
     return NULL;
@@ -214,18 +226,36 @@ void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64
     pthread_mutex_unlock(&loader->mutex);
 }
 
+static bool is_tried(uint8_t state)
+{
+    return state == SLOT_FULL || state == SLOT_FAILED;
+}
+
 // With the mutex.
 static void wait_for_head(struct loader *loader)
 {
     const uint8_t *state = &loader->states[loader->head % loader->slots];
-    if (*state == SLOT_FULL) {
+    if (is_tried(*state)) {
         return;
     }
     uint64_t start_ns = clock_ns();
-    while (*state != SLOT_FULL) {
+    while (!is_tried(*state)) {
         pthread_cond_wait(&loader->filled, &loader->mutex);
     }
     loader->wait_ns += clock_ns() - start_ns;
+}
+
+// With the mutex.
+static enum status fill_head(struct loader *loader, struct error *error)
+{
+    wait_for_head(loader);
+    uint8_t *state = &loader->states[loader->head % loader->slots];
+    enum status status = STATUS_OK;
+    if (*state == SLOT_FAILED) {
+        status = fill(loader, loader->head, position_of(loader, loader->head), error);
+        *state = status == STATUS_OK ? SLOT_FULL : SLOT_FAILED;
+    }
+    return status;
 }
 
 // Full slots from the head on that lie side by side and hold successive positions, `count` at most. With the mutex.
@@ -248,16 +278,20 @@ static void free_run(struct loader *loader, uint64_t length)
     pthread_cond_broadcast(&loader->freed);
 }
 
-void loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first, uint64_t count,
-                 device_address inputs, device_address targets)
+enum status loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first,
+                        uint64_t count, device_address inputs, device_address targets, struct error *error)
 {
+    enum status status = STATUS_OK;
     uint64_t done = 0;
     pthread_mutex_lock(&loader->mutex);
     while (done < count) {
         if (!has_position(loader, loader->head) || position_of(loader, loader->head) != first + done) {
             restart(loader, first + done, count - done, loader->stride);
         }
-        wait_for_head(loader);
+        status = fill_head(loader, error);
+        if (status != STATUS_OK) {
+            break;
+        }
         uint64_t slot = loader->head % loader->slots, length = full_run(loader, count - done);
         pthread_mutex_unlock(&loader->mutex);
         device->ops->copy_to_device(device, stream, inputs + done * loader->input_bytes,
@@ -270,6 +304,7 @@ void loader_next(struct loader *loader, struct device *device, struct stream *st
         done += length;
     }
     pthread_mutex_unlock(&loader->mutex);
+    return status;
 }
 
 uint64_t loader_wait_ns(const struct loader *loader)

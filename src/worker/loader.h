@@ -38,9 +38,10 @@ void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64
 
 // Copies the samples at positions [first, first + count) to the device: inputs at `inputs`, targets at `targets`, both
 // packed. `count` may exceed the ring. Blocks until they are read, and until the stream has passed the copies: their
-// slots are used again. Adds the time that it waited for reading to loader_wait_ns.
-void loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first, uint64_t count,
-                 device_address inputs, device_address targets);
+// slots are used again. Adds the time that it waited for reading to loader_wait_ns. Where one of these samples cannot
+// be read, answers the status and line that its reading gave; those before it may have been copied.
+enum status loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first,
+                        uint64_t count, device_address inputs, device_address targets, struct error *error);
 
 // Nanoseconds that loader_next has waited for data since the loader was made.
 uint64_t loader_wait_ns(const struct loader *loader);

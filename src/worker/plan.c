@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "worker/commands.h"
-#include "worker/console.h"
+#include "worker/worker.h"
 
 // Everything that the plan is made of.
 struct planning {
@@ -115,21 +115,21 @@ static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch
 
 static void print_resting(const struct planning *planning)
 {
-    char bytes[CONSOLE_BYTES_MAX];
+    char bytes[MEM_SIZE_TEXT_MAX];
     uint64_t buffer = mem_pool_block_bytes(planning->model->elements * sizeof(float));
     size_t states = optimizer_state_count(&planning->optimizer);
     printf("%" PRIu64 " weights\n\nheld on every rank\n", planning->model->weights);
-    printf("  %-16s %14s\n", "weights", console_bytes(buffer, bytes));
-    printf("  %-16s %14s\n", "gradients", console_bytes(buffer, bytes));
-    printf("  %-16s %14s\n", "optimizer state", console_bytes(states * buffer, bytes));
-    printf("  %-16s %14s\n", "together", console_bytes(planning->resting_bytes, bytes));
+    printf("  %-16s %14s\n", "weights", mem_size_text(buffer, bytes));
+    printf("  %-16s %14s\n", "gradients", mem_size_text(buffer, bytes));
+    printf("  %-16s %14s\n", "optimizer state", mem_size_text(states * buffer, bytes));
+    printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes, bytes));
 }
 
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
 static void print_peaks(const struct planning *planning)
 {
     uint64_t largest = 1;
-    char bytes[CONSOLE_BYTES_MAX];
+    char bytes[MEM_SIZE_TEXT_MAX];
     for (uint64_t i = 0; i < planning->ranks; i++) {
         uint64_t fits = planning->reports[i].micro_batch_max;
         largest = fits > largest ? fits : largest;
@@ -137,20 +137,20 @@ static void print_peaks(const struct planning *planning)
     printf("\n%-12s %14s %20s\n", "micro-batch", "peak", "bytes");
     for (uint64_t micro_batch = 1, next; micro_batch <= largest; micro_batch = next) {
         uint64_t peak = peak_bytes(planning, micro_batch);
-        printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, console_bytes(peak, bytes), peak);
+        printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, mem_size_text(peak, bytes), peak);
         next = micro_batch < largest && 2 * micro_batch > largest ? largest : 2 * micro_batch;
     }
 }
 
 static void print_rank(const struct planning *planning, uint64_t rank, const struct sched_share *share)
 {
-    char limit[CONSOLE_BYTES_MAX], headroom[CONSOLE_BYTES_MAX], peak[CONSOLE_BYTES_MAX];
+    char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], peak[MEM_SIZE_TEXT_MAX];
     const struct sched_report *report = &planning->reports[rank];
-    printf("%-6" PRIu64 " %14s %14s %9" PRIu32, rank, console_bytes(planning->limits[rank], limit),
-           console_bytes(report->headroom_bytes, headroom), report->micro_batch_max);
+    printf("%-6" PRIu64 " %14s %14s %9" PRIu32, rank, mem_size_text(planning->limits[rank], limit),
+           mem_size_text(report->headroom_bytes, headroom), report->micro_batch_max);
     if (share != NULL) {
         printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", share->samples, share->micro_batch,
-               share->accumulation_steps, console_bytes(peak_bytes(planning, share->micro_batch), peak));
+               share->accumulation_steps, mem_size_text(peak_bytes(planning, share->micro_batch), peak));
     }
     putchar('\n');
 }
@@ -165,9 +165,8 @@ static enum status print_shares(const struct planning *planning, struct error *e
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     const struct sched_share *plan = sched_coordinator_plan(coordinator, planning->reports, NULL);
-    printf("\nglobal batch of %" PRIu64 " samples\n%-6s %14s %14s %9s %9s %12s %13s %14s\n",
-           config->train.global_batch_size, "rank", "limit", "headroom", "largest", "share", "micro-batch",
-           "accumulation", "peak");
+    printf("\nglobal batch %" PRIu64 "\n%-6s %14s %14s %9s %9s %12s %13s %14s\n", config->train.global_batch_size,
+           "rank", "limit", "headroom", "largest", "share", "micro-batch", "accumulation", "peak");
     for (uint64_t i = 0; i < planning->ranks; i++) {
         print_rank(planning, i, plan == NULL ? NULL : &plan[i]);
     }

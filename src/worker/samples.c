@@ -19,11 +19,16 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     struct list_memory memory = worker->memory;
-    if (mem_pool_alloc(worker->pool, list->block_bytes, worker->stream, "micro-step", &memory.block) != STATUS_OK) {
-        return STATUS_OUT_OF_MEMORY;
+    enum status status = mem_pool_alloc(worker->pool, list->block_bytes, worker->stream, "micro-step", &memory.block);
+    if (status != STATUS_OK) {
+        return status == STATUS_OUT_OF_MEMORY ? status : error_set(error, status, "out of host memory");
     }
-    loader_next(range->loader, worker->device, worker->stream, first, count, list_address(list, &memory, list->inputs),
-                list_address(list, &memory, list->targets));
+    status = loader_next(range->loader, worker->device, worker->stream, first, count,
+                         list_address(list, &memory, list->inputs), list_address(list, &memory, list->targets), error);
+    if (status != STATUS_OK) {
+        mem_pool_free(worker->pool, memory.block, worker->stream);
+        return status;
+    }
     uint64_t start_ns = clock_ns();
     list_run(list, worker->kernels, worker->stream, &memory);
     worker->device->ops->stream_synchronize(worker->device, worker->stream);

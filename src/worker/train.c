@@ -305,7 +305,7 @@ int command_misused(const struct error *error)
 int command_train(const struct command_line *command)
 {
     struct comm *comm;
-    struct config config;
+    struct config config = {0};
     struct error error = {0};
     const struct comm_ops *ops = choose_comm(command);
     if (ops == &comm_self && launched_with_others()) {

@@ -139,7 +139,10 @@ static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, 
                         struct error *error)
 {
     enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, tag, address_p);
-    if (status != STATUS_OK) {
+    if (status == STATUS_ERROR) {
+        return out_of_host_memory(error);
+    }
+    if (status == STATUS_OUT_OF_MEMORY) {
         char text[768];
         mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
         return error_set(error, STATUS_OUT_OF_MEMORY,

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input ends with one clear line and exit code 2, on one rank and on four, and no run folder is made."""
+"""Bad input ends with one clear line and exit code 2, on one rank and on four, and no run folder is made. Input that
+goes bad while training runs ends the job too."""
 
 import os
 import struct
+import time
 
 import headroom_run
 
@@ -86,6 +88,20 @@ class BadInput(headroom_run.ProgramTest):
         self.write("images", idx_file(0x803, (20, 4, 4), [7] * 300))
         self.refused(r"images: truncated: .*320 bytes.*300 bytes", "train", "idx.yaml")
 
+    def test_idx_that_promises_too_much(self):
+        self.write("images", struct.pack(">4I", 0x803, 2**31, 28, 28) + bytes(1008))
+        self.refused(r"images: truncated: header promises 2147483648 images of 28x28 .*found 1008 bytes", "train",
+                     "idx.yaml")
+
+    def test_what_is_no_regular_file(self):
+        os.mkfifo(self.path("fifo"))
+        os.mkdir(self.path("folder"))
+        for name in ("fifo", "folder"):
+            self.refused(f"{name}: is not a regular file", "train", name)
+            self.refused(f"{name}: is not a regular file", "train", "idx.yaml", f"data.labels={name}")
+            self.refused(f"{name}: is not a regular file", "train", "gpt.yaml", f"data.path={name}", ranks=[4])
+            self.refused(f"{name}: is not a regular file", "train", "tokens.yaml", f"data.path={name}", ranks=[4])
+
     def test_bad_idx_magic(self):
         self.write("images", idx_file(0x1234, (20, 4, 4), [7] * 320))
         self.refused(r"images: .*magic number 0x00001234", "train", "idx.yaml")
@@ -116,6 +132,43 @@ class BadInput(headroom_run.ProgramTest):
 
     def test_unwritable_run_folder(self):
         self.refused(r"text\.txt.*: cannot make this folder", "train", "mlp.yaml", "run.folder=text.txt/run")
+
+
+class InputThatGoesBad(headroom_run.ProgramTest):
+    def steps_done(self):
+        try:
+            with open(self.path("run/metrics.jsonl"), encoding="utf-8") as file:
+                return len(file.readlines())
+        except FileNotFoundError:
+            return 0
+
+    def check_end(self, config, name, content, pattern, code):
+        """The file gets another content while four ranks train."""
+        launch = self.start("train", config, "train.steps=1000000", "run.folder=run", ranks=4)
+        deadline = time.monotonic() + headroom_run.TIMEOUT_S
+        while self.steps_done() < 5:
+            self.assertLess(time.monotonic(), deadline, "no steps")
+            self.assertIsNone(launch.process.poll(), "ended by itself")
+            time.sleep(0.05)
+        with open(self.path(name), "r+b") as file:
+            file.write(content)
+            file.truncate()
+        finished = launch.wait()
+        self.assertEqual(finished.code, code, finished.err)
+        self.assertGreater(len(finished.complaints), 0, finished.err)
+        for complaint in finished.complaints:
+            self.assertRegex(complaint, pattern)
+
+    def test_truncated_text(self):
+        self.check_end("gpt.yaml", "text.txt", headroom_run.make_text()[:1000].encode(),
+                       r"rank \d on .*: text\.txt: the file ended while it was being read: it held \d+ bytes, now at most",
+                       code=1)
+
+    def test_token_out_of_vocabulary(self):
+        self.write("tokens.yaml", TOKENS)
+        self.write("shard.bin", token_shard([7] * 4000))
+        self.check_end("tokens.yaml", "shard.bin", token_shard([77] * 4000),
+                       r"shard\.bin: token \d+ is 77, but model\.vocab_size is 50", code=2)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "worker/config.h"
@@ -647,11 +648,16 @@ static void ranks_must_fit(void **state)
     expect_ranks("train.global_batch_size=8", 8, NULL);
     expect_ranks("train.global_batch_size=7", 8,
                  "command line: train.global_batch_size=7: 7 samples are too few for 8 ranks; each needs at least one");
+    expect_ranks("train.global_batch_size=1", 2,
+                 "command line: train.global_batch_size=1: 1 sample is too few for 2 ranks; each needs at least one");
     expect_ranks("device.capacity=1MiB", 8, NULL);
     expect_ranks("device.capacity=[1MiB, 2MiB, 3MiB]", 3, NULL);
     expect_ranks("device.capacity=[1MiB, 2MiB, 3MiB]", 4,
                  "command line: device.capacity=[1MiB, 2MiB, 3MiB]: a list of 3 for 4 devices; give one for all or one "
                  "for each device");
+    expect_ranks("device.capacity=[1MiB, 2MiB]", 1,
+                 "command line: device.capacity=[1MiB, 2MiB]: a list of 2 for 1 device; give one for all or one for "
+                 "each device");
     expect_ranks("fault.rank=3", 4, NULL);
     expect_ranks("fault.rank=4", 4, "command line: fault.rank=4: there is no rank 4 among 4, counted from 0");
     expect_ranks("fault.rank=all", 1, NULL);
@@ -720,8 +726,10 @@ static void files_that_are_no_configuration(void **state)
     struct error error = {0};
     assert_int_equal(config_read(&config, "/nowhere/x.yaml", NULL, 0, &error), STATUS_INVALID);
     assert_string_equal(error.text, "/nowhere/x.yaml: No such file or directory");
-    assert_int_equal(config_read(&config, "/", NULL, 0, &error), STATUS_ERROR);
-    assert_string_equal(error.text, "/: Is a directory");
+    assert_int_equal(config_read(&config, "/", NULL, 0, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "/: is not a regular file");
+    assert_int_equal(config_read(&config, "/dev/null", NULL, 0, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "/dev/null: is not a regular file");
 
     char path[] = "/tmp/test_config_XXXXXX";
     write_file(path, "run:\0\n", 6);
@@ -732,6 +740,10 @@ static void files_that_are_no_configuration(void **state)
     write_file(path, "", 0);
     assert_int_equal(config_read(&config, path, NULL, 0, &error), STATUS_INVALID);
     assert_non_null(strstr(error.text, ": the file is empty"));
+    unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0); // that nobody writes
+    assert_int_equal(config_read(&config, path, NULL, 0, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, ": is not a regular file"));
     unlink(path);
 }
 

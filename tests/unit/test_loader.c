@@ -9,6 +9,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,16 +20,18 @@
 enum { INPUTS = 3, TARGETS = 2, POSITIONS_MAX = 1000 };
 
 #define SAMPLE_BYTES (UINT64_C(4) * (INPUTS + TARGETS))
-#define NO_GATE      UINT64_MAX
+#define NO_SAMPLE    UINT64_MAX
 
 struct fake_set {
     struct data_set set;
     atomic_uint reads, readers, readers_peak;
-    uint64_t gate;       // the sample whose reading waits
-    sem_t reached, open; // posted when the gate is reached; waited for there
+    uint64_t gate;           // the sample whose reading waits
+    _Atomic uint64_t broken; // the sample whose reading fails
+    sem_t reached, open;     // posted when the gate is reached; waited for there
 };
 
-static void fake_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets)
+static enum status fake_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets,
+                             struct error *error)
 {
     struct fake_set *fake = (struct fake_set *)set; // a test may count in what the loader only reads
     int32_t *inputs = input;
@@ -47,6 +50,10 @@ static void fake_read(const struct data_set *set, uint64_t index, void *input, i
     }
     atomic_fetch_add(&fake->reads, 1);
     atomic_fetch_sub(&fake->readers, 1);
+    if (index == atomic_load(&fake->broken)) {
+        return error_set(error, STATUS_ERROR, "sample %d is broken", (int)index);
+    }
+    return STATUS_OK;
 }
 
 static void fake_init(struct fake_set *fake, uint64_t samples)
@@ -58,7 +65,8 @@ static void fake_init(struct fake_set *fake, uint64_t samples)
         .shape = {.input = DATA_INPUT_TOKENS, .input_count = INPUTS, .target_count = TARGETS, .classes = 1},
         .samples = samples,
     };
-    fake->gate = NO_GATE;
+    fake->gate = NO_SAMPLE;
+    atomic_store(&fake->broken, NO_SAMPLE);
     assert_int_equal(sem_init(&fake->reached, 0, 0), 0);
     assert_int_equal(sem_init(&fake->open, 0, 0), 0);
 }
@@ -119,8 +127,10 @@ static bool next_is_right(struct loader *loader, const struct fake_set *fake, bo
     assert_true(count <= POSITIONS_MAX);
     memset(inputs, 0x55, sizeof(inputs));
     memset(targets, 0x55, sizeof(targets));
-    loader_next(loader, &lazy.device, NULL, first, count, (uintptr_t)inputs, (uintptr_t)targets);
-    bool right = lazy.copies_count == 0 && inputs[count][0] == 0x55555555 && targets[count][0] == 0x55555555;
+    enum status status =
+        loader_next(loader, &lazy.device, NULL, first, count, (uintptr_t)inputs, (uintptr_t)targets, NULL);
+    bool right = status == STATUS_OK && lazy.copies_count == 0 && inputs[count][0] == 0x55555555 &&
+                 targets[count][0] == 0x55555555;
     for (uint64_t i = 0; i < count; i++) {
         int32_t index = (int32_t)data_order(first + i, fake->set.samples, 9, shuffle);
         for (int32_t j = 0; j < INPUTS; j++) {
@@ -134,6 +144,21 @@ static bool next_is_right(struct loader *loader, const struct fake_set *fake, bo
 }
 
 #define assert_next(loader, fake, shuffle, first, count) assert_true(next_is_right(loader, fake, shuffle, first, count))
+
+// Asks for the positions; one of their samples is broken.
+static void assert_next_fails(struct loader *loader, uint64_t first, uint64_t count, uint64_t broken)
+{
+    static int32_t inputs[POSITIONS_MAX][INPUTS], targets[POSITIONS_MAX][TARGETS];
+    struct lazy_device lazy = {.device = {.ops = &lazy_ops}};
+    struct error error = {.text = ""};
+    char line[64];
+    snprintf(line, sizeof(line), "sample %d is broken", (int)broken);
+    assert_int_equal(
+        loader_next(loader, &lazy.device, NULL, first, count, (uintptr_t)inputs, (uintptr_t)targets, &error),
+        STATUS_ERROR);
+    assert_string_equal(error.text, line);
+    assert_int_equal(lazy.copies_count, 0);
+}
 
 static void test_gives_exactly_the_positions_asked_for(void **state)
 {
@@ -303,6 +328,54 @@ static void test_a_plan_that_comes_back_is_read_again(void **state)
     loader_destroy(loader);
 }
 
+// The samples around it arrive; the broken one fails whenever it is asked for, until it can be read again.
+static void test_a_sample_that_cannot_be_read_is_answered(void **state)
+{
+    (void)state;
+    struct fake_set fake;
+    fake_init(&fake, 100);
+    for (uint32_t threads = 1; threads <= 4; threads++) {
+        for (uint64_t slots = 1; slots <= 40; slots += 13) {
+            for (uint64_t broken = 0; broken < 20; broken++) {
+                struct loader *loader = make_loader(&fake, false, threads, slots);
+                atomic_store(&fake.broken, broken);
+                loader_expect(loader, 0, 20, 20);
+                assert_next(loader, &fake, false, 0, broken);
+                assert_next_fails(loader, broken, 1, broken);
+                assert_next_fails(loader, broken, 20 - broken, broken);
+                assert_next(loader, &fake, false, broken + 1, 30);
+                assert_next_fails(loader, 0, 20, broken);
+                atomic_store(&fake.broken, NO_SAMPLE);
+                assert_next(loader, &fake, false, broken, 20);
+                loader_destroy(loader);
+            }
+        }
+    }
+}
+
+// Reading ahead fails, but then the plan changes.
+static void test_a_failure_is_dropped_with_its_plan(void **state)
+{
+    (void)state;
+    for (uint32_t threads = 1; threads <= 4; threads++) {
+        for (uint64_t slots = 1; slots <= 4; slots++) {
+            struct fake_set fake;
+            fake_init(&fake, 1000);
+            fake.gate = 3;
+            atomic_store(&fake.broken, 3);
+            struct loader *loader = make_loader(&fake, false, threads, slots);
+            loader_expect(loader, 3, 5, 0);
+            sem_wait(&fake.reached);
+            if (slots % 2 == 0) { // with the reading in progress, else perhaps after it has failed
+                loader_expect(loader, 50, 9, 0);
+            }
+            sem_post(&fake.open);
+            assert_next(loader, &fake, false, 50, 9);
+            loader_destroy(loader);
+        }
+    }
+}
+
 static void test_threads_read_at_the_same_time(void **state)
 {
     (void)state;
@@ -408,6 +481,8 @@ int main(void)
         cmocka_unit_test(test_plans_that_change_get_their_samples),
         cmocka_unit_test(test_a_fill_in_progress_is_dropped_with_its_plan),
         cmocka_unit_test(test_a_plan_that_comes_back_is_read_again),
+        cmocka_unit_test(test_a_sample_that_cannot_be_read_is_answered),
+        cmocka_unit_test(test_a_failure_is_dropped_with_its_plan),
         cmocka_unit_test(test_threads_read_at_the_same_time),
         cmocka_unit_test(test_destroy_while_threads_read),
         cmocka_unit_test(test_staging_stays_within_its_bound),

@@ -33,6 +33,17 @@ static struct {
     uint64_t event_at;
 } seen;
 
+// While the host is full its next allocation fails. The linker puts this in calloc's place.
+static bool host_is_full;
+
+void *__real_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return host_is_full ? NULL : __real_calloc(count, size);
+}
+
 static size_t number_of(const struct stream *stream)
 {
     size_t number = 0;
@@ -216,6 +227,11 @@ static void blocks_are_rounded_to_the_alignment(void **context)
     assert_int_equal(mem_pool_block_bytes(1), MEM_POOL_ALIGNMENT);
     assert_int_equal(mem_pool_block_bytes(MEM_POOL_ALIGNMENT), MEM_POOL_ALIGNMENT);
     assert_int_equal(mem_pool_block_bytes(MEM_POOL_ALIGNMENT + 1), 2 * MEM_POOL_ALIGNMENT);
+    const uint64_t largest = UINT64_MAX / MEM_POOL_ALIGNMENT * MEM_POOL_ALIGNMENT;
+    assert_int_equal(mem_pool_block_bytes(largest - 1), largest);
+    assert_int_equal(mem_pool_block_bytes(largest), largest);
+    assert_int_equal(mem_pool_block_bytes(largest + 1), UINT64_MAX);
+    assert_int_equal(mem_pool_block_bytes(UINT64_MAX), UINT64_MAX);
     device_address a = take(&f, 1), b = take(&f, 0), c = take(&f, 513);
     assert_int_equal(a % MEM_POOL_ALIGNMENT, 0);
     assert_int_equal(b, a + MEM_POOL_ALIGNMENT);
@@ -621,6 +637,16 @@ static void sizes_are_written_in_the_unit_that_fits(void **context)
               "bytes, state 23 bytes.");
 }
 
+static void one_byte_is_not_bytes(void **context)
+{
+    (void)context;
+    char text[MEM_SIZE_TEXT_MAX];
+    assert_string_equal(mem_size_text(0, text), "0 bytes");
+    assert_string_equal(mem_size_text(1, text), "1 byte");
+    assert_string_equal(mem_size_text(2, text), "2 bytes");
+    assert_string_equal(mem_size_text(UINT64_MAX, text), "16777216.00 TiB");
+}
+
 static void a_report_is_cut_where_its_room_ends(void **context)
 {
     (void)context;
@@ -751,6 +777,25 @@ static void freeing_nothing_is_allowed(void **context)
     mem_pool_free(f.pool, 0, f.streams[0]);
     assert_int_equal(stats_of(&f).free_count, 0);
     mem_pool_destroy(NULL);
+    close_fixture(&f);
+}
+
+static void a_full_host_is_not_called_a_full_device(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain();
+    device_address address = 77;
+    host_is_full = true;
+    assert_int_equal(try_take(&f, 1, 0, "test", &address), STATUS_ERROR);
+    host_is_full = false;
+    assert_int_equal(address, 77);
+    assert_int_equal(stats_of(&f).out_of_memory_count, 0);
+    assert_true(mem_pool_check(f.pool));
+    take(&f, 1);
+    host_is_full = true;
+    take(&f, 1); // what the first call made room for
+    refuse(&f, 17 * MIB);
+    host_is_full = false;
     close_fixture(&f);
 }
 
@@ -1049,6 +1094,7 @@ int main(void)
         cmocka_unit_test(the_report_says_what_holds_the_memory),
         cmocka_unit_test(a_reused_record_forgets_its_tag),
         cmocka_unit_test(sizes_are_written_in_the_unit_that_fits),
+        cmocka_unit_test(one_byte_is_not_bytes),
         cmocka_unit_test(a_report_is_cut_where_its_room_ends),
         cmocka_unit_test(every_cause_has_a_name_and_an_explanation),
         cmocka_unit_test(another_stream_takes_fresh_memory_or_waits_for_a_block),
@@ -1058,6 +1104,7 @@ int main(void)
         cmocka_unit_test(growth_follows_a_synchronisation),
         cmocka_unit_test(after_a_synchronisation_any_stream_takes_any_block),
         cmocka_unit_test(freeing_nothing_is_allowed),
+        cmocka_unit_test(a_full_host_is_not_called_a_full_device),
         cmocka_unit_test(the_host_never_touches_device_memory),
         cmocka_unit_test(sharers_divide_what_is_free),
         cmocka_unit_test(rivals_never_hold_more_than_the_device),

@@ -239,6 +239,32 @@ static void test_a_list_costs_its_price(void **state)
     model_destroy(model);
 }
 
+static void test_a_book_keeps_few_lists(void **state)
+{
+    (void)state;
+    struct model *model = make_model(&gpt);
+    struct price_book *book = price_book_create(model);
+    const struct list *kept[PRICE_LISTS_KEPT];
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
+            kept[micro_batch - 1] = price_list(book, purposes[i], micro_batch);
+        }
+        for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
+            assert_ptr_equal(price_list(book, purposes[i], micro_batch), kept[micro_batch - 1]);
+            assert_true(micro_batch == 1 || kept[micro_batch - 1] != kept[micro_batch - 2]);
+        }
+        for (size_t micro_batch = PRICE_LISTS_KEPT + 1; micro_batch <= 3 * PRICE_LISTS_KEPT; micro_batch++) {
+            const struct list *list = price_list(book, purposes[i], micro_batch);
+            assert_ptr_equal(list, kept[(micro_batch - 1) % PRICE_LISTS_KEPT]); // in the place of the oldest
+            assert_int_equal(list->block_bytes, price_block_bytes(book, purposes[i], micro_batch));
+            assert_ptr_equal(price_list(book, purposes[i], micro_batch), list);
+        }
+        assert_int_equal(price_list(book, purposes[i], 1)->block_bytes, price_block_bytes(book, purposes[i], 1));
+    }
+    price_book_destroy(book);
+    model_destroy(model);
+}
+
 static void assert_price_grows(const struct model_config *config)
 {
     struct model *model = make_model(config);
@@ -301,6 +327,7 @@ int main(void)
         cmocka_unit_test(test_the_price_is_what_the_allocator_sees),
         cmocka_unit_test(test_placement_is_valid_and_tight),
         cmocka_unit_test(test_a_list_costs_its_price),
+        cmocka_unit_test(test_a_book_keeps_few_lists),
         cmocka_unit_test(test_the_price_grows_with_the_micro_batch),
         cmocka_unit_test(test_the_largest_fit),
     };
