@@ -16,7 +16,7 @@ struct sched_coordinator {
     uint64_t global_batch;
     uint64_t micro_batch_size; // 0: left to the plan
     bool planned;              // `plan` and `memory` hold what the last call left
-    uint32_t gain_streak;      // calls in a row in which `best` was clearly shorter than `plan`
+    uint64_t lost_ns;          // by keeping `plan` since it was made, beyond what noise explains
     struct memory *memory;
     struct sched_report *reports; // of this call, with micro_batch_max as granted
     struct sched_share *plan, *best;
@@ -119,11 +119,13 @@ static bool cuts_stand(const struct sched_coordinator *coordinator)
 }
 
 // `best` is optimal and the plan is among those it was chosen from, so it never takes longer.
-static bool best_gains(const struct sched_coordinator *coordinator)
+static bool change_pays(struct sched_coordinator *coordinator)
 {
     uint64_t plan_ns = sched_plan_ns(coordinator->reports, coordinator->plan, coordinator->ranks);
     uint64_t best_ns = sched_plan_ns(coordinator->reports, coordinator->best, coordinator->ranks);
-    return plan_ns - best_ns > plan_ns / SCHED_GAIN_PART;
+    uint64_t lost_ns = coordinator->lost_ns + (plan_ns - best_ns), noise_ns = plan_ns / SCHED_NOISE_PART;
+    coordinator->lost_ns = lost_ns > noise_ns ? lost_ns - noise_ns : 0;
+    return coordinator->lost_ns > plan_ns;
 }
 
 static bool plan_stays(struct sched_coordinator *coordinator)
@@ -131,8 +133,7 @@ static bool plan_stays(struct sched_coordinator *coordinator)
     if (!coordinator->planned || !cuts_stand(coordinator)) {
         return false;
     }
-    coordinator->gain_streak = best_gains(coordinator) ? coordinator->gain_streak + 1 : 0;
-    return coordinator->gain_streak < SCHED_PATIENCE;
+    return !change_pays(coordinator);
 }
 
 static void take_best(struct sched_coordinator *coordinator)
@@ -141,7 +142,7 @@ static void take_best(struct sched_coordinator *coordinator)
     coordinator->plan = coordinator->best;
     coordinator->best = old;
     coordinator->planned = true;
-    coordinator->gain_streak = 0;
+    coordinator->lost_ns = 0;
 }
 
 const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,

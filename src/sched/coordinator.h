@@ -4,22 +4,24 @@
 // Every rank runs one with the same reports, so all hold the same plan and nobody has to send it. Pure; the worker
 // carries the messages.
 //
-// What got worse is obeyed at once, what got better is believed when it was reported SCHED_PATIENCE times in a row:
-//  - A rank is granted the micro_batch_max that it reports; a larger one only after that many larger ones in a row, and
-//    then the smallest of them.
+// Less memory is obeyed at once, what would be better has to prove itself:
+//  - A rank is granted the micro_batch_max that it reports; a larger one only after SCHED_PATIENCE larger ones in a
+//    row, and then the smallest of them.
 //  - The plan stays as long as every rank would still cut its share the same way under what it is granted. So memory
 //    that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can be done in
 //    fewer micro-steps.
-//  - Else a new plan replaces it when, that many times in a row, the best plan was predicted to be shorter by more than
-//    1/SCHED_GAIN_PART. This is how samples follow speed, and memory that saves overhead. The part is above what
-//    noise of 3 % can pretend: once in the reports that made the plan, once in those that judge it.
+//  - Else the best plan replaces it once keeping the old one is predicted to have cost a whole step's time, beyond
+//    1/SCHED_NOISE_PART of each step, which is more than noise of 3 % can pretend: once in the reports that made the
+//    plan, once in those that judge it. So a large gain is taken within a few steps, a small one after many, and what
+//    goes up and down never (a cumulative sum test: Page, "Continuous inspection schemes", 1954). This is how samples
+//    follow speed, and memory that saves overhead.
 #ifndef HEADROOM_SCHED_COORDINATOR_H
 #define HEADROOM_SCHED_COORDINATOR_H
 
 #include "sched/plan.h"
 
-#define SCHED_PATIENCE  3
-#define SCHED_GAIN_PART 16
+#define SCHED_PATIENCE   3
+#define SCHED_NOISE_PART 16
 
 struct sched_coordinator;
 

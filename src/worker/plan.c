@@ -30,11 +30,11 @@ static uint64_t rank_count(const struct config *config, uint64_t asked)
     return devices * config->device.ranks_per_device;
 }
 
-static enum status machine_capacity(uint64_t *capacity_p, struct error *error)
+static enum status machine_capacity(const struct config *config, uint64_t *capacity_p, struct error *error)
 {
     struct device *device;
     struct device_info info;
-    enum status status = device_find("cpu")->create(&(struct device_config){0}, &device, error);
+    enum status status = worker_device_ops(config)->create(&(struct device_config){0}, &device, error);
     if (status == STATUS_OK) {
         device->ops->info(device, &info);
         *capacity_p = info.capacity_bytes;
@@ -52,7 +52,7 @@ static uint64_t rank_limit(const struct planning *planning, uint64_t rank, uint6
         capacity = machine;
         sharers = planning->ranks;
     }
-    uint64_t granularity = device_find("cpu")->granularity_bytes;
+    uint64_t granularity = worker_device_ops(config)->granularity_bytes;
     return capacity / sharers / granularity * granularity;
 }
 
@@ -60,7 +60,7 @@ static enum status report_ranks(struct planning *planning, struct error *error)
 {
     uint64_t machine = 0;
     if (planning->config->device.capacities_count == 0) {
-        enum status status = machine_capacity(&machine, error);
+        enum status status = machine_capacity(planning->config, &machine, error);
         if (status != STATUS_OK) {
             return status;
         }

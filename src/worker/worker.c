@@ -64,6 +64,12 @@ uint64_t worker_steps(const struct config *config, uint64_t train_samples)
     return (config->train.epochs * train_samples + global_batch - 1) / global_batch;
 }
 
+const struct device_ops *worker_device_ops(const struct config *config)
+{
+    static const char *const kinds[] = {[CONFIG_DEVICE_CPU] = "cpu"};
+    return device_find(kinds[config->device.kind]);
+}
+
 uint64_t worker_capacity(const struct config *config, uint64_t rank)
 {
     if (config->device.capacities_count == 0) {
@@ -122,8 +128,7 @@ static enum status open_device(struct worker *worker, const char *name, struct e
         .capacity_bytes = worker_capacity(config, worker->comm->rank),
         .faulting_addresses = config->device.faulting_addresses,
     };
-    static const char *const kinds[] = {[CONFIG_DEVICE_CPU] = "cpu"};
-    const struct device_ops *ops = device_find(kinds[config->device.kind]);
+    const struct device_ops *ops = worker_device_ops(config);
     worker->kernels = kernels_find(ops->name);
     enum status status = ops->create(&device, &worker->device, error);
     if (status != STATUS_OK) {

@@ -72,6 +72,7 @@ struct model_config worker_model_config(const struct config *config);
 struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);
 // Bytes that stay allocated between steps: weights, gradients, optimizer state, sums.
 uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer);
+const struct device_ops *worker_device_ops(const struct config *config);
 // The capacity of this rank's device; 0: what the machine has.
 uint64_t worker_capacity(const struct config *config, uint64_t rank);
 // Steps of the whole run.

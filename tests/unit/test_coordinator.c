@@ -181,25 +181,33 @@ static void noisy_speeds_never_change_the_plan(void **context)
     }
 }
 
-static void a_rank_that_became_slower_gets_less_after_a_streak(void **context)
+// How many calls with the same reports it takes until the plan changes.
+static int calls_to_change(struct sched_coordinator *coordinator, const struct sched_report *reports)
+{
+    int calls = 1;
+    while (!changes(coordinator, reports)) {
+        if (++calls > 1000) {
+            fail_msg("the plan never changed");
+        }
+    }
+    return calls;
+}
+
+static void a_rank_that_became_slower_gets_less_once_that_pays(void **context)
 {
     (void)context;
     struct sched_report reports[4];
     struct sched_coordinator *coordinator = create(4, 700, 0);
     set_all(reports, 4, (struct sched_report){.sample_ns = 1000000, .micro_batch_max = 1000});
     assert_int_equal(plan(coordinator, reports)[2].samples, 175);
-    reports[2].sample_ns = 2000000;
-    for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
-        assert_int_equal(plan(coordinator, reports)[2].samples, 175);
-    }
+    reports[2].sample_ns = 2000000; // 350 ms a step where 200 would do; 22 of them are called noise
+    assert_int_equal(calls_to_change(coordinator, reports), 3);
     const struct sched_share *shares = plan(coordinator, reports);
     assert_int_equal(shares[2].samples, 100);
     assert_int_equal(shares[3].samples, 200);
 
-    reports[2].sample_ns = 1000000; // the way back takes as long
-    for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
-        assert_int_equal(plan(coordinator, reports)[2].samples, 100);
-    }
+    reports[2].sample_ns = 1000000; // 200 ms a step where 175 would do; 12.5 of them are called noise
+    assert_int_equal(calls_to_change(coordinator, reports), 17);
     assert_int_equal(plan(coordinator, reports)[2].samples, 175);
     sched_coordinator_destroy(coordinator);
 }
@@ -211,8 +219,8 @@ static void a_slow_moment_changes_nothing(void **context)
     struct sched_coordinator *coordinator = create(4, 700, 0);
     set_all(reports, 4, (struct sched_report){.sample_ns = 1000000, .micro_batch_max = 1000});
     assert_true(changes(coordinator, reports));
-    for (int i = 1; i < 20 * SCHED_PATIENCE; i++) {
-        reports[2].sample_ns = i % SCHED_PATIENCE == 0 ? 1000000 : 2000000;
+    for (int i = 1; i < 1000; i++) {
+        reports[2].sample_ns = i % 12 < 2 ? 2000000 : 1000000;
         assert_false(changes(coordinator, reports));
     }
     sched_coordinator_destroy(coordinator);
@@ -231,9 +239,8 @@ static void memory_that_saves_overhead_moves_samples(void **context)
     assert_int_equal(shares[0].accumulation_steps, 1);
     uint64_t before_ns = sched_plan_ns(reports, shares, 2);
     reports[1].micro_batch_max = 64;
-    for (int i = 0; i < SCHED_PATIENCE; i++) {
-        shares = plan(coordinator, reports);
-    }
+    assert_in_range(calls_to_change(coordinator, reports), SCHED_PATIENCE, 10);
+    shares = plan(coordinator, reports);
     assert_int_equal(shares[0].samples, 32);
     assert_true(sched_plan_ns(reports, shares, 2) < before_ns);
     sched_coordinator_destroy(coordinator);
@@ -249,9 +256,7 @@ static void a_first_measurement_reaches_the_plan(void **context)
     assert_false(changes(coordinator, reports));
     reports[0].sample_ns = 2000;
     reports[1].sample_ns = 1000;
-    for (int i = 0; i < SCHED_PATIENCE; i++) {
-        plan(coordinator, reports);
-    }
+    calls_to_change(coordinator, reports);
     assert_int_equal(plan(coordinator, reports)[0].samples, 10);
     sched_coordinator_destroy(coordinator);
 }
@@ -361,7 +366,7 @@ int main(void)
         cmocka_unit_test(a_relapse_ends_the_streak),
         cmocka_unit_test(an_offer_does_not_count_before_it_is_believed),
         cmocka_unit_test(noisy_speeds_never_change_the_plan),
-        cmocka_unit_test(a_rank_that_became_slower_gets_less_after_a_streak),
+        cmocka_unit_test(a_rank_that_became_slower_gets_less_once_that_pays),
         cmocka_unit_test(a_slow_moment_changes_nothing),
         cmocka_unit_test(memory_that_saves_overhead_moves_samples),
         cmocka_unit_test(a_first_measurement_reaches_the_plan),
