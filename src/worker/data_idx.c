@@ -221,7 +221,10 @@ static enum status read_file(struct idx_file *file, const struct idx_format *for
         return data_out_of_memory(error);
     }
     status = read_contents(file, format, error);
-    gzclose_r(file->stream);
+    bool complete = gzclose_r(file->stream) == Z_OK;
+    if (status == STATUS_OK && !complete) {
+        return error_set(error, STATUS_INVALID, "%s: truncated: the compressed data have no end", file->path);
+    }
     return status;
 }
 

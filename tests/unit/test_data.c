@@ -439,6 +439,8 @@ static void test_idx_refuses_damaged_gzip(void **state)
     uint8_t bytes[256];
     write_gzip("images", image_file, sizeof(image_file));
     size_t length = read_whole("images", bytes, sizeof(bytes));
+    write_file("images", bytes, length - 3); // every value is there
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "images: truncated: the compressed data have no end");
     bytes[length - 5] ^= 1; // the checksum's last byte
     write_file("images", bytes, length);
     assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "images: incorrect data check (the file is damaged)");
