@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define PREFIX "headroom-"
+#define MAGIC  UINT64_C(0x6865616472303032) // "headr002": changes with the table
 
 struct slot {
     uint64_t held_bytes; // by the attachment
@@ -23,7 +24,9 @@ struct slot {
     bool claimed;
 };
 
+// A table that is all zero has just been made.
 struct table {
+    uint64_t magic;
     uint64_t capacity_bytes;
     struct slot slots[LEDGER_SLOTS];
 };
@@ -117,7 +120,13 @@ static struct table *map_table(int file)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-// Nobody lives in the locked object. An empty one was left before it had a table; another size is another program's.
+static bool is_ours(const struct table *table)
+{
+    return table->magic == MAGIC || table->magic == 0;
+}
+
+// Nobody lives in the locked object. An empty one was left before it had a table; what else is no table is another
+// program's.
 static bool is_dead(int file)
 {
     struct stat status;
@@ -131,7 +140,7 @@ static bool is_dead(int file)
     if (table == NULL) {
         return false;
     }
-    bool dead = reap(table, file, NULL) == 0;
+    bool dead = is_ours(table) && reap(table, file, NULL) == 0;
     munmap(table, sizeof(*table));
     return dead;
 }
@@ -190,12 +199,25 @@ static bool valid_name(const char *name)
     return length >= 1 && length <= LEDGER_NAME_MAX && strspn(name, allowed) == length;
 }
 
+static enum status refuse_object(const struct ledger *ledger, struct error *error)
+{
+    return error_set(error, STATUS_ERROR,
+                     "shared memory %s: is another program's, or another version's; choose another device.name or "
+                     "remove /dev/shm%s",
+                     ledger->object, ledger->object);
+}
+
 // Leaves the object locked. Its memory is claimed here: a full /dev/shm must answer now, not fault at the first write.
 static enum status open_object(struct ledger *ledger, const char *name, struct error *error)
 {
     remove_dead();
     snprintf(ledger->object, sizeof(ledger->object), "/" PREFIX "%s", name);
     ledger->file = open_locked(ledger->object);
+    struct stat status;
+    if (ledger->file >= 0 && fstat(ledger->file, &status) == 0 && status.st_size != 0 &&
+        status.st_size != (off_t)sizeof(struct table)) {
+        return refuse_object(ledger, error);
+    }
     int code = ledger->file < 0 ? errno : posix_fallocate(ledger->file, 0, sizeof(struct table));
     if (code != 0) {
         return error_set(error, STATUS_ERROR, "shared memory %s: cannot open it: %s", ledger->object, strerror(code));
@@ -207,7 +229,8 @@ enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledg
 {
     if (name != NULL && !valid_name(name)) {
         return error_set(error, STATUS_INVALID,
-                         "device name '%s': allowed are 1 to 64 letters, digits, dots, underscores and dashes", name);
+                         "device name '%s': allowed are 1 to %d letters, digits, dots, underscores and dashes", name,
+                         LEDGER_NAME_MAX);
     }
     struct ledger *ledger = calloc(1, sizeof(*ledger));
     if (ledger == NULL) {
@@ -223,7 +246,12 @@ enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledg
         status = error_set(error, STATUS_ERROR, "cannot map a device's ledger: %s", strerror(errno));
         goto err_close;
     }
+    if (!is_ours(ledger->table)) {
+        status = refuse_object(ledger, error);
+        goto err_unmap;
+    }
     if (reap(ledger->table, ledger->file, NULL) == 0) {
+        ledger->table->magic = MAGIC;
         ledger->table->capacity_bytes = capacity_bytes;
     }
     status = claim_slot(ledger, error);

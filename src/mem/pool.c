@@ -36,7 +36,12 @@ enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct 
     if (device->ops->reserve(device, pool->range_bytes, &pool->base) != STATUS_OK) {
         blocks_finish(&pool->blocks);
         free(pool);
-        return error_set(error, STATUS_ERROR, "device %s: cannot reserve addresses", device->ops->name);
+        char size[MEM_SIZE_TEXT_MAX];
+        return error_set(
+            error, STATUS_ERROR,
+            "device %s: cannot reserve %s of addresses: lower the device's capacity, or raise the limit on "
+            "address space (ulimit -v)",
+            device->ops->name, mem_size_text(limit, size));
     }
     *pool_p = pool;
     return STATUS_OK;

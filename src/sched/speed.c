@@ -10,11 +10,23 @@
 // No single measurement is taken to be better than 5 %: sizes that hardly differ must not turn the clock's noise into
 // a slope.
 #define LEAST_NOISE 0.05
+// A measurement counts as at most so many times what was expected. A rank that became slower than that is still
+// followed, as what is expected grows with each.
+#define LARGEST_JUMP 4
+
+// A process that was stopped or swapped out says nothing about its speed.
+static double credible(const struct sched_speed *speed, double samples, double time_ns)
+{
+    uint64_t overhead_ns, sample_ns;
+    sched_speed_get(speed, &overhead_ns, &sample_ns);
+    double most = LARGEST_JUMP * ((double)overhead_ns + samples * (double)sample_ns);
+    return speed->weight > 0 && time_ns > most ? most : time_ns;
+}
 
 void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns)
 {
     assert(samples > 0);
-    double n = (double)samples, t = (double)time_ns;
+    double n = (double)samples, t = credible(speed, n, (double)time_ns);
     speed->weight = FADE * speed->weight + 1;
     speed->samples = FADE * speed->samples + n;
     speed->samples_squared = FADE * speed->samples_squared + n * n;

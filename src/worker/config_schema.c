@@ -113,7 +113,7 @@ const struct config_key config_keys[] = {
     {"device.kind", CONFIG_TYPE_CHOICE, ONE(device.kind), .names = device_names, .fallback = "cpu",
      .help = "where the model runs"},
     {"device.name", CONFIG_TYPE_TEXT, ONE(device.name), WORD("null", 0), .fallback = "null",
-     .help = "jobs on a host that use the same name share devices of one capacity; null: this job's own"},
+     .help = "a user's jobs on a host that use the same name share devices of one capacity; null: this job's own"},
     {"device.capacity", CONFIG_TYPE_BYTES, LIST(device.capacities), RANGE("4KiB", BYTES_MAX), .fallback = "[]",
      .help = "bytes of every device, or of each in rank order; []: 7/8 of what the machine has free"},
     {"device.ranks_per_device", CONFIG_TYPE_COUNT, ONE(device.ranks_per_device), RANGE("1", "1024"), .fallback = "1",

@@ -24,11 +24,14 @@ static const struct unit {
     const char *name;
     uint64_t bytes;
 } units[] = {
+    {"PiB", UINT64_C(1) << 50},
     {"TiB", UINT64_C(1) << 40},
     {"GiB", UINT64_C(1) << 30},
     {"MiB", UINT64_C(1) << 20},
     {"KiB", UINT64_C(1) << 10},
     {"", 1},
+    {"B", 1},
+    {"TB", 1000000000000},
     {"GB", 1000000000},
     {"MB", 1000000},
     {"KB", 1000},

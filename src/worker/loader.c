@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "mem/uint64.h"
 #include "worker/clock.h"
 
 #define RUN_MAX 16 // slots that a thread claims at a time
@@ -51,11 +52,6 @@ static uint64_t position_of(const struct loader *loader, uint64_t number)
 {
     uint64_t place = number - loader->start;
     return loader->first + place / loader->count * loader->stride + place % loader->count;
-}
-
-static uint64_t min_of(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
 }
 
 // Drops what the ring holds and begins another sequence. With the mutex.
@@ -142,7 +138,7 @@ static void *read_ahead(void *argument)
 // The ring never holds more than one epoch: what it holds already is not worth reading again.
 static uint64_t slots_for(const struct loader_config *config, uint64_t sample_bytes)
 {
-    uint64_t slots = min_of(config->prefetch_bytes / sample_bytes, config->set->samples);
+    uint64_t slots = uint64_min(config->prefetch_bytes / sample_bytes, config->set->samples);
     return slots > 0 ? slots : 1;
 }
 
@@ -170,7 +166,7 @@ enum status loader_create(const struct loader_config *config, struct loader **lo
     loader->input_bytes = shape->input_count * 4;
     loader->target_bytes = shape->target_count * sizeof(int32_t);
     loader->slots = slots_for(config, loader->input_bytes + loader->target_bytes);
-    loader->run = min_of(RUN_MAX, (loader->slots - 1) / config->threads + 1);
+    loader->run = uint64_min(RUN_MAX, (loader->slots - 1) / config->threads + 1);
     loader->inputs = malloc(loader->slots * loader->input_bytes);
     loader->targets = malloc(loader->slots * loader->target_bytes);
     loader->states = calloc(loader->slots, sizeof(*loader->states));
@@ -262,7 +258,7 @@ static enum status fill_head(struct loader *loader, struct error *error)
 static uint64_t full_run(const struct loader *loader, uint64_t count)
 {
     uint64_t slot = loader->head % loader->slots, place = (loader->head - loader->start) % loader->count;
-    uint64_t length_max = min_of(min_of(count, loader->slots - slot), loader->count - place), length = 0;
+    uint64_t length_max = uint64_min(uint64_min(count, loader->slots - slot), loader->count - place), length = 0;
     while (length < length_max && loader->states[slot + length] == SLOT_FULL) {
         length++;
     }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "worker/commands.h"
 #include "worker/config.h"
@@ -108,8 +111,23 @@ static int run(const struct named_command *named, int argc, char **argv)
     return status;
 }
 
+// Files that the program opens must not take the place of a closed standard stream, and a limit on their size is an
+// error to report, not a signal to die of.
+static void prepare_process(void)
+{
+    int file;
+    do {
+        file = open("/dev/null", O_RDWR);
+    } while (file >= 0 && file <= STDERR_FILENO);
+    if (file >= 0) {
+        close(file);
+    }
+    signal(SIGXFSZ, SIG_IGN);
+}
+
 int main(int argc, char **argv)
 {
+    prepare_process();
     if (argc < 2) {
         fputs(usage, stderr);
         return STATUS_INVALID;

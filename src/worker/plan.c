@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "worker/commands.h"
+#include "worker/launcher.h"
 #include "worker/worker.h"
 
 // Everything that the plan is made of.
@@ -213,9 +214,12 @@ static enum status print_config(const struct command_line *command, struct error
     return STATUS_OK;
 }
 
-static int finish(enum status status, const struct error *error)
+static int finish(enum status status, struct error *error)
 {
-    fflush(stdout);
+    bool written = fflush(stdout) == 0 && ferror(stdout) == 0;
+    if (status == STATUS_OK && !written) {
+        status = error_set(error, STATUS_ERROR, "the output cannot be written");
+    }
     if (status != STATUS_OK) {
         fprintf(stderr, "headroom: %s\n", error->text);
     }
@@ -225,6 +229,10 @@ static int finish(enum status status, const struct error *error)
 int command_plan(const struct command_line *command)
 {
     struct error error = {0};
+    if (launcher_started_several()) {
+        error_set(&error, STATUS_INVALID, "plan runs without a launcher; for N ranks say --ranks N");
+        return command_misused(&error);
+    }
     return finish(plan(command, &error), &error);
 }
 

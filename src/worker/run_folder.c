@@ -36,6 +36,11 @@ static enum status wanted_path(const char *folder, char wanted[RUN_FOLDER_MAX], 
                          length, RUN_FOLDER_MAX - 64);
     }
     snprintf(wanted, RUN_FOLDER_MAX, "%.*s", (int)length, folder);
+    const char *slash = strrchr(wanted, '/'), *last = slash == NULL ? wanted : slash + 1;
+    if (strcmp(last, "") == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0) {
+        return error_set(error, STATUS_INVALID, "run.folder: '%s' does not end with the name of a folder to make",
+                         folder);
+    }
     return STATUS_OK;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "mem/device_cpu.h"
+#include "mem/uint64.h"
 #include "worker/clock.h"
 #include "worker/samples.h"
 
@@ -41,8 +42,11 @@ static void yield_memory(struct worker *worker)
 static void report(struct worker *worker, uint64_t next_step)
 {
     struct sched_report *report = &worker->message.report;
+    struct mem_pool_stats stats;
     set_neighbours(worker, next_step);
     yield_memory(worker);
+    mem_pool_stats(worker->pool, &stats);
+    worker->message.limit_bytes = stats.limit_bytes;
     report->headroom_bytes = mem_pool_headroom(worker->pool);
     report->micro_batch_max = (uint32_t)price_largest_fit(worker->prices, LIST_TRAIN, report->headroom_bytes,
                                                           worker->config->train.global_batch_size);
@@ -56,11 +60,17 @@ static enum status no_plan(const struct worker *worker, struct error *error)
     while (worker->messages[rank].report.micro_batch_max > 0) {
         rank++;
     }
-    uint64_t sample_bytes = price_block_bytes(worker->prices, LIST_TRAIN, 1);
+    const struct step_message *message = &worker->messages[rank];
+    uint64_t own_bytes = worker->resting_bytes + message->report.headroom_bytes;
+    uint64_t others_bytes = message->limit_bytes - uint64_min(message->limit_bytes, own_bytes);
     return error_set(error, STATUS_OUT_OF_MEMORY,
                      "rank %" PRIu32 " cannot hold a single sample: a micro-step of one needs %" PRIu64
-                     " bytes and its headroom is %" PRIu64 " bytes. Raise device.capacity, or make the model smaller.",
-                     rank, sample_bytes, worker->messages[rank].report.headroom_bytes);
+                     " bytes and its headroom is %" PRIu64 " bytes. Of its limit of %" PRIu64 " bytes it holds %" PRIu64
+                     " itself, and %" PRIu64
+                     " are held by others on its device. Raise device.capacity, make the model smaller, or leave the "
+                     "device to this job.",
+                     rank, price_block_bytes(worker->prices, LIST_TRAIN, 1), message->report.headroom_bytes,
+                     message->limit_bytes, worker->resting_bytes, others_bytes);
 }
 
 static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
@@ -117,7 +127,9 @@ enum status step_plan_next(struct worker *worker, struct step_result *result, st
 {
     uint64_t start_ns = clock_ns();
     enum status status = decide_or_trim(worker, result->step + 1, &result->plan_changed, error);
-    result->coordination_ns += clock_ns() - start_ns;
+    uint64_t spent_ns = clock_ns() - start_ns;
+    result->coordination_ns += spent_ns;
+    result->step_ns += spent_ns;
     return status;
 }
 

@@ -14,7 +14,7 @@ struct step_result {
     double gradient_norm;      // of the mean gradient, before clipping
     double learning_rate;
     uint64_t samples;
-    uint64_t step_ns;         // all of it
+    uint64_t step_ns;         // from the first micro-step to the next plan
     uint64_t comm_ns;         // in the all-reduce, waiting for slower ranks included
     uint64_t coordination_ns; // in reading headroom, reports and the next plan
     bool plan_changed;        // for the next step

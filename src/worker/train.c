@@ -9,6 +9,7 @@
 #include "worker/clock.h"
 #include "worker/commands.h"
 #include "worker/console.h"
+#include "worker/launcher.h"
 #include "worker/metrics.h"
 #include "worker/run_folder.h"
 
@@ -89,17 +90,6 @@ static enum status read_config(const struct command_line *command, struct comm *
     return status;
 }
 
-// Open MPI gives every rank a pseudo-terminal of its own; whether a person watches shows at its launcher's output.
-static bool person_watches(void)
-{
-    char link[64], target[64] = "";
-    if (getenv("OMPI_COMM_WORLD_RANK") == NULL) {
-        return isatty(STDOUT_FILENO) == 1;
-    }
-    snprintf(link, sizeof(link), "/proc/%ld/fd/%d", (long)getppid(), STDOUT_FILENO);
-    return readlink(link, target, sizeof(target) - 1) > 0 && strncmp(target, "/dev/pts/", strlen("/dev/pts/")) == 0;
-}
-
 static enum status open_reports(struct worker *worker, struct reporter *reporter, struct error *error)
 {
     enum status status = run_folder_open_log(reporter->folder, worker->comm->rank, &worker->log, error);
@@ -110,7 +100,7 @@ static enum status open_reports(struct worker *worker, struct reporter *reporter
     if (status != STATUS_OK) {
         return status;
     }
-    reporter->console = console_create(stdout, person_watches(), worker);
+    reporter->console = console_create(stdout, launcher_is_watched(), worker);
     return reporter->console == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }
 
@@ -253,28 +243,9 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     return status;
 }
 
-// What mpirun, and srun with an MPI plugin, tell every process that they start.
-static bool under_mpi_launcher(void)
-{
-    return getenv("PMIX_RANK") != NULL || getenv("PMI_RANK") != NULL;
-}
-
-// The size of the job in the words of Open MPI, Slurm and other launchers.
-static bool launched_with_others(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        const char *size = getenv(names[i]);
-        if (size != NULL && strtoul(size, NULL, 10) > 1) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static const struct comm_ops *launcher_comm(void)
 {
-    return under_mpi_launcher() ? &comm_mpi : &comm_self;
+    return launcher_is_mpi() ? &comm_mpi : &comm_self;
 }
 
 // Which communicator, before the configuration is known to the other ranks: `comm.kind` is read on every rank.
@@ -308,7 +279,7 @@ int command_train(const struct command_line *command)
     struct config config = {0};
     struct error error = {0};
     const struct comm_ops *ops = choose_comm(command);
-    if (ops == &comm_self && launched_with_others()) {
+    if (ops == &comm_self && launcher_started_several()) {
         error_set(&error, STATUS_INVALID,
                   "comm.kind: self is for a single process, but a launcher started several; allowed here: auto, mpi");
         return command_misused(&error);

@@ -146,8 +146,10 @@ class Run:
         return [position for first, last in ranges for position in range(int(first), int(last) + 1)]
 
 
-# Runs a command that may write no file of more than 4 KiB, and that is told so instead of being killed.
-SMALL_FILES = ["sh", "-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "small-files"]
+# Run a command that may write no file of more than 4 KiB; without standard streams; into a full disk.
+SMALL_FILES = ["sh", "-c", "ulimit -f 8; exec \"$@\"", "small-files"]
+NO_STREAMS = ["sh", "-c", "exec \"$@\" <&- >&- 2>&-", "no-streams"]
+FULL_OUTPUT = ["sh", "-c", "exec \"$@\" >/dev/full", "full-output"]
 
 
 class ProgramTest(unittest.TestCase):

@@ -130,6 +130,14 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"run\.folder: a path of \d+ bytes is too long; allowed: up to \d+", "train", "mlp.yaml",
                      "run.folder=runs" + "/x" * 2100)
 
+    def test_a_run_folder_without_a_name(self):
+        for folder in ("/", ".", "a/..", "//"):
+            self.refused(r"run\.folder: .* does not end with the name of a folder", "train", "mlp.yaml",
+                         f"run.folder={folder}", ranks=[None])
+
+    def test_a_plan_under_a_launcher(self):
+        self.refused(r"plan runs without a launcher; for N ranks say --ranks N", "plan", "mlp.yaml", ranks=[2])
+
     def test_unwritable_run_folder(self):
         self.refused(r"text\.txt.*: cannot make this folder", "train", "mlp.yaml", "run.folder=text.txt/run")
 

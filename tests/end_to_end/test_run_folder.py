@@ -77,6 +77,17 @@ class RunFolder(headroom_run.ProgramTest):
             self.headroom("train", "mlp.yaml", "comm.kind=self", "train.steps=1")
         self.assertEqual(sorted(os.listdir(self.path("runs"))), ["mlp", "mlp-2"])
 
+    def test_closed_standard_streams(self):
+        self.headroom("train", "mlp.yaml", "train.steps=3", "run.folder=run", before=headroom_run.NO_STREAMS)
+        self.assertEqual([line.get("step") for line in self.metrics_lines()], [0, 1, 2, 3, 3])
+        with open(self.path("run/logs/rank_0.log"), encoding="utf-8") as file:
+            self.assertRegex(file.readline(), r"^device cpu, limit")
+
+    def test_output_that_cannot_be_written(self):
+        for command in ("plan", "--print-config"):
+            finished = self.headroom(command, "mlp.yaml", code=1, before=headroom_run.FULL_OUTPUT)
+            self.assertEqual(finished.complaints, ["headroom: the output cannot be written"])
+
     def test_a_slash_at_the_end_of_the_name(self):
         for _ in range(2):
             self.headroom("train", "mlp.yaml", "train.steps=1", "run.folder=out/")

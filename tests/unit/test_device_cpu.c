@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -450,6 +451,31 @@ static void an_empty_object_is_removed_and_a_strange_one_is_left_alone(void **co
     assert_false(object_exists(empty));
 }
 
+static void what_is_no_ledger_is_refused_and_left_alone(void **context)
+{
+    (void)context;
+    char name[64], path[128], garbage[32768];
+    memset(garbage, 'x', sizeof(garbage));
+    test_name(name, "foreign");
+    for (size_t i = 0; i < 2; i++) { // of another size, and of a ledger's
+        struct device *device = open_device(name, MIB, false);
+        struct stat about;
+        assert_int_equal(stat(object_path(path, name), &about), 0);
+        device_cpu.destroy(device);
+        garbage[i == 0 ? 8 : about.st_size] = '\0';
+        make_object(name, garbage);
+        garbage[8] = 'x';
+        struct device_config config = {.name = name, .capacity_bytes = MIB};
+        struct error error;
+        enum status status = device_cpu.create(&config, &device, &error);
+        bool left = object_exists(name);
+        unlink(path);
+        assert_int_equal(status, STATUS_ERROR);
+        assert_non_null(strstr(error.text, "is another program's, or another version's"));
+        assert_true(left);
+    }
+}
+
 static void a_name_takes_so_many_attachments(void **context)
 {
     (void)context;
@@ -628,6 +654,7 @@ int main(void)
         cmocka_unit_test(what_a_killed_job_left_is_removed_by_the_next),
         cmocka_unit_test(a_name_that_the_dead_left_starts_afresh),
         cmocka_unit_test(an_empty_object_is_removed_and_a_strange_one_is_left_alone),
+        cmocka_unit_test(what_is_no_ledger_is_refused_and_left_alone),
         cmocka_unit_test(a_name_takes_so_many_attachments),
         cmocka_unit_test(racing_processes_never_exceed_the_capacity),
         cmocka_unit_test(racing_processes_always_meet_in_one_object),

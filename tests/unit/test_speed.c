@@ -44,6 +44,30 @@ static void two_sizes_give_the_line(void **context)
     assert_near(get(&speed).sample_ns, 100000, 2);
 }
 
+static void one_pause_hardly_counts(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    for (int i = 0; i < 100; i++) {
+        sched_speed_observe(&speed, 24, 2400000);
+    }
+    sched_speed_observe(&speed, 24, UINT64_C(3000000000));
+    assert_near(get(&speed).sample_ns + get(&speed).overhead_ns / 24, 105000, 5);
+}
+
+static void a_rank_that_became_much_slower_is_followed(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    for (int i = 0; i < 100; i++) {
+        sched_speed_observe(&speed, 24, 2400000);
+    }
+    for (int i = 0; i < 100; i++) {
+        sched_speed_observe(&speed, 24, 48000000);
+    }
+    assert_near(get(&speed).sample_ns + get(&speed).overhead_ns / 24, 2000000, 10);
+}
+
 static void one_size_counts_as_per_sample(void **context)
 {
     (void)context;
@@ -153,6 +177,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_measured_is_zero),
         cmocka_unit_test(two_sizes_give_the_line),
+        cmocka_unit_test(one_pause_hardly_counts),
+        cmocka_unit_test(a_rank_that_became_much_slower_is_followed),
         cmocka_unit_test(one_size_counts_as_per_sample),
         cmocka_unit_test(nearly_one_size_counts_as_nearly_per_sample),
         cmocka_unit_test(old_measurements_fade),
