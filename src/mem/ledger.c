@@ -192,11 +192,11 @@ static int open_locked(const char *object)
     }
 }
 
-static bool valid_name(const char *name)
+bool ledger_valid_name(const char *name, size_t most)
 {
     static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     size_t length = strlen(name);
-    return length >= 1 && length <= LEDGER_NAME_MAX && strspn(name, allowed) == length;
+    return length >= 1 && length <= most && strspn(name, allowed) == length;
 }
 
 static enum status refuse_object(const struct ledger *ledger, struct error *error)
@@ -227,7 +227,7 @@ static enum status open_object(struct ledger *ledger, const char *name, struct e
 
 enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledger **ledger_p, struct error *error)
 {
-    if (name != NULL && !valid_name(name)) {
+    if (name != NULL && !ledger_valid_name(name, LEDGER_NAME_MAX)) {
         return error_set(error, STATUS_INVALID,
                          "device name '%s': allowed are 1 to %d letters, digits, dots, underscores and dashes", name,
                          LEDGER_NAME_MAX);

@@ -12,12 +12,17 @@
 #ifndef HEADROOM_MEM_LEDGER_H
 #define HEADROOM_MEM_LEDGER_H
 
+#include <stddef.h>
+
 #include "mem/device.h"
 
 #define LEDGER_SLOTS    1024 // attachments that one name takes
 #define LEDGER_NAME_MAX 96
 
 struct ledger;
+
+// 1 to `most` of A-Z a-z 0-9 . _ -
+bool ledger_valid_name(const char *name, size_t most);
 
 // `name`: 1 to LEDGER_NAME_MAX of A-Z a-z 0-9 . _ -, or NULL. The first live attachment of a name decides the capacity.
 enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledger **ledger_p, struct error *error);

@@ -14,13 +14,13 @@
 #include "worker/config_yaml.h"
 
 // "configs/quick.yaml" runs in "runs/quick".
-static enum status name_run_folder(struct config *config, const char *name, struct error *error)
+static enum status name_run_folder(struct config *config, struct error *error)
 {
     if (config->run.folder != NULL) {
         return STATUS_OK;
     }
-    const char *slash = strrchr(name, '/');
-    const char *base = slash != NULL ? slash + 1 : name;
+    const char *slash = strrchr(config->name, '/');
+    const char *base = slash != NULL ? slash + 1 : config->name;
     const char *point = strrchr(base, '.');
     int length = (int)(point != NULL && point != base ? (size_t)(point - base) : strlen(base));
     if (asprintf(&config->run.folder, "runs/%.*s", length, base) < 0) {
@@ -46,7 +46,7 @@ enum status config_parse(struct config *config, const char *text, const char *na
         status = config_check(config, error);
     }
     if (status == STATUS_OK) {
-        status = name_run_folder(config, name, error);
+        status = name_run_folder(config, error);
     }
     if (status != STATUS_OK) {
         config_finish(config);

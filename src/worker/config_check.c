@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "mem/ledger.h"
+
 static bool is_given(const struct config_place *place)
 {
     return place->file != NULL || place->override != NULL;
@@ -120,9 +122,8 @@ static enum status check_data(const struct config *config, struct error *error)
 
 static enum status check_device_name(const struct config *config, struct error *error)
 {
-    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     const char *name = config->device.name;
-    if (name == NULL || (name[0] != '\0' && strlen(name) <= 64 && name[strspn(name, allowed)] == '\0')) {
+    if (name == NULL || ledger_valid_name(name, 64)) {
         return STATUS_OK;
     }
     return refuse(config, "device.name", error, "'%s' is not 1 to 64 letters, digits, dots, underscores and dashes",

@@ -23,7 +23,6 @@ struct console {
     FILE *file;
     bool terminal;
     bool line_open; // the changing line is on the screen
-    bool stepped;   // a step was done
     const struct worker *worker;
     uint64_t start_ns, line_ns; // of the run, of the changing line's last change
     struct rank_summary *ranks;
@@ -139,7 +138,6 @@ void console_step(struct console *console, const struct step_result *result)
     uint64_t done = result->step + 1, now_ns = clock_ns();
     note_shares(console);
     note_memory(console);
-    console->stepped = true;
     if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
         print_progress(console, result);
@@ -196,7 +194,7 @@ static void print_ranks(const struct console *console)
 void console_end(struct console *console, const char *folder)
 {
     close_line(console);
-    if (console->stepped) {
+    if (console->ranks[0].share.most > 0) { // a step was done
         print_ranks(console);
     }
     fprintf(console->file, "%.1f seconds", (double)(clock_ns() - console->start_ns) / 1e9);

@@ -51,21 +51,14 @@ enum status evaluate(struct worker *worker, struct evaluation *evaluation_p, str
     }
     comm->ops->gather_start(comm, &worker->message, worker->messages, sizeof(worker->message));
     comm->ops->gather_wait(comm);
-    struct kernel_tally sum = {0};
-    for (uint32_t i = 0; i < comm->size; i++) {
-        sum.loss += worker->messages[i].tally.loss;
-        sum.count += worker->messages[i].tally.count;
-        sum.correct += worker->messages[i].tally.correct;
-    }
+    struct kernel_tally sum = worker_tally(worker);
     *evaluation_p = (struct evaluation){
         .loss = sum.loss / sum.count,
         .accuracy = sum.correct / sum.count,
         .samples = worker->validation->samples,
     };
     if (!isfinite(evaluation_p->loss)) {
-        return error_set(error, STATUS_DIVERGED,
-                         "validation loss %g: training has diverged. Lower optimizer.learning_rate, lengthen "
-                         "optimizer.warmup_steps or set train.clip_norm.",
+        return error_set(error, STATUS_DIVERGED, "validation loss %g: " WORKER_DIVERGED,
                          fabs(evaluation_p->loss)); // no sign on a nan
     }
     return STATUS_OK;

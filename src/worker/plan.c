@@ -111,7 +111,7 @@ static void release(struct planning *planning)
 
 static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch)
 {
-    return planning->resting_bytes + mem_pool_block_bytes(price_block_bytes(planning->prices, LIST_TRAIN, micro_batch));
+    return worker_peak_bytes(planning->resting_bytes, planning->prices, LIST_TRAIN, micro_batch);
 }
 
 static void print_resting(const struct planning *planning)

@@ -54,20 +54,15 @@ static enum status give_up(struct worker *worker, struct error *error)
                      "cannot hold a single sample: %s Raise device.capacity, or make the model smaller.", text);
 }
 
-// The peak that the range will have where no allocation fails: its first micro-step is its largest.
-static uint64_t predicted_peak_bytes(const struct worker *worker, const struct sample_range *range)
-{
-    return worker->resting_bytes +
-           mem_pool_block_bytes(price_block_bytes(worker->prices, range->purpose, range->micro_batch));
-}
-
 static void begin(struct worker *worker, const struct sample_range *range)
 {
     uint64_t steps = (range->count + range->micro_batch - 1) / range->micro_batch;
     worker->message = (struct step_message){
         .micro_batch = range->micro_batch,
         .accumulation_steps = steps,
-        .predicted_peak_bytes = predicted_peak_bytes(worker, range),
+        .limit_bytes = worker->message.limit_bytes,
+        .predicted_peak_bytes = // its first micro-step is its largest
+        worker_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, range->micro_batch),
     };
     mem_pool_reset_peaks(worker->pool);
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.tally, sizeof(struct kernel_tally));
@@ -122,7 +117,6 @@ static enum status measure(struct worker *worker, struct error *error)
     struct step_message *message = &worker->message;
     struct mem_pool_stats stats;
     mem_pool_stats(worker->pool, &stats);
-    message->limit_bytes = stats.limit_bytes;
     message->allocated_peak_bytes = stats.allocated_peak_bytes;
     message->reserved_peak_bytes = stats.reserved_peak_bytes;
     worker->device->ops->copy_to_host(worker->device, worker->stream, &message->tally, worker->memory.tally,

@@ -42,11 +42,8 @@ static void yield_memory(struct worker *worker)
 static void report(struct worker *worker, uint64_t next_step)
 {
     struct sched_report *report = &worker->message.report;
-    struct mem_pool_stats stats;
     set_neighbours(worker, next_step);
     yield_memory(worker);
-    mem_pool_stats(worker->pool, &stats);
-    worker->message.limit_bytes = stats.limit_bytes;
     report->headroom_bytes = mem_pool_headroom(worker->pool);
     report->micro_batch_max = (uint32_t)price_largest_fit(worker->prices, LIST_TRAIN, report->headroom_bytes,
                                                           worker->config->train.global_batch_size);
@@ -157,11 +154,9 @@ static enum status add_up(const struct worker *worker, uint64_t step, struct ste
     for (uint32_t i = 0; i < worker->comm->size; i++) {
         const struct step_message *message = &worker->messages[i];
         result->samples += message->samples;
-        result->tally.loss += message->tally.loss;
-        result->tally.count += message->tally.count;
-        result->tally.correct += message->tally.correct;
         hash += message->position_hash;
     }
+    result->tally = worker_tally(worker);
     for (uint64_t i = 0; i < global_batch; i++) {
         expected += position_hash(step * global_batch + i);
     }
@@ -193,10 +188,8 @@ static enum status apply(struct worker *worker, uint64_t step, struct step_resul
     result->gradient_norm = gradient_sum_norm(worker) / count;
     result->learning_rate = optimizer_learning_rate(&worker->optimizer, step);
     if (!isfinite(result->loss) || !isfinite(result->gradient_norm)) {
-        return error_set(error, STATUS_DIVERGED,
-                         "step %" PRIu64 ": loss %g, gradient norm %g: training has diverged. Lower "
-                         "optimizer.learning_rate, lengthen optimizer.warmup_steps or set train.clip_norm.",
-                         step, fabs(result->loss), fabs(result->gradient_norm)); // no sign on a nan
+        return error_set(error, STATUS_DIVERGED, "step %" PRIu64 ": loss %g, gradient norm %g: " WORKER_DIVERGED, step,
+                         fabs(result->loss), fabs(result->gradient_norm)); // no sign on a nan
     }
     if (clip > 0 && result->gradient_norm > clip) {
         scale *= clip / result->gradient_norm;

@@ -86,6 +86,23 @@ uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_
            mem_pool_block_bytes(sizeof(struct kernel_tally)) + mem_pool_block_bytes(sizeof(double));
 }
 
+uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
+                           uint64_t micro_batch)
+{
+    return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, micro_batch));
+}
+
+struct kernel_tally worker_tally(const struct worker *worker)
+{
+    struct kernel_tally sum = {0};
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        sum.loss += worker->messages[i].tally.loss;
+        sum.count += worker->messages[i].tally.count;
+        sum.correct += worker->messages[i].tally.correct;
+    }
+    return sum;
+}
+
 void worker_log(struct worker *worker, const char *format, ...)
 {
     if (worker->log == NULL) {
@@ -277,6 +294,9 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
         worker_finish(worker);
         return status;
     }
+    struct mem_pool_stats stats;
+    mem_pool_stats(worker->pool, &stats);
+    worker->message.limit_bytes = stats.limit_bytes;
     inject_failures(worker);
     return STATUS_OK;
 }

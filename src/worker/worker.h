@@ -27,6 +27,10 @@ struct step_message {
     uint64_t oom_retries;
 };
 
+// What to do about a loss that is not finite.
+#define WORKER_DIVERGED                                                                                                \
+    "training has diverged. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps or set train.clip_norm."
+
 struct worker {
     const struct config *config;
     struct comm *comm;
@@ -73,6 +77,11 @@ struct optimizer_config worker_optimizer_config(const struct config *config, uin
 // Bytes that stay allocated between steps: weights, gradients, optimizer state, sums.
 uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer);
 const struct device_ops *worker_device_ops(const struct config *config);
+// The peak of micro-steps of this size over that level.
+uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
+                           uint64_t micro_batch);
+// The sum over worker->messages.
+struct kernel_tally worker_tally(const struct worker *worker);
 // The capacity of this rank's device; 0: what the machine has.
 uint64_t worker_capacity(const struct config *config, uint64_t rank);
 // Steps of the whole run.
