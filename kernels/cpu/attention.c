@@ -8,29 +8,21 @@
 
 #include <math.h>
 
-#define TILE 64 // queries of a tile, and keys
-
-// One head of one sample. Rows of q, k, v and their gradients are 3 `stride` apart, those of y and dy one `stride`.
-struct head {
-    size_t length, width, stride;
-    float scale; // of q k'
-    const float *q, *k, *v, *dy;
-    float *y, *lse; // written by the forward pass, read by the backward pass
-    float *dq, *dk, *dv;
-};
+#define TILE CPU_ATTENTION_TILE
 
 // The head's part of the forward pass; dy, dq, dk and dv are left out.
-static struct head head_at(size_t index, float *y, float *lse, const float *qkv, size_t length, size_t channels,
-                           size_t heads)
+static struct cpu_head head_at(size_t index, float *y, float *lse, const float *qkv, size_t length, size_t channels,
+                               size_t heads)
 {
     const size_t width = channels / heads;
     const size_t row = index / heads * length, column = index % heads * width;
     const float *q = qkv + row * 3 * channels + column;
 
-    return (struct head){
+    return (struct cpu_head){
         .length = length,
         .width = width,
-        .stride = channels,
+        .stride = 3 * channels,
+        .y_stride = channels,
         .scale = 1 / sqrtf((float)width),
         .q = q,
         .k = q + channels,
@@ -41,11 +33,10 @@ static struct head head_at(size_t index, float *y, float *lse, const float *qkv,
 }
 
 // s[row, key] = scale q k', TILE apart.
-static void scores(float *s, const struct head *head, size_t query, size_t queries, size_t key, size_t keys)
+static void scores(float *s, const struct cpu_head *head, size_t query, size_t queries, size_t key, size_t keys)
 {
-    const size_t stride = 3 * head->stride;
-    cpu_sgemm('N', 'T', queries, keys, head->width, head->scale, head->q + query * stride, stride,
-              head->k + key * stride, stride, 0, s, TILE);
+    cpu_sgemm('N', 'T', queries, keys, head->width, head->scale, head->q + query * head->stride, head->stride,
+              head->k + key * head->stride, head->stride, 0, s, TILE);
 }
 
 // Of `keys` from `key` on, those that `query` sees: up to its own position.
@@ -75,13 +66,14 @@ static void scale_row(float *y, float factor, size_t width)
     }
 }
 
-// The rows of y and lse for one tile of queries. y collects e^(s - max) v with the maximum so far; when a later tile
-// of keys raises the maximum, y and the sum are scaled down to it.
-static void forward_tile(const struct head *head, size_t query, size_t queries)
+// y collects e^(s - max) v with the maximum so far; when a later tile of keys raises the maximum, y and the sum are
+// scaled down to it.
+void cpu_attention_tile(const struct cpu_head *head, size_t query)
 {
     _Alignas(64) float s[TILE * TILE];
     float max[TILE], sum[TILE];
-    float *y = head->y + query * head->stride;
+    const size_t queries = uint64_min(TILE, head->length - query);
+    float *y = head->y + query * head->y_stride;
 
     for (size_t row = 0; row < queries; row++) {
         max[row] = -FLT_MAX;
@@ -97,22 +89,22 @@ static void forward_tile(const struct head *head, size_t query, size_t queries)
             max[row] = raised;
             sum[row] = sum[row] * factor + exponentials(s + row * TILE, raised, seen, keys);
             if (key > 0) {
-                scale_row(y + row * head->stride, factor, head->width);
+                scale_row(y + row * head->y_stride, factor, head->width);
             }
         }
-        cpu_sgemm('N', 'N', queries, head->width, keys, 1, s, TILE, head->v + key * 3 * head->stride, 3 * head->stride,
-                  key > 0, y, head->stride);
+        cpu_sgemm('N', 'N', queries, head->width, keys, 1, s, TILE, head->v + key * head->stride, head->stride, key > 0,
+                  y, head->y_stride);
     }
     for (size_t row = 0; row < queries; row++) {
-        scale_row(y + row * head->stride, 1 / sum[row], head->width);
+        scale_row(y + row * head->y_stride, 1 / sum[row], head->width);
         head->lse[query + row] = max[row] + logf(sum[row]);
     }
 }
 
-void cpu_attention(struct stream *stream, device_address y_at, device_address lse_at, device_address qkv_at,
-                   size_t batch, size_t length, size_t channels, size_t heads)
+void cpu_attention_fp32(struct kernel_context *context, device_address y_at, device_address lse_at,
+                        device_address qkv_at, size_t batch, size_t length, size_t channels, size_t heads)
 {
-    (void)stream;
+    (void)context;
     float *y = device_cpu_pointer(y_at), *lse = device_cpu_pointer(lse_at);
     const float *qkv = device_cpu_pointer(qkv_at);
     const size_t tiles = (length + TILE - 1) / TILE;
@@ -120,9 +112,8 @@ void cpu_attention(struct stream *stream, device_address y_at, device_address ls
     // Later tiles see more keys: dynamic.
 #pragma omp parallel for schedule(dynamic)
     for (size_t task = 0; task < batch * heads * tiles; task++) {
-        struct head head = head_at(task / tiles, y, lse, qkv, length, channels, heads);
-        size_t query = task % tiles * TILE;
-        forward_tile(&head, query, uint64_min(TILE, length - query));
+        struct cpu_head head = head_at(task / tiles, y, lse, qkv, length, channels, heads);
+        cpu_attention_tile(&head, task % tiles * TILE);
     }
 }
 
@@ -139,9 +130,9 @@ static void softmax_backward(float *s, float *dp, float lse, float d, size_t see
 }
 
 // The sum of dy y over the head's channels, which is the sum of p dp over all keys.
-static float row_product(const struct head *head, size_t row)
+static float row_product(const struct cpu_head *head, size_t row)
 {
-    const float *y = head->y + row * head->stride, *dy = head->dy + row * head->stride;
+    const float *y = head->y + row * head->y_stride, *dy = head->dy + row * head->y_stride;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (size_t i = 0; i < head->width; i++) {
@@ -152,15 +143,15 @@ static float row_product(const struct head *head, size_t row)
 
 // Gradients from one tile of queries and one of keys. The first tile of keys writes dq, the tile of queries that is
 // the first to see the keys writes dk and dv, all others add.
-static void backward_tile(const struct head *head, size_t query, size_t queries, size_t key, size_t keys,
+static void backward_tile(const struct cpu_head *head, size_t query, size_t queries, size_t key, size_t keys,
                           const float *d)
 {
     _Alignas(64) float s[TILE * TILE], dp[TILE * TILE];
-    const size_t width = head->width, stride = 3 * head->stride;
-    const float *dy = head->dy + query * head->stride;
+    const size_t width = head->width, stride = head->stride;
+    const float *dy = head->dy + query * head->y_stride;
 
     scores(s, head, query, queries, key, keys);
-    cpu_sgemm('N', 'T', queries, keys, width, 1, dy, head->stride, head->v + key * stride, stride, 0, dp, TILE);
+    cpu_sgemm('N', 'T', queries, keys, width, 1, dy, head->y_stride, head->v + key * stride, stride, 0, dp, TILE);
     for (size_t row = 0; row < queries; row++) {
         softmax_backward(s + row * TILE, dp + row * TILE, head->lse[query + row], d[row],
                          visible(query + row, key, keys), keys);
@@ -169,11 +160,11 @@ static void backward_tile(const struct head *head, size_t query, size_t queries,
               head->dq + query * stride, stride);
     cpu_sgemm('T', 'N', keys, width, queries, head->scale, dp, TILE, head->q + query * stride, stride, query > key,
               head->dk + key * stride, stride);
-    cpu_sgemm('T', 'N', keys, width, queries, 1, s, TILE, dy, head->stride, query > key, head->dv + key * stride,
+    cpu_sgemm('T', 'N', keys, width, queries, 1, s, TILE, dy, head->y_stride, query > key, head->dv + key * stride,
               stride);
 }
 
-static void backward_head(const struct head *head)
+void cpu_attention_backward_head(const struct cpu_head *head)
 {
     for (size_t query = 0; query < head->length; query += TILE) {
         const size_t queries = uint64_min(TILE, head->length - query);
@@ -187,21 +178,21 @@ static void backward_head(const struct head *head)
     }
 }
 
-void cpu_attention_backward(struct stream *stream, device_address dqkv_at, device_address dy_at, device_address qkv_at,
-                            device_address y_at, device_address lse_at, size_t batch, size_t length, size_t channels,
-                            size_t heads)
+void cpu_attention_backward_fp32(struct kernel_context *context, device_address dqkv_at, device_address delta,
+                                 device_address dy_at, device_address qkv_at, device_address y_at,
+                                 device_address lse_at, size_t batch, size_t length, size_t channels, size_t heads)
 {
-    (void)stream;
+    (void)context, (void)delta;
     float *dqkv = device_cpu_pointer(dqkv_at), *y = device_cpu_pointer(y_at), *lse = device_cpu_pointer(lse_at);
     const float *dy = device_cpu_pointer(dy_at), *qkv = device_cpu_pointer(qkv_at);
 
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < batch * heads; i++) {
-        struct head head = head_at(i, y, lse, qkv, length, channels, heads);
+        struct cpu_head head = head_at(i, y, lse, qkv, length, channels, heads);
         head.dy = dy + (head.y - y);
         head.dq = dqkv + (head.q - qkv);
         head.dk = head.dq + channels;
         head.dv = head.dk + channels;
-        backward_head(&head);
+        cpu_attention_backward_head(&head);
     }
 }

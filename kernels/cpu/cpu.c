@@ -1,24 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/cpu.h"
 
-const struct kernels kernels_cpu = {
-    .name = "cpu",
-    .matmul = cpu_matmul,
-    .bias_backward = cpu_bias_backward,
-    .relu = cpu_relu,
-    .relu_backward = cpu_relu_backward,
-    .gelu = cpu_gelu,
-    .gelu_backward = cpu_gelu_backward,
-    .add = cpu_add,
-    .layer_norm = cpu_layer_norm,
-    .layer_norm_backward = cpu_layer_norm_backward,
-    .embedding = cpu_embedding,
-    .embedding_backward = cpu_embedding_backward,
-    .attention = cpu_attention,
-    .attention_backward = cpu_attention_backward,
-    .cross_entropy = cpu_cross_entropy,
-    .cross_entropy_backward = cpu_cross_entropy_backward,
-    .sum_of_squares = cpu_sum_of_squares,
-    .sgd = cpu_sgd,
-    .adamw = cpu_adamw,
-};
+#include <stdio.h>
+#include <stdlib.h>
+
+enum status cpu_context_create(const struct kernels *kernels, struct stream *stream, struct kernel_context **context_p,
+                               struct error *error)
+{
+    struct cpu_context *context = calloc(1, sizeof *context);
+    if (context == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    context->base = (struct kernel_context){.kernels = kernels, .stream = stream};
+    *context_p = &context->base;
+    return STATUS_OK;
+}
+
+void cpu_context_destroy(struct kernel_context *base)
+{
+    struct cpu_context *context = (struct cpu_context *)base;
+    if (context != NULL) {
+        free(context->scratch);
+        free(context);
+    }
+}
+
+float *cpu_scratch(struct kernel_context *base, size_t count)
+{
+    struct cpu_context *context = (struct cpu_context *)base;
+    if (context->scratch_count < count) {
+        free(context->scratch);
+        context->scratch = malloc(count * sizeof(float));
+        context->scratch_count = count;
+    }
+    if (context->scratch == NULL) {
+        fprintf(stderr, "headroom: out of host memory\n");
+        abort();
+    }
+    return context->scratch;
+}

@@ -2,140 +2,199 @@
 #include "kernels/reference/reference.h"
 
 #include <math.h>
+#include <stdlib.h>
 
+#include "kernels/bfloat16.h"
 #include "mem/device_cpu.h"
 
-static double element(const float *x, size_t rows, size_t columns, bool transposed, size_t row, size_t column)
+#define CHANNELS_AT_ONCE 64 // for which attention's backward pass makes a score once
+
+// An array of the table's precision.
+struct reals {
+    void *data;
+    enum kernel_precision precision;
+};
+
+static struct reals reals_at(const struct kernel_context *context, device_address address)
 {
-    return (double)(transposed ? x[column * rows + row] : x[row * columns + column]);
+    return (struct reals){device_cpu_pointer(address), context->kernels->precision};
 }
 
-static void matmul(struct stream *stream, const struct kernel_matmul *shape, device_address c_at, device_address a_at,
-                   device_address b_at, device_address bias_at)
+static struct reals floats_at(device_address address)
 {
-    (void)stream;
-    const size_t m = shape->m, n = shape->n, k = shape->k;
-    const float *a = device_cpu_pointer(a_at), *b = device_cpu_pointer(b_at), *bias = device_cpu_pointer(bias_at);
-    float *c = device_cpu_pointer(c_at);
-
-    for (size_t row = 0; row < m; row++) {
-        for (size_t column = 0; column < n; column++) {
-            double sum = shape->accumulate ? (double)c[row * n + column] : 0;
-            for (size_t i = 0; i < k; i++) {
-                sum += element(a, m, k, shape->transpose_a, row, i) * element(b, k, n, shape->transpose_b, i, column);
-            }
-            if (bias_at != 0) {
-                sum += (double)bias[column];
-            }
-            c[row * n + column] = (float)sum;
-        }
-    }
+    return (struct reals){device_cpu_pointer(address), KERNEL_FP32};
 }
 
-static void bias_backward(struct stream *stream, device_address dbias_at, device_address dy_at, size_t rows, size_t n)
+static struct reals part_of(struct reals x, size_t first)
 {
-    (void)stream;
-    float *dbias = device_cpu_pointer(dbias_at);
-    const float *dy = device_cpu_pointer(dy_at);
-
-    for (size_t i = 0; i < n; i++) {
-        double sum = 0;
-        for (size_t row = 0; row < rows; row++) {
-            sum += (double)dy[row * n + i];
-        }
-        dbias[i] = (float)((double)dbias[i] + sum);
-    }
+    return (struct reals){(char *)x.data + first * kernel_real_bytes(x.precision), x.precision};
 }
 
-static void relu(struct stream *stream, device_address x_at, size_t count)
+static double get(struct reals x, size_t i)
 {
-    (void)stream;
-    float *x = device_cpu_pointer(x_at);
-
-    for (size_t i = 0; i < count; i++) {
-        if (x[i] < 0) { // so that NaN stays
-            x[i] = 0;
-        }
-    }
+    return (double)(x.precision == KERNEL_BF16 ? bfloat16_to_float(((const uint16_t *)x.data)[i])
+                                               : ((const float *)x.data)[i]);
 }
 
-static void relu_backward(struct stream *stream, device_address dx_at, device_address dy_at, device_address y_at,
-                          size_t count)
+static void put(struct reals x, size_t i, double value)
 {
-    (void)stream;
-    float *dx = device_cpu_pointer(dx_at);
-    const float *dy = device_cpu_pointer(dy_at), *y = device_cpu_pointer(y_at);
-
-    for (size_t i = 0; i < count; i++) {
-        dx[i] = y[i] > 0 ? dy[i] : 0;
+    if (x.precision == KERNEL_BF16) {
+        ((uint16_t *)x.data)[i] = bfloat16_from_float((float)value);
+    } else {
+        ((float *)x.data)[i] = (float)value;
     }
 }
 
 #define GELU_SCALE 0.7978845608028654 // sqrt(2 / pi)
 #define GELU_CUBIC 0.044715
 
-static void gelu(struct stream *stream, device_address y_at, device_address x_at, size_t count)
+static double gelu_of(double x)
 {
-    (void)stream;
-    float *y = device_cpu_pointer(y_at);
-    const float *x = device_cpu_pointer(x_at);
+    return 0.5 * x * (1 + tanh(GELU_SCALE * (x + GELU_CUBIC * x * x * x)));
+}
 
-    for (size_t i = 0; i < count; i++) {
-        double v = (double)x[i];
-        double t = tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v));
-        y[i] = (float)(0.5 * v * (1 + t));
+static double gelu_slope(double x)
+{
+    double t = tanh(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
+    double dt = (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x);
+    return 0.5 * (1 + t + x * dt);
+}
+
+static double element(struct reals x, size_t rows, size_t columns, bool transposed, size_t row, size_t column)
+{
+    return get(x, transposed ? column * rows + row : row * columns + column);
+}
+
+static void finish_product(const struct kernel_matmul *shape, struct reals c, struct reals gelu_input, size_t i,
+                           double p)
+{
+    switch (shape->epilogue) {
+    case KERNEL_EPILOGUE_NONE:
+        put(c, i, shape->accumulate ? get(c, i) + p : p);
+        return;
+    case KERNEL_EPILOGUE_GELU:
+        if (gelu_input.data != NULL) {
+            put(gelu_input, i, p);
+        }
+        put(c, i, gelu_of(p));
+        return;
+    case KERNEL_EPILOGUE_GELU_BACKWARD:
+        put(c, i, p * gelu_slope(get(gelu_input, i)));
+        return;
     }
 }
 
-static void gelu_backward(struct stream *stream, device_address dx_at, device_address dy_at, device_address x_at,
-                          size_t count)
+static void matmul(struct kernel_context *context, const struct kernel_matmul *shape, device_address c_at,
+                   device_address a_at, device_address b_at, device_address bias_at, device_address gelu_input_at)
 {
-    (void)stream;
-    float *dx = device_cpu_pointer(dx_at);
-    const float *dy = device_cpu_pointer(dy_at), *x = device_cpu_pointer(x_at);
+    const size_t m = shape->m, n = shape->n, k = shape->k;
+    const struct reals a = reals_at(context, a_at), b = reals_at(context, b_at), bias = reals_at(context, bias_at);
+    const struct reals c = shape->float_c ? floats_at(c_at) : reals_at(context, c_at);
+    const struct reals gelu_input = reals_at(context, gelu_input_at);
 
-    for (size_t i = 0; i < count; i++) {
-        double v = (double)x[i];
-        double t = tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v));
-        double dt = (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * v * v);
-        dx[i] = (float)((double)dy[i] * 0.5 * (1 + t + v * dt));
+    for (size_t row = 0; row < m; row++) {
+        for (size_t column = 0; column < n; column++) {
+            double p = bias_at == 0 ? 0 : get(bias, column);
+            for (size_t i = 0; i < k; i++) {
+                p += element(a, m, k, shape->transpose_a, row, i) * element(b, k, n, shape->transpose_b, i, column);
+            }
+            finish_product(shape, c, gelu_input, row * n + column, p);
+        }
     }
 }
 
-static void add(struct stream *stream, device_address y_at, device_address a_at, device_address b_at, size_t count)
+static void bias_backward(struct kernel_context *context, device_address dbias_at, device_address dy_at, size_t rows,
+                          size_t n)
 {
-    (void)stream;
-    float *y = device_cpu_pointer(y_at);
-    const float *a = device_cpu_pointer(a_at), *b = device_cpu_pointer(b_at);
+    float *dbias = device_cpu_pointer(dbias_at);
+    const struct reals dy = reals_at(context, dy_at);
 
-    for (size_t i = 0; i < count; i++) {
-        y[i] = a[i] + b[i];
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (size_t row = 0; row < rows; row++) {
+            sum += get(dy, row * n + i);
+        }
+        dbias[i] = (float)((double)dbias[i] + sum);
     }
 }
 
-static void layer_norm(struct stream *stream, device_address y_at, device_address mean_at, device_address rstd_at,
-                       device_address x_at, device_address gamma_at, device_address beta_at, size_t rows,
-                       size_t channels)
+static void convert(struct kernel_context *context, device_address y_at, device_address x_at, size_t count)
 {
-    (void)stream;
-    float *y = device_cpu_pointer(y_at), *mean = device_cpu_pointer(mean_at), *rstd = device_cpu_pointer(rstd_at);
-    const float *x = device_cpu_pointer(x_at), *gamma = device_cpu_pointer(gamma_at),
-                *beta = device_cpu_pointer(beta_at);
+    const struct reals y = reals_at(context, y_at), x = floats_at(x_at);
+    for (size_t i = 0; i < count; i++) {
+        put(y, i, get(x, i));
+    }
+}
 
+static void relu(struct kernel_context *context, device_address x_at, size_t count)
+{
+    const struct reals x = reals_at(context, x_at);
+    for (size_t i = 0; i < count; i++) {
+        if (get(x, i) < 0) { // so that NaN stays
+            put(x, i, 0);
+        }
+    }
+}
+
+static void relu_backward(struct kernel_context *context, device_address dx_at, device_address dy_at,
+                          device_address y_at, size_t count)
+{
+    const struct reals dx = reals_at(context, dx_at), dy = reals_at(context, dy_at), y = reals_at(context, y_at);
+    for (size_t i = 0; i < count; i++) {
+        put(dx, i, get(y, i) > 0 ? get(dy, i) : 0);
+    }
+}
+
+static void gelu(struct kernel_context *context, device_address y_at, device_address x_at, size_t count)
+{
+    const struct reals y = reals_at(context, y_at), x = reals_at(context, x_at);
+    for (size_t i = 0; i < count; i++) {
+        put(y, i, gelu_of(get(x, i)));
+    }
+}
+
+static void gelu_backward(struct kernel_context *context, device_address dx_at, device_address dy_at,
+                          device_address x_at, size_t count)
+{
+    const struct reals dx = reals_at(context, dx_at), dy = reals_at(context, dy_at), x = reals_at(context, x_at);
+    for (size_t i = 0; i < count; i++) {
+        put(dx, i, get(dy, i) * gelu_slope(get(x, i)));
+    }
+}
+
+static void add(struct kernel_context *context, device_address y_at, device_address a_at, device_address b_at,
+                size_t count)
+{
+    const struct reals y = reals_at(context, y_at), a = reals_at(context, a_at), b = reals_at(context, b_at);
+    for (size_t i = 0; i < count; i++) {
+        put(y, i, get(a, i) + get(b, i));
+    }
+}
+
+static void layer_norm(struct kernel_context *context, device_address y_at, device_address sum_at,
+                       device_address mean_at, device_address rstd_at, device_address x_at, device_address residual_at,
+                       device_address gamma_at, device_address beta_at, size_t rows, size_t channels)
+{
+    const struct reals y = reals_at(context, y_at), gamma = reals_at(context, gamma_at),
+                       beta = reals_at(context, beta_at), s = reals_at(context, residual_at != 0 ? sum_at : x_at);
+    float *mean = device_cpu_pointer(mean_at), *rstd = device_cpu_pointer(rstd_at);
+
+    if (residual_at != 0) {
+        add(context, sum_at, x_at, residual_at, rows * channels);
+    }
     for (size_t row = 0; row < rows; row++) {
         double sum = 0, squares = 0;
         for (size_t i = 0; i < channels; i++) {
-            sum += (double)x[row * channels + i];
+            sum += get(s, row * channels + i);
         }
         double m = sum / (double)channels;
         for (size_t i = 0; i < channels; i++) {
-            double centred = (double)x[row * channels + i] - m;
+            double centred = get(s, row * channels + i) - m;
             squares += centred * centred;
         }
         double r = 1 / sqrt(squares / (double)channels + 1e-5);
         for (size_t i = 0; i < channels; i++) {
-            double normal = ((double)x[row * channels + i] - m) * r;
-            y[row * channels + i] = (float)(normal * (double)gamma[i] + (double)beta[i]);
+            put(y, row * channels + i, (get(s, row * channels + i) - m) * r * get(gamma, i) + get(beta, i));
         }
         mean[row] = (float)m;
         rstd[row] = (float)r;
@@ -143,38 +202,35 @@ static void layer_norm(struct stream *stream, device_address y_at, device_addres
 }
 
 // With n = (x - mean) rstd and g = dy gamma: dx = rstd (g - mean(g) - n mean(g n)), means over the channels.
-static void layer_norm_backward(struct stream *stream, device_address dx_at, device_address dgamma_at,
+static void layer_norm_backward(struct kernel_context *context, device_address dx_at, device_address dgamma_at,
                                 device_address dbeta_at, device_address dy_at, device_address x_at,
                                 device_address mean_at, device_address rstd_at, device_address gamma_at, size_t rows,
                                 size_t channels, bool accumulate)
 {
-    (void)stream;
-    float *dx = device_cpu_pointer(dx_at), *dgamma = device_cpu_pointer(dgamma_at),
-          *dbeta = device_cpu_pointer(dbeta_at);
-    const float *dy = device_cpu_pointer(dy_at), *x = device_cpu_pointer(x_at), *mean = device_cpu_pointer(mean_at),
-                *rstd = device_cpu_pointer(rstd_at), *gamma = device_cpu_pointer(gamma_at);
+    const struct reals dx = reals_at(context, dx_at), dy = reals_at(context, dy_at), x = reals_at(context, x_at),
+                       gamma = reals_at(context, gamma_at);
+    const float *mean = device_cpu_pointer(mean_at), *rstd = device_cpu_pointer(rstd_at);
+    float *dgamma = device_cpu_pointer(dgamma_at), *dbeta = device_cpu_pointer(dbeta_at);
 
     for (size_t row = 0; row < rows; row++) {
         const double m = (double)mean[row], r = (double)rstd[row];
         double g_mean = 0, gn_mean = 0;
-        for (size_t i = 0; i < channels; i++) {
-            double normal = ((double)x[row * channels + i] - m) * r;
-            double g = (double)dy[row * channels + i] * (double)gamma[i];
+        for (size_t i = row * channels; i < (row + 1) * channels; i++) {
+            double g = get(dy, i) * get(gamma, i % channels);
             g_mean += g / (double)channels;
-            gn_mean += g * normal / (double)channels;
+            gn_mean += g * (get(x, i) - m) * r / (double)channels;
         }
-        for (size_t i = 0; i < channels; i++) {
-            double normal = ((double)x[row * channels + i] - m) * r;
-            double g = (double)dy[row * channels + i] * (double)gamma[i];
-            double before = accumulate ? (double)dx[row * channels + i] : 0;
-            dx[row * channels + i] = (float)(before + r * (g - g_mean - normal * gn_mean));
+        for (size_t i = row * channels; i < (row + 1) * channels; i++) {
+            double g = get(dy, i) * get(gamma, i % channels);
+            double before = accumulate ? get(dx, i) : 0;
+            put(dx, i, before + r * (g - g_mean - (get(x, i) - m) * r * gn_mean));
         }
     }
     for (size_t i = 0; i < channels; i++) {
         double gamma_sum = 0, beta_sum = 0;
         for (size_t row = 0; row < rows; row++) {
-            double d = (double)dy[row * channels + i];
-            gamma_sum += d * ((double)x[row * channels + i] - (double)mean[row]) * (double)rstd[row];
+            double d = get(dy, row * channels + i);
+            gamma_sum += d * (get(x, row * channels + i) - (double)mean[row]) * (double)rstd[row];
             beta_sum += d;
         }
         dgamma[i] = (float)((double)dgamma[i] + gamma_sum);
@@ -182,50 +238,43 @@ static void layer_norm_backward(struct stream *stream, device_address dx_at, dev
     }
 }
 
-static void embedding(struct stream *stream, device_address y_at, device_address tokens_at, device_address wte_at,
-                      device_address wpe_at, size_t batch, size_t length, size_t channels)
+static void embedding(struct kernel_context *context, device_address y_at, device_address tokens_at,
+                      device_address wte_at, device_address wpe_at, size_t batch, size_t length, size_t channels)
 {
-    (void)stream;
-    float *y = device_cpu_pointer(y_at);
+    const struct reals y = reals_at(context, y_at), wte = reals_at(context, wte_at), wpe = reals_at(context, wpe_at);
     const int32_t *tokens = device_cpu_pointer(tokens_at);
-    const float *wte = device_cpu_pointer(wte_at), *wpe = device_cpu_pointer(wpe_at);
 
-    for (size_t b = 0; b < batch; b++) {
-        for (size_t t = 0; t < length; t++) {
-            size_t row = b * length + t, token = (size_t)tokens[row];
-            for (size_t i = 0; i < channels; i++) {
-                y[row * channels + i] = wte[token * channels + i] + wpe[t * channels + i];
-            }
+    for (size_t row = 0; row < batch * length; row++) {
+        for (size_t i = 0; i < channels; i++) {
+            size_t token = (size_t)tokens[row] * channels, position = row % length * channels;
+            put(y, row * channels + i, get(wte, token + i) + get(wpe, position + i));
         }
     }
 }
 
 // Added one row at a time in float32: the number of rows with one token is small, and gradients have no wider home.
-static void embedding_backward(struct stream *stream, device_address dwte_at, device_address dwpe_at,
+static void embedding_backward(struct kernel_context *context, device_address dwte_at, device_address dwpe_at,
                                device_address dy_at, device_address tokens_at, size_t batch, size_t length,
-                               size_t channels)
+                               size_t channels, size_t vocabulary)
 {
-    (void)stream;
+    (void)vocabulary;
     float *dwte = device_cpu_pointer(dwte_at), *dwpe = device_cpu_pointer(dwpe_at);
-    const float *dy = device_cpu_pointer(dy_at);
+    const struct reals dy = reals_at(context, dy_at);
     const int32_t *tokens = device_cpu_pointer(tokens_at);
 
-    for (size_t b = 0; b < batch; b++) {
-        for (size_t t = 0; t < length; t++) {
-            size_t row = b * length + t, token = (size_t)tokens[row];
-            for (size_t i = 0; i < channels; i++) {
-                dwte[token * channels + i] += dy[row * channels + i];
-                dwpe[t * channels + i] += dy[row * channels + i];
-            }
+    for (size_t row = 0; row < batch * length; row++) {
+        for (size_t i = 0; i < channels; i++) {
+            dwte[(size_t)tokens[row] * channels + i] += (float)get(dy, row * channels + i);
+            dwpe[row % length * channels + i] += (float)get(dy, row * channels + i);
         }
     }
 }
 
-static double dot(const float *a, const float *b, size_t count)
+static double dot(struct reals a, size_t a_first, struct reals b, size_t b_first, size_t count)
 {
     double sum = 0;
     for (size_t i = 0; i < count; i++) {
-        sum += (double)a[i] * (double)b[i];
+        sum += get(a, a_first + i) * get(b, b_first + i);
     }
     return sum;
 }
@@ -233,15 +282,15 @@ static double dot(const float *a, const float *b, size_t count)
 // One head of one sample: rows of q, k, v and their gradients are 3C apart, those of y and dy C.
 struct head {
     size_t length, width, stride, y_stride;
-    const float *q, *k, *v, *dy;
-    float *y, *lse, *dq, *dk, *dv;
+    struct reals q, k, v, dy, y, dq, dk, dv;
+    float *lse;
 };
 
-static struct head head_at(size_t b, size_t h, size_t length, size_t channels, size_t heads, const float *qkv, float *y,
-                           float *lse)
+static struct head head_at(const struct kernel_context *context, size_t index, size_t length, size_t channels,
+                           size_t heads, device_address qkv, device_address y, device_address lse)
 {
-    const size_t width = channels / heads;
-    const float *q = qkv + b * length * 3 * channels + h * width;
+    const size_t width = channels / heads, row = index / heads * length, column = index % heads * width;
+    const struct reals q = part_of(reals_at(context, qkv), row * 3 * channels + column);
 
     return (struct head){
         .length = length,
@@ -249,16 +298,16 @@ static struct head head_at(size_t b, size_t h, size_t length, size_t channels, s
         .stride = 3 * channels,
         .y_stride = channels,
         .q = q,
-        .k = q + channels,
-        .v = q + 2 * channels,
-        .y = y + b * length * channels + h * width,
-        .lse = lse + (b * heads + h) * length,
+        .k = part_of(q, channels),
+        .v = part_of(q, 2 * channels),
+        .y = part_of(reals_at(context, y), row * channels + column),
+        .lse = (float *)device_cpu_pointer(lse) + index * length,
     };
 }
 
 static double score(const struct head *head, size_t t, size_t s)
 {
-    return dot(head->q + t * head->stride, head->k + s * head->stride, head->width) / sqrt((double)head->width);
+    return dot(head->q, t * head->stride, head->k, s * head->stride, head->width) / sqrt((double)head->width);
 }
 
 static double log_sum_exp_of_scores(const struct head *head, size_t t)
@@ -280,24 +329,20 @@ static void head_forward(const struct head *head)
         for (size_t i = 0; i < head->width; i++) {
             double sum = 0;
             for (size_t s = 0; s <= t; s++) {
-                sum += exp(score(head, t, s) - lse) * (double)head->v[s * head->stride + i];
+                sum += exp(score(head, t, s) - lse) * get(head->v, s * head->stride + i);
             }
-            head->y[t * head->y_stride + i] = (float)sum;
+            put(head->y, t * head->y_stride + i, sum);
         }
         head->lse[t] = (float)lse;
     }
 }
 
-static void attention(struct stream *stream, device_address y_at, device_address lse_at, device_address qkv_at,
+static void attention(struct kernel_context *context, device_address y, device_address lse, device_address qkv,
                       size_t batch, size_t length, size_t channels, size_t heads)
 {
-    (void)stream;
-    for (size_t b = 0; b < batch; b++) {
-        for (size_t h = 0; h < heads; h++) {
-            struct head head = head_at(b, h, length, channels, heads, device_cpu_pointer(qkv_at),
-                                       device_cpu_pointer(y_at), device_cpu_pointer(lse_at));
-            head_forward(&head);
-        }
+    for (size_t i = 0; i < batch * heads; i++) {
+        struct head head = head_at(context, i, length, channels, heads, qkv, y, lse);
+        head_forward(&head);
     }
 }
 
@@ -309,185 +354,230 @@ static double probability(const struct head *head, size_t t, size_t s)
 // The gradient of score(t, s): p (dp - the mean of dp under p), and that mean is dy y.
 static double score_gradient(const struct head *head, size_t t, size_t s)
 {
-    const float *y = head->y + t * head->y_stride, *dy = head->dy + t * head->y_stride;
-    double dp = dot(dy, head->v + s * head->stride, head->width);
-    return probability(head, t, s) * (dp - dot(dy, y, head->width));
+    const size_t row = t * head->y_stride;
+    double dp = dot(head->dy, row, head->v, s * head->stride, head->width);
+    return probability(head, t, s) * (dp - dot(head->dy, row, head->y, row, head->width));
+}
+
+// Channels [first, first + count) of the gradients of one row's q, k and v.
+static void row_backward(const struct head *head, size_t row, size_t first, size_t count)
+{
+    const double scale = 1 / sqrt((double)head->width);
+    double dq[CHANNELS_AT_ONCE] = {0}, dk[CHANNELS_AT_ONCE] = {0}, dv[CHANNELS_AT_ONCE] = {0};
+
+    for (size_t s = 0; s <= row; s++) {
+        double ds = scale * score_gradient(head, row, s);
+        for (size_t i = 0; i < count; i++) {
+            dq[i] += ds * get(head->k, s * head->stride + first + i);
+        }
+    }
+    for (size_t t = row; t < head->length; t++) {
+        double ds = scale * score_gradient(head, t, row), p = probability(head, t, row);
+        for (size_t i = 0; i < count; i++) {
+            dk[i] += ds * get(head->q, t * head->stride + first + i);
+            dv[i] += p * get(head->dy, t * head->y_stride + first + i);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        put(head->dq, row * head->stride + first + i, dq[i]);
+        put(head->dk, row * head->stride + first + i, dk[i]);
+        put(head->dv, row * head->stride + first + i, dv[i]);
+    }
 }
 
 static void head_backward(const struct head *head)
 {
-    const double scale = 1 / sqrt((double)head->width);
-
     for (size_t row = 0; row < head->length; row++) {
-        for (size_t i = 0; i < head->width; i++) {
-            double dq = 0, dk = 0, dv = 0;
-            for (size_t s = 0; s <= row; s++) {
-                dq += scale * score_gradient(head, row, s) * (double)head->k[s * head->stride + i];
-            }
-            for (size_t t = row; t < head->length; t++) {
-                dk += scale * score_gradient(head, t, row) * (double)head->q[t * head->stride + i];
-                dv += probability(head, t, row) * (double)head->dy[t * head->y_stride + i];
-            }
-            head->dq[row * head->stride + i] = (float)dq;
-            head->dk[row * head->stride + i] = (float)dk;
-            head->dv[row * head->stride + i] = (float)dv;
+        for (size_t first = 0; first < head->width; first += CHANNELS_AT_ONCE) {
+            size_t left = head->width - first;
+            row_backward(head, row, first, left < CHANNELS_AT_ONCE ? left : CHANNELS_AT_ONCE);
         }
     }
 }
 
-static void attention_backward(struct stream *stream, device_address dqkv_at, device_address dy_at,
-                               device_address qkv_at, device_address y_at, device_address lse_at, size_t batch,
-                               size_t length, size_t channels, size_t heads)
+static void attention_backward(struct kernel_context *context, device_address dqkv, device_address delta,
+                               device_address dy, device_address qkv, device_address y, device_address lse,
+                               size_t batch, size_t length, size_t channels, size_t heads)
 {
-    (void)stream;
-    const float *dy = device_cpu_pointer(dy_at);
-    float *dqkv = device_cpu_pointer(dqkv_at);
-
-    for (size_t b = 0; b < batch; b++) {
-        for (size_t h = 0; h < heads; h++) {
-            struct head head = head_at(b, h, length, channels, heads, device_cpu_pointer(qkv_at),
-                                       device_cpu_pointer(y_at), device_cpu_pointer(lse_at));
-            head.dy = dy + b * length * channels + h * head.width;
-            head.dq = dqkv + b * length * 3 * channels + h * head.width;
-            head.dk = head.dq + channels;
-            head.dv = head.dk + channels;
-            head_backward(&head);
-        }
+    (void)delta;
+    for (size_t i = 0; i < batch * heads; i++) {
+        struct head head = head_at(context, i, length, channels, heads, qkv, y, lse);
+        struct head gradient = head_at(context, i, length, channels, heads, dqkv, dy, lse);
+        head.dy = gradient.y;
+        head.dq = gradient.q;
+        head.dk = gradient.k;
+        head.dv = gradient.v;
+        head_backward(&head);
     }
 }
 
-static double log_sum_exp(const float *x, size_t count)
+static double log_sum_exp(struct reals x, size_t count)
 {
     double max = -INFINITY, sum = 0;
     for (size_t i = 0; i < count; i++) {
-        max = fmax(max, (double)x[i]);
+        max = fmax(max, get(x, i));
     }
     for (size_t i = 0; i < count; i++) {
-        sum += exp((double)x[i] - max);
+        sum += exp(get(x, i) - max);
     }
     return max + log(sum);
 }
 
-static size_t first_largest(const float *x, size_t count)
+static size_t first_largest(struct reals x, size_t count)
 {
     size_t largest = 0;
     for (size_t i = 1; i < count; i++) {
-        if (x[i] > x[largest]) {
+        if (get(x, i) > get(x, largest)) {
             largest = i;
         }
     }
     return largest;
 }
 
-static void cross_entropy(struct stream *stream, device_address tally_at, device_address lse_at,
-                          device_address logits_at, device_address targets_at, size_t rows, size_t classes,
-                          size_t stride)
+static void write_gradient(struct reals x, double lse, int32_t target, size_t classes, size_t stride)
 {
-    (void)stream;
+    for (size_t i = 0; i < stride; i++) {
+        if (target == KERNEL_TARGET_NONE || i >= classes) {
+            put(x, i, 0);
+        } else {
+            put(x, i, exp(get(x, i) - lse) - (i == (size_t)target ? 1 : 0));
+        }
+    }
+}
+
+static void cross_entropy(struct kernel_context *context, device_address tally_at, device_address logits_at,
+                          device_address targets_at, size_t rows, size_t classes, size_t stride, bool gradient)
+{
     struct kernel_tally *tally = device_cpu_pointer(tally_at);
-    float *lse = device_cpu_pointer(lse_at);
-    const float *logits = device_cpu_pointer(logits_at);
+    const struct reals logits = reals_at(context, logits_at);
     const int32_t *targets = device_cpu_pointer(targets_at);
 
     for (size_t row = 0; row < rows; row++) {
-        const float *x = logits + row * stride;
-        double l = log_sum_exp(x, classes);
-        lse[row] = (float)l;
+        const struct reals x = part_of(logits, row * stride);
+        const double lse = log_sum_exp(x, classes);
         if (targets[row] != KERNEL_TARGET_NONE) {
             size_t target = (size_t)targets[row];
-            tally->loss += l - (double)x[target];
+            tally->loss += lse - get(x, target);
             tally->count += 1;
             tally->correct += first_largest(x, classes) == target ? 1 : 0;
         }
-    }
-}
-
-static void cross_entropy_backward(struct stream *stream, device_address logits_at, device_address lse_at,
-                                   device_address targets_at, size_t rows, size_t classes, size_t stride)
-{
-    (void)stream;
-    float *logits = device_cpu_pointer(logits_at);
-    const float *lse = device_cpu_pointer(lse_at);
-    const int32_t *targets = device_cpu_pointer(targets_at);
-
-    for (size_t row = 0; row < rows; row++) {
-        float *x = logits + row * stride;
-        for (size_t i = 0; i < stride; i++) {
-            if (targets[row] == KERNEL_TARGET_NONE || i >= classes) {
-                x[i] = 0;
-            } else {
-                double onehot = i == (size_t)targets[row] ? 1 : 0;
-                x[i] = (float)(exp((double)x[i] - (double)lse[row]) - onehot);
-            }
+        if (gradient) {
+            write_gradient(x, lse, targets[row], classes, stride);
         }
     }
 }
 
-static void sum_of_squares(struct stream *stream, device_address sum_at, device_address x_at, size_t count)
+static void sum_of_squares(struct kernel_context *context, device_address sum_at, device_address x_at, size_t count)
 {
-    (void)stream;
+    (void)context;
     double *sum = device_cpu_pointer(sum_at);
-    const float *x = device_cpu_pointer(x_at);
-
-    *sum = dot(x, x, count);
+    *sum = dot(floats_at(x_at), 0, floats_at(x_at), 0, count);
 }
 
-static void sgd(struct stream *stream, const struct kernel_sgd *args, device_address weights, device_address gradients,
-                device_address velocity, size_t count)
+static void gradient_scale(struct kernel_context *context, device_address scale_at, device_address tally_at,
+                           device_address squares_at, double clip)
 {
-    (void)stream;
-    float *w = device_cpu_pointer(weights), *v = device_cpu_pointer(velocity);
-    const float *g = device_cpu_pointer(gradients);
+    (void)context;
+    float *scale = device_cpu_pointer(scale_at);
+    const struct kernel_tally *tally = device_cpu_pointer(tally_at);
+    const double *squares = device_cpu_pointer(squares_at);
+    const double count = tally->count > 0 ? tally->count : 1, norm = sqrt(*squares) / count;
 
-    for (size_t i = 0; i < count; i++) {
-        double d = (double)args->gradient_scale * (double)g[i] + (double)args->weight_decay * (double)w[i];
+    *scale = (float)(clip > 0 && norm > clip ? clip / norm / count : 1 / count);
+    if (!isfinite(tally->loss) || !isfinite(norm)) {
+        *scale = NAN;
+    }
+}
+
+static void copy_weights(struct kernel_context *context, device_address copy, device_address weights, size_t count)
+{
+    if (copy != 0) {
+        convert(context, copy, weights, count);
+    }
+}
+
+static void sgd(struct kernel_context *context, const struct kernel_sgd *args, device_address weights,
+                device_address copy, device_address gradients, device_address velocity, device_address scale_at,
+                size_t count)
+{
+    float *w = device_cpu_pointer(weights), *v = device_cpu_pointer(velocity);
+    const float *g = device_cpu_pointer(gradients), *scale = device_cpu_pointer(scale_at);
+
+    for (size_t i = 0; i < count && isfinite(*scale); i++) {
+        double d = (double)*scale * (double)g[i] + (double)args->weight_decay * (double)w[i];
         if (velocity != 0) {
             d += (double)args->momentum * (double)v[i];
             v[i] = (float)d;
         }
         w[i] = (float)((double)w[i] - (double)args->learning_rate * d);
     }
+    copy_weights(context, isfinite(*scale) ? copy : 0, weights, count);
 }
 
-static void adamw(struct stream *stream, const struct kernel_adamw *args, device_address weights,
-                  device_address gradients, device_address first_moment, device_address second_moment, size_t count)
+static void adamw(struct kernel_context *context, const struct kernel_adamw *args, device_address weights,
+                  device_address copy, device_address gradients, device_address first_moment,
+                  device_address second_moment, device_address scale_at, size_t count)
 {
-    (void)stream;
     float *w = device_cpu_pointer(weights), *first = device_cpu_pointer(first_moment),
           *second = device_cpu_pointer(second_moment);
-    const float *g = device_cpu_pointer(gradients);
+    const float *g = device_cpu_pointer(gradients), *scale = device_cpu_pointer(scale_at);
     const double beta1 = (double)args->beta1, beta2 = (double)args->beta2, rate = (double)args->learning_rate;
     const double correction1 = 1 - pow(beta1, (double)args->step), correction2 = 1 - pow(beta2, (double)args->step);
 
-    for (size_t i = 0; i < count; i++) {
-        double d = (double)args->gradient_scale * (double)g[i];
+    for (size_t i = 0; i < count && isfinite(*scale); i++) {
+        double d = (double)*scale * (double)g[i];
         double m = beta1 * (double)first[i] + (1 - beta1) * d;
         double v = beta2 * (double)second[i] + (1 - beta2) * d * d;
-        double decayed = (double)w[i] * (1 - rate * (double)args->weight_decay);
-        w[i] = (float)(decayed - rate * (m / correction1) / (sqrt(v / correction2) + (double)args->epsilon));
+        double decay = i < args->decaying ? rate * (double)args->weight_decay : 0;
+        w[i] = (float)((double)w[i] * (1 - decay) -
+                       rate * (m / correction1) / (sqrt(v / correction2) + (double)args->epsilon));
         first[i] = (float)m;
         second[i] = (float)v;
     }
+    copy_weights(context, isfinite(*scale) ? copy : 0, weights, count);
 }
 
-const struct kernels kernels_reference = {
-    .name = "reference",
-    .matmul = matmul,
-    .bias_backward = bias_backward,
-    .relu = relu,
-    .relu_backward = relu_backward,
-    .gelu = gelu,
-    .gelu_backward = gelu_backward,
-    .add = add,
-    .layer_norm = layer_norm,
-    .layer_norm_backward = layer_norm_backward,
-    .embedding = embedding,
-    .embedding_backward = embedding_backward,
-    .attention = attention,
-    .attention_backward = attention_backward,
-    .cross_entropy = cross_entropy,
-    .cross_entropy_backward = cross_entropy_backward,
-    .sum_of_squares = sum_of_squares,
-    .sgd = sgd,
-    .adamw = adamw,
-};
+static enum status context_create(const struct kernels *kernels, struct stream *stream,
+                                  struct kernel_context **context_p, struct error *error)
+{
+    struct kernel_context *context = malloc(sizeof *context);
+    if (context == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    *context = (struct kernel_context){.kernels = kernels, .stream = stream};
+    *context_p = context;
+    return STATUS_OK;
+}
+
+static enum status context_create_fp32(struct device *device, struct stream *stream, device_address workspace,
+                                       struct kernel_context **context_p, struct error *error)
+{
+    (void)device, (void)workspace;
+    return context_create(&kernels_reference_fp32, stream, context_p, error);
+}
+
+static enum status context_create_bf16(struct device *device, struct stream *stream, device_address workspace,
+                                       struct kernel_context **context_p, struct error *error)
+{
+    (void)device, (void)workspace;
+    return context_create(&kernels_reference_bf16, stream, context_p, error);
+}
+
+static void context_destroy(struct kernel_context *context)
+{
+    free(context);
+}
+
+#define REFERENCE(of_precision, create)                                                                                \
+    {                                                                                                                  \
+        .name = "reference", .precision = (of_precision), .context_create = (create),                                  \
+        .context_destroy = context_destroy, .matmul = matmul, .bias_backward = bias_backward, .convert = convert,      \
+        .relu = relu, .relu_backward = relu_backward, .gelu = gelu, .gelu_backward = gelu_backward, .add = add,        \
+        .layer_norm = layer_norm, .layer_norm_backward = layer_norm_backward, .embedding = embedding,                  \
+        .embedding_backward = embedding_backward, .attention = attention, .attention_backward = attention_backward,    \
+        .cross_entropy = cross_entropy, .sum_of_squares = sum_of_squares, .gradient_scale = gradient_scale,            \
+        .sgd = sgd, .adamw = adamw,                                                                                    \
+    }
+
+const struct kernels kernels_reference_fp32 = REFERENCE(KERNEL_FP32, context_create_fp32);
+const struct kernels kernels_reference_bf16 = REFERENCE(KERNEL_BF16, context_create_bf16);

@@ -5,7 +5,12 @@
 
 #include "mem/device_cpu.h"
 
+#ifdef HEADROOM_CUDA
+#include "mem/device_cuda.h"
+static const struct device_ops *const built_in[] = {&device_cpu, &device_cuda};
+#else
 static const struct device_ops *const built_in[] = {&device_cpu};
+#endif
 
 const struct device_ops *device_find(const char *name)
 {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "mem/ledger.h"
 
@@ -26,7 +27,7 @@ struct stream {
 };
 
 struct event {
-    char unused;
+    uint64_t recorded_ns;
 };
 
 static struct device_on_cpu *on_cpu(struct device *device)
@@ -133,6 +134,18 @@ static enum status check_capacity(struct device_on_cpu *device, const struct dev
                      config->name, info.capacity_bytes, config->capacity_bytes);
 }
 
+static uint32_t count(struct error *error)
+{
+    (void)error;
+    return 1;
+}
+
+static void locate(uint32_t index, struct device_location *location_p)
+{
+    (void)index;
+    *location_p = (struct device_location){.id = "cpu"};
+}
+
 static enum status create(const struct device_config *config, struct device **device_p, struct error *error)
 {
     struct device_on_cpu *device = calloc(1, sizeof(*device));
@@ -161,6 +174,12 @@ static void destroy(struct device *device)
         ledger_detach(on_cpu(device)->ledger);
         free(device);
     }
+}
+
+static const char *description(struct device *device)
+{
+    (void)device;
+    return "CPU";
 }
 
 static void forget_name(struct device *device)
@@ -212,6 +231,12 @@ static void info(struct device *device, struct device_info *info_p)
     ledger_info(on_cpu(device)->ledger, info_p);
 }
 
+static bool usage(struct device *device, struct device_usage *usage_p)
+{
+    (void)device, (void)usage_p;
+    return false;
+}
+
 static void *host_pointer(struct device *device, device_address address)
 {
     return on_cpu(device)->fault_bit != 0 ? NULL : device_cpu_pointer(address);
@@ -250,7 +275,10 @@ static void event_destroy(struct device *device, struct event *event)
 
 static void event_record(struct device *device, struct event *event, struct stream *stream)
 {
-    (void)device, (void)event, (void)stream;
+    (void)device, (void)stream;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    event->recorded_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 static void event_wait(struct device *device, struct stream *stream, struct event *event)
@@ -264,9 +292,26 @@ static bool event_done(struct device *device, struct event *event)
     return true;
 }
 
+static void event_synchronize(struct device *device, struct event *event)
+{
+    (void)device, (void)event;
+}
+
+static uint64_t event_elapsed_ns(struct device *device, struct event *from, struct event *to)
+{
+    (void)device;
+    return to->recorded_ns - from->recorded_ns;
+}
+
 static void synchronize(struct device *device)
 {
     (void)device;
+}
+
+static enum status check(struct device *device, struct error *error)
+{
+    (void)device, (void)error;
+    return STATUS_OK;
 }
 
 static void copy_to_device(struct device *device, struct stream *stream, device_address to, const void *from,
@@ -296,14 +341,19 @@ void device_cpu_set_neighbour(struct device *device, uint64_t bytes)
 const struct device_ops device_cpu = {
     .name = "cpu",
     .granularity_bytes = GRANULARITY,
+    .staging = &device_cpu,
+    .count = count,
+    .locate = locate,
     .create = create,
     .destroy = destroy,
+    .description = description,
     .forget_name = forget_name,
     .reserve = reserve,
     .unreserve = unreserve,
     .commit = commit,
     .release = release,
     .info = info,
+    .usage = usage,
     .host_pointer = host_pointer,
     .stream_create = stream_create,
     .stream_destroy = stream_destroy,
@@ -313,7 +363,10 @@ const struct device_ops device_cpu = {
     .event_record = event_record,
     .event_wait = event_wait,
     .event_done = event_done,
+    .event_synchronize = event_synchronize,
+    .event_elapsed_ns = event_elapsed_ns,
     .synchronize = synchronize,
+    .check = check,
     .copy_to_device = copy_to_device,
     .copy_to_host = copy_to_host,
     .fill_zero = fill_zero,

@@ -20,8 +20,16 @@ struct error {
     char text[1024]; // one line, no newline at its end
 };
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // Writes the line (cut where it is too long) and returns `status`. A NULL `error` drops the line.
 enum status error_set(struct error *error, enum status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -229,6 +229,11 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
     blocks_give(&pool->blocks, block, stream);
 }
 
+void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)
+{
+    return pool->device->ops->host_pointer(pool->device, address);
+}
+
 uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
 {
     struct mem_pool_stats *stats = &pool->stats;

@@ -78,6 +78,9 @@ enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream 
 // `address` must come from this pool and be live, or be 0. Never blocks.
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream);
 
+// The address as a host pointer where the device's memory is the host's, else NULL.
+void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address);
+
 // Returns cached memory to the device, after synchronising it; answers how many bytes went back.
 uint64_t mem_pool_empty_cache(struct mem_pool *pool);
 // Returns cached memory to the device until no more than `bytes` are held, as far as live blocks allow.

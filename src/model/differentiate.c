@@ -7,7 +7,7 @@
 
 bool gradient_wanted(const struct differentiation *pass, tensor_id tensor)
 {
-    return pass->list->tensors[tensor].kind != TENSOR_INPUT;
+    return !pass->list->tensors[tensor].constant;
 }
 
 tensor_id gradient_of(const struct differentiation *pass, tensor_id tensor)
@@ -33,9 +33,14 @@ static tensor_id fresh_gradient(struct differentiation *pass, tensor_id tensor)
     struct tensor forward = pass->list->tensors[tensor]; // a copy: list_tensor may move the array
     char name[TENSOR_NAME_MAX];
     snprintf(name, sizeof(name), "d_%.*s", TENSOR_NAME_MAX - 3, forward.name);
-    enum tensor_kind kind = forward.kind == TENSOR_PARAMETER ? TENSOR_GRADIENT : TENSOR_LOCAL;
-    pass->gradients[tensor] = list_tensor(pass->list, kind, forward.elements, forward.offset_bytes, name);
-    return pass->gradients[tensor];
+    bool parameter = forward.kind == TENSOR_PARAMETER;
+    tensor_id gradient = list_tensor(pass->list, parameter ? TENSOR_GRADIENT : TENSOR_LOCAL,
+                                     parameter ? TENSOR_FLOAT32 : TENSOR_REAL, forward.elements, name);
+    if (!pass->list->failed) {
+        pass->list->tensors[gradient].first_element = forward.first_element;
+    }
+    pass->gradients[tensor] = gradient;
+    return gradient;
 }
 
 static void add_later(struct differentiation *pass, tensor_id y, tensor_id a, tensor_id b)

@@ -105,6 +105,7 @@ static void describe(const struct model_config *config, struct model *model)
     size_t last = BLOCKS + config->gpt.blocks * BLOCK_PARAMETERS;
     parameter_vector(&parameters[last], "ln_f.weight", channels, INIT_ONE, 0);
     parameter_vector(&parameters[last + 1], "ln_f.bias", channels, INIT_ZERO, 0);
+    model->input_type = TENSOR_INT32;
     model->input_elements = config->gpt.seq_len;
     model->target_elements = config->gpt.seq_len;
 }
@@ -135,7 +136,7 @@ static void forward(const struct model *model, size_t micro_batch, struct list *
     const struct model_config *config = &model->config;
     size_t channels = config->gpt.channels, rows = micro_batch * config->gpt.seq_len, vocab = padded_vocab(config);
     tensor_id x = op_embedding(list, list->inputs, weights[WTE], weights[WPE], micro_batch, config->gpt.seq_len,
-                               channels, "embedding");
+                               channels, vocab, "embedding");
     const tensor_id *block = &weights[BLOCKS];
     for (size_t i = 0; i < config->gpt.blocks; i++, block += BLOCK_PARAMETERS) {
         x = op_add(list, x, attention_branch(config, micro_batch, list, x, block), "attention_residual");

@@ -7,18 +7,20 @@
 #include <string.h>
 
 #include "mem/layout.h"
+#include "mem/range.h"
+#include "mem/uint64.h"
 #include "model/ops.h"
 
-void list_init(struct list *list)
+void list_init(struct list *list, enum kernel_precision precision)
 {
-    *list = (struct list){.inputs = TENSOR_NONE, .targets = TENSOR_NONE};
+    *list = (struct list){.precision = precision, .inputs = TENSOR_NONE, .targets = TENSOR_NONE};
 }
 
 void list_finish(struct list *list)
 {
     free(list->tensors);
     free(list->ops);
-    list_init(list);
+    list_init(list, list->precision);
 }
 
 static bool grow(void **items, size_t *capacity, size_t count, size_t item_bytes)
@@ -36,7 +38,7 @@ static bool grow(void **items, size_t *capacity, size_t count, size_t item_bytes
     return true;
 }
 
-tensor_id list_tensor(struct list *list, enum tensor_kind kind, uint64_t elements, uint64_t offset_bytes,
+tensor_id list_tensor(struct list *list, enum tensor_kind kind, enum tensor_type type, uint64_t elements,
                       const char *name)
 {
     if (!grow((void **)&list->tensors, &list->tensor_capacity, list->tensor_count, sizeof(*list->tensors))) {
@@ -45,7 +47,7 @@ tensor_id list_tensor(struct list *list, enum tensor_kind kind, uint64_t element
     }
     tensor_id id = (tensor_id)list->tensor_count++;
     struct tensor *tensor = &list->tensors[id];
-    *tensor = (struct tensor){.kind = kind, .elements = elements, .offset_bytes = offset_bytes};
+    *tensor = (struct tensor){.kind = kind, .type = type, .constant = kind == TENSOR_INPUT, .elements = elements};
     snprintf(tensor->name, sizeof(tensor->name), "%s", name);
     return id;
 }
@@ -59,17 +61,41 @@ void list_append(struct list *list, const struct op *op)
     list->ops[list->op_count++] = *op;
 }
 
-static bool in_block(const struct tensor *tensor)
+uint64_t list_tensor_bytes(const struct list *list, tensor_id tensor)
 {
-    return tensor->kind == TENSOR_INPUT || tensor->kind == TENSOR_LOCAL;
+    const struct tensor *t = &list->tensors[tensor];
+    return t->elements * (t->type == TENSOR_REAL ? kernel_real_bytes(list->precision) : 4);
 }
 
-// Moment 0 is the copying in of inputs, moment i + 1 is operation i. A tensor lives from its first mention to its last.
+bool list_mentions(const struct list *list, tensor_id tensor, size_t first)
+{
+    for (size_t i = first; i < list->op_count; i++) {
+        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+            if (list->ops[i].tensors[slot] == tensor) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+void list_fuse(struct list *list)
+{
+    size_t kept = 0, forward_count = list->forward_count;
+    for (size_t i = 0; i < list->op_count; i++) {
+        if (kept > 0 && op_fuse(list, &list->ops[kept - 1], i)) {
+            list->forward_count -= i < forward_count;
+        } else {
+            list->ops[kept++] = list->ops[i];
+        }
+    }
+    list->op_count = kept;
+}
+
+// Moment i + 1 is operation i. A local tensor lives from its first mention to its last; those that fusing left without
+// one take no bytes.
 static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
 {
-    for (size_t i = 0; i < list->tensor_count; i++) {
-        buffers[i] = (struct mem_buffer){.bytes = in_block(&list->tensors[i]) ? 4 * list->tensors[i].elements : 0};
-    }
     for (size_t i = 0; i < list->op_count; i++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
             tensor_id id = list->ops[i].tensors[slot];
@@ -77,15 +103,28 @@ static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
                 continue;
             }
             struct mem_buffer *buffer = &buffers[id];
-            if (buffer->birth == 0 && list->tensors[id].kind != TENSOR_INPUT) {
+            if (buffer->birth == 0) {
                 buffer->birth = (uint32_t)i + 1;
+                buffer->bytes = list->tensors[id].kind == TENSOR_LOCAL ? list_tensor_bytes(list, id) : 0;
             }
             buffer->death = (uint32_t)i + 1;
         }
     }
 }
 
-bool list_place(struct list *list)
+// Inputs lie in their slot one after the other; the slots come first in the block.
+static void place_inputs(struct list *list)
+{
+    list->slot_bytes = 0;
+    for (size_t i = 0; i < list->tensor_count; i++) {
+        if (list->tensors[i].kind == TENSOR_INPUT) {
+            list->tensors[i].offset_bytes = list->slot_bytes;
+            list->slot_bytes += uint64_round_up(list_tensor_bytes(list, (tensor_id)i), LIST_ALIGNMENT);
+        }
+    }
+}
+
+bool list_place(struct list *list, size_t slots)
 {
     size_t count = list->tensor_count;
     if (list->failed) {
@@ -95,13 +134,16 @@ bool list_place(struct list *list)
     uint64_t *offsets = calloc(count, sizeof(*offsets));
     bool ok = buffers != NULL && offsets != NULL;
     if (ok) {
+        place_inputs(list);
         find_lifetimes(list, buffers);
-        list->block_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, offsets);
-        list->lower_bound_bytes = mem_layout_lower_bound(buffers, count, LIST_ALIGNMENT);
-        assert(mem_layout_valid(buffers, offsets, count, list->block_bytes));
+        uint64_t inputs_bytes = slots * list->slot_bytes;
+        uint64_t locals_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, offsets);
+        assert(mem_layout_valid(buffers, offsets, count, locals_bytes));
+        list->block_bytes = inputs_bytes + locals_bytes;
+        list->lower_bound_bytes = inputs_bytes + mem_layout_lower_bound(buffers, count, LIST_ALIGNMENT);
         for (size_t i = 0; i < count; i++) {
-            if (in_block(&list->tensors[i])) {
-                list->tensors[i].offset_bytes = offsets[i];
+            if (list->tensors[i].kind == TENSOR_LOCAL) {
+                list->tensors[i].offset_bytes = inputs_bytes + offsets[i];
             }
         }
     }
@@ -118,28 +160,31 @@ device_address list_address(const struct list *list, const struct list_memory *m
     const struct tensor *t = &list->tensors[tensor];
     switch (t->kind) {
     case TENSOR_PARAMETER:
-        return memory->parameters + t->offset_bytes;
+        return memory->parameters + t->first_element * kernel_real_bytes(list->precision);
     case TENSOR_GRADIENT:
-        return memory->gradients + t->offset_bytes;
+        return memory->gradients + t->first_element * sizeof(float);
     case TENSOR_TALLY:
         return memory->tally;
     case TENSOR_INPUT:
+        return memory->block + memory->slot * list->slot_bytes + t->offset_bytes;
     case TENSOR_LOCAL:
         break;
     }
     return memory->block + t->offset_bytes;
 }
 
-void list_run(const struct list *list, const struct kernels *kernels, struct stream *stream,
+void list_run(const struct list *list, size_t first, size_t end, struct kernel_context *context,
               const struct list_memory *memory)
 {
-    for (size_t i = 0; i < list->op_count; i++) {
+    for (size_t i = first; i < end; i++) {
         const struct op *op = &list->ops[i];
         device_address addresses[OP_TENSORS_MAX];
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
             addresses[slot] = list_address(list, memory, op->tensors[slot]);
         }
-        op->type->run(op, kernels, stream, addresses);
+        range_begin(op->type->name);
+        op->type->run(op, context, addresses);
+        range_end();
     }
 }
 

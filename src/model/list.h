@@ -6,7 +6,7 @@
 // list_place gives every tensor that lives inside the micro-step an offset into one block. After that the list is
 // finished: its memory is known in bytes before it runs, and list_run does no allocation.
 //
-// Tensors hold 4-byte elements: float32, or int32 for tokens and targets. Shapes are row-major.
+// Tensors are row-major. Most hold reals, as wide as the list's precision says.
 //
 // Threads: a list belongs to one thread until it is placed, and is read-only after. Ranks: nothing is collective.
 #ifndef HEADROOM_MODEL_LIST_H
@@ -23,33 +23,41 @@ typedef int32_t tensor_id;
 
 #define LIST_ALIGNMENT  UINT64_C(256) // of every offset in a block
 #define OP_TENSORS_MAX  9
+#define LIST_SLOTS_MAX  2
 #define TENSOR_NAME_MAX 48
 
 enum tensor_kind {
-    TENSOR_PARAMETER, // lives in the buffer of weights
-    TENSOR_GRADIENT,  // of a parameter, at the same place in the buffer of gradients
+    TENSOR_PARAMETER, // lives in the buffer of weights, as reals
+    TENSOR_GRADIENT,  // of a parameter, at the same element of the buffer of gradients, as float32
     TENSOR_TALLY,     // one kernel_tally
-    TENSOR_INPUT,     // in the block; written by the caller before the list runs
+    TENSOR_INPUT,     // in a slot of the block; written by the caller before the list runs
     TENSOR_LOCAL,     // in the block; written by an operation
 };
+
+enum tensor_type { TENSOR_REAL, TENSOR_FLOAT32, TENSOR_INT32 };
 
 struct tensor {
     char name[TENSOR_NAME_MAX];
     enum tensor_kind kind;
+    enum tensor_type type;
+    bool constant; // data: no gradient reaches it
     uint64_t elements;
-    uint64_t offset_bytes; // into the buffer or, once placed, the block
+    uint64_t first_element; // of the buffer, where it lives in one
+    uint64_t offset_bytes;  // once placed: into the block, or the slot
 };
 
 struct op; // ops.h
 
 struct list {
+    enum kernel_precision precision; // of reals
     struct tensor *tensors;
     size_t tensor_count, tensor_capacity;
     struct op *ops;
     size_t op_count, op_capacity;
     size_t forward_count;       // operations of the forward pass; the rest are the backward pass
     tensor_id inputs, targets;  // the samples of the micro-batch
-    uint64_t block_bytes;       // set by list_place
+    uint64_t block_bytes;       // set by list_place: slots, then what the operations write
+    uint64_t slot_bytes;        // the inputs of one micro-step
     uint64_t lower_bound_bytes; // the largest sum of live tensors: no placement needs less
     bool failed;                // the host's memory ran out while building
 };
@@ -57,13 +65,14 @@ struct list {
 // Where a list's tensors are while it runs. Each address is a device address.
 struct list_memory {
     device_address parameters, gradients, tally, block;
+    size_t slot; // whose inputs are used
 };
 
-void list_init(struct list *list);
+void list_init(struct list *list, enum kernel_precision precision);
 void list_finish(struct list *list);
 
 // Builders need no check of their own: when the host's memory runs out the list is marked as failed.
-tensor_id list_tensor(struct list *list, enum tensor_kind kind, uint64_t elements, uint64_t offset_bytes,
+tensor_id list_tensor(struct list *list, enum tensor_kind kind, enum tensor_type type, uint64_t elements,
                       const char *name);
 void list_append(struct list *list, const struct op *op);
 
@@ -71,13 +80,24 @@ void list_append(struct list *list, const struct op *op);
 // parameters' gradients. Reverse-mode differentiation (Griewank and Walther, Evaluating Derivatives, 2008).
 void list_differentiate(struct list *list);
 
-// Sets the offsets and block_bytes. False when the host's memory ran out, now or while the list was built.
-bool list_place(struct list *list);
+// Joins neighbouring operations that one kernel does together, with the same results up to rounding. After it the list
+// can no longer be differentiated.
+void list_fuse(struct list *list);
+
+// Whether one of the operations from `first` on mentions the tensor.
+bool list_mentions(const struct list *list, tensor_id tensor, size_t first);
+
+// Sets the offsets and block_bytes, with 1 to LIST_SLOTS_MAX slots of inputs: with two, the next micro-step's can be
+// written while the list runs. False when the host's memory ran out, now or while the list was built.
+bool list_place(struct list *list, size_t slots);
+
+// Bytes of a tensor.
+uint64_t list_tensor_bytes(const struct list *list, tensor_id tensor);
 
 device_address list_address(const struct list *list, const struct list_memory *memory, tensor_id tensor);
 
-// Enqueues every operation on `stream`. Does not block.
-void list_run(const struct list *list, const struct kernels *kernels, struct stream *stream,
+// Enqueues operations [first, end) on the context's stream, whose kernels have the list's precision. Does not block.
+void list_run(const struct list *list, size_t first, size_t end, struct kernel_context *context,
               const struct list_memory *memory);
 
 // Floating-point operations of one run: matrix products and attention, a multiply-add counted as two.

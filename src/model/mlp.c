@@ -38,6 +38,7 @@ static void describe(const struct model_config *config, struct model *model)
         snprintf(name, sizeof(name), "layers.%zu.bias", i);
         parameter_vector(parameter++, name, out, INIT_UNIFORM, bound);
     }
+    model->input_type = TENSOR_FLOAT32;
     model->input_elements = config->mlp.sizes[0];
     model->target_elements = 1;
 }
@@ -47,7 +48,7 @@ static void forward(const struct model *model, size_t micro_batch, struct list *
 {
     const struct model_config *config = &model->config;
     size_t last = config->mlp.count - 2;
-    tensor_id x = list->inputs;
+    tensor_id x = op_convert(list, list->inputs, "inputs");
     for (size_t i = 0; i <= last; i++) {
         size_t in = config->mlp.sizes[i], out = config->mlp.sizes[i + 1];
         char name[TENSOR_NAME_MAX];

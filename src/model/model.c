@@ -86,32 +86,57 @@ void model_destroy(struct model *model)
     }
 }
 
-bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list)
+static tensor_id parameter_tensor(const struct parameter *parameter, struct list *list)
+{
+    tensor_id tensor =
+        list_tensor(list, TENSOR_PARAMETER, TENSOR_REAL, parameter->rows * parameter->columns, parameter->name);
+    if (!list->failed) {
+        list->tensors[tensor].first_element = parameter->offset;
+    }
+    return tensor;
+}
+
+// The forward pass, and the backward pass where one is wanted.
+static bool build(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list)
 {
     tensor_id *weights = calloc(model->parameter_count, sizeof(*weights));
-    list_init(list);
     if (weights == NULL) {
         return false;
     }
     for (size_t i = 0; i < model->parameter_count; i++) {
-        const struct parameter *parameter = &model->parameters[i];
-        weights[i] = list_tensor(list, TENSOR_PARAMETER, parameter->rows * parameter->columns, 4 * parameter->offset,
-                                 parameter->name);
+        weights[i] = parameter_tensor(&model->parameters[i], list);
     }
-    list->inputs = list_tensor(list, TENSOR_INPUT, micro_batch * model->input_elements, 0, "inputs");
-    list->targets = list_tensor(list, TENSOR_INPUT, micro_batch * model->target_elements, 0, "targets");
-    tensor_id tally = list_tensor(list, TENSOR_TALLY, sizeof(struct kernel_tally) / 4, 0, "tally");
+    list->inputs = list_tensor(list, TENSOR_INPUT, model->input_type, micro_batch * model->input_elements, "inputs");
+    list->targets = list_tensor(list, TENSOR_INPUT, TENSOR_INT32, micro_batch * model->target_elements, "targets");
+    tensor_id tally = list_tensor(list, TENSOR_TALLY, TENSOR_FLOAT32, sizeof(struct kernel_tally) / 4, "tally");
     architecture_of(model->config.kind)->forward(model, micro_batch, list, tally, weights);
     free(weights);
     list->forward_count = list->op_count;
     if (purpose == LIST_TRAIN) {
         list_differentiate(list);
     }
-    if (!list_place(list)) {
+    return !list->failed;
+}
+
+bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, size_t slots,
+                struct list *list)
+{
+    list_init(list, model->config.precision);
+    bool built = build(model, micro_batch, purpose, list);
+    if (built) {
+        list_fuse(list);
+    }
+    if (!built || !list_place(list, slots)) {
         list_finish(list);
         return false;
     }
     return true;
+}
+
+uint64_t model_copy_bytes(const struct model *model)
+{
+    enum kernel_precision precision = model->config.precision;
+    return precision == KERNEL_FP32 ? 0 : model->elements * kernel_real_bytes(precision);
 }
 
 // In [0, 1).
@@ -158,7 +183,7 @@ void model_initial_values(const struct model *model, size_t parameter, uint64_t 
 uint64_t model_sample_flops(const struct model *model)
 {
     struct list list;
-    if (!model_list(model, 1, LIST_TRAIN, &list)) {
+    if (!model_list(model, 1, LIST_TRAIN, 1, &list)) {
         return 0;
     }
     uint64_t flops = list_flops(&list);

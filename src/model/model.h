@@ -2,8 +2,9 @@
 //
 // A model: its parameters, and the list of operations of a micro-step for any micro-batch size.
 //
-// Parameters of all models live in one buffer, those that weight decay applies to first. The buffer of gradients and
-// each buffer of the optimizer's state have the same size and the same offsets.
+// Parameters of all models live in one buffer of float32, those that weight decay applies to first. The buffer of
+// gradients and each buffer of the optimizer's state have the same size and the same offsets. Where the precision is
+// not float32, lists work with a copy of the parameters in that precision, which has the same elements.
 //
 // Threads: a model is read-only once made. Ranks: nothing is collective.
 #ifndef HEADROOM_MODEL_MODEL_H
@@ -19,6 +20,7 @@ enum model_activation { MODEL_RELU, MODEL_GELU };
 
 struct model_config {
     enum model_kind kind;
+    enum kernel_precision precision; // of weights and activations in its lists
     struct {
         size_t sizes[MODEL_LAYERS_MAX]; // from input to classes
         size_t count;                   // at least 2
@@ -50,10 +52,11 @@ struct model {
     struct model_config config;
     struct parameter *parameters;
     size_t parameter_count;
-    uint64_t elements;                        // of the buffer, gaps for alignment included
-    uint64_t decaying_elements;               // at its front
-    uint64_t weights;                         // that are trained: without gaps and padding
-    uint64_t input_elements, target_elements; // of one sample
+    uint64_t elements;          // of the buffer, gaps for alignment included
+    uint64_t decaying_elements; // at its front
+    uint64_t weights;           // that are trained: without gaps and padding
+    enum tensor_type input_type;
+    uint64_t input_elements, target_elements; // of one sample; targets are int32
 };
 
 enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
@@ -62,13 +65,17 @@ enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
 enum status model_create(const struct model_config *config, struct model **model_p, struct error *error);
 void model_destroy(struct model *model);
 
-// Builds and places the list for micro_batch >= 1 samples; LIST_EVALUATE has no backward pass. The caller owns what it
-// finishes with list_finish. False when the host's memory runs out; nothing is owned then.
-bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list);
+// Builds, fuses and places the list for micro_batch >= 1 samples; LIST_EVALUATE has no backward pass. The caller owns
+// what it finishes with list_finish. False when the host's memory runs out; nothing is owned then.
+bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, size_t slots,
+                struct list *list);
 
 // Writes the initial values of `parameter` at values[rows * columns]. They depend on the seed, the parameter's number
 // and the element alone.
 void model_initial_values(const struct model *model, size_t parameter, uint64_t seed, float *values);
+
+// Bytes of the copy of the parameters that lists work with; 0 where they work with the parameters themselves.
+uint64_t model_copy_bytes(const struct model *model);
 
 // Floating-point operations of training on one sample, forward and backward.
 uint64_t model_sample_flops(const struct model *model);

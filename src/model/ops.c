@@ -23,7 +23,13 @@ static void append(struct list *list, struct op op, const tensor_id *tensors)
 
 static tensor_id local(struct list *list, uint64_t elements, const char *name)
 {
-    return list_tensor(list, TENSOR_LOCAL, elements, 0, name);
+    return list_tensor(list, TENSOR_LOCAL, TENSOR_REAL, elements, name);
+}
+
+// Statistics, which are kept in float32.
+static tensor_id local_floats(struct list *list, uint64_t elements, const char *name)
+{
+    return list_tensor(list, TENSOR_LOCAL, TENSOR_FLOAT32, elements, name);
 }
 
 static uint64_t elements_of(const struct list *list, tensor_id tensor)
@@ -33,16 +39,14 @@ static uint64_t elements_of(const struct list *list, tensor_id tensor)
 
 // Linear layer: a matrix product, and the sum over rows for the gradient of its bias.
 
-static void run_matmul(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                       const device_address *a)
+static void run_matmul(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->matmul(stream, &op->matmul, a[0], a[1], a[2], a[3]);
+    context->kernels->matmul(context, &op->matmul, a[0], a[1], a[2], a[3], a[4]);
 }
 
-static void run_bias_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                              const device_address *a)
+static void run_bias_backward(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->bias_backward(stream, a[0], a[1], op->matrix.rows, op->matrix.columns);
+    context->kernels->bias_backward(context, a[0], a[1], op->matrix.rows, op->matrix.columns);
 }
 
 static uint64_t matmul_flops(const struct op *op)
@@ -61,10 +65,12 @@ static void differentiate_linear(struct differentiation *pass, const struct op *
     tensor_id dy = gradient_of(pass, y);
     bool accumulate;
     tensor_id dweights = gradient_into(pass, weights, &accumulate);
-    append(pass->list,
-           (struct op){.type = &matmul_backward,
-                       .matmul = {.m = out, .n = in, .k = rows, .transpose_a = true, .accumulate = accumulate}},
-           TENSORS(dweights, dy, x));
+    append(
+        pass->list,
+        (struct op){
+            .type = &matmul_backward,
+            .matmul = {.m = out, .n = in, .k = rows, .transpose_a = true, .accumulate = accumulate, .float_c = true}},
+        TENSORS(dweights, dy, x));
     if (bias != TENSOR_NONE) {
         tensor_id dbias = gradient_into(pass, bias, &accumulate);
         append(pass->list, (struct op){.type = &bias_backward, .matrix = {.rows = rows, .columns = out}},
@@ -91,17 +97,43 @@ tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id
     return y;
 }
 
-// ReLU, in place.
+// Data as reals.
 
-static void run_relu(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a)
+static void run_convert(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->relu(stream, a[0], op->elementwise.count);
+    context->kernels->convert(context, a[0], a[1], op->elementwise.count);
 }
 
-static void run_relu_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                              const device_address *a)
+static void differentiate_convert(struct differentiation *pass, const struct op *op)
 {
-    kernels->relu_backward(stream, a[0], a[1], a[2], op->elementwise.count);
+    (void)pass, (void)op; // data has no gradient
+}
+
+static const struct op_type convert = {.name = "convert", .run = run_convert, .differentiate = differentiate_convert};
+
+tensor_id op_convert(struct list *list, tensor_id x, const char *name)
+{
+    if (list->precision == KERNEL_FP32) {
+        return x;
+    }
+    tensor_id y = local(list, elements_of(list, x), name);
+    if (!list->failed) {
+        list->tensors[y].constant = list->tensors[x].constant;
+    }
+    append(list, (struct op){.type = &convert, .elementwise = {.count = elements_of(list, x)}}, TENSORS(y, x));
+    return y;
+}
+
+// ReLU, in place.
+
+static void run_relu(const struct op *op, struct kernel_context *context, const device_address *a)
+{
+    context->kernels->relu(context, a[0], op->elementwise.count);
+}
+
+static void run_relu_backward(const struct op *op, struct kernel_context *context, const device_address *a)
+{
+    context->kernels->relu_backward(context, a[0], a[1], a[2], op->elementwise.count);
 }
 
 static const struct op_type relu_backward = {.name = "relu_backward", .run = run_relu_backward};
@@ -124,15 +156,14 @@ tensor_id op_relu(struct list *list, tensor_id x)
 
 // GELU.
 
-static void run_gelu(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a)
+static void run_gelu(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->gelu(stream, a[0], a[1], op->elementwise.count);
+    context->kernels->gelu(context, a[0], a[1], op->elementwise.count);
 }
 
-static void run_gelu_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                              const device_address *a)
+static void run_gelu_backward(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->gelu_backward(stream, a[0], a[1], a[2], op->elementwise.count);
+    context->kernels->gelu_backward(context, a[0], a[1], a[2], op->elementwise.count);
 }
 
 static const struct op_type gelu_backward = {.name = "gelu_backward", .run = run_gelu_backward};
@@ -156,9 +187,9 @@ tensor_id op_gelu(struct list *list, tensor_id x, const char *name)
 
 // Sum of two tensors.
 
-static void run_add(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a)
+static void run_add(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->add(stream, a[0], a[1], a[2], op->elementwise.count);
+    context->kernels->add(context, a[0], a[1], a[2], op->elementwise.count);
 }
 
 static void differentiate_add(struct differentiation *pass, const struct op *op)
@@ -184,25 +215,24 @@ tensor_id op_add(struct list *list, tensor_id a, tensor_id b, const char *name)
 
 // Layer norm.
 
-static void run_layer_norm(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                           const device_address *a)
+static void run_layer_norm(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->layer_norm(stream, a[0], a[1], a[2], a[3], a[4], a[5], op->norm.rows, op->norm.channels);
+    context->kernels->layer_norm(context, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], op->norm.rows,
+                                 op->norm.channels);
 }
 
-static void run_layer_norm_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                                    const device_address *a)
+static void run_layer_norm_backward(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->layer_norm_backward(stream, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], op->norm.rows,
-                                 op->norm.channels, op->norm.accumulate);
+    context->kernels->layer_norm_backward(context, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], op->norm.rows,
+                                          op->norm.channels, op->norm.accumulate);
 }
 
 static const struct op_type layer_norm_backward = {.name = "layer_norm_backward", .run = run_layer_norm_backward};
 
 static void differentiate_layer_norm(struct differentiation *pass, const struct op *op)
 {
-    tensor_id y = op->tensors[0], mean = op->tensors[1], rstd = op->tensors[2];
-    tensor_id x = op->tensors[3], gamma = op->tensors[4], beta = op->tensors[5];
+    tensor_id y = op->tensors[0], mean = op->tensors[2], rstd = op->tensors[3];
+    tensor_id x = op->tensors[4], gamma = op->tensors[6], beta = op->tensors[7];
     bool accumulate;
     tensor_id dgamma = gradient_into(pass, gamma, &accumulate);
     tensor_id dbeta = gradient_into(pass, beta, &accumulate);
@@ -220,26 +250,25 @@ tensor_id op_layer_norm(struct list *list, tensor_id x, tensor_id gamma, tensor_
                         const char *name)
 {
     tensor_id y = local(list, (uint64_t)rows * channels, name);
-    tensor_id mean = local(list, rows, "mean");
-    tensor_id rstd = local(list, rows, "rstd");
+    tensor_id mean = local_floats(list, rows, "mean");
+    tensor_id rstd = local_floats(list, rows, "rstd");
     append(list, (struct op){.type = &layer_norm, .norm = {.rows = rows, .channels = channels}},
-           TENSORS(y, mean, rstd, x, gamma, beta));
+           TENSORS(y, TENSOR_NONE, mean, rstd, x, TENSOR_NONE, gamma, beta));
     return y;
 }
 
 // Embedding of tokens and positions.
 
-static void run_embedding(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                          const device_address *a)
+static void run_embedding(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->embedding(stream, a[0], a[1], a[2], a[3], op->sequence.batch, op->sequence.length, op->sequence.channels);
+    context->kernels->embedding(context, a[0], a[1], a[2], a[3], op->sequence.batch, op->sequence.length,
+                                op->sequence.channels);
 }
 
-static void run_embedding_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                                   const device_address *a)
+static void run_embedding_backward(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->embedding_backward(stream, a[0], a[1], a[2], a[3], op->sequence.batch, op->sequence.length,
-                                op->sequence.channels);
+    context->kernels->embedding_backward(context, a[0], a[1], a[2], a[3], op->sequence.batch, op->sequence.length,
+                                         op->sequence.channels, op->sequence.vocabulary);
 }
 
 static const struct op_type embedding_backward = {.name = "embedding_backward", .run = run_embedding_backward};
@@ -257,28 +286,28 @@ static const struct op_type embedding = {
     .name = "embedding", .run = run_embedding, .differentiate = differentiate_embedding};
 
 tensor_id op_embedding(struct list *list, tensor_id tokens, tensor_id wte, tensor_id wpe, size_t batch, size_t length,
-                       size_t channels, const char *name)
+                       size_t channels, size_t vocabulary, const char *name)
 {
     tensor_id y = local(list, (uint64_t)batch * length * channels, name);
-    append(list, (struct op){.type = &embedding, .sequence = {.batch = batch, .length = length, .channels = channels}},
+    append(list,
+           (struct op){.type = &embedding,
+                       .sequence = {.batch = batch, .length = length, .channels = channels, .vocabulary = vocabulary}},
            TENSORS(y, tokens, wte, wpe));
     return y;
 }
 
 // Causal self-attention.
 
-static void run_attention(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                          const device_address *a)
+static void run_attention(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->attention(stream, a[0], a[1], a[2], op->sequence.batch, op->sequence.length, op->sequence.channels,
-                       op->sequence.heads);
+    context->kernels->attention(context, a[0], a[1], a[2], op->sequence.batch, op->sequence.length,
+                                op->sequence.channels, op->sequence.heads);
 }
 
-static void run_attention_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                                   const device_address *a)
+static void run_attention_backward(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->attention_backward(stream, a[0], a[1], a[2], a[3], a[4], op->sequence.batch, op->sequence.length,
-                                op->sequence.channels, op->sequence.heads);
+    context->kernels->attention_backward(context, a[0], a[1], a[2], a[3], a[4], a[5], op->sequence.batch,
+                                         op->sequence.length, op->sequence.channels, op->sequence.heads);
 }
 
 // Two products of [T, T] by C/H channels per head forward, causal, so half of each.
@@ -299,9 +328,11 @@ static const struct op_type attention_backward = {
 static void differentiate_attention(struct differentiation *pass, const struct op *op)
 {
     tensor_id y = op->tensors[0], lse = op->tensors[1], qkv = op->tensors[2];
+    uint64_t rows = (uint64_t)op->sequence.batch * op->sequence.heads * op->sequence.length;
     tensor_id dqkv = gradient_written(pass, qkv);
+    tensor_id delta = local_floats(pass->list, rows, "delta");
     append(pass->list, (struct op){.type = &attention_backward, .sequence = op->sequence},
-           TENSORS(dqkv, gradient_of(pass, y), qkv, y, lse));
+           TENSORS(dqkv, delta, gradient_of(pass, y), qkv, y, lse));
 }
 
 static const struct op_type attention = {
@@ -311,7 +342,7 @@ tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t le
                        const char *name)
 {
     tensor_id y = local(list, (uint64_t)batch * length * channels, name);
-    tensor_id lse = local(list, (uint64_t)batch * heads * length, "lse");
+    tensor_id lse = local_floats(list, (uint64_t)batch * heads * length, "lse");
     append(list,
            (struct op){.type = &attention,
                        .sequence = {.batch = batch, .length = length, .channels = channels, .heads = heads}},
@@ -319,28 +350,19 @@ tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t le
     return y;
 }
 
-// Softmax and cross-entropy.
+// Softmax and cross-entropy. Its backward pass is part of its forward pass.
 
-static void run_cross_entropy(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                              const device_address *a)
+static void run_cross_entropy(const struct op *op, struct kernel_context *context, const device_address *a)
 {
-    kernels->cross_entropy(stream, a[0], a[1], a[2], a[3], op->loss.rows, op->loss.classes, op->loss.stride);
+    context->kernels->cross_entropy(context, a[0], a[1], a[2], op->loss.rows, op->loss.classes, op->loss.stride,
+                                    op->loss.gradient);
 }
-
-static void run_cross_entropy_backward(const struct op *op, const struct kernels *kernels, struct stream *stream,
-                                       const device_address *a)
-{
-    kernels->cross_entropy_backward(stream, a[0], a[1], a[2], op->loss.rows, op->loss.classes, op->loss.stride);
-}
-
-static const struct op_type cross_entropy_backward = {.name = "cross_entropy_backward",
-                                                      .run = run_cross_entropy_backward};
 
 // The logits become their own gradient: nothing else reads them after this.
 static void differentiate_cross_entropy(struct differentiation *pass, const struct op *op)
 {
-    tensor_id lse = op->tensors[1], logits = op->tensors[2], targets = op->tensors[3];
-    append(pass->list, (struct op){.type = &cross_entropy_backward, .loss = op->loss}, TENSORS(logits, lse, targets));
+    tensor_id logits = op->tensors[1];
+    pass->list->ops[pass->position].loss.gradient = true;
     gradient_share(pass, logits, logits);
 }
 
@@ -350,7 +372,62 @@ static const struct op_type cross_entropy = {
 void op_cross_entropy(struct list *list, tensor_id tally, tensor_id logits, tensor_id targets, size_t rows,
                       size_t classes, size_t stride)
 {
-    tensor_id lse = local(list, rows, "lse");
     append(list, (struct op){.type = &cross_entropy, .loss = {.rows = rows, .classes = classes, .stride = stride}},
-           TENSORS(tally, lse, logits, targets));
+           TENSORS(tally, logits, targets));
+}
+
+// Fusion: pairs that one kernel does.
+
+// s = a + b; y = layer_norm(s): s is written on the way.
+static bool fuse_add_into_layer_norm(struct op *op, const struct op *next)
+{
+    tensor_id sum = op->tensors[0], a = op->tensors[1], b = op->tensors[2];
+    if (next->tensors[4] != sum || next->tensors[5] != TENSOR_NONE || sum == a) {
+        return false;
+    }
+    *op = *next;
+    op->tensors[1] = sum;
+    op->tensors[4] = a;
+    op->tensors[5] = b;
+    return true;
+}
+
+// p = linear(x); y = gelu(p): p is kept where something needs it later.
+static bool fuse_gelu_into_linear(struct op *op, const struct op *next, bool read_later)
+{
+    tensor_id p = op->tensors[0];
+    if (next->tensors[1] != p) {
+        return false;
+    }
+    op->matmul.epilogue = KERNEL_EPILOGUE_GELU;
+    op->tensors[0] = next->tensors[0];
+    op->tensors[4] = read_later ? p : TENSOR_NONE;
+    return true;
+}
+
+// dy = a b; dx = dy gelu'(x), written over dy.
+static bool fuse_gelu_backward_into_matmul(struct op *op, const struct op *next)
+{
+    tensor_id dy = op->tensors[0];
+    if (op->matmul.accumulate || op->matmul.float_c || next->tensors[0] != dy || next->tensors[1] != dy) {
+        return false;
+    }
+    op->matmul.epilogue = KERNEL_EPILOGUE_GELU_BACKWARD;
+    op->tensors[4] = next->tensors[2];
+    return true;
+}
+
+bool op_fuse(const struct list *list, struct op *op, size_t next_place)
+{
+    const struct op *next = &list->ops[next_place];
+    if (op->type == &add && next->type == &layer_norm) {
+        return fuse_add_into_layer_norm(op, next);
+    }
+    if (op->type == &linear && next->type == &gelu) {
+        return fuse_gelu_into_linear(op, next, list_mentions(list, op->tensors[0], next_place + 1));
+    }
+    if (op->type == &matmul_backward && next->type == &gelu_backward) {
+        return fuse_gelu_backward_into_matmul(op, next);
+    }
+    return false;
 }

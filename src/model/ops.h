@@ -12,7 +12,7 @@ struct differentiation;
 struct op_type {
     const char *name;
     // `a[i]` is the address of op->tensors[i], 0 for TENSOR_NONE.
-    void (*run)(const struct op *op, const struct kernels *kernels, struct stream *stream, const device_address *a);
+    void (*run)(const struct op *op, struct kernel_context *context, const device_address *a);
     void (*differentiate)(struct differentiation *pass, const struct op *op); // NULL: a backward operation
     uint64_t (*flops)(const struct op *op);                                   // NULL: not worth counting
 };
@@ -33,10 +33,11 @@ struct op {
             bool accumulate;
         } norm;
         struct {
-            size_t batch, length, channels, heads;
+            size_t batch, length, channels, heads, vocabulary;
         } sequence;
         struct {
             size_t rows, classes, stride;
+            bool gradient;
         } loss;
     };
 };
@@ -46,6 +47,8 @@ struct op {
 // y[rows, out] = x[rows, in] weights[out, in]' + bias[out]; bias may be TENSOR_NONE.
 tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id bias, size_t rows, size_t in,
                     size_t out, const char *name);
+// x, float32, as reals; x itself where they are the same.
+tensor_id op_convert(struct list *list, tensor_id x, const char *name);
 // Works in place and answers x: no other operation may need x's earlier contents, forward or backward.
 tensor_id op_relu(struct list *list, tensor_id x);
 tensor_id op_gelu(struct list *list, tensor_id x, const char *name);
@@ -57,13 +60,18 @@ tensor_id op_layer_norm(struct list *list, tensor_id x, tensor_id gamma, tensor_
                         const char *name);
 // y[B, T, C] from tokens[B, T], wte[V, C] and wpe[T, C].
 tensor_id op_embedding(struct list *list, tensor_id tokens, tensor_id wte, tensor_id wpe, size_t batch, size_t length,
-                       size_t channels, const char *name);
+                       size_t channels, size_t vocabulary, const char *name);
 // y[B, T, C] from qkv[B, T, 3C].
 tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t length, size_t channels, size_t heads,
                        const char *name);
-// Adds the losses of logits[rows, stride] to the tally. The backward pass turns the logits into their gradient, so no
-// other operation may read them, forward or backward: what makes them is not op_relu or op_attention.
+// Adds the losses of logits[rows, stride] to the tally. In a list with a backward pass it turns the logits into their
+// gradient at once, so no other operation may read them, forward or backward: what makes them is not op_relu or
+// op_attention.
 void op_cross_entropy(struct list *list, tensor_id tally, tensor_id logits, tensor_id targets, size_t rows,
                       size_t classes, size_t stride);
+
+// What list_fuse asks for neighbours: makes `op` do the work of operation number `next` too and answers true, or
+// answers false and changes nothing.
+bool op_fuse(const struct list *list, struct op *op, size_t next);
 
 #endif

@@ -30,21 +30,20 @@ double optimizer_learning_rate(const struct optimizer_config *config, uint64_t s
     return config->final_learning_rate + left * (config->learning_rate - config->final_learning_rate);
 }
 
-static void step_sgd(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
-                     struct stream *stream, const struct optimizer_memory *memory, uint64_t step, double gradient_scale)
+static void step_sgd(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
+                     const struct optimizer_memory *memory, uint64_t step)
 {
     struct kernel_sgd args = {
         .learning_rate = (float)optimizer_learning_rate(config, step),
         .momentum = (float)config->momentum,
         .weight_decay = (float)config->weight_decay,
-        .gradient_scale = (float)gradient_scale,
     };
-    kernels->sgd(stream, &args, memory->parameters, memory->gradients, memory->states[0], model->elements);
+    context->kernels->sgd(context, &args, memory->parameters, memory->copy, memory->gradients, memory->states[0],
+                          memory->scale, model->elements);
 }
 
-static void step_adamw(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
-                       struct stream *stream, const struct optimizer_memory *memory, uint64_t step,
-                       double gradient_scale)
+static void step_adamw(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
+                       const struct optimizer_memory *memory, uint64_t step)
 {
     struct kernel_adamw args = {
         .learning_rate = (float)optimizer_learning_rate(config, step),
@@ -52,25 +51,22 @@ static void step_adamw(const struct optimizer_config *config, const struct model
         .beta2 = (float)config->beta2,
         .epsilon = (float)config->epsilon,
         .weight_decay = (float)config->weight_decay,
-        .gradient_scale = (float)gradient_scale,
         .step = step + 1,
+        .decaying = model->decaying_elements,
     };
-    uint64_t first = model->decaying_elements, bytes = 4 * first;
-    kernels->adamw(stream, &args, memory->parameters, memory->gradients, memory->states[0], memory->states[1], first);
-    args.weight_decay = 0;
-    kernels->adamw(stream, &args, memory->parameters + bytes, memory->gradients + bytes, memory->states[0] + bytes,
-                   memory->states[1] + bytes, model->elements - first);
+    context->kernels->adamw(context, &args, memory->parameters, memory->copy, memory->gradients, memory->states[0],
+                            memory->states[1], memory->scale, model->elements);
 }
 
-void optimizer_step(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
-                    struct stream *stream, const struct optimizer_memory *memory, uint64_t step, double gradient_scale)
+void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
+                    const struct optimizer_memory *memory, uint64_t step)
 {
     switch (config->kind) {
     case OPTIMIZER_SGD:
-        step_sgd(config, model, kernels, stream, memory, step, gradient_scale);
+        step_sgd(config, model, context, memory, step);
         return;
     case OPTIMIZER_ADAMW:
-        step_adamw(config, model, kernels, stream, memory, step, gradient_scale);
+        step_adamw(config, model, context, memory, step);
         return;
     }
 }

@@ -22,10 +22,12 @@ struct optimizer_config {
     double final_learning_rate; // where it ends
 };
 
-// Where the optimizer works. Each address has room for model->elements floats.
+// Where the optimizer works. Each address has room for model->elements float32, unless said otherwise.
 struct optimizer_memory {
     device_address parameters, gradients;
+    device_address copy;                         // model_copy_bytes; 0 where there is none
     device_address states[OPTIMIZER_STATES_MAX]; // zero before the first step; optimizer_state_count of them
+    device_address scale;                        // one float32: what kernels->gradient_scale wrote
 };
 
 // Buffers of state, each as large as the parameters: 2 for AdamW, 1 for SGD with momentum, else 0.
@@ -34,9 +36,9 @@ size_t optimizer_state_count(const struct optimizer_config *config);
 // The learning rate of step `step`, counted from 0.
 double optimizer_learning_rate(const struct optimizer_config *config, uint64_t step);
 
-// Enqueues one step: gradients are multiplied by `gradient_scale` and applied. Weight decay applies to parameters that
-// decay under AdamW and to all under SGD, as is the custom for each. Does not block.
-void optimizer_step(const struct optimizer_config *config, const struct model *model, const struct kernels *kernels,
-                    struct stream *stream, const struct optimizer_memory *memory, uint64_t step, double gradient_scale);
+// Enqueues one step: gradients are multiplied by the scale and applied. Weight decay applies to parameters that decay
+// under AdamW and to all under SGD, as is the custom for each. Does not block.
+void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
+                    const struct optimizer_memory *memory, uint64_t step);
 
 #endif

@@ -26,14 +26,16 @@ struct page {
 
 struct price_book {
     const struct model *model;
+    size_t slots;
     struct page pages[PURPOSES];
 };
 
-struct price_book *price_book_create(const struct model *model)
+struct price_book *price_book_create(const struct model *model, size_t slots)
 {
     struct price_book *book = calloc(1, sizeof(*book));
     if (book != NULL) {
         book->model = model;
+        book->slots = slots;
     }
     return book;
 }
@@ -70,7 +72,7 @@ const struct list *price_list(struct price_book *book, enum list_purpose purpose
     if (known != NULL) {
         return known;
     }
-    if (!model_list(book->model, micro_batch, purpose, &list)) {
+    if (!model_list(book->model, micro_batch, purpose, book->slots, &list)) {
         return NULL;
     }
     struct kept *kept = &page->kept[page->oldest];
@@ -118,7 +120,7 @@ uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, s
     if (place < page->count && page->prices[place].micro_batch == micro_batch) {
         return page->prices[place].block_bytes;
     }
-    if (!make_room(page) || !model_list(book->model, micro_batch, purpose, &list)) {
+    if (!make_room(page) || !model_list(book->model, micro_batch, purpose, book->slots, &list)) {
         return UINT64_MAX;
     }
     struct price *price = &page->prices[place];

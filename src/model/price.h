@@ -16,8 +16,8 @@
 
 struct price_book;
 
-// The model must outlive the book. NULL when the host's memory runs out.
-struct price_book *price_book_create(const struct model *model);
+// `slots`: of inputs in every list. The model must outlive the book. NULL when the host's memory runs out.
+struct price_book *price_book_create(const struct model *model, size_t slots);
 void price_book_destroy(struct price_book *book);
 
 // The list for micro_batch >= 1. The book owns it; it stays until the next call. NULL when the host's memory runs out.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Communicators: how ranks exchange messages and add up gradients. Each kind is one const table, chosen once.
+// Communicators: how ranks exchange messages. Each kind is one const table, chosen once.
 //
 // "Collective" entries must be called by all ranks in the same order. They block until this rank's part is done,
 // unless they say otherwise. A failure inside a communicator ends the whole job: there is no recovery from a lost rank.
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "mem/device.h"
+#include "mem/error.h"
 
 struct comm;
 
@@ -28,9 +28,6 @@ struct comm_ops {
     // until gather_wait, also collective, returns. One at a time.
     void (*gather_start)(struct comm *comm, const void *mine, void *all, size_t bytes);
     void (*gather_wait)(struct comm *comm);
-    // Collective: count float32 on the device become their sums over ranks. Synchronises the stream first.
-    void (*all_reduce)(struct comm *comm, struct device *device, struct stream *stream, device_address values,
-                       uint64_t count);
     // Not collective: ends every rank at once with this exit code. Does not return.
     void (*abort)(struct comm *comm, int exit_code) __attribute__((noreturn));
 };
@@ -38,6 +35,7 @@ struct comm_ops {
 struct comm {
     const struct comm_ops *ops;
     uint32_t rank, size;
+    uint32_t local_rank; // among the ranks of this host
 };
 
 extern const struct comm_ops comm_self, comm_mpi;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ranks under MPI. Gradients are reduced in host memory: in place where the host can reach the device's memory, else
-// through a staging buffer.
+// Ranks under MPI.
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,14 +8,21 @@
 
 #include "worker/comm.h"
 
-#define REDUCE_AT_ONCE   (UINT64_C(1) << 28) // floats: a count must fit an int
-#define STAGING_ELEMENTS (UINT64_C(1) << 18)
-
 struct comm_mpi {
     struct comm base;
     MPI_Request gather;
-    float *staging; // STAGING_ELEMENTS
 };
+
+// Ranks that share memory are on one host.
+static uint32_t find_local_rank(void)
+{
+    MPI_Comm host;
+    int rank;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+    MPI_Comm_rank(host, &rank);
+    MPI_Comm_free(&host);
+    return (uint32_t)rank;
+}
 
 static enum status create(struct comm **comm_p, struct error *error)
 {
@@ -26,16 +32,13 @@ static enum status create(struct comm **comm_p, struct error *error)
     MPI_Comm_size(MPI_COMM_WORLD, &size);
 
     struct comm_mpi *comm = calloc(1, sizeof(*comm));
-    float *staging = malloc(STAGING_ELEMENTS * sizeof(*staging));
-    if (comm == NULL || staging == NULL) {
-        free(comm);
-        free(staging);
+    if (comm == NULL) {
         MPI_Finalize();
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    comm->base = (struct comm){.ops = &comm_mpi, .rank = (uint32_t)rank, .size = (uint32_t)size};
+    comm->base = (struct comm){
+        .ops = &comm_mpi, .rank = (uint32_t)rank, .size = (uint32_t)size, .local_rank = find_local_rank()};
     comm->gather = MPI_REQUEST_NULL;
-    comm->staging = staging;
     *comm_p = &comm->base;
     return STATUS_OK;
 }
@@ -45,7 +48,6 @@ static void destroy(struct comm *comm)
     struct comm_mpi *mpi = (struct comm_mpi *)comm;
     if (mpi != NULL) {
         MPI_Finalize();
-        free(mpi->staging);
         free(mpi);
     }
 }
@@ -66,40 +68,6 @@ static void gather_wait(struct comm *comm)
 {
     struct comm_mpi *mpi = (struct comm_mpi *)comm;
     MPI_Wait(&mpi->gather, MPI_STATUS_IGNORE);
-}
-
-static void reduce_in_place(float *values, uint64_t count)
-{
-    for (uint64_t done = 0; done < count; done += REDUCE_AT_ONCE) {
-        uint64_t n = count - done < REDUCE_AT_ONCE ? count - done : REDUCE_AT_ONCE;
-        MPI_Allreduce(MPI_IN_PLACE, values + done, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
-    }
-}
-
-static void reduce_staged(struct comm_mpi *mpi, struct device *device, struct stream *stream, device_address values,
-                          uint64_t count)
-{
-    for (uint64_t done = 0; done < count; done += STAGING_ELEMENTS) {
-        uint64_t n = count - done < STAGING_ELEMENTS ? count - done : STAGING_ELEMENTS;
-        device_address part = values + done * sizeof(float);
-        device->ops->copy_to_host(device, stream, mpi->staging, part, n * sizeof(float));
-        device->ops->stream_synchronize(device, stream);
-        MPI_Allreduce(MPI_IN_PLACE, mpi->staging, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
-        device->ops->copy_to_device(device, stream, part, mpi->staging, n * sizeof(float));
-        device->ops->stream_synchronize(device, stream);
-    }
-}
-
-static void all_reduce(struct comm *comm, struct device *device, struct stream *stream, device_address values,
-                       uint64_t count)
-{
-    float *host = device->ops->host_pointer(device, values);
-    if (host == NULL) {
-        reduce_staged((struct comm_mpi *)comm, device, stream, values, count);
-        return;
-    }
-    device->ops->stream_synchronize(device, stream);
-    reduce_in_place(host, count);
 }
 
 static void __attribute__((noreturn)) abort_all(struct comm *comm, int exit_code)
@@ -126,6 +94,5 @@ const struct comm_ops comm_mpi = {
     .broadcast = broadcast,
     .gather_start = gather_start,
     .gather_wait = gather_wait,
-    .all_reduce = all_reduce,
     .abort = abort_all,
 };

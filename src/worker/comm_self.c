@@ -38,12 +38,6 @@ static void gather_wait(struct comm *comm)
     (void)comm;
 }
 
-static void all_reduce(struct comm *comm, struct device *device, struct stream *stream, device_address values,
-                       uint64_t count)
-{
-    (void)comm, (void)device, (void)stream, (void)values, (void)count;
-}
-
 static void __attribute__((noreturn)) abort_all(struct comm *comm, int exit_code)
 {
     (void)comm;
@@ -57,6 +51,5 @@ const struct comm_ops comm_self = {
     .broadcast = broadcast,
     .gather_start = gather_start,
     .gather_wait = gather_wait,
-    .all_reduce = all_reduce,
     .abort = abort_all,
 };

@@ -13,7 +13,8 @@ struct command_line {
     const char *config_path;
     char *const *overrides; // section.key=value
     size_t override_count;
-    uint64_t ranks; // plan: how many to plan for; 0: as many as the config describes
+    uint64_t ranks;         // plan: how many to plan for; 0: as many as the config describes
+    uint64_t profile_steps; // train: how many to time, and then end; 0: none, the whole run
 };
 
 // Trains. Every rank of the job calls it.

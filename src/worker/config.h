@@ -28,8 +28,10 @@ enum config_activation { CONFIG_RELU, CONFIG_GELU };
 enum config_optimizer { CONFIG_SGD, CONFIG_ADAMW };
 enum config_schedule { CONFIG_CONSTANT, CONFIG_COSINE, CONFIG_LINEAR };
 enum config_data { CONFIG_DATA_IDX, CONFIG_DATA_TEXT, CONFIG_DATA_TOKENS, CONFIG_DATA_SYNTHETIC };
-enum config_device { CONFIG_DEVICE_CPU };
+enum config_device { CONFIG_DEVICE_AUTO, CONFIG_DEVICE_CPU, CONFIG_DEVICE_CUDA };
+enum config_precision { CONFIG_FP32, CONFIG_BF16 };
 enum config_comm { CONFIG_COMM_AUTO, CONFIG_COMM_SELF, CONFIG_COMM_MPI };
+enum config_reduce { CONFIG_REDUCE_AUTO, CONFIG_REDUCE_MPI, CONFIG_REDUCE_NCCL };
 
 struct config_neighbour { // someone else on a CPU device, while steps from_step <= step < to_step run
     uint64_t rank;        // whose device
@@ -50,6 +52,7 @@ struct config {
         uint64_t epochs; // used where steps is 0; a step may reach into the next epoch
         uint64_t global_batch_size;
         uint64_t micro_batch_size; // 0: "auto", from headroom
+        enum config_precision precision;
         uint64_t seed;
         double clip_norm;    // 0: no clipping
         uint64_t eval_every; // steps; 0: only at the end
@@ -84,6 +87,8 @@ struct config {
     } device;
     struct {
         enum config_comm kind;
+        enum config_reduce reduce;
+        uint64_t bucket_bytes;
     } comm;
     struct {
         char *folder;         // made if missing; by default runs/ and the name of the configuration file
@@ -109,6 +114,9 @@ enum status config_parse(struct config *config, const char *text, const char *na
 // Checks that need the number of ranks: global batch, capacities, neighbours and fault ranks.
 enum status config_check_ranks(const struct config *config, uint64_t ranks, struct error *error);
 void config_finish(struct config *config);
+
+// A key in use that only the CPU device knows; NULL: none.
+const char *config_cpu_key(const struct config *config);
 
 // The whole configuration as YAML that config_read accepts and that gives the same struct. The caller frees it; NULL
 // when memory runs out.

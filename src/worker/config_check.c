@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "mem/device.h"
 #include "mem/ledger.h"
 
 static bool is_given(const struct config_place *place)
@@ -120,6 +121,39 @@ static enum status check_data(const struct config *config, struct error *error)
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
+const char *config_cpu_key(const struct config *config)
+{
+    const struct {
+        bool used;
+        const char *path;
+    } keys[] = {
+        {config->device.name != NULL, "device.name"},
+        {config->device.ranks_per_device > 1, "device.ranks_per_device"},
+        {config->device.faulting_addresses, "device.faulting_addresses"},
+        {config->device.neighbours_count > 0, "device.neighbours"},
+    };
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        if (keys[i].used) {
+            return keys[i].path;
+        }
+    }
+    return NULL;
+}
+
+static enum status check_device(const struct config *config, struct error *error)
+{
+    const char *cpu_key = config_cpu_key(config);
+    bool cuda = config->device.kind == CONFIG_DEVICE_CUDA;
+    bool nccl = config->comm.reduce == CONFIG_REDUCE_NCCL;
+    const struct rule rules[] = {
+        {cuda && device_find("cuda") == NULL, "device.kind",
+         "cuda: this program was built without it; allowed: auto, cpu"},
+        {cuda && cpu_key != NULL, cpu_key, "device.kind cuda has no such thing; it is the CPU device's"},
+        {nccl && config->device.kind == CONFIG_DEVICE_CPU, "comm.reduce", "nccl needs device.kind cuda"},
+    };
+    return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
+}
+
 static enum status check_device_name(const struct config *config, struct error *error)
 {
     const char *name = config->device.name;
@@ -146,7 +180,8 @@ static enum status check_neighbours(const struct config *config, struct error *e
 enum status config_check(const struct config *config, struct error *error)
 {
     enum status (*const checks[])(const struct config *, struct error *) = {
-        check_required, check_train, check_model, check_heads, check_data, check_device_name, check_neighbours,
+        check_required, check_train,  check_model,       check_heads,
+        check_data,     check_device, check_device_name, check_neighbours,
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < sizeof(checks) / sizeof(checks[0]); i++) {

@@ -25,8 +25,10 @@ static const char *const activation_names[] = {"relu", "gelu", NULL};
 static const char *const optimizer_names[] = {"sgd", "adamw", NULL};
 static const char *const schedule_names[] = {"constant", "cosine", "linear", NULL};
 static const char *const data_names[] = {"idx", "text", "tokens", "synthetic", NULL};
-static const char *const device_names[] = {"cpu", NULL};
+static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
+static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
 
 const char *const config_sections[] = {"model", "train", "optimizer", "data", "device", "comm", "run", "fault", NULL};
 
@@ -55,6 +57,8 @@ const struct config_key config_keys[] = {
      .help = "samples per optimizer step over all ranks; memory never changes it"},
     {"train.micro_batch_size", CONFIG_TYPE_COUNT, ONE(train.micro_batch_size), RANGE("1", SAMPLES_MAX), WORD("auto", 0),
      .fallback = "auto", .help = "samples in one forward and backward pass; auto: from the headroom"},
+    {"train.precision", CONFIG_TYPE_CHOICE, ONE(train.precision), .names = precision_names, .fallback = "fp32",
+     .help = "of weights and activations in a micro-step; the optimizer and sums of gradients are always fp32"},
     {"train.seed", CONFIG_TYPE_COUNT, ONE(train.seed), RANGE("0", "18446744073709551615"), .fallback = "1",
      .help = "of the first weights and of the order of samples"},
     {"train.clip_norm", CONFIG_TYPE_REAL, ONE(train.clip_norm), RANGE("0", "1e9"), .fallback = "0",
@@ -110,21 +114,26 @@ const struct config_key config_keys[] = {
     {"data.prefetch_bytes", CONFIG_TYPE_BYTES, ONE(data.prefetch_bytes), RANGE("1", BYTES_MAX), .fallback = "64MiB",
      .help = "the most that samples read ahead take on a rank; one sample always fits"},
 
-    {"device.kind", CONFIG_TYPE_CHOICE, ONE(device.kind), .names = device_names, .fallback = "cpu",
-     .help = "where the model runs"},
+    {"device.kind", CONFIG_TYPE_CHOICE, ONE(device.kind), .names = device_names, .fallback = "auto",
+     .help = "where the model runs; auto: on GPUs where every rank has one, else on the CPU"},
     {"device.name", CONFIG_TYPE_TEXT, ONE(device.name), WORD("null", 0), .fallback = "null",
-     .help = "a user's jobs on a host that use the same name share devices of one capacity; null: this job's own"},
+     .help = "cpu: a user's jobs on a host that use the same name share devices of one capacity; null: only this job"},
     {"device.capacity", CONFIG_TYPE_BYTES, LIST(device.capacities), RANGE("4KiB", BYTES_MAX), .fallback = "[]",
-     .help = "bytes of every device, or of each in rank order; []: 7/8 of what the machine has free"},
+     .help = "cpu: bytes of every device, or of each in rank order; []: 7/8 of what the machine has free. "
+             "cuda: the most that every rank takes, or each; []: what the GPU has"},
     {"device.ranks_per_device", CONFIG_TYPE_COUNT, ONE(device.ranks_per_device), RANGE("1", "1024"), .fallback = "1",
-     .help = "neighbouring ranks that share one device"},
+     .help = "cpu: neighbouring ranks that share one device"},
     {"device.faulting_addresses", CONFIG_TYPE_BOOL, ONE(device.faulting_addresses), .fallback = "false",
-     .help = "addresses of device memory fault when the host uses them, as a GPU's do"},
+     .help = "cpu: addresses of device memory fault when the host uses them, as a GPU's do"},
     {"device.neighbours", CONFIG_TYPE_NEIGHBOUR, LIST(device.neighbours), .fallback = "[]",
-     .help = "others who take memory of a rank's device while from_step <= step < to_step"},
+     .help = "cpu: others who take memory of a rank's device while from_step <= step < to_step"},
 
     {"comm.kind", CONFIG_TYPE_CHOICE, ONE(comm.kind), .names = comm_names, .fallback = "auto",
      .help = "how ranks talk; auto: mpi under an MPI launcher, else self"},
+    {"comm.reduce", CONFIG_TYPE_CHOICE, ONE(comm.reduce), .names = reduce_names, .fallback = "auto",
+     .help = "how gradients are added up; auto: by nccl where every rank has a GPU of its own, else by mpi"},
+    {"comm.bucket_bytes", CONFIG_TYPE_BYTES, ONE(comm.bucket_bytes), RANGE("4", BYTES_MAX), .fallback = "32MiB",
+     .help = "gradients that are added up over ranks together, as soon as they are made"},
 
     {"run.folder", CONFIG_TYPE_TEXT, ONE(run.folder), WORD("null", 0), .fallback = "null",
      .help = "where the run's files go; null: runs/ and the name of the configuration file"},

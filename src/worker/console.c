@@ -61,11 +61,11 @@ static void close_line(struct console *console)
     }
 }
 
-static void print_plan(struct console *console, uint64_t step)
+static void print_plan(struct console *console, uint64_t step, const struct sched_share *plan)
 {
     fprintf(console->file, "step %" PRIu64 ": plan (samples = micro-batch x steps):", step);
     for (uint32_t i = 0; i < console->worker->comm->size; i++) {
-        const struct sched_share *share = &console->worker->plan[i];
+        const struct sched_share *share = &plan[i];
         fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
                 share->samples, share->micro_batch, share->accumulation_steps);
     }
@@ -77,17 +77,31 @@ static const char *plural(uint64_t count)
     return count == 1 ? "" : "s";
 }
 
+// What "auto" became where that is not what a person with GPUs hopes for.
+static void print_choices(const struct console *console)
+{
+    const struct worker *worker = console->worker;
+    if (worker->place.instead.text[0] != '\0') {
+        fprintf(console->file, "device.kind auto: on the CPU, because %s\n", worker->place.instead.text);
+    }
+    if (worker->comm->size > 1 && reduce_between(worker->place.ops->name) != NULL && worker->place.shared) {
+        fprintf(console->file, "several ranks share a GPU: gradients are added up by %s\n", worker->reducer->ops->name);
+    }
+}
+
 void console_start(struct console *console, const char *folder)
 {
     const struct worker *worker = console->worker;
     uint64_t global_batch = worker->config->train.global_batch_size;
     fprintf(console->file,
-            "headroom %s: %s with %" PRIu64 " weights, %" PRIu32 " rank%s (%s), %" PRIu64 " step%s of %" PRIu64
+            "headroom %s: %s with %" PRIu64 " weights, %" PRIu32 " rank%s (%s) on %s, %" PRIu64 " step%s of %" PRIu64
             " sample%s, run folder %s\n",
             HEADROOM_VERSION, worker->config->model.kind == CONFIG_MODEL_MLP ? "mlp" : "gpt", worker->model->weights,
-            worker->comm->size, plural(worker->comm->size), worker->comm->ops->name, worker->steps,
-            plural(worker->steps), global_batch, plural(global_batch), folder);
-    print_plan(console, 0);
+            worker->comm->size, plural(worker->comm->size), worker->comm->ops->name,
+            worker->device->ops->description(worker->device), worker->steps, plural(worker->steps), global_batch,
+            plural(global_batch), folder);
+    print_choices(console);
+    print_plan(console, 0, worker->plan);
     fflush(console->file);
 }
 
@@ -97,18 +111,18 @@ static void widen(struct range *range, uint64_t value)
     range->most = uint64_max(range->most, value);
 }
 
-static void note_shares(struct console *console)
+static void note_shares(struct console *console, const struct step_message *messages)
 {
     for (uint32_t i = 0; i < console->worker->comm->size; i++) {
-        widen(&console->ranks[i].share, console->worker->messages[i].samples);
-        widen(&console->ranks[i].micro_batch, console->worker->messages[i].micro_batch);
+        widen(&console->ranks[i].share, messages[i].samples);
+        widen(&console->ranks[i].micro_batch, messages[i].micro_batch);
     }
 }
 
-static void note_memory(struct console *console)
+static void note_memory(struct console *console, const struct step_message *messages)
 {
     for (uint32_t i = 0; i < console->worker->comm->size; i++) {
-        const struct step_message *message = &console->worker->messages[i];
+        const struct step_message *message = &messages[i];
         struct rank_summary *rank = &console->ranks[i];
         rank->allocated_peak_bytes = uint64_max(rank->allocated_peak_bytes, message->allocated_peak_bytes);
         rank->reserved_peak_bytes = uint64_max(rank->reserved_peak_bytes, message->reserved_peak_bytes);
@@ -136,8 +150,8 @@ void console_step(struct console *console, const struct step_result *result)
 {
     const struct worker *worker = console->worker;
     uint64_t done = result->step + 1, now_ns = clock_ns();
-    note_shares(console);
-    note_memory(console);
+    note_shares(console, result->messages);
+    note_memory(console, result->messages);
     if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
         print_progress(console, result);
@@ -149,7 +163,7 @@ void console_step(struct console *console, const struct step_result *result)
     }
     if (result->plan_changed) {
         close_line(console);
-        print_plan(console, result->step + 1);
+        print_plan(console, result->step + 1, result->next_plan);
     }
     fflush(console->file);
 }
@@ -160,7 +174,7 @@ void console_evaluation(struct console *console, uint64_t steps_done, const stru
     fprintf(console->file, "step %" PRIu64 ": validation loss %.4f, accuracy %.2f %%\n", steps_done, evaluation->loss,
             100 * evaluation->accuracy);
     fflush(console->file);
-    note_memory(console);
+    note_memory(console, console->worker->messages);
     console->last_evaluation = *evaluation;
     console->evaluated = true;
 }

@@ -21,6 +21,8 @@ static enum status run_part(struct worker *worker, struct error *error)
         .set = worker->validation,
         .threads = (uint32_t)config->data.threads,
         .prefetch_bytes = config->data.prefetch_bytes,
+        .device = worker->device,
+        .staging = worker->staging,
     };
     struct sample_range range = {.purpose = LIST_EVALUATE};
     choose_part(worker, &range);
@@ -42,6 +44,16 @@ static enum status run_part(struct worker *worker, struct error *error)
     return status;
 }
 
+// The tally over all ranks.
+static enum status read_tally(struct worker *worker, struct kernel_tally *tally_p, struct error *error)
+{
+    const struct device_ops *ops = worker->device->ops;
+    samples_reduce(worker, LIST_EVALUATE);
+    ops->copy_to_host(worker->device, worker->stream, tally_p, worker->memory.tally, sizeof(*tally_p));
+    ops->stream_synchronize(worker->device, worker->stream);
+    return ops->check(worker->device, error);
+}
+
 enum status evaluate(struct worker *worker, struct evaluation *evaluation_p, struct error *error)
 {
     struct comm *comm = worker->comm;
@@ -49,9 +61,13 @@ enum status evaluate(struct worker *worker, struct evaluation *evaluation_p, str
     if (status != STATUS_OK) {
         return status;
     }
+    struct kernel_tally sum;
     comm->ops->gather_start(comm, &worker->message, worker->messages, sizeof(worker->message));
+    status = read_tally(worker, &sum, error);
     comm->ops->gather_wait(comm);
-    struct kernel_tally sum = worker_tally(worker);
+    if (status != STATUS_OK) {
+        return status;
+    }
     *evaluation_p = (struct evaluation){
         .loss = sum.loss / sum.count,
         .accuracy = sum.correct / sum.count,

@@ -5,10 +5,10 @@
 // another sequence is expected, it begins with number `claimed`: a fill still in progress then finds its number below
 // `start` and its sample is dropped.
 //
-// A slot is free, then filling while one thread writes it without the mutex, then full until loader_next has copied it.
-// A slot that is filling is left to its thread, so no two threads ever write one. Where a sample cannot be read, its
-// slot and those after it in the thread's run are failed instead of full: loader_next reads them itself and so learns
-// why.
+// A slot is free, then filling while one thread writes it without the mutex, then full until loader_next copies it,
+// then leaving until the copy has passed, whatever sequence is expected by then. A slot that is filling is left to its
+// thread, so no two threads ever write one. Where a sample cannot be read, its slot and those after it in the thread's
+// run are failed instead of full: loader_next reads them itself and so learns why.
 #include "worker/loader.h"
 
 #include <assert.h>
@@ -19,16 +19,25 @@
 #include "mem/uint64.h"
 #include "worker/clock.h"
 
-#define RUN_MAX 16 // slots that a thread claims at a time
+#define RUN_MAX    16 // slots that a thread claims at a time
+#define COPIES_MAX 64 // that are under way
 
-enum slot { SLOT_FREE, SLOT_FILLING, SLOT_FULL, SLOT_FAILED };
+enum slot { SLOT_FREE, SLOT_FILLING, SLOT_FULL, SLOT_FAILED, SLOT_LEAVING };
+
+struct copy {
+    struct event *passed;
+    uint64_t first, length; // numbers
+};
 
 struct loader {
     struct loader_config config;
     uint64_t input_bytes, target_bytes; // of a sample
     uint64_t slots;
     uint64_t run;              // slots that a thread claims at most
-    uint8_t *inputs, *targets; // of all slots
+    device_address staging[2]; // of inputs and targets
+    uint8_t *inputs, *targets; // there, of all slots
+    struct copy copies[COPIES_MAX];
+    uint64_t copies_begun, copies_passed; // copy n is copies[n % COPIES_MAX]
     pthread_t *threads;
     uint64_t threads_started;
     uint64_t wait_ns;
@@ -154,6 +163,27 @@ static enum status start_threads(struct loader *loader, struct error *error)
     return STATUS_OK;
 }
 
+static bool stage(struct loader *loader, size_t part, uint64_t bytes, uint8_t **pointer_p)
+{
+    struct mem_pool *pool = loader->config.staging;
+    if (mem_pool_alloc(pool, bytes, NULL, "loader", &loader->staging[part]) != STATUS_OK) {
+        return false;
+    }
+    *pointer_p = mem_pool_host_pointer(pool, loader->staging[part]);
+    return true;
+}
+
+static bool make_events(struct loader *loader)
+{
+    struct device *device = loader->config.device;
+    for (size_t i = 0; i < COPIES_MAX; i++) {
+        if (device->ops->event_create(device, &loader->copies[i].passed) != STATUS_OK) {
+            return false;
+        }
+    }
+    return true;
+}
+
 enum status loader_create(const struct loader_config *config, struct loader **loader_p, struct error *error)
 {
     assert(config->threads > 0);
@@ -167,25 +197,39 @@ enum status loader_create(const struct loader_config *config, struct loader **lo
     loader->target_bytes = shape->target_count * sizeof(int32_t);
     loader->slots = slots_for(config, loader->input_bytes + loader->target_bytes);
     loader->run = uint64_min(RUN_MAX, (loader->slots - 1) / config->threads + 1);
-    loader->inputs = malloc(loader->slots * loader->input_bytes);
-    loader->targets = malloc(loader->slots * loader->target_bytes);
+    bool staged = stage(loader, 0, loader->slots * loader->input_bytes, &loader->inputs) &&
+                  stage(loader, 1, loader->slots * loader->target_bytes, &loader->targets) && make_events(loader);
     loader->states = calloc(loader->slots, sizeof(*loader->states));
     loader->threads = calloc(config->threads, sizeof(*loader->threads));
     pthread_mutex_init(&loader->mutex, NULL);
     pthread_cond_init(&loader->freed, NULL);
     pthread_cond_init(&loader->filled, NULL);
-    bool made = loader->inputs != NULL && loader->targets != NULL && loader->states != NULL && loader->threads != NULL;
+    bool made = staged && loader->states != NULL && loader->threads != NULL;
     enum status status =
         made ? start_threads(loader, error)
              : error_set(error, STATUS_ERROR,
                          "out of host memory: %" PRIu64 " bytes to read ahead; lower data.prefetch_bytes",
-                         loader_staging_bytes(loader));
+                         loader_staging_bytes(config));
     if (status != STATUS_OK) {
         loader_destroy(loader);
         return status;
     }
     *loader_p = loader;
     return STATUS_OK;
+}
+
+// Waits for all copies.
+static void release_events(struct loader *loader)
+{
+    struct device *device = loader->config.device;
+    for (uint64_t i = loader->copies_passed; i < loader->copies_begun; i++) {
+        device->ops->event_synchronize(device, loader->copies[i % COPIES_MAX].passed);
+    }
+    for (size_t i = 0; i < COPIES_MAX; i++) {
+        if (loader->copies[i].passed != NULL) {
+            device->ops->event_destroy(device, loader->copies[i].passed);
+        }
+    }
 }
 
 void loader_destroy(struct loader *loader)
@@ -205,8 +249,9 @@ void loader_destroy(struct loader *loader)
     pthread_mutex_destroy(&loader->mutex);
     free(loader->threads);
     free(loader->states);
-    free(loader->targets);
-    free(loader->inputs);
+    release_events(loader);
+    mem_pool_free(loader->config.staging, loader->staging[1], NULL);
+    mem_pool_free(loader->config.staging, loader->staging[0], NULL);
     free(loader);
 }
 
@@ -227,7 +272,37 @@ static bool is_tried(uint8_t state)
     return state == SLOT_FULL || state == SLOT_FAILED;
 }
 
+// Frees the slots of the oldest copy, which has passed. With the mutex.
+static void free_copy(struct loader *loader)
+{
+    const struct copy *copy = &loader->copies[loader->copies_passed++ % COPIES_MAX];
+    for (uint64_t i = 0; i < copy->length; i++) {
+        loader->states[(copy->first + i) % loader->slots] = SLOT_FREE;
+    }
+    pthread_cond_broadcast(&loader->freed);
+}
+
 // With the mutex.
+static void free_passed_copies(struct loader *loader)
+{
+    struct device *device = loader->config.device;
+    while (loader->copies_passed < loader->copies_begun &&
+           device->ops->event_done(device, loader->copies[loader->copies_passed % COPIES_MAX].passed)) {
+        free_copy(loader);
+    }
+}
+
+// With the mutex, which is released meanwhile.
+static void wait_for_copy(struct loader *loader)
+{
+    struct device *device = loader->config.device;
+    pthread_mutex_unlock(&loader->mutex);
+    device->ops->event_synchronize(device, loader->copies[loader->copies_passed % COPIES_MAX].passed);
+    pthread_mutex_lock(&loader->mutex);
+    free_copy(loader);
+}
+
+// With the mutex, which is released meanwhile.
 static void wait_for_head(struct loader *loader)
 {
     const uint8_t *state = &loader->states[loader->head % loader->slots];
@@ -236,7 +311,11 @@ static void wait_for_head(struct loader *loader)
     }
     uint64_t start_ns = clock_ns();
     while (!is_tried(*state)) {
-        pthread_cond_wait(&loader->filled, &loader->mutex);
+        if (*state == SLOT_LEAVING) {
+            wait_for_copy(loader);
+        } else {
+            pthread_cond_wait(&loader->filled, &loader->mutex);
+        }
     }
     loader->wait_ns += clock_ns() - start_ns;
 }
@@ -265,21 +344,39 @@ static uint64_t full_run(const struct loader *loader, uint64_t count)
     return length;
 }
 
-// With the mutex.
-static void free_run(struct loader *loader, uint64_t length)
+// Enqueues the copies of a run of full slots. With the mutex, which is released meanwhile.
+static void copy_run(struct loader *loader, struct stream *stream, uint64_t length, device_address inputs,
+                     device_address targets)
 {
-    for (uint64_t i = 0; i < length; i++) {
-        loader->states[loader->head++ % loader->slots] = SLOT_FREE;
+    struct device *device = loader->config.device;
+    struct copy *copy = &loader->copies[loader->copies_begun % COPIES_MAX];
+    uint64_t slot = loader->head % loader->slots;
+    if (loader->copies_begun - loader->copies_passed == COPIES_MAX) {
+        wait_for_copy(loader);
     }
-    pthread_cond_broadcast(&loader->freed);
+    copy->first = loader->head;
+    copy->length = length;
+    for (uint64_t i = 0; i < length; i++) {
+        loader->states[loader->head++ % loader->slots] = SLOT_LEAVING;
+    }
+    pthread_mutex_unlock(&loader->mutex);
+    device->ops->copy_to_device(device, stream, inputs, loader->inputs + slot * loader->input_bytes,
+                                length * loader->input_bytes);
+    device->ops->copy_to_device(device, stream, targets, loader->targets + slot * loader->target_bytes,
+                                length * loader->target_bytes);
+    device->ops->event_record(device, copy->passed, stream);
+    pthread_mutex_lock(&loader->mutex);
+    loader->copies_begun++;
+    free_passed_copies(loader);
 }
 
-enum status loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first,
-                        uint64_t count, device_address inputs, device_address targets, struct error *error)
+enum status loader_next(struct loader *loader, struct stream *stream, uint64_t first, uint64_t count,
+                        device_address inputs, device_address targets, struct error *error)
 {
     enum status status = STATUS_OK;
     uint64_t done = 0;
     pthread_mutex_lock(&loader->mutex);
+    free_passed_copies(loader);
     while (done < count) {
         if (!has_position(loader, loader->head) || position_of(loader, loader->head) != first + done) {
             restart(loader, first + done, count - done, loader->stride);
@@ -288,15 +385,8 @@ enum status loader_next(struct loader *loader, struct device *device, struct str
         if (status != STATUS_OK) {
             break;
         }
-        uint64_t slot = loader->head % loader->slots, length = full_run(loader, count - done);
-        pthread_mutex_unlock(&loader->mutex);
-        device->ops->copy_to_device(device, stream, inputs + done * loader->input_bytes,
-                                    loader->inputs + slot * loader->input_bytes, length * loader->input_bytes);
-        device->ops->copy_to_device(device, stream, targets + done * loader->target_bytes,
-                                    loader->targets + slot * loader->target_bytes, length * loader->target_bytes);
-        device->ops->stream_synchronize(device, stream);
-        pthread_mutex_lock(&loader->mutex);
-        free_run(loader, length);
+        uint64_t length = full_run(loader, count - done);
+        copy_run(loader, stream, length, inputs + done * loader->input_bytes, targets + done * loader->target_bytes);
         done += length;
     }
     pthread_mutex_unlock(&loader->mutex);
@@ -308,7 +398,9 @@ uint64_t loader_wait_ns(const struct loader *loader)
     return loader->wait_ns;
 }
 
-uint64_t loader_staging_bytes(const struct loader *loader)
+uint64_t loader_staging_bytes(const struct loader_config *config)
 {
-    return loader->slots * (loader->input_bytes + loader->target_bytes);
+    const struct data_shape *shape = &config->set->shape;
+    uint64_t sample_bytes = 4 * (shape->input_count + shape->target_count);
+    return slots_for(config, sample_bytes) * sample_bytes;
 }

@@ -3,10 +3,10 @@
 // The loader: threads that read samples ahead of the step loop into a staging buffer of bounded size.
 //
 // The buffer is a ring of slots, one sample each. The step loop says with loader_expect which positions of the run it
-// will ask for; threads fill slots in that order; loader_next copies the samples it is asked for to the device and
-// frees their slots. When the ring holds other positions, because the plan changed, they are dropped and reading starts
-// again at the position asked for: a wrong guess costs time, never a wrong sample. The sample at a position is
-// data_order's.
+// will ask for; threads fill slots in that order; loader_next enqueues copies of the samples it is asked for to the
+// device, and their slots are free again once the stream has passed. When the ring holds other positions, because the
+// plan changed, they are dropped and reading starts again at the position asked for: a wrong guess costs time, never a
+// wrong sample. The sample at a position is data_order's.
 //
 // Threads: the functions below belong to one thread. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_LOADER_H
@@ -15,13 +15,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "mem/device.h"
+#include "mem/pool.h"
 #include "worker/data.h"
 
 struct loader;
 
 struct loader_config {
-    const struct data_set *set; // must outlive the loader
+    const struct data_set *set; // these three must outlive the loader
+    struct device *device;      // that samples are copied to
+    struct mem_pool *staging;   // host memory for the ring
     uint64_t seed;
     bool shuffle;
     uint32_t threads;        // at least 1
@@ -36,16 +38,17 @@ void loader_destroy(struct loader *loader);
 // so on; where stride is 0, none after. `count` is at least 1. What was read ahead and fits stays. Does not block.
 void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride);
 
-// Copies the samples at positions [first, first + count) to the device: inputs at `inputs`, targets at `targets`, both
-// packed. `count` may exceed the ring. Blocks until they are read, and until the stream has passed the copies: their
-// slots are used again. Adds the time that it waited for reading to loader_wait_ns. Where one of these samples cannot
-// be read, answers the status and line that its reading gave; those before it may have been copied.
-enum status loader_next(struct loader *loader, struct device *device, struct stream *stream, uint64_t first,
-                        uint64_t count, device_address inputs, device_address targets, struct error *error);
+// Enqueues on `stream` copies of the samples at positions [first, first + count): inputs at `inputs`, targets at
+// `targets`, both packed. `count` may exceed the ring. Blocks until they are read, and for the stream only where
+// the ring is too short for what was asked for or dozens of copies are under way. Adds the time that it waited to
+// loader_wait_ns. Where one of these samples cannot be read, answers the status and line that its reading gave; those
+// before it may have been copied.
+enum status loader_next(struct loader *loader, struct stream *stream, uint64_t first, uint64_t count,
+                        device_address inputs, device_address targets, struct error *error);
 
 // Nanoseconds that loader_next has waited for data since the loader was made.
 uint64_t loader_wait_ns(const struct loader *loader);
-// Bytes of the staging buffer.
-uint64_t loader_staging_bytes(const struct loader *loader);
+// Bytes of the staging buffer that a loader with this config takes.
+uint64_t loader_staging_bytes(const struct loader_config *config);
 
 #endif

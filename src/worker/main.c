@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,21 +11,22 @@
 #include "worker/config.h"
 #include "worker/run_folder.h"
 
-static const char usage[] = "usage: headroom train CONFIG.yaml [section.key=value ...]\n"
+static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
                             "       headroom plan CONFIG.yaml [--ranks N] [section.key=value ...]\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | --version\n";
 
 struct named_command {
     const char *name;
-    bool ranks_allowed; // takes --ranks
+    const char *option; // that takes a number; NULL: none
+    size_t number;      // where in a struct command_line it goes
     int (*run)(const struct command_line *command);
 };
 
 static const struct named_command commands[] = {
-    {"train", false, command_train},
-    {"plan", true, command_plan},
-    {"--print-config", false, command_print_config},
+    {"train", "--profile", offsetof(struct command_line, profile_steps), command_train},
+    {"plan", "--ranks", offsetof(struct command_line, ranks), command_plan},
+    {"--print-config", NULL, 0, command_print_config},
 };
 
 static int misused(const char *why, const char *what)
@@ -38,7 +40,8 @@ static int print_help(void)
 {
     fputs(usage, stdout);
     fputs("\n"
-          "train         trains as the configuration says; start one process per device with mpirun or srun\n"
+          "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
+          "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
           "plan          prints, without running, the memory that each micro-batch takes and what each rank would get\n"
           "--print-config prints the whole configuration, defaults included\n"
           "\n"
@@ -50,15 +53,15 @@ static int print_help(void)
     return STATUS_OK;
 }
 
-static bool parse_ranks(const char *text, uint64_t *ranks_p)
+static bool parse_number(const char *text, uint64_t *number_p)
 {
     char *end;
     if (text == NULL || *text < '1' || *text > '9') {
         return false;
     }
-    unsigned long long ranks = strtoull(text, &end, 10);
-    *ranks_p = ranks;
-    return *end == '\0' && ranks <= UINT32_MAX;
+    unsigned long long number = strtoull(text, &end, 10);
+    *number_p = number;
+    return *end == '\0' && number <= UINT32_MAX;
 }
 
 // section.key=value
@@ -73,15 +76,16 @@ static bool is_override(const char *argument)
     return key[strspn(key, letters)] == '=';
 }
 
-// Reads CONFIG.yaml [--ranks N] [section.key=value ...]. `overrides` has room for all arguments.
-static int parse(char *const *arguments, bool ranks_allowed, char **overrides, struct command_line *command)
+// Reads CONFIG.yaml [--option N] [section.key=value ...]. `overrides` has room for all arguments.
+static int parse(char *const *arguments, const struct named_command *named, char **overrides,
+                 struct command_line *command)
 {
     command->overrides = overrides;
     for (size_t i = 0; arguments[i] != NULL; i++) {
         char *argument = arguments[i];
-        if (ranks_allowed && strcmp(argument, "--ranks") == 0) {
-            if (!parse_ranks(arguments[++i], &command->ranks)) {
-                return misused("--ranks needs a number from 1 to 4294967295", "");
+        if (named->option != NULL && strcmp(argument, named->option) == 0) {
+            if (!parse_number(arguments[++i], (uint64_t *)((char *)command + named->number))) {
+                return misused(named->option, " needs a number from 1 to 4294967295");
             }
         } else if (argument[0] == '-') {
             return misused("unknown option ", argument);
@@ -103,7 +107,7 @@ static int run(const struct named_command *named, int argc, char **argv)
     if (overrides == NULL) {
         return misused("out of host memory", "");
     }
-    int status = parse(argv + 2, named->ranks_allowed, overrides, &command);
+    int status = parse(argv + 2, named, overrides, &command);
     if (status == STATUS_OK) {
         status = named->run(&command);
     }

@@ -89,11 +89,11 @@ static json_t *rank_object(uint32_t rank, const struct step_message *message)
                      (json_int_t)message->predicted_peak_bytes, "oom_retries", (json_int_t)message->oom_retries);
 }
 
-static json_t *rank_objects(const struct worker *worker)
+static json_t *rank_objects(const struct step_message *messages, uint32_t count)
 {
     json_t *ranks = json_array();
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        json_array_append_new(ranks, rank_object(i, &worker->messages[i]));
+    for (uint32_t i = 0; i < count; i++) {
+        json_array_append_new(ranks, rank_object(i, &messages[i]));
     }
     return ranks;
 }
@@ -104,11 +104,11 @@ static double milliseconds(uint64_t ns)
 }
 
 // The longest that any rank waited for data.
-static uint64_t data_wait_ns(const struct worker *worker)
+static uint64_t data_wait_ns(const struct step_message *messages, uint32_t count)
 {
     uint64_t longest = 0;
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        uint64_t waited = worker->messages[i].data_wait_ns;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t waited = messages[i].data_wait_ns;
         longest = waited > longest ? waited : longest;
     }
     return longest;
@@ -118,23 +118,25 @@ enum status metrics_step(struct metrics *metrics, const struct worker *worker, c
                          struct error *error)
 {
     double seconds = (double)result->step_ns / 1e9;
-    json_t *object =
-        json_pack("{sI sI sf sI sI sf sf sf sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
-                  (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples, "tokens",
-                  (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm", result->gradient_norm,
-                  "step_ms", milliseconds(result->step_ns), "samples_per_s", (double)result->samples / seconds,
-                  "tokens_per_s", result->tally.count / seconds, "data_wait_ms", milliseconds(data_wait_ns(worker)),
-                  "comm_ms", milliseconds(result->comm_ns), "coordination_ms", milliseconds(result->coordination_ns),
-                  "ranks", rank_objects(worker));
+    uint32_t ranks = worker->comm->size;
+    json_t *object = json_pack("{sI sI sf sI sI sf sf sf sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
+                               (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples,
+                               "tokens", (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm",
+                               result->gradient_norm, "step_ms", milliseconds(result->step_ns), "samples_per_s",
+                               (double)result->samples / seconds, "tokens_per_s", result->tally.count / seconds,
+                               "data_wait_ms", milliseconds(data_wait_ns(result->messages, ranks)), "comm_ms",
+                               milliseconds(result->comm_ns), "coordination_ms", milliseconds(result->coordination_ns),
+                               "ranks", rank_objects(result->messages, ranks));
     return write_line(metrics, object, error);
 }
 
 enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
                                const struct evaluation *evaluation, struct error *error)
 {
-    json_t *object = json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)steps_done, "loss",
-                               evaluation->loss, "accuracy", evaluation->accuracy, "samples",
-                               (json_int_t)evaluation->samples, "ranks", rank_objects(worker));
+    json_t *object =
+        json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)steps_done, "loss", evaluation->loss,
+                  "accuracy", evaluation->accuracy, "samples", (json_int_t)evaluation->samples, "ranks",
+                  rank_objects(worker->messages, worker->comm->size));
     return write_line(metrics, object, error);
 }
 

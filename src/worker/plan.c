@@ -12,12 +12,14 @@
 // Everything that the plan is made of.
 struct planning {
     const struct config *config;
+    const struct device_ops *device;
     uint64_t ranks;
     struct model *model;
     struct optimizer_config optimizer;
     struct price_book *prices;
     uint64_t resting_bytes;
-    uint64_t *limits; // of each rank
+    struct device_usage usage; // of this machine's device, where it was asked; else zeros
+    uint64_t *limits;          // of each rank
     struct sched_report *reports;
 };
 
@@ -31,29 +33,31 @@ static uint64_t rank_count(const struct config *config, uint64_t asked)
     return devices * config->device.ranks_per_device;
 }
 
-static enum status machine_capacity(const struct config *config, uint64_t *capacity_p, struct error *error)
+// What this machine's device has free, once it is open.
+static enum status machine_capacity(struct planning *planning, uint64_t *capacity_p, struct error *error)
 {
     struct device *device;
     struct device_info info;
-    enum status status = worker_device_ops(config)->create(&(struct device_config){0}, &device, error);
+    enum status status = planning->device->create(&(struct device_config){.sharers = 1}, &device, error);
     if (status == STATUS_OK) {
         device->ops->info(device, &info);
-        *capacity_p = info.capacity_bytes;
+        device->ops->usage(device, &planning->usage);
+        *capacity_p = info.free_bytes;
         device->ops->destroy(device);
     }
     return status;
 }
 
-// Ranks that share a device count on equal parts of it.
+// Ranks that share a device count on equal parts of it. The machine's CPU is one device; of GPUs each rank has its own.
 static uint64_t rank_limit(const struct planning *planning, uint64_t rank, uint64_t machine)
 {
     const struct config *config = planning->config;
     uint64_t capacity = worker_capacity(config, rank), sharers = config->device.ranks_per_device;
     if (capacity == 0) {
         capacity = machine;
-        sharers = planning->ranks;
+        sharers = planning->device == device_find("cpu") ? planning->ranks : 1;
     }
-    uint64_t granularity = worker_device_ops(config)->granularity_bytes;
+    uint64_t granularity = planning->device->granularity_bytes;
     return capacity / sharers / granularity * granularity;
 }
 
@@ -61,7 +65,7 @@ static enum status report_ranks(struct planning *planning, struct error *error)
 {
     uint64_t machine = 0;
     if (planning->config->device.capacities_count == 0) {
-        enum status status = machine_capacity(planning->config, &machine, error);
+        enum status status = machine_capacity(planning, &machine, error);
         if (status != STATUS_OK) {
             return status;
         }
@@ -91,8 +95,9 @@ static enum status prepare(struct planning *planning, struct error *error)
         return status;
     }
     planning->optimizer = worker_optimizer_config(config, config->train.steps);
-    planning->resting_bytes = worker_resting_bytes(planning->model, &planning->optimizer);
-    planning->prices = price_book_create(planning->model);
+    planning->resting_bytes =
+        worker_resting_bytes(planning->model, &planning->optimizer, worker_kernels(config, planning->device));
+    planning->prices = price_book_create(planning->model, worker_slots(planning->device));
     planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
     if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {
@@ -117,13 +122,24 @@ static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch
 static void print_resting(const struct planning *planning)
 {
     char bytes[MEM_SIZE_TEXT_MAX];
+    uint64_t workspace = worker_kernels(planning->config, planning->device)->workspace_bytes;
     uint64_t buffer = mem_pool_block_bytes(planning->model->elements * sizeof(float));
     size_t states = optimizer_state_count(&planning->optimizer);
     printf("%" PRIu64 " weights\n\nheld on every rank\n", planning->model->weights);
     printf("  %-16s %14s\n", "weights", mem_size_text(buffer, bytes));
+    if (model_copy_bytes(planning->model) > 0) {
+        printf("  %-16s %14s\n", "bf16 copy", mem_size_text(model_copy_bytes(planning->model), bytes));
+    }
     printf("  %-16s %14s\n", "gradients", mem_size_text(buffer, bytes));
     printf("  %-16s %14s\n", "optimizer state", mem_size_text(states * buffer, bytes));
+    if (workspace > 0) {
+        printf("  %-16s %14s\n", "workspace", mem_size_text(workspace, bytes));
+    }
     printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes, bytes));
+    if (planning->usage.library_bytes > 0) {
+        printf("beside that, of this machine's device\n  %-16s %14s\n", "libraries",
+               mem_size_text(planning->usage.library_bytes, bytes));
+    }
 }
 
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
@@ -185,7 +201,11 @@ static enum status plan(const struct command_line *command, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
-    struct planning planning = {.config = &config, .ranks = rank_count(&config, command->ranks)};
+    struct planning planning = {
+        .config = &config,
+        .device = place_kind(&config, NULL),
+        .ranks = rank_count(&config, command->ranks),
+    };
     status = prepare(&planning, error);
     if (status == STATUS_OK) {
         print_resting(&planning);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "kernels/kernels.h"
+#include "worker/reduce.h"
 #include "worker/version.h"
 
 #define FOLDERS_TRIED 10000
@@ -99,9 +100,9 @@ static enum status write_file(const char *folder, const char *name, const char *
 
 void run_folder_versions(FILE *file)
 {
-    char mpi[COMM_VERSION_MAX], kernels[64];
-    fprintf(file, "headroom %s (%s; %s)\n", HEADROOM_VERSION, comm_mpi_version(mpi),
-            kernels_library_version(kernels, sizeof(kernels)));
+    char mpi[COMM_VERSION_MAX], kernels[64], reduce[64];
+    fprintf(file, "headroom %s (%s; %s%s)\n", HEADROOM_VERSION, comm_mpi_version(mpi),
+            kernels_library_versions(kernels, sizeof(kernels)), reduce_library_versions(reduce, sizeof(reduce)));
 }
 
 static enum status write_environment(const char *folder, uint32_t ranks, char *const *argv, struct error *error)

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 
+#include "mem/range.h"
 #include "worker/clock.h"
 #include "worker/random.h"
 
@@ -11,31 +12,110 @@ uint64_t position_hash(uint64_t position)
     return random_draw(0, position);
 }
 
+// The block that a share's micro-steps use one after the other.
+struct block {
+    device_address address; // 0: none is held
+    uint64_t bytes;
+    size_t slot; // for the next micro-step
+};
+
+static void free_block(struct worker *worker, struct block *block)
+{
+    mem_pool_free(worker->pool, block->address, worker->stream);
+    *block = (struct block){0};
+}
+
+// Makes sure that the block holds the list. Whatever used its memory before is done before samples are copied there.
+static enum status hold_block(struct worker *worker, const struct list *list, struct block *block, struct error *error)
+{
+    if (block->address != 0 && block->bytes >= list->block_bytes) {
+        return STATUS_OK;
+    }
+    free_block(worker, block);
+    enum status status = mem_pool_alloc(worker->pool, list->block_bytes, worker->stream, "micro-step", &block->address);
+    if (status != STATUS_OK) {
+        return status == STATUS_OUT_OF_MEMORY ? status : error_set(error, status, "out of host memory");
+    }
+    block->bytes = list->block_bytes;
+    for (size_t slot = 0; slot < LIST_SLOTS_MAX; slot++) {
+        worker->device->ops->event_record(worker->device, worker->slot_used[slot], worker->stream);
+    }
+    return STATUS_OK;
+}
+
+// On the copy stream, beside the kernels of the micro-step before.
+static enum status fill_slot(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,
+                             const struct list *list, const struct list_memory *memory, struct error *error)
+{
+    const struct device_ops *ops = worker->device->ops;
+    ops->event_wait(worker->device, worker->copy_stream, worker->slot_used[memory->slot]);
+    enum status status =
+        loader_next(range->loader, worker->copy_stream, first, count, list_address(list, memory, list->inputs),
+                    list_address(list, memory, list->targets), error);
+    ops->event_record(worker->device, worker->slot_filled[memory->slot], worker->copy_stream);
+    ops->event_wait(worker->device, worker->stream, worker->slot_filled[memory->slot]);
+    return status;
+}
+
+static void run_operations(struct worker *worker, const struct list *list, size_t first, size_t end,
+                           const struct list_memory *memory)
+{
+    if (worker->profile != NULL) {
+        profile_run(worker->profile, list, first, end, worker->kernels, memory);
+    } else {
+        list_run(list, first, end, worker->kernels, memory);
+    }
+}
+
+static void start_bucket(struct worker *worker, const struct bucket *bucket)
+{
+    device_address values = worker->memory.gradients + bucket->first_element * sizeof(float);
+    worker->reducer->ops->start(worker->reducer, worker->stream, values, bucket->elements, REDUCE_FLOAT32);
+}
+
+// The last micro-step of a share, which makes its gradients whole one bucket after the other.
+static void run_last(struct worker *worker, const struct list *list, const struct list_memory *memory)
+{
+    size_t done = 0;
+    for (size_t i = 0; i < worker->early_bucket_count; i++) {
+        run_operations(worker, list, done, worker->buckets[i].ready, memory);
+        done = worker->buckets[i].ready;
+        start_bucket(worker, &worker->buckets[i]);
+    }
+    run_operations(worker, list, done, list->op_count, memory);
+}
+
 static enum status micro_step(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,
-                              struct error *error)
+                              struct block *block, struct error *error)
 {
     const struct list *list = price_list(worker->prices, range->purpose, count);
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     struct list_memory memory = worker->memory;
-    enum status status = mem_pool_alloc(worker->pool, list->block_bytes, worker->stream, "micro-step", &memory.block);
+    enum status status = hold_block(worker, list, block, error);
     if (status != STATUS_OK) {
-        return status == STATUS_OUT_OF_MEMORY ? status : error_set(error, status, "out of host memory");
-    }
-    status = loader_next(range->loader, worker->device, worker->stream, first, count,
-                         list_address(list, &memory, list->inputs), list_address(list, &memory, list->targets), error);
-    if (status != STATUS_OK) {
-        mem_pool_free(worker->pool, memory.block, worker->stream);
         return status;
     }
-    uint64_t start_ns = clock_ns();
-    list_run(list, worker->kernels, worker->stream, &memory);
-    worker->device->ops->stream_synchronize(worker->device, worker->stream);
-    if (range->purpose == LIST_TRAIN) {
-        sched_speed_observe(&worker->speed, count, clock_ns() - start_ns);
+    memory.block = block->address;
+    memory.slot = block->slot;
+    status = fill_slot(worker, range, first, count, list, &memory, error);
+    if (status != STATUS_OK) {
+        return status;
     }
-    mem_pool_free(worker->pool, memory.block, worker->stream);
+    if (range->purpose == LIST_TRAIN) {
+        stopwatch_start(worker->stopwatch, worker->stream);
+    }
+    if (range->purpose == LIST_TRAIN && first + count == range->first + range->count) {
+        run_last(worker, list, &memory);
+    } else {
+        run_operations(worker, list, 0, list->op_count, &memory);
+    }
+    if (range->purpose == LIST_TRAIN) {
+        stopwatch_stop(worker->stopwatch, worker->stream, count);
+    }
+    worker->device->ops->event_record(worker->device, worker->slot_used[memory.slot], worker->stream);
+    block->slot = (memory.slot + 1) % worker_slots(worker->device->ops);
     return STATUS_OK;
 }
 
@@ -65,7 +145,7 @@ static void begin(struct worker *worker, const struct sample_range *range)
         worker_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, range->micro_batch),
     };
     mem_pool_reset_peaks(worker->pool);
-    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.tally, sizeof(struct kernel_tally));
+    worker->device->ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
 }
 
 static void note_done(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count)
@@ -81,7 +161,8 @@ static void note_done(struct worker *worker, const struct sample_range *range, u
 }
 
 // Every micro-step of the range, in halves where memory is refused.
-static enum status run_micro_steps(struct worker *worker, const struct sample_range *range, struct error *error)
+static enum status run_micro_steps(struct worker *worker, const struct sample_range *range, struct block *block,
+                                   struct error *error)
 {
     struct step_message *message = &worker->message;
     uint64_t micro_batch = range->micro_batch;
@@ -89,7 +170,9 @@ static enum status run_micro_steps(struct worker *worker, const struct sample_ra
     while (message->samples < range->count) {
         uint64_t first = range->first + message->samples, left = range->count - message->samples;
         uint64_t count = micro_batch < left ? micro_batch : left;
-        enum status status = micro_step(worker, range, first, count, error);
+        range_begin("micro-step");
+        enum status status = micro_step(worker, range, first, count, block, error);
+        range_end();
         if (status == STATUS_OK) {
             note_done(worker, range, first, count);
             trimmed = false;
@@ -119,9 +202,6 @@ static enum status measure(struct worker *worker, struct error *error)
     mem_pool_stats(worker->pool, &stats);
     message->allocated_peak_bytes = stats.allocated_peak_bytes;
     message->reserved_peak_bytes = stats.reserved_peak_bytes;
-    worker->device->ops->copy_to_host(worker->device, worker->stream, &message->tally, worker->memory.tally,
-                                      sizeof(message->tally));
-    worker->device->ops->stream_synchronize(worker->device, worker->stream);
     if (stats.allocated_bytes != worker->resting_bytes) {
         return error_set(error, STATUS_ERROR,
                          "%" PRIu64 " bytes are allocated after a step, not %" PRIu64 ": this is a bug",
@@ -133,11 +213,24 @@ static enum status measure(struct worker *worker, struct error *error)
 enum status samples_run(struct worker *worker, const struct sample_range *range, struct error *error)
 {
     uint64_t waited_ns = loader_wait_ns(range->loader);
+    struct block block = {0};
     begin(worker, range);
-    enum status status = run_micro_steps(worker, range, error);
+    enum status status = run_micro_steps(worker, range, &block, error);
+    free_block(worker, &block);
     if (status != STATUS_OK) {
         return status;
     }
     worker->message.data_wait_ns = loader_wait_ns(range->loader) - waited_ns;
     return measure(worker, error);
+}
+
+void samples_reduce(struct worker *worker, enum list_purpose purpose)
+{
+    const struct reduce_ops *ops = worker->reducer->ops;
+    for (size_t i = worker->early_bucket_count; purpose == LIST_TRAIN && i < worker->bucket_count; i++) {
+        start_bucket(worker, &worker->buckets[i]);
+    }
+    ops->start(worker->reducer, worker->stream, worker->memory.tally, sizeof(struct kernel_tally) / sizeof(double),
+               REDUCE_FLOAT64);
+    ops->finish(worker->reducer, worker->stream);
 }

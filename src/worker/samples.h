@@ -16,10 +16,15 @@ struct sample_range {
 // Spreads positions so that their sum tells whether each was done exactly once.
 uint64_t position_hash(uint64_t position);
 
-// Runs every sample of the range once, adds to the gradients, and leaves in worker->message what was done and what it
-// took; its report is empty. A micro-step whose memory is refused has not touched anything: it is cut in half and tried
-// again. STATUS_OUT_OF_MEMORY only when one sample is refused even after all cached memory went back to the device. Not
-// collective.
+// Enqueues every sample of the range once, adds to the gradients and to worker->values' tally, and leaves in
+// worker->message what was done and what it took; its report is empty. A micro-step whose memory is refused has not
+// touched anything: it is cut in half and tried again. STATUS_OUT_OF_MEMORY only when one sample is refused even after
+// all cached memory went back to the device. Where the range is for training, the sums of buckets that become ready
+// before the last operation are started. Collective only in that.
 enum status samples_run(struct worker *worker, const struct sample_range *range, struct error *error);
+
+// Collective: starts the sums over ranks that samples_run left, and the tally's. Work enqueued from then on sees them
+// all.
+void samples_reduce(struct worker *worker, enum list_purpose purpose);
 
 #endif

@@ -3,12 +3,93 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "mem/device_cpu.h"
+#include "mem/range.h"
 #include "mem/uint64.h"
 #include "worker/clock.h"
 #include "worker/samples.h"
+
+// A step that was started, until it is finished.
+struct step_record {
+    struct step_result result;
+    struct step_message *messages;
+    struct sched_share *next_plan;
+    device_address staging; // where the step's values are copied to
+    const struct step_values *values;
+    struct event *begin, *ran, *reduced, *end; // on the stream
+};
+
+struct step_records {
+    struct step_record ring[STEPS_UNDER_WAY_MAX]; // step n is ring[n % STEPS_UNDER_WAY_MAX]
+    uint64_t next, oldest;                        // steps to start and to finish
+};
+
+static bool create_record(struct worker *worker, struct step_record *record)
+{
+    struct device *device = worker->device;
+    size_t ranks = worker->comm->size;
+    record->messages = calloc(ranks, sizeof(*record->messages));
+    record->next_plan = calloc(ranks, sizeof(*record->next_plan));
+    enum status staged =
+        mem_pool_alloc(worker->staging, sizeof(struct step_values), NULL, "step values", &record->staging);
+    if (record->messages == NULL || record->next_plan == NULL || staged != STATUS_OK) {
+        return false;
+    }
+    record->values = mem_pool_host_pointer(worker->staging, record->staging);
+    return device->ops->event_create(device, &record->begin) == STATUS_OK &&
+           device->ops->event_create(device, &record->ran) == STATUS_OK &&
+           device->ops->event_create(device, &record->reduced) == STATUS_OK &&
+           device->ops->event_create(device, &record->end) == STATUS_OK;
+}
+
+static void destroy_record(struct worker *worker, struct step_record *record)
+{
+    struct device *device = worker->device;
+    device->ops->event_destroy(device, record->begin);
+    device->ops->event_destroy(device, record->ran);
+    device->ops->event_destroy(device, record->reduced);
+    device->ops->event_destroy(device, record->end);
+    mem_pool_free(worker->staging, record->staging, NULL);
+    free(record->next_plan);
+    free(record->messages);
+}
+
+struct step_records *step_records_create(struct worker *worker)
+{
+    struct step_records *records = calloc(1, sizeof(*records));
+    bool made = records != NULL;
+    for (size_t i = 0; made && i < STEPS_UNDER_WAY_MAX; i++) {
+        made = create_record(worker, &records->ring[i]);
+    }
+    if (!made) {
+        step_records_destroy(worker, records);
+        return NULL;
+    }
+    return records;
+}
+
+void step_records_destroy(struct worker *worker, struct step_records *records)
+{
+    for (size_t i = 0; records != NULL && i < STEPS_UNDER_WAY_MAX; i++) {
+        destroy_record(worker, &records->ring[i]);
+    }
+    free(records);
+}
+
+static struct step_record *record_of(struct worker *worker, uint64_t step)
+{
+    return &worker->records->ring[step % STEPS_UNDER_WAY_MAX];
+}
+
+static void mark(struct worker *worker, struct event *event)
+{
+    worker->device->ops->event_record(worker->device, event, worker->stream);
+}
 
 // Neighbours from the config stand for other programs on this rank's device.
 static void set_neighbours(struct worker *worker, uint64_t step)
@@ -42,6 +123,10 @@ static void yield_memory(struct worker *worker)
 static void report(struct worker *worker, uint64_t next_step)
 {
     struct sched_report *report = &worker->message.report;
+    uint64_t samples, time_ns;
+    while (stopwatch_read(worker->stopwatch, &samples, &time_ns)) {
+        sched_speed_observe(&worker->speed, samples, time_ns);
+    }
     set_neighbours(worker, next_step);
     yield_memory(worker);
     report->headroom_bytes = mem_pool_headroom(worker->pool);
@@ -120,16 +205,6 @@ enum status step_plan_first(struct worker *worker, struct error *error)
     return decide_or_trim(worker, 0, &changed, error);
 }
 
-enum status step_plan_next(struct worker *worker, struct step_result *result, struct error *error)
-{
-    uint64_t start_ns = clock_ns();
-    enum status status = decide_or_trim(worker, result->step + 1, &result->plan_changed, error);
-    uint64_t spent_ns = clock_ns() - start_ns;
-    result->coordination_ns += spent_ns;
-    result->step_ns += spent_ns;
-    return status;
-}
-
 static enum status run_share(struct worker *worker, uint64_t step, struct error *error)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
@@ -147,85 +222,116 @@ static enum status run_share(struct worker *worker, uint64_t step, struct error 
     return samples_run(worker, &range, error);
 }
 
-// Adds up what the ranks did; every sample of the global batch must be there exactly once.
-static enum status add_up(const struct worker *worker, uint64_t step, struct step_result *result, struct error *error)
+// Every sample of the global batch must be there exactly once.
+static enum status check_samples(const struct worker *worker, struct step_result *result, struct error *error)
 {
     uint64_t global_batch = worker->config->train.global_batch_size, hash = 0, expected = 0;
     for (uint32_t i = 0; i < worker->comm->size; i++) {
-        const struct step_message *message = &worker->messages[i];
-        result->samples += message->samples;
-        hash += message->position_hash;
+        result->samples += worker->messages[i].samples;
+        hash += worker->messages[i].position_hash;
     }
-    result->tally = worker_tally(worker);
     for (uint64_t i = 0; i < global_batch; i++) {
-        expected += position_hash(step * global_batch + i);
+        expected += position_hash(result->step * global_batch + i);
     }
     if (result->samples != global_batch || hash != expected) {
         return error_set(error, STATUS_ERROR, "step %" PRIu64 " did not do every sample exactly once: this is a bug",
-                         step);
+                         result->step);
     }
     return STATUS_OK;
 }
 
-// The norm of the sum of gradients.
-static double gradient_sum_norm(struct worker *worker)
+// Divides the sum of gradients by the global count, clips, and steps; what the host wants to know follows by itself.
+static void apply(struct worker *worker, struct step_record *record)
 {
-    double squares;
-    worker->kernels->sum_of_squares(worker->stream, worker->gradient_square_sum, worker->memory.gradients,
-                                    worker->model->elements);
-    worker->device->ops->copy_to_host(worker->device, worker->stream, &squares, worker->gradient_square_sum,
-                                      sizeof(squares));
-    worker->device->ops->stream_synchronize(worker->device, worker->stream);
-    return sqrt(squares);
+    struct kernel_context *context = worker->kernels;
+    device_address squares = worker->values + offsetof(struct step_values, gradient_squares);
+    context->kernels->sum_of_squares(context, squares, worker->memory.gradients, worker->model->elements);
+    context->kernels->gradient_scale(context, worker->optimizer_memory.scale, worker->memory.tally, squares,
+                                     worker->config->train.clip_norm);
+    optimizer_step(&worker->optimizer, worker->model, context, &worker->optimizer_memory, record->result.step);
+    worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
+                                      sizeof(*record->values));
 }
 
-// Divides the sum of gradients by the global count, clips, and steps.
-static enum status apply(struct worker *worker, uint64_t step, struct step_result *result, struct error *error)
+enum status step_start(struct worker *worker, uint64_t step, struct error *error)
 {
-    double count = result->tally.count > 0 ? result->tally.count : 1;
-    double clip = worker->config->train.clip_norm, scale = 1 / count;
-    result->loss = result->tally.loss / count;
-    result->gradient_norm = gradient_sum_norm(worker) / count;
-    result->learning_rate = optimizer_learning_rate(&worker->optimizer, step);
-    if (!isfinite(result->loss) || !isfinite(result->gradient_norm)) {
-        return error_set(error, STATUS_DIVERGED, "step %" PRIu64 ": loss %g, gradient norm %g: " WORKER_DIVERGED, step,
-                         fabs(result->loss), fabs(result->gradient_norm)); // no sign on a nan
-    }
-    if (clip > 0 && result->gradient_norm > clip) {
-        scale *= clip / result->gradient_norm;
-    }
-    struct optimizer_memory memory = {.parameters = worker->memory.parameters, .gradients = worker->memory.gradients};
-    memcpy(memory.states, worker->optimizer_states, sizeof(memory.states));
-    optimizer_step(&worker->optimizer, worker->model, worker->kernels, worker->stream, &memory, step, scale);
-    return STATUS_OK;
-}
-
-enum status step_train(struct worker *worker, uint64_t step, struct step_result *result_p, struct error *error)
-{
-    struct comm *comm = worker->comm;
-    uint64_t start_ns = clock_ns();
-    *result_p = (struct step_result){
+    struct step_record *record = record_of(worker, step);
+    record->result = (struct step_result){
         .step = step,
         .epoch = step * worker->config->train.global_batch_size / worker->train->samples,
+        .learning_rate = optimizer_learning_rate(&worker->optimizer, step),
+        .messages = record->messages,
+        .next_plan = record->next_plan,
     };
+    char name[32];
+    snprintf(name, sizeof(name), "step %" PRIu64, step);
+    range_begin(name);
+    mark(worker, record->begin);
     enum status status = run_share(worker, step, error);
     if (status != STATUS_OK) {
         return status;
     }
+    mark(worker, record->ran);
     uint64_t ran_ns = clock_ns();
     report(worker, step + 1);
     exchange_start(worker);
     uint64_t reported_ns = clock_ns();
-    comm->ops->all_reduce(comm, worker->device, worker->stream, worker->memory.gradients, worker->model->elements);
-    uint64_t reduced_ns = clock_ns();
-    comm->ops->gather_wait(comm);
-    uint64_t exchanged_ns = clock_ns();
-    status = add_up(worker, step, result_p, error);
-    if (status == STATUS_OK) {
-        status = apply(worker, step, result_p, error);
-    }
-    result_p->coordination_ns = (reported_ns - ran_ns) + (exchanged_ns - reduced_ns);
-    result_p->comm_ns = reduced_ns - reported_ns;
-    result_p->step_ns = clock_ns() - start_ns;
+    samples_reduce(worker, LIST_TRAIN);
+    mark(worker, record->reduced);
+    apply(worker, record);
+    mark(worker, record->end);
+    uint64_t applied_ns = clock_ns();
+    worker->comm->ops->gather_wait(worker->comm);
+    record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - applied_ns);
+    memcpy(record->messages, worker->messages, worker->comm->size * sizeof(*record->messages));
+    worker->records->next = step + 1;
+    range_end();
+    return check_samples(worker, &record->result, error);
+}
+
+enum status step_plan_next(struct worker *worker, struct error *error)
+{
+    uint64_t step = worker->records->next;
+    struct step_result *result = &record_of(worker, step - 1)->result;
+    uint64_t start_ns = clock_ns();
+    enum status status = decide_or_trim(worker, step, &result->plan_changed, error);
+    memcpy(record_of(worker, step - 1)->next_plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
+    result->coordination_ns += clock_ns() - start_ns;
+    mark(worker, record_of(worker, step - 1)->end);
     return status;
+}
+
+// What a reducer has to tell is asked for while waiting: a lost rank would otherwise be waited for without end.
+static enum status wait_for(struct worker *worker, struct event *event, struct error *error)
+{
+    const struct timespec pause = {.tv_nsec = 50000};
+    enum status status = worker->reducer->ops->check(worker->reducer, error);
+    while (status == STATUS_OK && !worker->device->ops->event_done(worker->device, event)) {
+        nanosleep(&pause, NULL);
+        status = worker->reducer->ops->check(worker->reducer, error);
+    }
+    return status == STATUS_OK ? worker->device->ops->check(worker->device, error) : status;
+}
+
+enum status step_finish(struct worker *worker, const struct step_result **result_p, struct error *error)
+{
+    struct step_record *record = record_of(worker, worker->records->oldest++);
+    struct step_result *result = &record->result;
+    const struct device_ops *ops = worker->device->ops;
+    enum status status = wait_for(worker, record->end, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    result->tally = record->values->tally;
+    double count = result->tally.count > 0 ? result->tally.count : 1;
+    result->loss = result->tally.loss / count;
+    result->gradient_norm = sqrt(record->values->gradient_squares) / count;
+    result->step_ns = ops->event_elapsed_ns(worker->device, record->begin, record->end);
+    result->comm_ns = ops->event_elapsed_ns(worker->device, record->ran, record->reduced);
+    if (!isfinite(result->loss) || !isfinite(result->gradient_norm)) {
+        return error_set(error, STATUS_DIVERGED, "step %" PRIu64 ": loss %g, gradient norm %g: " WORKER_DIVERGED,
+                         result->step, fabs(result->loss), fabs(result->gradient_norm)); // no sign on a nan
+    }
+    *result_p = result;
+    return STATUS_OK;
 }

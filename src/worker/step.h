@@ -6,6 +6,9 @@
 
 #include "worker/worker.h"
 
+// Steps that are under way on the device while the host goes on.
+#define STEPS_UNDER_WAY_MAX 2
+
 // What a step did; the same on every rank but for the times, which are this rank's.
 struct step_result {
     uint64_t step, epoch;
@@ -15,21 +18,35 @@ struct step_result {
     double learning_rate;
     uint64_t samples;
     uint64_t step_ns;         // from the first micro-step to the next plan
-    uint64_t comm_ns;         // in the all-reduce, waiting for slower ranks included
+    uint64_t comm_ns;         // in the all-reduce after the last micro-step, waiting for slower ranks included
     uint64_t coordination_ns; // in reading headroom, reports and the next plan
     bool plan_changed;        // for the next step
+    // Every rank's; they stay until as many more steps as may be under way have started.
+    const struct step_message *messages;
+    const struct sched_share *next_plan;
 };
+
+struct step_records;
+
+// NULL where the host's memory runs out.
+struct step_records *step_records_create(struct worker *worker);
+// Accepts NULL.
+void step_records_destroy(struct worker *worker, struct step_records *records);
 
 // The first plan. Collective. STATUS_OUT_OF_MEMORY when some rank cannot hold a sample; then on every rank.
 enum status step_plan_first(struct worker *worker, struct error *error);
 
-// Runs step number `step` under worker->plan, leaves every rank's message in worker->messages. Collective.
-// STATUS_DIVERGED on every rank when the loss or the gradient is not finite (the optimizer is then not run). Any other
-// failure is this rank's alone: the caller must abort the communicator.
-enum status step_train(struct worker *worker, uint64_t step, struct step_result *result_p, struct error *error);
+// Enqueues step number `step` under worker->plan; fewer than STEPS_UNDER_WAY_MAX steps are under way. Where the loss or
+// the gradient turns out not to be finite, its optimizer changes nothing. Collective. A failure is this rank's alone:
+// the caller must abort the communicator.
+enum status step_start(struct worker *worker, uint64_t step, struct error *error);
 
-// The plan for the next step, from worker->messages; `result` gains the time it took and whether the plan changed.
-// Every rank decides the same. Collective where memory runs short, else nobody waits. STATUS_OUT_OF_MEMORY as above.
-enum status step_plan_next(struct worker *worker, struct step_result *result, struct error *error);
+// The plan for the step after the one that was started last. Every rank decides the same. Collective where memory runs
+// short, else nobody waits. STATUS_OUT_OF_MEMORY as above.
+enum status step_plan_next(struct worker *worker, struct error *error);
+
+// Waits until the oldest step under way is done, and answers what it did. STATUS_DIVERGED on every rank when its loss
+// or its gradient is not finite. Any other failure is this rank's alone.
+enum status step_finish(struct worker *worker, const struct step_result **result_p, struct error *error);
 
 #endif

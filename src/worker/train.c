@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "mem/uint64.h"
 #include "worker/clock.h"
 #include "worker/commands.h"
 #include "worker/console.h"
@@ -108,13 +109,25 @@ static void log_start(struct worker *worker)
 {
     struct mem_pool_stats stats;
     mem_pool_stats(worker->pool, &stats);
-    worker_log(worker, "device %s, limit %" PRIu64 " bytes, resting %" PRIu64 " bytes, headroom %" PRIu64 " bytes",
-               worker->device->ops->name, stats.limit_bytes, worker->resting_bytes, mem_pool_headroom(worker->pool));
+    worker_log(worker,
+               "device %s (%s), limit %" PRIu64 " bytes, resting %" PRIu64 " bytes, headroom %" PRIu64
+               " bytes, all-reduce by %s",
+               worker->device->ops->name, worker->device->ops->description(worker->device), stats.limit_bytes,
+               worker->resting_bytes, mem_pool_headroom(worker->pool), worker->reducer->ops->name);
+    if (worker->binding[0] != '\0') {
+        worker_log(worker, "%s", worker->binding);
+    }
+    struct device_usage usage;
+    if (worker->device->ops->usage(worker->device, &usage)) {
+        worker_log(worker,
+                   "libraries hold %" PRIu64 " bytes of the device, %" PRIu32 " other processes %" PRIu64 " bytes",
+                   usage.library_bytes, usage.other_processes, usage.others_bytes);
+    }
 }
 
-static void log_plan(struct worker *worker, uint64_t step)
+static void log_plan(struct worker *worker, uint64_t step, const struct sched_share *plan)
 {
-    const struct sched_share *share = &worker->plan[worker->comm->rank];
+    const struct sched_share *share = &plan[worker->comm->rank];
     worker_log(worker,
                "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64,
                step, share->first, share->first + share->samples - 1, share->micro_batch, share->accumulation_steps);
@@ -145,7 +158,7 @@ static void report_step(struct worker *worker, struct reporter *reporter, const 
 {
     struct error error;
     if (result->plan_changed) {
-        log_plan(worker, result->step + 1);
+        log_plan(worker, result->step + 1, result->next_plan);
     }
     if (worker->comm->rank == 0) {
         console_step(reporter->console, result);
@@ -163,18 +176,17 @@ static void report_step(struct worker *worker, struct reporter *reporter, const 
 static bool evaluation_due(const struct worker *worker, uint64_t steps_done)
 {
     uint64_t every = worker->config->train.eval_every;
-    return worker->validation != NULL && (steps_done == worker->steps || (every > 0 && steps_done % every == 0));
+    return worker->validation != NULL && worker->profile == NULL &&
+           (steps_done == worker->steps || (every > 0 && steps_done % every == 0));
 }
 
-// All steps. The status is the same on every rank: what only one rank meets ends the job from there.
-static enum status run_steps(struct worker *worker, struct reporter *reporter, uint64_t *steps_done_p,
-                             struct error *error)
+// Finishes and reports steps until no more than `left` are under way. STATUS_DIVERGED on every rank, or STATUS_OK.
+static enum status finish_steps(struct worker *worker, struct reporter *reporter, uint64_t started, uint64_t left,
+                                uint64_t *steps_done_p, struct error *error)
 {
-    *steps_done_p = 0;
-    enum status status = STATUS_OK;
-    while (status == STATUS_OK && *steps_done_p < worker->steps) {
-        struct step_result result;
-        status = step_train(worker, *steps_done_p, &result, error);
+    while (started - *steps_done_p > left) {
+        const struct step_result *result;
+        enum status status = step_finish(worker, &result, error);
         if (status == STATUS_DIVERGED) {
             return status;
         }
@@ -182,15 +194,37 @@ static enum status run_steps(struct worker *worker, struct reporter *reporter, u
             fail_alone(worker, error);
         }
         ++*steps_done_p;
-        if (*steps_done_p < worker->steps) {
-            status = step_plan_next(worker, &result, error);
+        if (worker->profile != NULL) {
+            profile_step(worker->profile, worker, result);
         }
-        report_step(worker, reporter, &result);
-        if (status == STATUS_OK && evaluation_due(worker, *steps_done_p)) {
-            status = evaluate_and_report(worker, reporter, *steps_done_p, error);
+        report_step(worker, reporter, result);
+    }
+    return STATUS_OK;
+}
+
+// One step is enqueued while the one before it runs. The status is the same on every rank: what only one rank meets
+// ends the job from there.
+static enum status run_steps(struct worker *worker, struct reporter *reporter, uint64_t *steps_done_p,
+                             struct error *error)
+{
+    enum status planned = STATUS_OK, status = STATUS_OK;
+    *steps_done_p = 0;
+    for (uint64_t step = 0; planned == STATUS_OK && status == STATUS_OK && step < worker->steps; step++) {
+        struct error step_error;
+        if (step_start(worker, step, &step_error) != STATUS_OK) {
+            fail_alone(worker, &step_error);
+        }
+        if (step + 1 < worker->steps) {
+            planned = step_plan_next(worker, error);
+        }
+        bool goes_on = planned == STATUS_OK && worker->profile == NULL && step + 1 < worker->steps &&
+                       !evaluation_due(worker, step + 1);
+        status = finish_steps(worker, reporter, step + 1, goes_on ? STEPS_UNDER_WAY_MAX - 1 : 0, steps_done_p, error);
+        if (planned == STATUS_OK && status == STATUS_OK && evaluation_due(worker, step + 1)) {
+            status = evaluate_and_report(worker, reporter, step + 1, error);
         }
     }
-    return status;
+    return status != STATUS_OK ? status : planned;
 }
 
 static enum status run(struct worker *worker, struct reporter *reporter, struct error *error)
@@ -199,7 +233,7 @@ static enum status run(struct worker *worker, struct reporter *reporter, struct 
     log_start(worker);
     enum status status = step_plan_first(worker, error);
     if (status == STATUS_OK) {
-        log_plan(worker, 0);
+        log_plan(worker, 0, worker->plan);
         if (worker->comm->rank == 0) {
             console_start(reporter->console, reporter->folder);
         }
@@ -212,8 +246,21 @@ static enum status run(struct worker *worker, struct reporter *reporter, struct 
             fail_alone(worker, &write_error);
         }
         console_end(reporter->console, reporter->folder);
+        if (worker->profile != NULL) {
+            profile_print(worker->profile, worker, stdout);
+        }
     }
     return status;
+}
+
+static enum status start_profile(struct worker *worker, uint64_t steps, struct error *error)
+{
+    if (steps == 0) {
+        return STATUS_OK;
+    }
+    worker->steps = uint64_min(worker->steps, PROFILE_WARM_UP + steps);
+    worker->profile = profile_create(worker->device);
+    return worker->profile == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }
 
 static enum status train(const struct command_line *command, struct comm *comm, struct config *config)
@@ -222,6 +269,9 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     struct worker worker;
     struct reporter reporter = {.start_ns = clock_ns()};
     enum status status = agree(comm, worker_init(&worker, config, comm, &error), &error);
+    if (status == STATUS_OK && worker_connect(&worker, &error) != STATUS_OK) {
+        fail_alone(&worker, &error);
+    }
     if (status == STATUS_OK && config->device.name == NULL) {
         worker.device->ops->forget_name(worker.device); // all ranks that share it have opened it
     }
@@ -230,6 +280,9 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     }
     if (status == STATUS_OK) {
         status = agree(comm, open_reports(&worker, &reporter, &error), &error);
+    }
+    if (status == STATUS_OK) {
+        status = agree(comm, start_profile(&worker, command->profile_steps, &error), &error);
     }
     if (status == STATUS_OK) {
         status = run(&worker, &reporter, &error);

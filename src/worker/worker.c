@@ -4,10 +4,14 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "mem/uint64.h"
+#include "worker/bind.h"
+#include "worker/step.h"
 #include "worker/threads.h"
 
 static enum status out_of_host_memory(struct error *error)
@@ -15,9 +19,14 @@ static enum status out_of_host_memory(struct error *error)
     return error_set(error, STATUS_ERROR, "out of host memory");
 }
 
+static enum kernel_precision worker_precision(const struct config *config)
+{
+    return config->train.precision == CONFIG_BF16 ? KERNEL_BF16 : KERNEL_FP32;
+}
+
 struct model_config worker_model_config(const struct config *config)
 {
-    struct model_config model = {0};
+    struct model_config model = {.precision = worker_precision(config)};
     if (config->model.kind == CONFIG_MODEL_MLP) {
         model.kind = MODEL_MLP;
         model.mlp.count = config->model.layers_count;
@@ -64,12 +73,6 @@ uint64_t worker_steps(const struct config *config, uint64_t train_samples)
     return (config->train.epochs * train_samples + global_batch - 1) / global_batch;
 }
 
-const struct device_ops *worker_device_ops(const struct config *config)
-{
-    static const char *const kinds[] = {[CONFIG_DEVICE_CPU] = "cpu"};
-    return device_find(kinds[config->device.kind]);
-}
-
 uint64_t worker_capacity(const struct config *config, uint64_t rank)
 {
     if (config->device.capacities_count == 0) {
@@ -79,28 +82,35 @@ uint64_t worker_capacity(const struct config *config, uint64_t rank)
     return config->device.capacities[config->device.capacities_count == 1 ? 0 : device];
 }
 
-uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer)
+const struct kernels *worker_kernels(const struct config *config, const struct device_ops *device)
+{
+    return kernels_find(device->name, worker_precision(config));
+}
+
+size_t worker_slots(const struct device_ops *device)
+{
+    return device->staging == device ? 1 : 2;
+}
+
+// A block that is held only where it has bytes.
+static uint64_t resting_block_bytes(uint64_t bytes)
+{
+    return bytes == 0 ? 0 : mem_pool_block_bytes(bytes);
+}
+
+uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer,
+                              const struct kernels *kernels)
 {
     uint64_t buffers = 2 + optimizer_state_count(optimizer);
     return buffers * mem_pool_block_bytes(model->elements * sizeof(float)) +
-           mem_pool_block_bytes(sizeof(struct kernel_tally)) + mem_pool_block_bytes(sizeof(double));
+           resting_block_bytes(model_copy_bytes(model)) + resting_block_bytes(kernels->workspace_bytes) +
+           mem_pool_block_bytes(sizeof(struct step_values));
 }
 
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
                            uint64_t micro_batch)
 {
     return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, micro_batch));
-}
-
-struct kernel_tally worker_tally(const struct worker *worker)
-{
-    struct kernel_tally sum = {0};
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        sum.loss += worker->messages[i].tally.loss;
-        sum.count += worker->messages[i].tally.count;
-        sum.correct += worker->messages[i].tally.correct;
-    }
-    return sum;
 }
 
 void worker_log(struct worker *worker, const char *format, ...)
@@ -137,6 +147,21 @@ static const char *device_name(const struct config *config, struct comm *comm, c
     return buffer;
 }
 
+// Streams, and the events that order them.
+static enum status make_streams(struct worker *worker, struct error *error)
+{
+    const struct device_ops *ops = worker->device->ops;
+    bool made = ops->stream_create(worker->device, &worker->stream) == STATUS_OK &&
+                ops->stream_create(worker->device, &worker->copy_stream) == STATUS_OK;
+    for (size_t i = 0; made && i < LIST_SLOTS_MAX; i++) {
+        made = ops->event_create(worker->device, &worker->slot_filled[i]) == STATUS_OK &&
+               ops->event_create(worker->device, &worker->slot_used[i]) == STATUS_OK;
+    }
+    worker->stopwatch = made ? stopwatch_create(worker->device) : NULL;
+    return worker->stopwatch != NULL ? STATUS_OK
+                                     : error_set(error, STATUS_ERROR, "cannot make streams on device %s", ops->name);
+}
+
 static enum status open_device(struct worker *worker, const char *name, struct error *error)
 {
     const struct config *config = worker->config;
@@ -144,31 +169,34 @@ static enum status open_device(struct worker *worker, const char *name, struct e
         .name = name,
         .capacity_bytes = worker_capacity(config, worker->comm->rank),
         .faulting_addresses = config->device.faulting_addresses,
+        .index = worker->place.index,
+        .sharers = worker->place.sharers,
     };
-    const struct device_ops *ops = worker_device_ops(config);
-    worker->kernels = kernels_find(ops->name);
-    enum status status = ops->create(&device, &worker->device, error);
-    if (status != STATUS_OK) {
-        return status;
+    enum status status = worker->place.ops->create(&device, &worker->device, error);
+    if (status == STATUS_OK) {
+        status = make_streams(worker, error);
     }
-    if (ops->stream_create(worker->device, &worker->stream) != STATUS_OK) {
-        return error_set(error, STATUS_ERROR, "cannot make a stream on device %s", ops->name);
-    }
-    return mem_pool_create(worker->device, 0, &worker->pool, error);
+    return status == STATUS_OK ? mem_pool_create(worker->device, device.capacity_bytes, &worker->pool, error) : status;
 }
 
+static enum status out_of_memory(struct worker *worker, const char *tag, struct error *error)
+{
+    char text[768];
+    mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
+    return error_set(error, STATUS_OUT_OF_MEMORY,
+                     "cannot hold the %s: %s Raise device.capacity, or make the model smaller.", tag, text);
+}
+
+// Zeroed memory for the whole run; none where `bytes` is 0.
 static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, device_address *address_p,
                         struct error *error)
 {
-    enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, tag, address_p);
-    if (status == STATUS_ERROR) {
-        return out_of_host_memory(error);
+    if (bytes == 0) {
+        return STATUS_OK;
     }
-    if (status == STATUS_OUT_OF_MEMORY) {
-        char text[768];
-        mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
-        return error_set(error, STATUS_OUT_OF_MEMORY,
-                         "cannot hold the %s: %s Raise device.capacity, or make the model smaller.", tag, text);
+    enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, tag, address_p);
+    if (status != STATUS_OK) {
+        return status == STATUS_OUT_OF_MEMORY ? out_of_memory(worker, tag, error) : out_of_host_memory(error);
     }
     worker->device->ops->fill_zero(worker->device, worker->stream, *address_p, bytes);
     return STATUS_OK;
@@ -177,26 +205,42 @@ static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, 
 // Everything that stays on the device for the whole run.
 static enum status hold_resting_memory(struct worker *worker, struct error *error)
 {
+    const struct kernels *kernels = worker_kernels(worker->config, worker->place.ops);
+    struct optimizer_memory *optimizer = &worker->optimizer_memory;
     uint64_t bytes = worker->model->elements * sizeof(float);
-    enum status status = hold(worker, "weights", bytes, &worker->memory.parameters, error);
+    device_address workspace = 0;
+    enum status status = hold(worker, "weights", bytes, &optimizer->parameters, error);
     if (status == STATUS_OK) {
-        status = hold(worker, "gradients", bytes, &worker->memory.gradients, error);
+        status = hold(worker, "weights' copy", model_copy_bytes(worker->model), &optimizer->copy, error);
+    }
+    if (status == STATUS_OK) {
+        status = hold(worker, "gradients", bytes, &optimizer->gradients, error);
     }
     for (size_t i = 0; i < optimizer_state_count(&worker->optimizer) && status == STATUS_OK; i++) {
-        status = hold(worker, "optimizer state", bytes, &worker->optimizer_states[i], error);
+        status = hold(worker, "optimizer state", bytes, &optimizer->states[i], error);
     }
     if (status == STATUS_OK) {
-        status = hold(worker, "tally", sizeof(struct kernel_tally), &worker->memory.tally, error);
+        status = hold(worker, "workspace", kernels->workspace_bytes, &workspace, error);
     }
     if (status == STATUS_OK) {
-        status = hold(worker, "gradient norm", sizeof(double), &worker->gradient_square_sum, error);
+        status = hold(worker, "sums", sizeof(struct step_values), &worker->values, error);
     }
-    worker->resting_bytes = worker_resting_bytes(worker->model, &worker->optimizer);
-    return status;
+    if (status != STATUS_OK) {
+        return status;
+    }
+    optimizer->scale = worker->values + offsetof(struct step_values, gradient_scale);
+    worker->memory = (struct list_memory){
+        .parameters = optimizer->copy != 0 ? optimizer->copy : optimizer->parameters,
+        .gradients = optimizer->gradients,
+        .tally = worker->values + offsetof(struct step_values, tally),
+    };
+    worker->resting_bytes = worker_resting_bytes(worker->model, &worker->optimizer, kernels);
+    return kernels->context_create(worker->device, worker->stream, workspace, &worker->kernels, error);
 }
 
 static enum status write_initial_weights(struct worker *worker, struct error *error)
 {
+    device_address weights = worker->optimizer_memory.parameters;
     for (size_t i = 0; i < worker->model->parameter_count; i++) {
         const struct parameter *parameter = &worker->model->parameters[i];
         uint64_t elements = parameter->rows * parameter->columns;
@@ -205,13 +249,51 @@ static enum status write_initial_weights(struct worker *worker, struct error *er
             return out_of_host_memory(error);
         }
         model_initial_values(worker->model, i, worker->config->train.seed, values);
-        worker->device->ops->copy_to_device(worker->device, worker->stream,
-                                            worker->memory.parameters + parameter->offset * sizeof(float), values,
-                                            elements * sizeof(*values));
+        worker->device->ops->copy_to_device(worker->device, worker->stream, weights + parameter->offset * sizeof(float),
+                                            values, elements * sizeof(*values));
         worker->device->ops->stream_synchronize(worker->device, worker->stream);
         free(values);
     }
-    return STATUS_OK;
+    if (worker->optimizer_memory.copy != 0) {
+        worker->kernels->kernels->convert(worker->kernels, worker->optimizer_memory.copy, weights,
+                                          worker->model->elements);
+    }
+    return worker->device->ops->check(worker->device, error);
+}
+
+// Host memory for what goes to the device and comes from it: the loader's ring, an evaluation's, and small things.
+static enum status open_staging(struct worker *worker, struct error *error)
+{
+    const struct device_ops *ops = worker->device->ops->staging;
+    const struct config *config = worker->config;
+    enum { SMALL_THINGS = 16 << 20 };
+    struct loader_config train = {.set = worker->train, .prefetch_bytes = config->data.prefetch_bytes};
+    uint64_t bytes = loader_staging_bytes(&train) + SMALL_THINGS;
+    if (worker->validation != NULL) {
+        struct loader_config validation = {.set = worker->validation, .prefetch_bytes = config->data.prefetch_bytes};
+        bytes += loader_staging_bytes(&validation);
+    }
+    struct device_config device = {
+        .capacity_bytes = uint64_round_up(bytes, ops->granularity_bytes),
+        .index = worker->place.index,
+    };
+    enum status status = ops->create(&device, &worker->staging_device, error);
+    return status == STATUS_OK ? mem_pool_create(worker->staging_device, 0, &worker->staging, error) : status;
+}
+
+static enum status make_loader(struct worker *worker, struct error *error)
+{
+    const struct config *config = worker->config;
+    struct loader_config loader = {
+        .set = worker->train,
+        .device = worker->device,
+        .staging = worker->staging,
+        .seed = config->train.seed,
+        .shuffle = config->data.shuffle,
+        .threads = (uint32_t)config->data.threads,
+        .prefetch_bytes = config->data.prefetch_bytes,
+    };
+    return loader_create(&loader, &worker->loader, error);
 }
 
 static enum status open_data(struct worker *worker, struct error *error)
@@ -221,18 +303,10 @@ static enum status open_data(struct worker *worker, struct error *error)
     if (status == STATUS_OK) {
         status = data_open(config, DATA_VALIDATION, &worker->validation, error);
     }
-    if (status != STATUS_OK) {
-        return status;
+    if (status == STATUS_OK) {
+        worker->steps = worker_steps(config, worker->train->samples);
     }
-    worker->steps = worker_steps(config, worker->train->samples);
-    struct loader_config loader = {
-        .set = worker->train,
-        .seed = config->train.seed,
-        .shuffle = config->data.shuffle,
-        .threads = (uint32_t)config->data.threads,
-        .prefetch_bytes = config->data.prefetch_bytes,
-    };
-    return loader_create(&loader, &worker->loader, error);
+    return status;
 }
 
 static enum status make_model(struct worker *worker, struct error *error)
@@ -243,7 +317,7 @@ static enum status make_model(struct worker *worker, struct error *error)
         return status;
     }
     worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
-    worker->prices = price_book_create(worker->model);
+    worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
     return worker->prices == NULL ? out_of_host_memory(error) : STATUS_OK;
 }
 
@@ -260,6 +334,38 @@ static enum status make_coordinator(struct worker *worker, struct error *error)
     return made ? STATUS_OK : out_of_host_memory(error);
 }
 
+// Steps under way, and how their gradients are added up.
+static enum status make_steps(struct worker *worker, struct error *error)
+{
+    const struct list *list = price_list(worker->prices, LIST_TRAIN, 1);
+    if (list == NULL) {
+        return out_of_host_memory(error);
+    }
+    worker->bucket_count = buckets_make(worker->model, list, worker->config->comm.bucket_bytes, &worker->buckets);
+    worker->records = step_records_create(worker);
+    if (worker->bucket_count == 0 || worker->records == NULL) {
+        return out_of_host_memory(error);
+    }
+    while (worker->buckets[worker->early_bucket_count].ready < list->op_count) {
+        worker->early_bucket_count++;
+    }
+    return STATUS_OK;
+}
+
+// NULL where the configuration asks for what these devices cannot do; then on every rank.
+static const struct reduce_ops *choose_reduce(const struct worker *worker)
+{
+    const struct reduce_ops *between = reduce_between(worker->place.ops->name);
+    enum config_reduce asked = worker->config->comm.reduce;
+    if (worker->comm->size == 1) {
+        return &reduce_self;
+    }
+    if (asked == CONFIG_REDUCE_AUTO) {
+        return between == NULL || worker->place.shared ? &reduce_mpi : between;
+    }
+    return asked == CONFIG_REDUCE_MPI ? &reduce_mpi : between;
+}
+
 static void inject_failures(struct worker *worker)
 {
     const struct config *config = worker->config;
@@ -268,12 +374,11 @@ static void inject_failures(struct worker *worker)
     }
 }
 
-enum status worker_init(struct worker *worker, const struct config *config, struct comm *comm, struct error *error)
+static enum status init(struct worker *worker, const char *device_name, struct error *error)
 {
-    *worker = (struct worker){.config = config, .comm = comm};
-    char buffer[128];
-    const char *name = device_name(config, comm, buffer, sizeof(buffer));
-    threads_choose(comm);
+    enum status (*const parts[])(struct worker *, struct error *) = {
+        hold_resting_memory, write_initial_weights, open_staging, make_loader, make_steps,
+    };
     enum status status = open_data(worker, error);
     if (status == STATUS_OK) {
         status = make_model(worker, error);
@@ -282,13 +387,27 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
         status = make_coordinator(worker, error);
     }
     if (status == STATUS_OK) {
-        status = open_device(worker, name, error);
+        status = open_device(worker, device_name, error);
+    }
+    for (size_t i = 0; status == STATUS_OK && i < sizeof(parts) / sizeof(parts[0]); i++) {
+        status = parts[i](worker, error);
+    }
+    return status;
+}
+
+enum status worker_init(struct worker *worker, const struct config *config, struct comm *comm, struct error *error)
+{
+    *worker = (struct worker){.config = config, .comm = comm};
+    char buffer[128];
+    const char *name = device_name(config, comm, buffer, sizeof(buffer));
+    enum status status = place_choose(config, comm, &worker->place, error);
+    bind_near(&worker->place.location, worker->binding, sizeof(worker->binding));
+    threads_choose(comm);
+    if (status == STATUS_OK && choose_reduce(worker) == NULL) {
+        status = error_set(error, STATUS_INVALID, "comm.reduce: nccl needs GPUs; allowed here: auto, mpi");
     }
     if (status == STATUS_OK) {
-        status = hold_resting_memory(worker, error);
-    }
-    if (status == STATUS_OK) {
-        status = write_initial_weights(worker, error);
+        status = init(worker, name, error);
     }
     if (status != STATUS_OK) {
         worker_finish(worker);
@@ -301,22 +420,60 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     return STATUS_OK;
 }
 
+// A first sum makes the library take what it needs, before anybody counts what is free.
+enum status worker_connect(struct worker *worker, struct error *error)
+{
+    const struct reduce_ops *reduce = choose_reduce(worker);
+    enum status status = reduce->create(worker->comm, worker->device, worker->staging, &worker->reducer, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    reduce->start(worker->reducer, worker->stream, worker->values, 1, REDUCE_FLOAT64);
+    reduce->finish(worker->reducer, worker->stream);
+    worker->device->ops->stream_synchronize(worker->device, worker->stream);
+    return reduce->check(worker->reducer, error);
+}
+
+static void close_device(struct worker *worker)
+{
+    const struct device_ops *ops = worker->device->ops;
+    ops->synchronize(worker->device);
+    if (worker->reducer != NULL) {
+        worker->reducer->ops->destroy(worker->reducer);
+    }
+    step_records_destroy(worker, worker->records);
+    loader_destroy(worker->loader);
+    mem_pool_destroy(worker->staging);
+    if (worker->staging_device != NULL) {
+        worker->staging_device->ops->destroy(worker->staging_device);
+    }
+    if (worker->kernels != NULL) {
+        worker->kernels->kernels->context_destroy(worker->kernels);
+    }
+    mem_pool_destroy(worker->pool);
+    profile_destroy(worker->profile);
+    stopwatch_destroy(worker->stopwatch);
+    for (size_t i = 0; i < LIST_SLOTS_MAX; i++) {
+        ops->event_destroy(worker->device, worker->slot_filled[i]);
+        ops->event_destroy(worker->device, worker->slot_used[i]);
+    }
+    ops->stream_destroy(worker->device, worker->copy_stream);
+    ops->stream_destroy(worker->device, worker->stream);
+    ops->destroy(worker->device);
+}
+
 void worker_finish(struct worker *worker)
 {
-    mem_pool_destroy(worker->pool);
-    if (worker->stream != NULL) {
-        worker->device->ops->stream_destroy(worker->device, worker->stream);
-    }
     if (worker->device != NULL) {
-        worker->device->ops->destroy(worker->device);
+        close_device(worker);
     }
     sched_coordinator_destroy(worker->coordinator);
+    free(worker->buckets);
     free(worker->messages);
     free(worker->reports);
     free(worker->plan);
     price_book_destroy(worker->prices);
     model_destroy(worker->model);
-    loader_destroy(worker->loader);
     data_close(worker->validation);
     data_close(worker->train);
     if (worker->log != NULL) {

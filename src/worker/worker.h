@@ -11,15 +11,19 @@
 #include "model/price.h"
 #include "sched/coordinator.h"
 #include "sched/speed.h"
+#include "worker/buckets.h"
 #include "worker/comm.h"
 #include "worker/config.h"
 #include "worker/loader.h"
+#include "worker/place.h"
+#include "worker/profile.h"
+#include "worker/reduce.h"
+#include "worker/stopwatch.h"
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
     struct sched_report report;               // for the next plan
-    struct kernel_tally tally;                // sums over the samples that this rank did
-    uint64_t samples;                         // that it did: its share
+    uint64_t samples;                         // that this rank did: its share
     uint64_t micro_batch, accumulation_steps; // as planned
     uint64_t position_hash;                   // sum of position_hash() over them
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
@@ -31,41 +35,62 @@ struct step_message {
 #define WORKER_DIVERGED                                                                                                \
     "training has diverged. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps or set train.clip_norm."
 
+// What a step or an evaluation leaves on the device.
+struct step_values {
+    struct kernel_tally tally; // over all ranks, once it was reduced
+    double gradient_squares;   // of the sum of gradients
+    float gradient_scale;
+};
+
 struct worker {
     const struct config *config;
     struct comm *comm;
+    struct place place;
+    char binding[320];                   // of the host side near the device, for the log
     struct data_set *train, *validation; // validation: NULL where there is none
     struct loader *loader;
     uint64_t steps;
 
     struct device *device;
-    struct stream *stream;
-    const struct kernels *kernels;
+    struct stream *stream, *copy_stream;       // for kernels, for samples on their way to the device
+    struct event *slot_filled[LIST_SLOTS_MAX]; // on the copy stream: a slot's samples are there
+    struct event *slot_used[LIST_SLOTS_MAX];   // on the stream: what used a slot is done
     struct mem_pool *pool;
+    struct kernel_context *kernels; // on `stream`
+    struct device *staging_device;
+    struct mem_pool *staging; // host memory that copies do not block on
+    struct reducer *reducer;
+    struct bucket *buckets;                  // of gradients
+    size_t bucket_count, early_bucket_count; // early: ready before the list's last operation
 
     struct model *model;
     struct price_book *prices;
     struct optimizer_config optimizer;
-    struct list_memory memory; // its block exists only while a micro-step runs
-    device_address optimizer_states[OPTIMIZER_STATES_MAX];
-    device_address gradient_square_sum; // one float64
-    uint64_t resting_bytes;             // allocated between steps
+    struct list_memory memory; // its block exists only while a share runs
+    struct optimizer_memory optimizer_memory;
+    device_address values;  // one step_values
+    uint64_t resting_bytes; // allocated between steps
 
     struct sched_coordinator *coordinator;
     struct sched_speed speed;
-    struct sched_share *plan;      // of the step that runs, one share per rank
+    struct stopwatch *stopwatch;   // of micro-steps
+    struct profile *profile;       // of operations; NULL: not wanted
+    struct sched_share *plan;      // for the next step, one share per rank
     struct sched_report *reports;  // scratch for the coordinator, one per rank
     struct step_message message;   // this rank's
     struct step_message *messages; // every rank's, after a step or an evaluation
+    struct step_records *records;  // of the steps under way
 
     FILE *log;     // this rank's
     int log_errno; // of the first line that could not be written; 0: all were
 };
 
 // Opens the data, makes the model and puts weights, gradients and optimizer state on the device. Collective only in
-// choosing the name of a shared device; every rank must call it. On failure `error` says why and the worker needs no
-// worker_finish.
+// choosing the devices; every rank must call it. On failure `error` says why and the worker needs no worker_finish.
 enum status worker_init(struct worker *worker, const struct config *config, struct comm *comm, struct error *error);
+// Makes the reducer. Collective, once worker_init has succeeded on every rank. A failure may leave other ranks waiting:
+// the job must be ended.
+enum status worker_connect(struct worker *worker, struct error *error);
 void worker_finish(struct worker *worker);
 
 // One line into this rank's log. A failure is kept in worker->log_errno.
@@ -74,15 +99,16 @@ void worker_log(struct worker *worker, const char *format, ...) __attribute__((f
 // The config's model and optimizer in the words of src/model/.
 struct model_config worker_model_config(const struct config *config);
 struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);
-// Bytes that stay allocated between steps: weights, gradients, optimizer state, sums.
-uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer);
-const struct device_ops *worker_device_ops(const struct config *config);
+// Bytes that stay allocated between steps: weights, gradients, optimizer state, sums, workspace.
+uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer,
+                              const struct kernels *kernels);
 // The peak of micro-steps of this size over that level.
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
                            uint64_t micro_batch);
-// The sum over worker->messages.
-struct kernel_tally worker_tally(const struct worker *worker);
-// The capacity of this rank's device; 0: what the machine has.
+// Slots of inputs in a micro-step's block: two where copies run beside kernels.
+size_t worker_slots(const struct device_ops *device);
+const struct kernels *worker_kernels(const struct config *config, const struct device_ops *device);
+// What the configuration gives the rank's device, or the rank of a GPU; 0: what the machine has.
 uint64_t worker_capacity(const struct config *config, uint64_t rank);
 // Steps of the whole run.
 uint64_t worker_steps(const struct config *config, uint64_t train_samples);

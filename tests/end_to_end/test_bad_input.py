@@ -12,11 +12,13 @@ IDX = """
 model: {kind: mlp, layers: [16, 32, 10]}
 train: {steps: 5, global_batch_size: 8}
 data: {kind: idx, images: images, labels: labels}
+device: {kind: cpu}
 """
 TOKENS = """
 model: {kind: gpt, vocab_size: 50, seq_len: 8, block_count: 1, head_count: 2, channels: 16}
 train: {steps: 5, global_batch_size: 8}
 data: {kind: tokens, path: "*.bin"}
+device: {kind: cpu}
 """
 
 
@@ -52,7 +54,7 @@ class BadInput(headroom_run.ProgramTest):
 
     def test_unknown_key(self):
         self.write("bad.yaml", headroom_run.MLP + "run: {foldr: x}\n")
-        self.refused(r"bad\.yaml:6:\d+: .*'foldr'.*did you mean 'folder'", "train", "bad.yaml")
+        self.refused(r"bad\.yaml:7:\d+: .*'foldr'.*did you mean 'folder'", "train", "bad.yaml")
 
     def test_wrong_type(self):
         self.refused(r"train\.steps.*many", "train", "mlp.yaml", "train.steps=many")
@@ -125,6 +127,11 @@ class BadInput(headroom_run.ProgramTest):
 
     def test_several_processes_that_do_not_talk(self):
         self.refused(r"comm\.kind: self is for a single process", "train", "mlp.yaml", "comm.kind=self", ranks=[2])
+
+    def test_what_only_gpus_have(self):
+        self.refused(r"comm\.reduce=nccl: nccl needs device\.kind cuda", "train", "mlp.yaml", "comm.reduce=nccl")
+        self.refused(r"comm\.reduce: nccl needs GPUs", "train", "mlp.yaml", "comm.reduce=nccl", "device.kind=auto",
+                     "device.faulting_addresses=true", ranks=[4])
 
     def test_a_run_folder_with_too_long_a_name(self):
         self.refused(r"run\.folder: a path of \d+ bytes is too long; allowed: up to \d+", "train", "mlp.yaml",

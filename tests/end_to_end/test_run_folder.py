@@ -55,7 +55,8 @@ class RunFolder(headroom_run.ProgramTest):
         self.assertEqual(sorted(os.listdir(run.path)), ["env.txt", "logs", "metrics.jsonl", "resolved.yaml"])
         self.assertEqual(sorted(os.listdir(f"{run.path}/logs")), ["rank_0.log", "rank_1.log"])
         for log in run.logs.values():
-            self.assertRegex(log, r"(?m)^device cpu, limit \d+ bytes, resting \d+ bytes, headroom \d+ bytes$")
+            self.assertRegex(log, r"(?m)^device cpu \(CPU\), limit \d+ bytes, resting \d+ bytes, headroom \d+ bytes, "
+                                  r"all-reduce by mpi$")
             self.assertRegex(log, r"(?m)^step 0: share \d+\.\.\d+, micro-batch \d+, accumulation steps \d+$")
         with open(f"{run.path}/env.txt", encoding="utf-8") as file:
             environment = file.read()
@@ -81,7 +82,7 @@ class RunFolder(headroom_run.ProgramTest):
         self.headroom("train", "mlp.yaml", "train.steps=3", "run.folder=run", before=headroom_run.NO_STREAMS)
         self.assertEqual([line.get("step") for line in self.metrics_lines()], [0, 1, 2, 3, 3])
         with open(self.path("run/logs/rank_0.log"), encoding="utf-8") as file:
-            self.assertRegex(file.readline(), r"^device cpu, limit")
+            self.assertRegex(file.readline(), r"^device cpu \(CPU\), limit .*, all-reduce by self$")
 
     def test_output_that_cannot_be_written(self):
         for command in ("plan", "--print-config"):

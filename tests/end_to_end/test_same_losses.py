@@ -31,6 +31,33 @@ class SameLosses(headroom_run.ProgramTest):
     def test_gpt_with_adamw_and_clipping(self):
         self.check("gpt.yaml", headroom_run.GPT_CAPACITIES, clip_norm=1)
 
+    def test_any_number_of_ranks(self):
+        for config in ("mlp.yaml", "gpt.yaml"):
+            reference = self.train(config)
+            for ranks in (1, 2, 3):
+                self.assert_same_losses(self.train(config, ranks=ranks), reference, f"{config}, {ranks} ranks")
+
+    def check_buckets(self, config, capacities, *overrides):
+        """Of one gradient each, of a few KiB, and a single one; on ranks with different numbers of micro-steps."""
+        reference = self.train(config)
+        for bucket in ("4", "3KiB", "1GiB"):
+            run = self.train(config, capacities, f"comm.bucket_bytes={bucket}", *overrides, ranks=4)
+            self.assertGreater(len({rank["accumulation_steps"] for rank in run.steps[0]["ranks"]}), 1)
+            self.assert_same_losses(run, reference, f"{config}, four ranks with buckets of {bucket}")
+
+    def test_buckets_of_the_mlp(self):
+        self.check_buckets("mlp.yaml", headroom_run.MLP_CAPACITIES)
+
+    def test_buckets_of_the_gpt(self):
+        self.check_buckets("gpt.yaml", headroom_run.GPT_CAPACITIES)
+
+    def test_buckets_and_failing_allocations(self):
+        """What is cut in halves may be the share's last micro-step, which sends the buckets."""
+        self.check_buckets("mlp.yaml", headroom_run.MLP_CAPACITIES, "fault.fail_allocation_every=2")
+
+    def test_buckets_on_addresses_that_fault(self):
+        self.check_buckets("mlp.yaml", headroom_run.MLP_CAPACITIES, "device.faulting_addresses=true")
+
     def test_addresses_that_fault_change_nothing(self):
         for config in ("mlp.yaml", "gpt.yaml"):
             plain, faulting = (self.train(config, "device.capacity=1MiB", f"device.faulting_addresses={value}")

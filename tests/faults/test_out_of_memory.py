@@ -2,7 +2,11 @@
 """Where even the least does not fit the job ends with exit code 3 and a line that names the rank and the bytes; and a
 loss that is no longer finite ends it with exit code 4."""
 
+import re
+
 import headroom_run
+
+DIVERGING = ("optimizer.learning_rate=1e6", "optimizer.weight_decay=0.5")
 
 
 def squeeze(*ranks):
@@ -46,10 +50,38 @@ class OutOfMemory(headroom_run.ProgramTest):
         self.assertRegex(run.finished.out, r"\nrank +limit +peak allocated .*\n0 +1\.00 MiB ")
         self.assertEqual((run.lines[-1]["event"], run.lines[-1]["step"], run.lines[-1]["status"]), ("end", 10, 3))
 
+    def diverges(self, *arguments, ranks):
+        """Its metrics hold every step before the one that diverged and nothing of it, nor of one begun since."""
+        run = self.train("mlp.yaml", *DIVERGING, *arguments, ranks=ranks, code=4)
+        self.assertEqual(len(run.finished.complaints), 1, run.finished.err)
+        self.assertRegex(run.finished.complaints[0], r"step \d+: .*training has diverged.*optimizer\.learning_rate")
+        step = int(re.search(r"step (\d+): ", run.finished.complaints[0]).group(1))
+        self.assertEqual([line["step"] for line in run.steps], list(range(step)))
+        self.assertEqual((run.lines[-1]["event"], run.lines[-1]["step"], run.lines[-1]["status"]), ("end", step, 4))
+        self.assertEqual([line["step"] for line in run.evaluations if line["step"] > step], [])
+        return run
+
     def test_divergence(self):
-        diverging = ("mlp.yaml", "optimizer.learning_rate=1e6", "optimizer.weight_decay=0.5")
-        for ranks in (None, 4):
-            self.ends(r"step \d+: .*training has diverged.*optimizer\.learning_rate", *diverging, ranks=ranks, code=4)
+        for precision in ("fp32", "bf16"):
+            for ranks in (None, 4):
+                run = self.diverges(f"train.precision={precision}", ranks=ranks)
+                self.assertEqual(len(run.lines), len(run.steps) + 1)
+
+    def test_divergence_in_the_last_steps(self):
+        """The step after the one that diverges is under way when that is noticed, unless there is none."""
+        expected = self.diverges(ranks=None)
+        steps = len(expected.steps) + 1
+        for more in (0, 1):
+            run = self.diverges(f"train.steps={steps + more}", ranks=None)
+            self.assertEqual(run.finished.complaints, expected.finished.complaints)
+            run = self.diverges(f"train.steps={steps + more}", ranks=3)
+            self.assertEqual(len(run.steps), len(expected.steps))
+
+    def test_divergence_is_the_same_where_each_step_is_waited_for(self):
+        expected = self.diverges(ranks=None)
+        run = self.diverges("train.eval_every=1", "data.validation_samples=1", "train.clip_norm=0.25", ranks=None)
+        self.assertEqual(run.losses, expected.losses)
+        self.assertEqual(run.finished.complaints, expected.finished.complaints)
 
     def test_divergence_that_only_validation_sees(self):
         deep = ("model.layers=[32" + ", 64" * 20 + ", 10]", "optimizer.learning_rate=1e6", "optimizer.weight_decay=0.5")

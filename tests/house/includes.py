@@ -17,6 +17,7 @@ ALLOWED = {
     "src/worker": {"mem", "kernels", "model", "sched", "worker"},
 }
 POINTER_FILES = ("kernels/", "src/mem/device_cpu", "tests/", "bench/")
+SUFFIXES = {".c", ".h", ".cc", ".cu", ".cuh"}
 LICENCE = "// SPDX-License-Identifier: Apache-2.0\n"
 
 
@@ -37,7 +38,8 @@ def broken_rules(root, path):
 
 def main():
     root = pathlib.Path(sys.argv[1])
-    paths = [path for folder in ("src", "kernels", "tests", "bench") for path in sorted((root / folder).rglob("*.[ch]"))]
+    paths = [path for folder in ("src", "kernels", "tests", "bench") for path in sorted((root / folder).rglob("*"))
+             if path.suffix in SUFFIXES]
     broken = [line for path in paths for line in broken_rules(root, path)]
     print("\n".join(broken) if broken else f"{len(paths)} files keep the rules")
     sys.exit(1 if broken or not paths else 0)

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "mem/device.h"
 #include "worker/config.h"
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
@@ -146,6 +147,7 @@ static void defaults_fill_what_the_file_leaves_out(void **state)
     assert_int_equal(config.model.vocab_size, 0);
     assert_int_equal(config.train.epochs, 0);
     assert_int_equal(config.train.micro_batch_size, 0);
+    assert_int_equal(config.train.precision, CONFIG_FP32);
     assert_int_equal(config.train.seed, 1);
     assert_int_equal(config.optimizer.kind, CONFIG_SGD);
     assert_true(config.optimizer.beta2 == 0.999);
@@ -153,10 +155,12 @@ static void defaults_fill_what_the_file_leaves_out(void **state)
     assert_true(config.data.shuffle);
     assert_null(config.data.path);
     assert_int_equal(config.data.prefetch_bytes, 64 << 20);
-    assert_int_equal(config.device.kind, CONFIG_DEVICE_CPU);
+    assert_int_equal(config.device.kind, CONFIG_DEVICE_AUTO);
     assert_int_equal(config.device.capacities_count, 0);
     assert_int_equal(config.device.neighbours_count, 0);
     assert_int_equal(config.comm.kind, CONFIG_COMM_AUTO);
+    assert_int_equal(config.comm.reduce, CONFIG_REDUCE_AUTO);
+    assert_int_equal(config.comm.bucket_bytes, 32 << 20);
     assert_int_equal(config.run.log_every, 10);
     assert_true(config.fault.rank == CONFIG_ALL_RANKS);
     config_finish(&config);
@@ -212,6 +216,7 @@ static void counts_are_whole_and_in_range(void **state)
 static void bytes_are_exact(void **state)
 {
     (void)state;
+    struct config config;
     static const struct {
         const char *text;
         uint64_t bytes;
@@ -229,7 +234,7 @@ static void bytes_are_exact(void **state)
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         char override[64];
         snprintf(override, sizeof(override), "data.prefetch_bytes=%s", good[i].text);
-        struct config config = parse_with(override);
+        config = parse_with(override);
         assert_int_equal(config.data.prefetch_bytes, good[i].bytes);
         assert_round_trip(&config);
         config_finish(&config);
@@ -240,6 +245,11 @@ static void bytes_are_exact(void **state)
     expect_override_refused("data.prefetch_bytes=64Mib",
                             "command line: data.prefetch_bytes=64Mib: '64Mib' is not a number of bytes such as 4096, "
                             "64MiB or 1.5GB; allowed: 1 to 1024TiB");
+    config = parse_with("comm.bucket_bytes=4");
+    assert_int_equal(config.comm.bucket_bytes, 4);
+    config_finish(&config);
+    expect_override_refused("comm.bucket_bytes=3",
+                            "command line: comm.bucket_bytes=3: '3' is out of range; allowed: 4 to 1024TiB");
     static const char *const bad[] = {"0",
                                       "1025TiB",
                                       "340282366920938463463374607431768215552",
@@ -305,11 +315,17 @@ static void names_and_booleans_are_exact(void **state)
     config = parse_with("model.activation=gelu");
     assert_int_equal(config.model.activation, CONFIG_GELU);
     config_finish(&config);
+    config = parse_with("train.precision=bf16");
+    assert_int_equal(config.train.precision, CONFIG_BF16);
+    assert_round_trip(&config);
+    config_finish(&config);
 
     expect_override_refused("optimizer.kind=adam", "command line: optimizer.kind=adam: 'adam' is not one of the "
                                                    "names; allowed: sgd, adamw");
     expect_override_refused("data.shuffle=yes", "command line: data.shuffle=yes: 'yes' is neither true nor false; "
                                                 "allowed: true, false");
+    expect_override_refused("train.precision=fp16", "command line: train.precision=fp16: 'fp16' is not one of the "
+                                                    "names; allowed: fp32, bf16");
     expect_invalid_override("data.shuffle=True");
     expect_invalid_override("optimizer.schedule=Cosine");
 }
@@ -445,7 +461,7 @@ static void mistakes_name_their_place(void **state)
     expect_refused("- train\n", "run.yaml: a configuration is a mapping of sections");
     expect_refused("train:\n  ? [1]\n  : 2\n",
                    "run.yaml:1:1: train: there is no key '?'; allowed: steps, epochs, global_batch_size, "
-                   "micro_batch_size, seed, clip_norm, eval_every");
+                   "micro_batch_size, precision, seed, clip_norm, eval_every");
 }
 
 static void values_are_quoted_on_one_line(void **state)
@@ -483,13 +499,15 @@ static void unknown_names_get_a_suggestion(void **state)
     expect_refused(
         "train:\n  global_batchsize: 5\n",
         "run.yaml:2:3: train: there is no key 'global_batchsize'; did you mean 'global_batch_size'? allowed: "
-        "steps, epochs, global_batch_size, micro_batch_size, seed, clip_norm, eval_every");
+        "steps, epochs, global_batch_size, micro_batch_size, precision, seed, clip_norm, eval_every");
     expect_refused("run:\n  zebra: 5\n",
                    "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, log_micro_steps");
     expect_refused("trian:\n  steps: 5\n", "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "
                                            "model, train, optimizer, data, device, comm, run, fault");
-    expect_override_refused("comm.knd=mpi",
-                            "command line: comm.knd=mpi: there is no key 'knd'; did you mean 'kind'? allowed: kind");
+    expect_override_refused(
+        "comm.knd=mpi",
+        "command line: comm.knd=mpi: there is no key 'knd'; did you mean 'kind'? allowed: kind, reduce, "
+        "bucket_bytes");
     expect_override_refused("nonsense.steps=1", "command line: nonsense.steps=1: there is no section 'nonsense'; "
                                                 "allowed: model, train, optimizer, data, device, comm, run, fault");
 }
@@ -592,6 +610,41 @@ static void keys_must_fit_together(void **state)
                    "train: {steps: 1, global_batch_size: 8}\n"
                    "data: {kind: idx, images: a, labels: b, validation_images: c}\n",
                    "run.yaml:3:41: data.validation_images: needs data.validation_labels, and the other way round");
+}
+
+// What only the CPU device has, and what only a GPU has.
+static void keys_must_fit_the_device(void **state)
+{
+    (void)state;
+    static const char *const cpu[][2] = {
+        {"device.name", "shared"},
+        {"device.ranks_per_device", "2"},
+        {"device.faulting_addresses", "true"},
+        {"device.neighbours", "[{rank: 0, bytes: 1, from_step: 0, to_step: 1}]"},
+    };
+    bool built = device_find("cuda") != NULL;
+    struct config config = parse_with("train.seed=2");
+    assert_null(config_cpu_key(&config));
+    config_finish(&config);
+    for (size_t i = 0; i < COUNT_OF(cpu); i++) {
+        char override[128], message[256];
+        snprintf(override, sizeof(override), "%s=%s", cpu[i][0], cpu[i][1]);
+        snprintf(message, sizeof(message),
+                 "command line: %s: device.kind cuda has no such thing; it is the CPU device's", override);
+        config = parse_with(override);
+        assert_string_equal(config_cpu_key(&config), cpu[i][0]);
+        config_finish(&config);
+        char *overrides[] = {"device.kind=cuda", override};
+        struct error error = {0};
+        assert_int_equal(config_parse(&config, minimal, "run.yaml", overrides, 2, &error), STATUS_INVALID);
+        assert_string_equal(error.text, built ? message
+                                              : "command line: device.kind=cuda: cuda: this program was built without "
+                                                "it; allowed: auto, cpu");
+    }
+    char *nccl[] = {"device.kind=cpu", "comm.reduce=nccl"};
+    struct error error = {0};
+    assert_int_equal(config_parse(&config, minimal, "run.yaml", nccl, 2, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "command line: comm.reduce=nccl: nccl needs device.kind cuda");
 }
 
 static void gpt_needs_its_sizes(void **state)
@@ -833,6 +886,7 @@ int main(void)
         cmocka_unit_test(overrides_beat_the_file_and_the_last_one_wins),
         cmocka_unit_test(required_keys_are_required),
         cmocka_unit_test(keys_must_fit_together),
+        cmocka_unit_test(keys_must_fit_the_device),
         cmocka_unit_test(gpt_needs_its_sizes),
         cmocka_unit_test(ranks_must_fit),
         cmocka_unit_test(ranks_that_share_a_device_share_its_capacity),

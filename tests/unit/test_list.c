@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Differentiation: the gradient that a list computes is held to central differences of its forward pass, for every kind
-// of operation, for lists made up at random, and for whole models. Placement: a list gives the same bits in its block
-// as with every tensor at a place of its own.
+// of operation, for lists made up at random, and for whole models; in bfloat16 to that of float32. Fusion: what is
+// joined, what is not, and that results stay. Placement: a list gives the same bits in its block as with every tensor
+// at a place of its own, with the inputs of either slot, and in pieces.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +14,8 @@
 #include <glob.h>
 
 #include "host_memory.h"
+#include "kernels/bfloat16.h"
+#include "mem/uint64.h"
 #include "model/model.h"
 #include "model/ops.h"
 
@@ -40,6 +43,7 @@ struct graph {
     size_t input_count;
     // Where it runs.
     float *parameters, *gradients;
+    void *copy; // of the parameters, in bfloat16
     void *block;
 };
 
@@ -48,8 +52,10 @@ struct graph {
 static tensor_id parameter(struct graph *graph, size_t elements)
 {
     size_t offset = graph->parameter_elements;
-    graph->parameter_elements += (elements + 3) / 4 * 4; // addresses are 16-byte aligned
-    return list_tensor(&graph->list, TENSOR_PARAMETER, elements, 4 * offset, "parameter");
+    graph->parameter_elements += (elements + 7) / 8 * 8; // addresses are 16-byte aligned
+    tensor_id tensor = list_tensor(&graph->list, TENSOR_PARAMETER, TENSOR_REAL, elements, "parameter");
+    graph->list.tensors[tensor].first_element = offset;
+    return tensor;
 }
 
 static void *input_values(struct graph *graph, tensor_id tensor)
@@ -63,12 +69,12 @@ static void *input_values(struct graph *graph, tensor_id tensor)
 
 static tensor_id float_input(struct graph *graph, size_t elements)
 {
-    tensor_id tensor = list_tensor(&graph->list, TENSOR_INPUT, elements, 0, "input");
+    tensor_id tensor = list_tensor(&graph->list, TENSOR_INPUT, TENSOR_FLOAT32, elements, "input");
     float *values = input_values(graph, tensor);
     for (size_t i = 0; i < elements; i++) {
         values[i] = random_float(&graph->random);
     }
-    return tensor;
+    return op_convert(&graph->list, tensor, "input");
 }
 
 static void fill_tokens(struct graph *graph, int32_t *tokens, size_t count, size_t bound)
@@ -82,13 +88,13 @@ static void fill_tokens(struct graph *graph, int32_t *tokens, size_t count, size
 // and a parameter.
 static tensor_id variable(struct graph *graph, size_t rows, size_t columns)
 {
-    tensor_id identity = list_tensor(&graph->list, TENSOR_INPUT, rows * rows, 0, "identity");
+    tensor_id identity = list_tensor(&graph->list, TENSOR_INPUT, TENSOR_FLOAT32, rows * rows, "identity");
     float *values = input_values(graph, identity);
     for (size_t i = 0; i < rows; i++) {
         values[i * rows + i] = 1;
     }
-    return op_linear(&graph->list, identity, parameter(graph, rows * columns), TENSOR_NONE, rows, rows, columns,
-                     "variable");
+    return op_linear(&graph->list, op_convert(&graph->list, identity, "identity"), parameter(graph, rows * columns),
+                     TENSOR_NONE, rows, rows, columns, "variable");
 }
 
 static tensor_id square_variable(struct graph *graph)
@@ -122,11 +128,11 @@ static tensor_id add(struct graph *graph, tensor_id a, tensor_id b)
 static void append_loss(struct graph *graph, tensor_id logits)
 {
     struct list *list = &graph->list;
-    list->targets = list_tensor(list, TENSOR_INPUT, ROWS, 0, "targets");
+    list->targets = list_tensor(list, TENSOR_INPUT, TENSOR_INT32, ROWS, "targets");
     int32_t *targets = input_values(graph, list->targets);
     fill_tokens(graph, targets, ROWS, graph->classes);
     targets[1] = KERNEL_TARGET_NONE;
-    tensor_id tally = list_tensor(list, TENSOR_TALLY, sizeof(struct kernel_tally) / 4, 0, "tally");
+    tensor_id tally = list_tensor(list, TENSOR_TALLY, TENSOR_FLOAT32, sizeof(struct kernel_tally) / 4, "tally");
     op_cross_entropy(list, tally, logits, list->targets, ROWS, graph->classes, WIDTH);
 }
 
@@ -134,6 +140,7 @@ static void graph_allocate(struct graph *graph)
 {
     graph->parameters = host_array(4 * graph->parameter_elements, 0);
     graph->gradients = host_array(4 * graph->parameter_elements, 0);
+    graph->copy = host_array(2 * graph->parameter_elements, 0);
     graph->block = host_array(graph->list.block_bytes, 0);
     for (size_t i = 0; i < graph->parameter_elements; i++) {
         float value = random_float(&graph->random); // not near 0, where ReLU has a kink
@@ -141,18 +148,28 @@ static void graph_allocate(struct graph *graph)
     }
 }
 
-static void graph_init(struct graph *graph, uint64_t seed)
+static void graph_init(struct graph *graph, uint64_t seed, enum kernel_precision precision)
 {
     *graph = (struct graph){.random = seed, .classes = WIDTH};
-    list_init(&graph->list);
+    list_init(&graph->list, precision);
+}
+
+static void graph_differentiate(struct graph *graph, tensor_id logits)
+{
+    append_loss(graph, logits);
+    list_differentiate(&graph->list);
+}
+
+static void graph_place(struct graph *graph, size_t slots)
+{
+    assert_true(list_place(&graph->list, slots));
+    graph_allocate(graph);
 }
 
 static void graph_complete(struct graph *graph, tensor_id logits)
 {
-    append_loss(graph, logits);
-    list_differentiate(&graph->list);
-    assert_true(list_place(&graph->list));
-    graph_allocate(graph);
+    graph_differentiate(graph, logits);
+    graph_place(graph, 1);
 }
 
 static void graph_finish(struct graph *graph)
@@ -162,27 +179,63 @@ static void graph_finish(struct graph *graph)
     }
     free(graph->parameters);
     free(graph->gradients);
+    free(graph->copy);
     free(graph->block);
     list_finish(&graph->list);
 }
 
 // Running -----------------------------------------------------------------------------------------------------------
 
-// The block starts as NaN: whoever reads what nobody wrote is seen.
-static struct kernel_tally run(const struct graph *graph, const struct list *list, const char *kernels)
+static struct kernel_context *create_context(const char *table, enum kernel_precision precision)
+{
+    struct kernel_context *context;
+    const struct kernels *kernels = kernels_find(table, precision);
+    assert_int_equal(kernels->context_create(NULL, NULL, 0, &context, NULL), STATUS_OK);
+    return context;
+}
+
+static struct list_memory memory_of(const struct graph *graph, struct kernel_tally *tally, size_t slot)
+{
+    bool copied = graph->list.precision == KERNEL_BF16;
+    return (struct list_memory){.parameters = address_of(copied ? graph->copy : graph->parameters),
+                                .gradients = address_of(graph->gradients),
+                                .tally = address_of(tally),
+                                .block = address_of(graph->block),
+                                .slot = slot};
+}
+
+static void write_inputs(const struct graph *graph, const struct list *list, const struct list_memory *memory)
+{
+    for (size_t i = 0; i < graph->input_count; i++) {
+        tensor_id tensor = graph->inputs[i].tensor;
+        memcpy((void *)(uintptr_t)list_address(list, memory, tensor), graph->inputs[i].values,
+               list_tensor_bytes(list, tensor));
+    }
+}
+
+// Runs the list in two pieces, the first of `split` operations. The block starts as NaN: whoever reads what nobody
+// wrote is seen.
+static struct kernel_tally run_pieces(const struct graph *graph, const struct list *list, const char *table,
+                                      size_t split, size_t slot)
 {
     struct kernel_tally tally = {0};
-    struct list_memory memory = {.parameters = address_of(graph->parameters),
-                                 .gradients = address_of(graph->gradients),
-                                 .tally = address_of(&tally),
-                                 .block = address_of(graph->block)};
-    memset(graph->block, 0xff, list->block_bytes);
-    for (size_t i = 0; i < graph->input_count; i++) {
-        const struct tensor *tensor = &list->tensors[graph->inputs[i].tensor];
-        memcpy((char *)graph->block + tensor->offset_bytes, graph->inputs[i].values, 4 * tensor->elements);
+    struct kernel_context *context = create_context(table, list->precision);
+    struct list_memory memory = memory_of(graph, &tally, slot);
+    if (list->precision == KERNEL_BF16) {
+        context->kernels->convert(context, address_of(graph->copy), address_of(graph->parameters),
+                                  graph->parameter_elements);
     }
-    list_run(list, kernels_find(kernels), NULL, &memory);
+    memset(graph->block, 0xff, list->block_bytes);
+    write_inputs(graph, list, &memory);
+    list_run(list, 0, split, context, &memory);
+    list_run(list, split, list->op_count, context, &memory);
+    context->kernels->context_destroy(context);
     return tally;
+}
+
+static struct kernel_tally run(const struct graph *graph, const struct list *list, const char *table)
+{
+    return run_pieces(graph, list, table, list->op_count, 0);
 }
 
 static double loss(const struct graph *graph)
@@ -359,9 +412,10 @@ static tensor_id build_layer_norm_used_twice(struct graph *graph)
 
 static tensor_id embedding(struct graph *graph, tensor_id wte)
 {
-    tensor_id tokens = list_tensor(&graph->list, TENSOR_INPUT, ROWS, 0, "tokens");
+    tensor_id tokens = list_tensor(&graph->list, TENSOR_INPUT, TENSOR_INT32, ROWS, "tokens");
     fill_tokens(graph, input_values(graph, tokens), ROWS, VOCAB);
-    return op_embedding(&graph->list, tokens, wte, parameter(graph, LENGTH * WIDTH), BATCH, LENGTH, WIDTH, "embedding");
+    return op_embedding(&graph->list, tokens, wte, parameter(graph, LENGTH * WIDTH), BATCH, LENGTH, WIDTH, VOCAB,
+                        "embedding");
 }
 
 static tensor_id build_embedding(struct graph *graph)
@@ -438,7 +492,7 @@ static void test_every_operation_agrees_with_differences(void **state)
     (void)state;
     for (size_t i = 0; i < CASES; i++) {
         struct graph graph;
-        graph_init(&graph, SEED + i);
+        graph_init(&graph, SEED + i, KERNEL_FP32);
         graph_complete(&graph, cases[i].build(&graph));
         assert_gradients_agree(&graph, cases[i].name);
         graph_finish(&graph);
@@ -450,7 +504,7 @@ static bool any_case_runs(const char *type)
     bool found = false;
     for (size_t i = 0; i < CASES && !found; i++) {
         struct graph graph;
-        graph_init(&graph, SEED + i);
+        graph_init(&graph, SEED + i, KERNEL_BF16); // where nothing is left out
         graph_complete(&graph, cases[i].build(&graph));
         for (size_t k = 0; k < graph.list.op_count; k++) {
             found = found || strcmp(graph.list.ops[k].type->name, type) == 0;
@@ -491,7 +545,7 @@ static void test_every_operation_has_a_case(void **state)
         kinds += check_kinds_of(sources.gl_pathv[i]);
     }
     globfree(&sources);
-    assert_true(kinds >= 14);
+    assert_true(kinds >= 15);
 }
 
 // Lists made up at random -------------------------------------------------------------------------------------------
@@ -545,7 +599,7 @@ static void test_random_lists_agree_with_differences(void **state)
         char name[64];
         snprintf(name, sizeof(name), "random list, seed %u", (unsigned)seed);
         struct graph graph;
-        graph_init(&graph, seed);
+        graph_init(&graph, seed, KERNEL_FP32);
         graph_complete(&graph, build_random(&graph));
         assert_gradients_agree(&graph, name);
         graph_finish(&graph);
@@ -579,12 +633,15 @@ static void fill_model_inputs(struct graph *graph, const struct model *model)
     target_values[1] = KERNEL_TARGET_NONE;
 }
 
-static void graph_of_model(struct graph *graph, const struct model_config *config, size_t micro_batch)
+static void graph_of_model(struct graph *graph, const struct model_config *config, enum kernel_precision precision,
+                           size_t micro_batch, size_t slots)
 {
     struct model *model;
-    assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
-    graph_init(graph, SEED);
-    assert_true(model_list(model, micro_batch, LIST_TRAIN, &graph->list));
+    struct model_config precise = *config;
+    precise.precision = precision;
+    assert_int_equal(model_create(&precise, &model, NULL), STATUS_OK);
+    graph_init(graph, SEED, precision);
+    assert_true(model_list(model, micro_batch, LIST_TRAIN, slots, &graph->list));
     fill_model_inputs(graph, model);
     graph->parameter_elements = model->elements;
     graph_allocate(graph);
@@ -600,19 +657,381 @@ static void graph_of_model(struct graph *graph, const struct model_config *confi
     model_destroy(model);
 }
 
+static const struct {
+    const char *name;
+    const struct model_config *config;
+} models[] = {{"mlp with gelu", &mlp_gelu}, {"mlp with relu", &mlp_relu}, {"gpt", &gpt}};
+#define MODELS (sizeof(models) / sizeof(models[0]))
+
 static void test_models_agree_with_differences(void **state)
 {
     (void)state;
-    static const struct {
-        const char *name;
-        const struct model_config *config;
-    } models[] = {{"mlp with gelu", &mlp_gelu}, {"mlp with relu", &mlp_relu}, {"gpt", &gpt}};
-    for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
+    for (size_t i = 0; i < MODELS; i++) {
         struct graph graph;
-        graph_of_model(&graph, models[i].config, 3);
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, 1);
         assert_gradients_agree(&graph, models[i].name);
         graph_finish(&graph);
     }
+}
+
+// Another way to the same --------------------------------------------------------------------------------------------
+
+static double norm_of(const float *x, const float *y, size_t count)
+{
+    double squares = 0;
+    for (size_t i = 0; i < count; i++) {
+        squares += pow((double)x[i] - (y == NULL ? 0 : (double)y[i]), 2);
+    }
+    return sqrt(squares);
+}
+
+// Runs both lists; losses and gradients are apart by no more than `tolerance` of their sizes.
+static void assert_same_results(struct graph *graph, struct graph *other, const char *table, double tolerance,
+                                const char *name)
+{
+    size_t count = graph->parameter_elements;
+    memset(graph->gradients, 0, 4 * count);
+    memset(other->gradients, 0, 4 * count);
+    assert_int_equal(other->parameter_elements, count);
+    memcpy(other->parameters, graph->parameters, 4 * count);
+    struct kernel_tally tally = run(graph, &graph->list, table), other_tally = run(other, &other->list, table);
+    double size = norm_of(graph->gradients, NULL, count);
+    double distance = norm_of(graph->gradients, other->gradients, count);
+    if (!(distance <= tolerance * fmax(size, 1) && fabs(tally.loss - other_tally.loss) <= tolerance * tally.loss)) {
+        fail_msg("%s: losses %.9g and %.9g, gradients apart by %g of %g", name, tally.loss, other_tally.loss, distance,
+                 size);
+    }
+    assert_true(tally.count == other_tally.count && tally.count > 0);
+}
+
+// bfloat16 ----------------------------------------------------------------------------------------------------------
+
+// Some ten roundings by up to 2^-9 lie between a weight and its gradient.
+#define BF16_TOLERANCE 0.02
+
+static void round_parameters(struct graph *graph)
+{
+    for (size_t i = 0; i < graph->parameter_elements; i++) {
+        graph->parameters[i] = bfloat16_to_float(bfloat16_from_float(graph->parameters[i]));
+    }
+}
+
+static void check_bfloat16(struct graph *graph, struct graph *half, const char *name)
+{
+    round_parameters(graph);
+    assert_same_results(graph, half, "reference", BF16_TOLERANCE, name);
+    assert_same_results(graph, half, "cpu", BF16_TOLERANCE, name);
+    graph_finish(graph);
+    graph_finish(half);
+}
+
+static void test_bfloat16_follows_float32(void **state)
+{
+    (void)state;
+    struct graph graph, half;
+    for (size_t i = 0; i < CASES; i++) {
+        graph_init(&graph, SEED + i, KERNEL_FP32);
+        graph_complete(&graph, cases[i].build(&graph));
+        graph_init(&half, SEED + i, KERNEL_BF16);
+        graph_complete(&half, cases[i].build(&half));
+        check_bfloat16(&graph, &half, cases[i].name);
+    }
+    for (size_t i = 0; i < MODELS; i++) {
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, 1);
+        graph_of_model(&half, models[i].config, KERNEL_BF16, 3, 1);
+        check_bfloat16(&graph, &half, models[i].name);
+    }
+}
+
+// Data is turned once, forward, and what comes out is data too.
+static void test_data_is_converted_where_reals_are_narrow(void **state)
+{
+    (void)state;
+    static const size_t more[] = {[KERNEL_FP32] = 0, [KERNEL_BF16] = 1};
+    for (enum kernel_precision precision = KERNEL_FP32; precision <= KERNEL_BF16; precision++) {
+        struct graph graph;
+        graph_of_model(&graph, &mlp_relu, precision, 2, 1);
+        const struct op *first = &graph.list.ops[0];
+        assert_string_equal(first->type->name, precision == KERNEL_BF16 ? "convert" : "linear");
+        assert_int_equal(graph.list.forward_count, 3 + 2 + 1 + more[precision]);
+        assert_int_equal(graph.list.op_count - graph.list.forward_count, 3 * 3 - 1 + 2); // no gradient of the inputs
+        graph_finish(&graph);
+    }
+}
+
+static void test_gradients_of_parameters_are_wide(void **state)
+{
+    (void)state;
+    struct graph graph;
+    graph_of_model(&graph, &gpt, KERNEL_BF16, 1, 1);
+    size_t gradients = 0;
+    for (size_t i = 0; i < graph.list.tensor_count; i++) {
+        const struct tensor *tensor = &graph.list.tensors[i];
+        if (tensor->kind == TENSOR_GRADIENT) {
+            assert_int_equal(list_tensor_bytes(&graph.list, (tensor_id)i), 4 * tensor->elements);
+            gradients++;
+        }
+    }
+    assert_true(gradients >= 2 + 2 * 12 + 2);
+    graph_finish(&graph);
+}
+
+// Fusion ------------------------------------------------------------------------------------------------------------
+
+#define DESCRIPTION_MAX 512
+
+static const char *joined_with(const struct op *op)
+{
+    bool product = strcmp(op->type->name, "linear") == 0 || strcmp(op->type->name, "matmul_backward") == 0;
+    if (strcmp(op->type->name, "layer_norm") == 0 && op->tensors[5] != TENSOR_NONE) {
+        return "+add";
+    }
+    if (product && op->matmul.epilogue == KERNEL_EPILOGUE_GELU) {
+        return op->tensors[4] == TENSOR_NONE ? "+gelu" : "+gelu,kept";
+    }
+    return product && op->matmul.epilogue == KERNEL_EPILOGUE_GELU_BACKWARD ? "+gelu_backward" : "";
+}
+
+// The operations' names, with a bar before the backward pass.
+static void describe(const struct list *list, char *text)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < list->op_count; i++) {
+        const char *separator = i == 0 ? "" : i == list->forward_count ? " | " : " ";
+        length += (size_t)snprintf(text + length, DESCRIPTION_MAX - length, "%s%s%s", separator,
+                                   list->ops[i].type->name, joined_with(&list->ops[i]));
+        assert_true(length < DESCRIPTION_MAX);
+    }
+}
+
+static tensor_id gelu(struct graph *graph, tensor_id x)
+{
+    return op_gelu(&graph->list, x, "gelu");
+}
+
+static tensor_id build_norm_of_sum(struct graph *graph)
+{
+    tensor_id a = square_variable(graph);
+    return layer_norm(graph, add(graph, a, square_variable(graph)));
+}
+
+static tensor_id build_norm_of_sum_needed_again(struct graph *graph)
+{
+    tensor_id a = square_variable(graph), sum = add(graph, a, square_variable(graph));
+    return add(graph, sum, layer_norm(graph, sum));
+}
+
+static tensor_id build_norm_long_after_sum(struct graph *graph)
+{
+    tensor_id a = square_variable(graph), sum = add(graph, a, square_variable(graph)), between = gelu(graph, a);
+    return add(graph, layer_norm(graph, sum), between);
+}
+
+static tensor_id build_norm_of_another(struct graph *graph)
+{
+    tensor_id a = square_variable(graph), sum = add(graph, a, square_variable(graph));
+    return add(graph, layer_norm(graph, a), sum);
+}
+
+static tensor_id build_norm_of_sum_in_place(struct graph *graph)
+{
+    tensor_id a = square_variable(graph), b = square_variable(graph);
+    op_add_into(&graph->list, a, a, b);
+    return layer_norm(graph, a);
+}
+
+static tensor_id build_gelu_of_linear(struct graph *graph)
+{
+    return gelu(graph, linear(graph, square_variable(graph), WIDTH));
+}
+
+static tensor_id build_gelu_of_linear_needed_again(struct graph *graph)
+{
+    tensor_id x = linear(graph, square_variable(graph), WIDTH);
+    return add(graph, x, gelu(graph, x));
+}
+
+static tensor_id build_gelu_long_after_linear(struct graph *graph)
+{
+    tensor_id x = square_variable(graph), y = linear(graph, x, WIDTH);
+    tensor_id norm = layer_norm(graph, x);
+    return add(graph, gelu(graph, y), norm);
+}
+
+static tensor_id build_perceptron(struct graph *graph)
+{
+    return linear(graph, gelu(graph, linear(graph, square_variable(graph), WIDTH)), WIDTH);
+}
+
+static tensor_id build_gelu_before_two_linears(struct graph *graph)
+{
+    tensor_id x = gelu(graph, square_variable(graph));
+    return add(graph, linear(graph, x, WIDTH), linear(graph, x, WIDTH));
+}
+
+// The gradient of the sum is that of both terms, so gelu's backward pass may not write over it.
+static tensor_id build_linear_of_gelu_residual(struct graph *graph)
+{
+    tensor_id a = square_variable(graph);
+    return linear(graph, add(graph, a, gelu(graph, square_variable(graph))), WIDTH);
+}
+
+// Backward, another linear's product comes before gelu's turn.
+static tensor_id build_gelu_beside_linear(struct graph *graph)
+{
+    tensor_id x = square_variable(graph), a = gelu(graph, square_variable(graph));
+    return add(graph, a, linear(graph, x, WIDTH));
+}
+
+static const struct {
+    struct graph_case graph;
+    const char *forward;        // of a list without a backward pass
+    const char *differentiated; // NULL: cannot be
+} fusions[] = {
+    {{"norm of a sum", build_norm_of_sum},
+     "linear linear layer_norm+add cross_entropy",
+     "linear linear layer_norm+add cross_entropy | layer_norm_backward matmul_backward matmul_backward"},
+    {{"norm of a sum that is needed again", build_norm_of_sum_needed_again},
+     "linear linear layer_norm+add add cross_entropy",
+     "linear linear layer_norm+add add cross_entropy | layer_norm_backward add matmul_backward matmul_backward"},
+    {{"norm long after a sum", build_norm_long_after_sum},
+     "linear linear add gelu layer_norm add cross_entropy",
+     "linear linear add gelu layer_norm add cross_entropy"
+     " | layer_norm_backward gelu_backward add matmul_backward matmul_backward"},
+    {{"norm of another tensor than the sum", build_norm_of_another},
+     "linear linear add layer_norm add cross_entropy",
+     "linear linear add layer_norm add cross_entropy | layer_norm_backward add matmul_backward matmul_backward"},
+    {{"norm of a sum in place", build_norm_of_sum_in_place}, "linear linear add layer_norm cross_entropy", NULL},
+    {{"gelu of linear", build_gelu_of_linear},
+     "linear linear+gelu cross_entropy",
+     "linear linear+gelu,kept cross_entropy"
+     " | gelu_backward matmul_backward bias_backward matmul_backward matmul_backward"},
+    {{"gelu of a linear that is needed again", build_gelu_of_linear_needed_again},
+     "linear linear+gelu,kept add cross_entropy",
+     "linear linear+gelu,kept add cross_entropy"
+     " | gelu_backward add matmul_backward bias_backward matmul_backward matmul_backward"},
+    {{"gelu long after linear", build_gelu_long_after_linear},
+     "linear linear layer_norm gelu add cross_entropy",
+     "linear linear layer_norm gelu add cross_entropy | gelu_backward layer_norm_backward"
+     " matmul_backward bias_backward matmul_backward matmul_backward"},
+    {{"perceptron", build_perceptron},
+     "linear linear+gelu linear cross_entropy",
+     "linear linear+gelu,kept linear cross_entropy | matmul_backward bias_backward matmul_backward+gelu_backward"
+     " matmul_backward bias_backward matmul_backward matmul_backward"},
+    {{"gelu before two linears", build_gelu_before_two_linears},
+     "linear+gelu linear linear add cross_entropy",
+     "linear+gelu,kept linear linear add cross_entropy | matmul_backward bias_backward matmul_backward"
+     " matmul_backward bias_backward matmul_backward gelu_backward matmul_backward"},
+    {{"linear of gelu and a residual", build_linear_of_gelu_residual},
+     "linear linear+gelu add linear cross_entropy",
+     "linear linear+gelu,kept add linear cross_entropy"
+     " | matmul_backward bias_backward matmul_backward gelu_backward matmul_backward matmul_backward"},
+    {{"gelu beside linear", build_gelu_beside_linear},
+     "linear linear+gelu linear add cross_entropy",
+     "linear linear+gelu,kept linear add cross_entropy"
+     " | matmul_backward bias_backward matmul_backward gelu_backward matmul_backward matmul_backward"},
+};
+#define FUSIONS (sizeof(fusions) / sizeof(fusions[0]))
+
+static void assert_fused(struct graph *graph, const char *expected, const char *name)
+{
+    char text[DESCRIPTION_MAX];
+    list_fuse(&graph->list);
+    describe(&graph->list, text);
+    if (strcmp(text, expected) != 0) {
+        fail_msg("%s: fused to\n%s, not\n%s", name, text, expected);
+    }
+    list_finish(&graph->list);
+    for (size_t i = 0; i < graph->input_count; i++) {
+        free(graph->inputs[i].values);
+    }
+}
+
+static void test_what_is_fused(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < FUSIONS; i++) {
+        struct graph graph;
+        graph_init(&graph, SEED, KERNEL_FP32);
+        append_loss(&graph, fusions[i].graph.build(&graph));
+        graph.list.forward_count = graph.list.op_count;
+        assert_fused(&graph, fusions[i].forward, fusions[i].graph.name);
+        if (fusions[i].differentiated != NULL) {
+            graph_init(&graph, SEED, KERNEL_FP32);
+            graph_differentiate(&graph, fusions[i].graph.build(&graph));
+            assert_fused(&graph, fusions[i].differentiated, fusions[i].graph.name);
+        }
+    }
+}
+
+static tensor_id build_chain(struct graph *graph)
+{
+    tensor_id x = square_variable(graph);
+    for (size_t i = 0; i < 5; i++) {
+        x = gelu(graph, linear(graph, x, WIDTH));
+    }
+    return x;
+}
+
+// A product that nothing needs beside its gelu is never written: only a layer's input and output are alive together.
+static void test_what_fusing_leaves_unused_takes_no_memory(void **state)
+{
+    (void)state;
+    struct graph graph;
+    graph_init(&graph, SEED, KERNEL_FP32);
+    append_loss(&graph, build_chain(&graph));
+    graph.list.forward_count = graph.list.op_count;
+    list_fuse(&graph.list);
+    graph_place(&graph, 1);
+    assert_int_equal(graph.list.block_bytes - graph.list.slot_bytes, 2 * LIST_ALIGNMENT);
+    assert_int_equal(graph.list.lower_bound_bytes, graph.list.block_bytes);
+    assert_true(isfinite(run(&graph, &graph.list, "reference").loss));
+    graph_finish(&graph);
+}
+
+// Joined or not; answers how many operations were saved.
+static size_t check_fusion(const struct graph_case *graph_case, uint64_t seed, enum kernel_precision precision,
+                           double tolerance)
+{
+    struct graph graph, fused;
+    graph_init(&graph, seed, precision);
+    graph_complete(&graph, graph_case->build(&graph));
+    graph_init(&fused, seed, precision);
+    graph_differentiate(&fused, graph_case->build(&fused));
+    list_fuse(&fused.list);
+    graph_place(&fused, 1);
+    assert_same_results(&graph, &fused, "reference", tolerance, graph_case->name);
+    assert_same_results(&graph, &fused, "cpu", tolerance, graph_case->name);
+    size_t saved = graph.list.op_count - fused.list.op_count;
+    graph_finish(&graph);
+    graph_finish(&fused);
+    return saved;
+}
+
+static void check_fusions(enum kernel_precision precision, double tolerance)
+{
+    size_t saved = 0;
+    for (size_t i = 0; i < CASES; i++) {
+        check_fusion(&cases[i], SEED, precision, tolerance);
+    }
+    for (size_t i = 0; i < FUSIONS; i++) {
+        if (fusions[i].differentiated != NULL) {
+            check_fusion(&fusions[i].graph, SEED, precision, tolerance);
+        }
+    }
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        char name[64];
+        snprintf(name, sizeof(name), "random list, seed %u", (unsigned)seed);
+        saved += check_fusion(&(struct graph_case){name, build_random}, seed, precision, tolerance);
+    }
+    assert_true(saved > 100);
+}
+
+static void test_fusion_changes_no_result(void **state)
+{
+    (void)state;
+    check_fusions(KERNEL_FP32, 1e-6);
+    check_fusions(KERNEL_BF16, BF16_TOLERANCE);
 }
 
 // Placement ---------------------------------------------------------------------------------------------------------
@@ -628,7 +1047,7 @@ static struct list spread_out(const struct list *list)
         *tensor = list->tensors[i];
         if (tensor->kind == TENSOR_INPUT || tensor->kind == TENSOR_LOCAL) {
             tensor->offset_bytes = apart.block_bytes;
-            apart.block_bytes += (4 * tensor->elements + LIST_ALIGNMENT - 1) / LIST_ALIGNMENT * LIST_ALIGNMENT;
+            apart.block_bytes += uint64_round_up(list_tensor_bytes(list, (tensor_id)i), LIST_ALIGNMENT);
         }
     }
     return apart;
@@ -660,26 +1079,159 @@ static void assert_placement_changes_nothing(struct graph *graph, const char *na
     free(apart.tensors);
 }
 
-static void test_placement_changes_no_result(void **state)
+static void check_placement(enum kernel_precision precision)
 {
-    (void)state;
     struct graph graph;
     for (size_t micro_batch = 1; micro_batch <= 9; micro_batch++) {
-        graph_of_model(&graph, &mlp_relu, micro_batch + 1);
+        graph_of_model(&graph, &mlp_relu, precision, micro_batch + 1, 1);
         assert_placement_changes_nothing(&graph, "mlp");
         graph_finish(&graph);
-        graph_of_model(&graph, &gpt, micro_batch);
+        graph_of_model(&graph, &gpt, precision, micro_batch, 1);
         assert_placement_changes_nothing(&graph, "gpt");
         graph_finish(&graph);
     }
     for (uint64_t seed = 1; seed <= 100; seed++) {
         char name[64];
         snprintf(name, sizeof(name), "random list, seed %u", (unsigned)seed);
-        graph_init(&graph, seed);
+        graph_init(&graph, seed, precision);
         graph_complete(&graph, build_random(&graph));
         assert_placement_changes_nothing(&graph, name);
         graph_finish(&graph);
     }
+}
+
+static void test_placement_changes_no_result(void **state)
+{
+    (void)state;
+    check_placement(KERNEL_FP32);
+    check_placement(KERNEL_BF16);
+}
+
+// Runs the list once more, another way; it must give the same bits.
+static void assert_same_bits(struct graph *graph, size_t split, size_t slot, const struct kernel_tally *expected,
+                             const float *expected_gradients, const char *name)
+{
+    memset(graph->gradients, 0, 4 * graph->parameter_elements);
+    struct kernel_tally tally = run_pieces(graph, &graph->list, "cpu", split, slot);
+    if (memcmp(&tally, expected, sizeof(tally)) != 0 ||
+        memcmp(graph->gradients, expected_gradients, 4 * graph->parameter_elements) != 0) {
+        fail_msg("%s: other bits when cut at %zu, with slot %zu", name, split, slot);
+    }
+}
+
+static void test_pieces_are_the_whole(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2 * MODELS; i++) {
+        struct graph graph;
+        graph_of_model(&graph, models[i / 2].config, i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16, 3, 1);
+        struct kernel_tally expected = run_from_zero(&graph, &graph.list);
+        float *gradients = host_array(4 * graph.parameter_elements, 0);
+        memcpy(gradients, graph.gradients, 4 * graph.parameter_elements);
+        assert_true(norm_of(gradients, NULL, graph.parameter_elements) > 0);
+        for (size_t split = 0; split <= graph.list.op_count; split++) {
+            assert_same_bits(&graph, split, 0, &expected, gradients, models[i / 2].name);
+        }
+        free(gradients);
+        graph_finish(&graph);
+    }
+}
+
+// Slots -------------------------------------------------------------------------------------------------------------
+
+// The slot holds what was written to it, and the other one nothing.
+static void assert_slots_untouched(const struct graph *graph, size_t slot)
+{
+    const unsigned char *other = (const unsigned char *)graph->block + (1 - slot) * graph->list.slot_bytes;
+    struct list_memory memory = memory_of(graph, NULL, slot);
+    for (size_t i = 0; i < graph->list.slot_bytes; i++) {
+        assert_int_equal(other[i], 0xff);
+    }
+    for (size_t i = 0; i < graph->input_count; i++) {
+        tensor_id tensor = graph->inputs[i].tensor;
+        assert_memory_equal((void *)(uintptr_t)list_address(&graph->list, &memory, tensor), graph->inputs[i].values,
+                            list_tensor_bytes(&graph->list, tensor));
+    }
+}
+
+static void check_slots(const struct model_config *config, enum kernel_precision precision, const char *name)
+{
+    struct graph one, two;
+    graph_of_model(&one, config, precision, 3, 1);
+    graph_of_model(&two, config, precision, 3, 2);
+    struct kernel_tally expected = run_from_zero(&one, &one.list);
+    assert_int_equal(two.list.slot_bytes, one.list.slot_bytes);
+    assert_int_equal(two.list.block_bytes, one.list.block_bytes + one.list.slot_bytes);
+    assert_int_equal(two.list.lower_bound_bytes, one.list.lower_bound_bytes + one.list.slot_bytes);
+    for (size_t slot = 0; slot < 2; slot++) {
+        assert_same_bits(&two, two.list.op_count, slot, &expected, one.gradients, name);
+        assert_slots_untouched(&two, slot);
+    }
+    graph_finish(&one);
+    graph_finish(&two);
+}
+
+static void test_inputs_come_from_either_slot(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < MODELS; i++) {
+        check_slots(models[i].config, KERNEL_FP32, models[i].name);
+        check_slots(models[i].config, KERNEL_BF16, models[i].name);
+    }
+}
+
+static void check_addresses(enum kernel_precision precision, uint64_t real_bytes)
+{
+    struct list list;
+    struct list_memory memory = {.parameters = 1000000, .gradients = 2000000, .tally = 3000000, .block = 4000000};
+    list_init(&list, precision);
+    tensor_id weights = list_tensor(&list, TENSOR_PARAMETER, TENSOR_REAL, 100, "weights");
+    tensor_id gradient = list_tensor(&list, TENSOR_GRADIENT, TENSOR_FLOAT32, 100, "gradient");
+    list.tensors[weights].first_element = list.tensors[gradient].first_element = 64;
+    tensor_id inputs = list_tensor(&list, TENSOR_INPUT, TENSOR_FLOAT32, 65, "inputs"); // 4 bytes more than 256
+    tensor_id targets = list_tensor(&list, TENSOR_INPUT, TENSOR_INT32, 1, "targets");
+    tensor_id tally = list_tensor(&list, TENSOR_TALLY, TENSOR_FLOAT32, sizeof(struct kernel_tally) / 4, "tally");
+    tensor_id y = op_linear(&list, op_convert(&list, inputs, "inputs"), weights, TENSOR_NONE, 1, 65, 1, "y");
+    op_cross_entropy(&list, tally, y, targets, 1, 1, 1);
+    assert_true(list_place(&list, 2));
+    assert_int_equal(list_tensor_bytes(&list, weights), 100 * real_bytes);
+    assert_int_equal(list_tensor_bytes(&list, gradient), 400);
+    assert_int_equal(list_tensor_bytes(&list, inputs), 260);
+    assert_int_equal(list_tensor_bytes(&list, targets), 4);
+    assert_int_equal(list_tensor_bytes(&list, tally), sizeof(struct kernel_tally));
+    assert_int_equal(list.slot_bytes, 512 + 256);
+    for (memory.slot = 0; memory.slot < 2; memory.slot++) {
+        device_address slot = 4000000 + memory.slot * list.slot_bytes;
+        assert_int_equal(list_address(&list, &memory, weights), 1000000 + 64 * real_bytes);
+        assert_int_equal(list_address(&list, &memory, gradient), 2000000 + 64 * 4);
+        assert_int_equal(list_address(&list, &memory, tally), 3000000);
+        assert_int_equal(list_address(&list, &memory, inputs), slot);
+        assert_int_equal(list_address(&list, &memory, targets), slot + 512);
+        assert_true(list_address(&list, &memory, y) >= 4000000 + 2 * list.slot_bytes); // in no slot
+        assert_int_equal(list_address(&list, &memory, TENSOR_NONE), 0);
+    }
+    list_finish(&list);
+}
+
+static void test_addresses(void **state)
+{
+    (void)state;
+    check_addresses(KERNEL_FP32, 4);
+    check_addresses(KERNEL_BF16, 2);
+}
+
+static void test_what_is_mentioned(void **state)
+{
+    (void)state;
+    struct graph graph;
+    graph_init(&graph, SEED, KERNEL_FP32);
+    tensor_id a = square_variable(&graph), b = gelu(&graph, a), c = gelu(&graph, b);
+    assert_true(list_mentions(&graph.list, a, 0) && list_mentions(&graph.list, a, 1));
+    assert_false(list_mentions(&graph.list, a, 2));
+    assert_true(list_mentions(&graph.list, c, 2));
+    assert_false(list_mentions(&graph.list, c, 3));
+    graph_complete(&graph, c);
+    graph_finish(&graph);
 }
 
 int main(void)
@@ -689,7 +1241,17 @@ int main(void)
         cmocka_unit_test(test_every_operation_has_a_case),
         cmocka_unit_test(test_random_lists_agree_with_differences),
         cmocka_unit_test(test_models_agree_with_differences),
+        cmocka_unit_test(test_bfloat16_follows_float32),
+        cmocka_unit_test(test_data_is_converted_where_reals_are_narrow),
+        cmocka_unit_test(test_gradients_of_parameters_are_wide),
+        cmocka_unit_test(test_what_is_fused),
+        cmocka_unit_test(test_what_fusing_leaves_unused_takes_no_memory),
+        cmocka_unit_test(test_fusion_changes_no_result),
         cmocka_unit_test(test_placement_changes_no_result),
+        cmocka_unit_test(test_pieces_are_the_whole),
+        cmocka_unit_test(test_inputs_come_from_either_slot),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_what_is_mentioned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

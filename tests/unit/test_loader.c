@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lazy_device.h"
 #include "worker/loader.h"
 
 // A data set whose samples say which they are, and that notices two threads in one slot.
@@ -71,108 +72,179 @@ static void fake_init(struct fake_set *fake, uint64_t samples)
     assert_int_equal(sem_init(&fake->open, 0, 0), 0);
 }
 
-// A device as lazy as the contract allows: it copies when the stream is synchronised, not before.
-
-enum { COPIES_MAX = 2 };
-
-struct lazy_device {
-    struct device device;
-    struct {
-        void *to;
-        const void *from;
-        uint64_t bytes;
-    } copies[COPIES_MAX];
-    size_t copies_count;
+// What a loader needs around it: host memory for its ring, and a device that is as lazy as the test wants.
+struct surroundings {
+    struct lazy_device lazy;
+    struct device *host;
+    struct mem_pool *staging;
 };
 
-static void lazy_copy(struct device *device, struct stream *stream, device_address to, const void *from, uint64_t bytes)
+static int set_up(void **state, enum lazy_pace pace)
 {
-    struct lazy_device *lazy = (struct lazy_device *)device;
-    (void)stream;
-    assert_true(lazy->copies_count < COPIES_MAX);
-    lazy->copies[lazy->copies_count].to = (void *)(uintptr_t)to;
-    lazy->copies[lazy->copies_count].from = from;
-    lazy->copies[lazy->copies_count++].bytes = bytes;
+    struct surroundings *around = calloc(1, sizeof(*around));
+    struct device_config config = {.capacity_bytes = 1 << 20};
+    assert_non_null(around);
+    lazy_device_init(&around->lazy, pace);
+    assert_int_equal(device_find("cpu")->create(&config, &around->host, NULL), STATUS_OK);
+    assert_int_equal(mem_pool_create(around->host, 0, &around->staging, NULL), STATUS_OK);
+    *state = around;
+    return 0;
 }
 
-static void lazy_synchronize(struct device *device, struct stream *stream)
+static int set_up_when_forced(void **state)
 {
-    struct lazy_device *lazy = (struct lazy_device *)device;
-    (void)stream;
-    for (size_t i = 0; i < lazy->copies_count; i++) {
-        memcpy(lazy->copies[i].to, lazy->copies[i].from, lazy->copies[i].bytes);
-    }
-    lazy->copies_count = 0;
+    return set_up(state, LAZY_WHEN_FORCED);
 }
 
-static const struct device_ops lazy_ops = {
-    .name = "lazy", .copy_to_device = lazy_copy, .stream_synchronize = lazy_synchronize};
-
-static struct loader *make_loader(const struct fake_set *fake, bool shuffle, uint32_t threads, uint64_t slots)
+static int set_up_when_asked(void **state)
 {
-    struct loader_config config = {
-        .set = &fake->set, .seed = 9, .shuffle = shuffle, .threads = threads, .prefetch_bytes = slots * SAMPLE_BYTES};
+    return set_up(state, LAZY_WHEN_ASKED);
+}
+
+static int set_up_at_once(void **state)
+{
+    return set_up(state, LAZY_AT_ONCE);
+}
+
+static uint64_t staged_bytes(const struct surroundings *around)
+{
+    struct mem_pool_stats stats;
+    mem_pool_stats(around->staging, &stats);
+    return stats.allocated_bytes;
+}
+
+static void assert_nothing_is_left(const struct surroundings *around)
+{
+    assert_int_equal(staged_bytes(around), 0);
+    assert_int_equal(around->lazy.events, 0);
+    assert_int_equal(around->lazy.wrong, 0);
+}
+
+// Every loader is gone.
+static int tear_down(void **state)
+{
+    struct surroundings *around = *state;
+    assert_nothing_is_left(around);
+    lazy_device_finish(&around->lazy);
+    mem_pool_destroy(around->staging);
+    around->host->ops->destroy(around->host);
+    free(around);
+    return 0;
+}
+
+static struct loader_config config_of(struct surroundings *around, const struct fake_set *fake, uint64_t slots)
+{
+    return (struct loader_config){
+        .set = &fake->set,
+        .device = &around->lazy.device,
+        .staging = around->staging,
+        .seed = 9,
+        .threads = 1,
+        .prefetch_bytes = slots * SAMPLE_BYTES,
+    };
+}
+
+static struct loader *make_loader(struct surroundings *around, const struct fake_set *fake, bool shuffle,
+                                  uint32_t threads, uint64_t slots)
+{
+    struct loader_config config = config_of(around, fake, slots);
+    config.shuffle = shuffle;
+    config.threads = threads;
     struct error error;
     struct loader *loader;
     assert_int_equal(loader_create(&config, &loader, &error), STATUS_OK);
     return loader;
 }
 
-// Asks for the positions; true when their samples arrive, every byte, and nothing beyond.
-static bool next_is_right(struct loader *loader, const struct fake_set *fake, bool shuffle, uint64_t first,
-                          uint64_t count)
+// Where one request's samples arrive. Room for one more than may be asked for.
+struct arrivals {
+    uint64_t first, count;
+    uint64_t end; // of what was enqueued for it
+    int32_t inputs[POSITIONS_MAX + 1][INPUTS], targets[POSITIONS_MAX + 1][TARGETS];
+};
+
+static void request(struct loader *loader, struct surroundings *around, uint64_t first, uint64_t count,
+                    struct arrivals *arrivals)
 {
-    static int32_t inputs[POSITIONS_MAX + 1][INPUTS], targets[POSITIONS_MAX + 1][TARGETS];
-    struct lazy_device lazy = {.device = {.ops = &lazy_ops}};
     assert_true(count <= POSITIONS_MAX);
-    memset(inputs, 0x55, sizeof(inputs));
-    memset(targets, 0x55, sizeof(targets));
-    enum status status =
-        loader_next(loader, &lazy.device, NULL, first, count, (uintptr_t)inputs, (uintptr_t)targets, NULL);
-    bool right = status == STATUS_OK && lazy.copies_count == 0 && inputs[count][0] == 0x55555555 &&
-                 targets[count][0] == 0x55555555;
+    memset(arrivals, 0x55, sizeof(*arrivals));
+    arrivals->first = first;
+    arrivals->count = count;
+    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, (uintptr_t)arrivals->inputs,
+                                 (uintptr_t)arrivals->targets, NULL),
+                     STATUS_OK);
+    arrivals->end = around->lazy.enqueued;
+}
+
+// True when they are the samples at their positions, every byte, and nothing beyond.
+static bool arrived(const struct arrivals *arrivals, const struct fake_set *fake, bool shuffle)
+{
+    uint64_t count = arrivals->count;
+    bool right = arrivals->inputs[count][0] == 0x55555555 && arrivals->targets[count][0] == 0x55555555;
     for (uint64_t i = 0; i < count; i++) {
-        int32_t index = (int32_t)data_order(first + i, fake->set.samples, 9, shuffle);
+        int32_t index = (int32_t)data_order(arrivals->first + i, fake->set.samples, 9, shuffle);
         for (int32_t j = 0; j < INPUTS; j++) {
-            right = right && inputs[i][j] == index * 10 + j;
+            right = right && arrivals->inputs[i][j] == index * 10 + j;
         }
         for (int32_t j = 0; j < TARGETS; j++) {
-            right = right && targets[i][j] == -index * 10 - j;
+            right = right && arrivals->targets[i][j] == -index * 10 - j;
         }
     }
     return right;
 }
 
-#define assert_next(loader, fake, shuffle, first, count) assert_true(next_is_right(loader, fake, shuffle, first, count))
+// Asks for the positions; true when their samples arrive, at the latest when the stream is synchronised.
+static bool next_is_right(struct loader *loader, struct surroundings *around, const struct fake_set *fake, bool shuffle,
+                          uint64_t first, uint64_t count)
+{
+    static struct arrivals arrivals;
+    request(loader, around, first, count, &arrivals);
+    lazy_synchronize(&around->lazy);
+    return arrived(&arrivals, fake, shuffle);
+}
+
+// Waits for what was asked for some time ago.
+static void land(struct surroundings *around, const struct arrivals *flight, const struct fake_set *fake, bool shuffle,
+                 uint64_t seed)
+{
+    lazy_work(&around->lazy, flight->end > around->lazy.done ? flight->end : around->lazy.done);
+    if (!arrived(flight, fake, shuffle)) {
+        fail_msg("seed %llu: wrong samples at positions %llu..%llu", (unsigned long long)seed,
+                 (unsigned long long)flight->first, (unsigned long long)(flight->first + flight->count - 1));
+    }
+}
+
+#define assert_next(loader, around, fake, shuffle, first, count)                                                       \
+    assert_true(next_is_right(loader, around, fake, shuffle, first, count))
 
 // Asks for the positions; one of their samples is broken.
-static void assert_next_fails(struct loader *loader, uint64_t first, uint64_t count, uint64_t broken)
+static void assert_next_fails(struct loader *loader, struct surroundings *around, uint64_t first, uint64_t count,
+                              uint64_t broken)
 {
-    static int32_t inputs[POSITIONS_MAX][INPUTS], targets[POSITIONS_MAX][TARGETS];
-    struct lazy_device lazy = {.device = {.ops = &lazy_ops}};
+    static struct arrivals arrivals;
     struct error error = {.text = ""};
     char line[64];
     snprintf(line, sizeof(line), "sample %d is broken", (int)broken);
-    assert_int_equal(
-        loader_next(loader, &lazy.device, NULL, first, count, (uintptr_t)inputs, (uintptr_t)targets, &error),
-        STATUS_ERROR);
+    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, (uintptr_t)arrivals.inputs,
+                                 (uintptr_t)arrivals.targets, &error),
+                     STATUS_ERROR);
     assert_string_equal(error.text, line);
-    assert_int_equal(lazy.copies_count, 0);
+    lazy_synchronize(&around->lazy);
 }
 
 static void test_gives_exactly_the_positions_asked_for(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 100);
     for (uint32_t threads = 1; threads <= 4; threads++) {
         for (uint64_t slots = 1; slots <= 40; slots += 13) {
             for (int shuffle = 0; shuffle <= 1; shuffle++) {
-                struct loader *loader = make_loader(&fake, shuffle, threads, slots);
+                struct loader *loader = make_loader(around, &fake, shuffle, threads, slots);
                 for (uint64_t step = 0; step < 10; step++) { // ranks of 16 samples in a batch of 64: over six epochs
                     loader_expect(loader, 64 * step + 32, 16, 64);
-                    assert_next(loader, &fake, shuffle, 64 * step + 32, 10);
-                    assert_next(loader, &fake, shuffle, 64 * step + 42, 6);
+                    assert_next(loader, around, &fake, shuffle, 64 * step + 32, 10);
+                    assert_next(loader, around, &fake, shuffle, 64 * step + 42, 6);
                 }
                 loader_destroy(loader);
             }
@@ -182,26 +254,26 @@ static void test_gives_exactly_the_positions_asked_for(void **state)
 
 static void test_a_request_may_exceed_the_ring(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 5000);
-    struct loader *loader = make_loader(&fake, true, 3, 7);
+    struct loader *loader = make_loader(around, &fake, true, 3, 7);
     loader_expect(loader, 100, POSITIONS_MAX, 0);
-    assert_next(loader, &fake, true, 100, POSITIONS_MAX);
+    assert_next(loader, around, &fake, true, 100, POSITIONS_MAX);
     loader_destroy(loader);
 }
 
 // What was read ahead is used: with one plan all along, no sample is read twice.
 static void test_a_steady_plan_reads_each_sample_once(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 1000);
-    struct loader *loader = make_loader(&fake, true, 4, 64);
+    struct loader *loader = make_loader(around, &fake, true, 4, 64);
     for (uint64_t step = 0; step < 10; step++) {
         loader_expect(loader, 50 * step, 20, 50);
-        assert_next(loader, &fake, true, 50 * step, 12);
-        assert_next(loader, &fake, true, 50 * step + 12, 8);
+        assert_next(loader, around, &fake, true, 50 * step, 12);
+        assert_next(loader, around, &fake, true, 50 * step + 12, 8);
     }
     loader_destroy(loader);
     assert_in_range(atomic_load(&fake.reads), 200, 200 + 64);
@@ -209,40 +281,40 @@ static void test_a_steady_plan_reads_each_sample_once(void **state)
 
 static void test_nothing_is_read_after_the_last_range(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 1000);
-    struct loader *loader = make_loader(&fake, true, 4, 64);
+    struct loader *loader = make_loader(around, &fake, true, 4, 64);
     loader_expect(loader, 5, 30, 0);
-    assert_next(loader, &fake, true, 5, 30);
+    assert_next(loader, around, &fake, true, 5, 30);
     loader_destroy(loader);
     assert_int_equal(atomic_load(&fake.reads), 30);
 }
 
 static void test_nothing_is_read_before_it_is_expected(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 1000);
-    loader_destroy(make_loader(&fake, true, 4, 64));
+    loader_destroy(make_loader(around, &fake, true, 4, 64));
     assert_int_equal(atomic_load(&fake.reads), 0);
 }
 
 static void test_an_unexpected_request_is_served(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 1000);
-    struct loader *loader = make_loader(&fake, true, 2, 16);
-    assert_next(loader, &fake, true, 700, 40); // nothing was expected at all
+    struct loader *loader = make_loader(around, &fake, true, 2, 16);
+    assert_next(loader, around, &fake, true, 700, 40); // nothing was expected at all
     loader_expect(loader, 0, 8, 32);
-    assert_next(loader, &fake, true, 4, 8);  // in the middle of what was expected, and beyond it
-    assert_next(loader, &fake, true, 4, 8);  // again
-    assert_next(loader, &fake, true, 0, 0);  // nothing
-    assert_next(loader, &fake, true, 12, 3); // goes on
+    assert_next(loader, around, &fake, true, 4, 8);  // in the middle of what was expected, and beyond it
+    assert_next(loader, around, &fake, true, 4, 8);  // again
+    assert_next(loader, around, &fake, true, 0, 0);  // nothing
+    assert_next(loader, around, &fake, true, 12, 3); // goes on
     loader_expect(loader, 32, 8, 32);
     loader_expect(loader, 64, 8, 32);
-    assert_next(loader, &fake, true, 64, 8);
+    assert_next(loader, around, &fake, true, 64, 8);
     loader_destroy(loader);
 }
 
@@ -254,15 +326,19 @@ static uint64_t random_below(uint64_t *state, uint64_t end)
     return (z ^ (z >> 31)) % end;
 }
 
-// Plans that change from step to step, cut at random, sometimes not what was announced.
-static void run_random_plans(uint64_t seed)
+enum { FLIGHTS = 8 };
+
+// Plans that change from step to step, cut at random, sometimes not what was announced. Nobody waits for the copies
+// until much later.
+static void run_random_plans(struct surroundings *around, uint64_t seed)
 {
-    uint64_t random = seed, batch = 1 + random_below(&random, 100);
+    static struct arrivals flights[FLIGHTS];
+    uint64_t random = seed, batch = 1 + random_below(&random, 100), requests = 0;
     bool shuffle = random_below(&random, 2);
     struct fake_set fake;
     fake_init(&fake, 1 + random_below(&random, 500));
     struct loader *loader =
-        make_loader(&fake, shuffle, 1 + (uint32_t)random_below(&random, 4), 1 + random_below(&random, 80));
+        make_loader(around, &fake, shuffle, 1 + (uint32_t)random_below(&random, 4), 1 + random_below(&random, 80));
     uint64_t first = 0, count = batch;
     for (uint64_t step = 0; step < 40; step++) {
         if (random_below(&random, 2) == 0) {
@@ -273,20 +349,27 @@ static void run_random_plans(uint64_t seed)
             loader_expect(loader, batch * step + first, count, batch);
         }
         for (uint64_t done = 0, part; done < count; done += part) {
-            part = 1 + random_below(&random, count - done);
-            if (!next_is_right(loader, &fake, shuffle, batch * step + first + done, part)) {
-                fail_msg("seed %llu, step %llu: wrong samples", (unsigned long long)seed, (unsigned long long)step);
+            struct arrivals *flight = &flights[requests % FLIGHTS];
+            if (requests >= FLIGHTS) {
+                land(around, flight, &fake, shuffle, seed);
             }
+            part = 1 + random_below(&random, count - done);
+            request(loader, around, batch * step + first + done, part, flight);
+            requests++;
         }
     }
     loader_destroy(loader);
+    for (uint64_t i = 0; i < FLIGHTS && i < requests; i++) { // the loader has waited for them
+        if (!arrived(&flights[i], &fake, shuffle)) {
+            fail_msg("seed %llu: samples are missing at the end", (unsigned long long)seed);
+        }
+    }
 }
 
 static void test_plans_that_change_get_their_samples(void **state)
 {
-    (void)state;
     for (uint64_t seed = 1; seed <= 100; seed++) {
-        run_random_plans(seed);
+        run_random_plans(*state, seed);
     }
 }
 
@@ -294,17 +377,17 @@ static void test_plans_that_change_get_their_samples(void **state)
 // slot and not be mistaken for the old one.
 static void test_a_fill_in_progress_is_dropped_with_its_plan(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     for (uint32_t threads = 1; threads <= 4; threads++) {
         struct fake_set fake;
         fake_init(&fake, 1000);
         fake.gate = 3;
-        struct loader *loader = make_loader(&fake, false, threads, 1);
+        struct loader *loader = make_loader(around, &fake, false, threads, 1);
         loader_expect(loader, 3, 1, 0);
         sem_wait(&fake.reached);
         loader_expect(loader, 50, 2, 0);
         sem_post(&fake.open);
-        assert_next(loader, &fake, false, 50, 2);
+        assert_next(loader, around, &fake, false, 50, 2);
         loader_destroy(loader);
         assert_int_equal(atomic_load(&fake.readers_peak), 1);
     }
@@ -313,40 +396,40 @@ static void test_a_fill_in_progress_is_dropped_with_its_plan(void **state)
 // The same sample again: the dropped fill had the right content, but its plan is gone.
 static void test_a_plan_that_comes_back_is_read_again(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 1000);
     fake.gate = 3;
-    struct loader *loader = make_loader(&fake, false, 2, 4);
+    struct loader *loader = make_loader(around, &fake, false, 2, 4);
     loader_expect(loader, 3, 1, 0);
     sem_wait(&fake.reached);
     loader_expect(loader, 50, 2, 0);
     loader_expect(loader, 3, 1, 0);
     sem_post(&fake.open);
     sem_post(&fake.open);
-    assert_next(loader, &fake, false, 3, 1);
+    assert_next(loader, around, &fake, false, 3, 1);
     loader_destroy(loader);
 }
 
 // The samples around it arrive; the broken one fails whenever it is asked for, until it can be read again.
 static void test_a_sample_that_cannot_be_read_is_answered(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 100);
     for (uint32_t threads = 1; threads <= 4; threads++) {
         for (uint64_t slots = 1; slots <= 40; slots += 13) {
             for (uint64_t broken = 0; broken < 20; broken++) {
-                struct loader *loader = make_loader(&fake, false, threads, slots);
+                struct loader *loader = make_loader(around, &fake, false, threads, slots);
                 atomic_store(&fake.broken, broken);
                 loader_expect(loader, 0, 20, 20);
-                assert_next(loader, &fake, false, 0, broken);
-                assert_next_fails(loader, broken, 1, broken);
-                assert_next_fails(loader, broken, 20 - broken, broken);
-                assert_next(loader, &fake, false, broken + 1, 30);
-                assert_next_fails(loader, 0, 20, broken);
+                assert_next(loader, around, &fake, false, 0, broken);
+                assert_next_fails(loader, around, broken, 1, broken);
+                assert_next_fails(loader, around, broken, 20 - broken, broken);
+                assert_next(loader, around, &fake, false, broken + 1, 30);
+                assert_next_fails(loader, around, 0, 20, broken);
                 atomic_store(&fake.broken, NO_SAMPLE);
-                assert_next(loader, &fake, false, broken, 20);
+                assert_next(loader, around, &fake, false, broken, 20);
                 loader_destroy(loader);
             }
         }
@@ -356,21 +439,21 @@ static void test_a_sample_that_cannot_be_read_is_answered(void **state)
 // Reading ahead fails, but then the plan changes.
 static void test_a_failure_is_dropped_with_its_plan(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     for (uint32_t threads = 1; threads <= 4; threads++) {
         for (uint64_t slots = 1; slots <= 4; slots++) {
             struct fake_set fake;
             fake_init(&fake, 1000);
             fake.gate = 3;
             atomic_store(&fake.broken, 3);
-            struct loader *loader = make_loader(&fake, false, threads, slots);
+            struct loader *loader = make_loader(around, &fake, false, threads, slots);
             loader_expect(loader, 3, 5, 0);
             sem_wait(&fake.reached);
             if (slots % 2 == 0) { // with the reading in progress, else perhaps after it has failed
                 loader_expect(loader, 50, 9, 0);
             }
             sem_post(&fake.open);
-            assert_next(loader, &fake, false, 50, 9);
+            assert_next(loader, around, &fake, false, 50, 9);
             loader_destroy(loader);
         }
     }
@@ -378,29 +461,29 @@ static void test_a_failure_is_dropped_with_its_plan(void **state)
 
 static void test_threads_read_at_the_same_time(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 1000);
     fake.gate = 0;
-    struct loader *loader = make_loader(&fake, false, 2, 2);
+    struct loader *loader = make_loader(around, &fake, false, 2, 2);
     loader_expect(loader, 0, 1, 1); // position 0 is held, position 1 is not
     sem_wait(&fake.reached);
     while (atomic_load(&fake.reads) == 0) { // ends only if the other thread goes on
         sched_yield();
     }
     sem_post(&fake.open);
-    assert_next(loader, &fake, false, 0, 2);
+    assert_next(loader, around, &fake, false, 0, 2);
     loader_destroy(loader);
 }
 
 static void test_destroy_while_threads_read(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     for (uint32_t threads = 1; threads <= 4; threads++) {
         struct fake_set fake;
         fake_init(&fake, 1);
         fake.gate = 0;
-        struct loader *loader = make_loader(&fake, false, threads, 1);
+        struct loader *loader = make_loader(around, &fake, false, threads, 1);
         loader_expect(loader, 0, 1, 1);
         sem_wait(&fake.reached);
         sem_post(&fake.open);
@@ -410,7 +493,7 @@ static void test_destroy_while_threads_read(void **state)
     for (uint32_t round = 0; round < 200; round++) {
         struct fake_set fake;
         fake_init(&fake, 1000);
-        struct loader *loader = make_loader(&fake, true, 4, 32);
+        struct loader *loader = make_loader(around, &fake, true, 4, 32);
         loader_expect(loader, 0, 100, 100);
         loader_destroy(loader);
         assert_int_equal(atomic_load(&fake.readers), 0);
@@ -420,74 +503,178 @@ static void test_destroy_while_threads_read(void **state)
 
 static void test_staging_stays_within_its_bound(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 100);
     for (uint64_t bytes = 1; bytes < 200 * SAMPLE_BYTES; bytes += 7) {
-        struct loader_config config = {.set = &fake.set, .threads = 1, .prefetch_bytes = bytes};
+        struct loader_config config = config_of(around, &fake, 0);
+        config.prefetch_bytes = bytes;
         struct error error;
         struct loader *loader;
         assert_int_equal(loader_create(&config, &loader, &error), STATUS_OK);
         uint64_t samples = bytes / SAMPLE_BYTES;
         samples = samples < 1 ? 1 : samples > 100 ? 100 : samples;
-        assert_int_equal(loader_staging_bytes(loader), samples * SAMPLE_BYTES);
+        assert_int_equal(loader_staging_bytes(&config), samples * SAMPLE_BYTES);
+        assert_int_equal(staged_bytes(around),
+                         mem_pool_block_bytes(4 * INPUTS * samples) + mem_pool_block_bytes(4 * TARGETS * samples));
         loader_destroy(loader);
     }
 }
 
-// The threads fill the ring and no more until a sample is taken.
+// The threads fill the ring and no more until a sample has left it.
 static void test_reading_ahead_stops_at_the_ring(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
+    static struct arrivals arrivals;
     struct fake_set fake;
     fake_init(&fake, 1000);
     fake.gate = 8;
-    struct loader *loader = make_loader(&fake, false, 2, 8);
+    struct loader *loader = make_loader(around, &fake, false, 2, 8);
     loader_expect(loader, 0, 1, 1);
     while (atomic_load(&fake.reads) < 8) {
         sched_yield();
     }
     assert_int_equal(sem_trywait(&fake.reached), -1);
-    assert_next(loader, &fake, false, 0, 1); // frees one slot, for sample 8
+    request(loader, around, 0, 1, &arrivals);
+    if (around->lazy.pace == LAZY_WHEN_FORCED) {
+        assert_int_equal(sem_trywait(&fake.reached), -1); // its slot is still being copied
+    }
+    lazy_synchronize(&around->lazy);
+    assert_true(arrived(&arrivals, &fake, false));
+    assert_next(loader, around, &fake, false, 1, 0); // notices that one slot is free, for sample 8
     sem_wait(&fake.reached);
     sem_post(&fake.open);
     loader_destroy(loader);
     assert_in_range(atomic_load(&fake.reads), 9, 9);
 }
 
+// Where the ring is long enough nobody waits for the stream; loader_destroy does.
+static void test_copies_are_not_waited_for(void **state)
+{
+    struct surroundings *around = *state;
+    static struct arrivals arrivals[3];
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    struct loader *loader = make_loader(around, &fake, true, 3, 30);
+    loader_expect(loader, 40, 30, 0);
+    for (uint64_t i = 0; i < 3; i++) {
+        request(loader, around, 40 + 10 * i, 10, &arrivals[i]);
+    }
+    if (around->lazy.pace == LAZY_WHEN_FORCED) {
+        assert_int_equal(around->lazy.done, 0);
+    }
+    loader_destroy(loader);
+    for (uint64_t i = 0; i < 3; i++) {
+        assert_true(arrived(&arrivals[i], &fake, true));
+    }
+}
+
+// Samples are on their way while their plan is dropped, and others that were read for it are not.
+static void test_copies_outlast_their_plan(void **state)
+{
+    struct surroundings *around = *state;
+    enum { PLANS = 20, SLOTS = 8 };
+    static struct arrivals arrivals[PLANS];
+    for (uint32_t threads = 1; threads <= 4; threads++) {
+        struct fake_set fake;
+        fake_init(&fake, 1000);
+        struct loader *loader = make_loader(around, &fake, false, threads, SLOTS);
+        for (uint64_t plan = 0; plan < PLANS; plan++) {
+            loader_expect(loader, 30 * plan, SLOTS, 0);
+            request(loader, around, 30 * plan, 1 + plan % 3, &arrivals[plan]);
+        }
+        loader_destroy(loader);
+        for (uint64_t plan = 0; plan < PLANS; plan++) {
+            assert_true(arrived(&arrivals[plan], &fake, false));
+        }
+    }
+}
+
+// More copies are under way than a loader keeps count of.
+static void test_many_small_copies(void **state)
+{
+    struct surroundings *around = *state;
+    enum { REQUESTS = 200 };
+    static struct arrivals arrivals[REQUESTS];
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    struct loader *loader = make_loader(around, &fake, true, 2, 256);
+    loader_expect(loader, 0, REQUESTS, 0);
+    for (uint64_t i = 0; i < REQUESTS; i++) {
+        request(loader, around, i, 1, &arrivals[i]);
+    }
+    loader_destroy(loader);
+    for (uint64_t i = 0; i < REQUESTS; i++) {
+        assert_true(arrived(&arrivals[i], &fake, true));
+    }
+}
+
+static void test_a_loader_that_cannot_be_made_leaves_nothing(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, UINT64_C(1) << 20);
+    struct loader_config config = config_of(around, &fake, 1 << 20); // 20 MiB of the 1 MiB that there is
+    struct loader *loader = NULL;
+    struct error error = {.text = ""};
+    assert_int_equal(loader_create(&config, &loader, &error), STATUS_ERROR);
+    assert_string_equal(error.text, "out of host memory: 20971520 bytes to read ahead; lower data.prefetch_bytes");
+    assert_nothing_is_left(around);
+
+    config = config_of(around, &fake, 4);
+    for (uint64_t events = 0; events <= 10; events++) {
+        around->lazy.events_until = events;
+        assert_int_equal(loader_create(&config, &loader, &error), STATUS_ERROR);
+        assert_nothing_is_left(around);
+    }
+    assert_null(loader);
+}
+
 // With one slot the second sample cannot be there when the first has just been taken.
 static void test_waiting_is_counted(void **state)
 {
-    (void)state;
+    struct surroundings *around = *state;
     struct fake_set fake;
     fake_init(&fake, 1000);
-    struct loader *loader = make_loader(&fake, true, 1, 1);
+    struct loader *loader = make_loader(around, &fake, true, 1, 1);
     assert_int_equal(loader_wait_ns(loader), 0);
     loader_expect(loader, 0, 2, 0);
-    assert_next(loader, &fake, true, 0, 2);
+    assert_next(loader, around, &fake, true, 0, 2);
     assert_true(loader_wait_ns(loader) > 0);
     loader_destroy(loader);
 }
 
+// The same on devices of every pace.
+#define EACH_PACE(test)                                                                                                \
+    {#test " when forced", test, set_up_when_forced, tear_down, NULL},                                                 \
+        {#test " when asked", test, set_up_when_asked, tear_down, NULL},                                               \
+    {                                                                                                                  \
+#test " at once", test, set_up_at_once, tear_down, NULL                                                        \
+    }
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gives_exactly_the_positions_asked_for),
-        cmocka_unit_test(test_a_request_may_exceed_the_ring),
-        cmocka_unit_test(test_a_steady_plan_reads_each_sample_once),
-        cmocka_unit_test(test_nothing_is_read_after_the_last_range),
-        cmocka_unit_test(test_nothing_is_read_before_it_is_expected),
-        cmocka_unit_test(test_an_unexpected_request_is_served),
-        cmocka_unit_test(test_plans_that_change_get_their_samples),
-        cmocka_unit_test(test_a_fill_in_progress_is_dropped_with_its_plan),
-        cmocka_unit_test(test_a_plan_that_comes_back_is_read_again),
-        cmocka_unit_test(test_a_sample_that_cannot_be_read_is_answered),
-        cmocka_unit_test(test_a_failure_is_dropped_with_its_plan),
-        cmocka_unit_test(test_threads_read_at_the_same_time),
-        cmocka_unit_test(test_destroy_while_threads_read),
-        cmocka_unit_test(test_staging_stays_within_its_bound),
-        cmocka_unit_test(test_reading_ahead_stops_at_the_ring),
-        cmocka_unit_test(test_waiting_is_counted),
+        EACH_PACE(test_gives_exactly_the_positions_asked_for),
+        EACH_PACE(test_a_request_may_exceed_the_ring),
+        EACH_PACE(test_a_steady_plan_reads_each_sample_once),
+        EACH_PACE(test_nothing_is_read_after_the_last_range),
+        EACH_PACE(test_nothing_is_read_before_it_is_expected),
+        EACH_PACE(test_an_unexpected_request_is_served),
+        EACH_PACE(test_plans_that_change_get_their_samples),
+        EACH_PACE(test_a_fill_in_progress_is_dropped_with_its_plan),
+        EACH_PACE(test_a_plan_that_comes_back_is_read_again),
+        EACH_PACE(test_a_sample_that_cannot_be_read_is_answered),
+        EACH_PACE(test_a_failure_is_dropped_with_its_plan),
+        EACH_PACE(test_threads_read_at_the_same_time),
+        EACH_PACE(test_destroy_while_threads_read),
+        EACH_PACE(test_staging_stays_within_its_bound),
+        EACH_PACE(test_reading_ahead_stops_at_the_ring),
+        EACH_PACE(test_copies_are_not_waited_for),
+        EACH_PACE(test_copies_outlast_their_plan),
+        EACH_PACE(test_many_small_copies),
+        EACH_PACE(test_a_loader_that_cannot_be_made_leaves_nothing),
+        EACH_PACE(test_waiting_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The optimizers, held to a float64 implementation of PyTorch's formulas, and the learning rate at exact steps.
+// The optimizers, held on every device to a float64 implementation of PyTorch's formulas, their copies of the weights,
+// and the learning rate at exact steps.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +10,9 @@
 
 #include <cmocka.h>
 
+#include "every_target.h"
 #include "host_memory.h"
+#include "kernels/bfloat16.h"
 #include "model/optimizer.h"
 
 #define SEED  UINT64_C(20241104)
@@ -18,22 +21,28 @@
 static const struct model_config gpt = {
     .kind = MODEL_GPT, .gpt = {.vocab_size = 11, .seq_len = 5, .blocks = 2, .heads = 2, .channels = 6}};
 
-// The model's buffers, and the same in float64.
+// The model's buffers, as they are on the target after a step, and the same in float64.
 struct training {
+    struct target *target;
     struct model *model;
     uint64_t random;
     float *weights, *gradients, *states[OPTIMIZER_STATES_MAX];
+    uint16_t *copy; // where the precision is bfloat16, else NULL
     double *expected, *expected_states[OPTIMIZER_STATES_MAX];
     bool *decays;
 };
 
-static void training_init(struct training *training)
+static void training_init(struct training *training, struct target *target)
 {
-    *training = (struct training){.random = SEED};
-    assert_int_equal(model_create(&gpt, &training->model, NULL), STATUS_OK);
+    struct model_config config = gpt;
+    config.precision = target_precision(target);
+    *training = (struct training){.target = target, .random = SEED};
+    assert_int_equal(model_create(&config, &training->model, NULL), STATUS_OK);
     size_t elements = training->model->elements;
     training->weights = host_array(4 * elements, 0);
     training->gradients = host_array(4 * elements, 0);
+    training->copy =
+        model_copy_bytes(training->model) == 0 ? NULL : host_array(model_copy_bytes(training->model), 0xff);
     training->expected = host_array(8 * elements, 0);
     training->decays = host_array(elements * sizeof(bool), 0);
     for (size_t i = 0; i < OPTIMIZER_STATES_MAX; i++) {
@@ -50,6 +59,7 @@ static void training_finish(struct training *training)
     }
     free(training->decays);
     free(training->expected);
+    free(training->copy);
     free(training->gradients);
     free(training->weights);
     model_destroy(training->model);
@@ -92,14 +102,53 @@ static void fill_gradients(struct training *training)
     }
 }
 
-static void apply_step(struct training *training, const struct optimizer_config *config, uint64_t step, double scale)
+// A step by the sum of the gradients of `count` targets with that loss.
+static void apply_tally(struct training *training, const struct optimizer_config *config, uint64_t step,
+                        struct kernel_tally tally, double clip)
 {
-    struct optimizer_memory memory = {.parameters = address_of(training->weights),
-                                      .gradients = address_of(training->gradients)};
-    for (size_t i = 0; i < optimizer_state_count(config); i++) {
-        memory.states[i] = address_of(training->states[i]);
+    struct target *target = training->target;
+    struct kernel_context *context = target->context;
+    uint64_t bytes = 4 * training->model->elements, copy_bytes = model_copy_bytes(training->model);
+    size_t states = optimizer_state_count(config);
+    double squares = NAN;
+    float scale = NAN;
+    device_address tally_at = target_copy_in(target, &tally, sizeof(tally));
+    device_address squares_at = target_copy_in(target, &squares, sizeof(squares));
+    struct optimizer_memory memory = {
+        .parameters = target_copy_in(target, training->weights, bytes),
+        .gradients = target_copy_in(target, training->gradients, bytes),
+        .copy = training->copy == NULL ? 0 : target_copy_in(target, training->copy, copy_bytes),
+        .scale = target_copy_in(target, &scale, sizeof(scale))};
+    for (size_t i = 0; i < states; i++) {
+        memory.states[i] = target_copy_in(target, training->states[i], bytes);
     }
-    optimizer_step(config, training->model, kernels_find("cpu"), NULL, &memory, step, scale);
+    context->kernels->sum_of_squares(context, squares_at, memory.gradients, training->model->elements);
+    context->kernels->gradient_scale(context, memory.scale, tally_at, squares_at, clip);
+    optimizer_step(config, training->model, context, &memory, step);
+    for (size_t i = 0; i < states; i++) {
+        target_copy_out(target, training->states[i], memory.states[i], bytes);
+    }
+    target_copy_out(target, training->weights, memory.parameters, bytes);
+    if (training->copy != NULL) {
+        target_copy_out(target, training->copy, memory.copy, copy_bytes);
+    }
+    mem_pool_free(target->pool, memory.gradients, target->stream);
+    mem_pool_free(target->pool, memory.scale, target->stream);
+    mem_pool_free(target->pool, squares_at, target->stream);
+    mem_pool_free(target->pool, tally_at, target->stream);
+}
+
+static void apply_step(struct training *training, const struct optimizer_config *config, uint64_t step, double count)
+{
+    apply_tally(training, config, step, (struct kernel_tally){.loss = 1, .count = count}, 0);
+}
+
+// The copy is what the weights are when rounded.
+static void assert_copied(const struct training *training)
+{
+    for (size_t i = 0; i < training->model->elements && training->copy != NULL; i++) {
+        assert_int_equal(training->copy[i], bfloat16_from_float(training->weights[i]));
+    }
 }
 
 static void expected_sgd(struct training *training, const struct optimizer_config *config, double rate, double scale)
@@ -131,75 +180,91 @@ static void expected_adamw(struct training *training, const struct optimizer_con
 // most back: of the way that a weight has gone, some 1e-6 remain.
 #define TOLERANCE 3e-6
 
-static void assert_follows(const struct optimizer_config *config)
+static void assert_follows(struct target *target, const struct optimizer_config *config)
 {
     struct training training;
-    training_init(&training);
+    training_init(&training, target);
     fill_weights(&training);
     for (uint64_t i = 0; i < STEPS; i++) {
-        double scale = 1.0 / (double)(8 + i), rate = optimizer_learning_rate(config, i);
+        double count = (double)(8 + i), rate = optimizer_learning_rate(config, i);
         fill_gradients(&training);
-        apply_step(&training, config, i, scale);
+        apply_step(&training, config, i, count);
         if (config->kind == OPTIMIZER_SGD) {
-            expected_sgd(&training, config, rate, scale);
+            expected_sgd(&training, config, rate, 1 / count);
         } else {
-            expected_adamw(&training, config, i, rate, scale);
+            expected_adamw(&training, config, i, rate, 1 / count);
         }
+        assert_copied(&training);
     }
     for (size_t i = 0; i < training.model->elements; i++) {
         double weight = (double)training.weights[i];
         if (!(fabs(weight - training.expected[i]) <= TOLERANCE)) {
-            fail_msg("weight %zu is %.8f, expected %.8f", i, weight, training.expected[i]);
+            fail_msg("%s: weight %zu is %.8f, expected %.8f", target_name(target), i, weight, training.expected[i]);
         }
     }
     training_finish(&training);
 }
 
+static void check_sgd(struct target *target)
+{
+    struct optimizer_config config = {.kind = OPTIMIZER_SGD, .learning_rate = 0.05};
+    assert_follows(target, &config);
+    config.weight_decay = 0.1;
+    assert_follows(target, &config);
+    config.momentum = 0.9;
+    assert_follows(target, &config);
+    config.weight_decay = 0;
+    assert_follows(target, &config);
+}
+
 static void test_sgd(void **state)
 {
     (void)state;
-    struct optimizer_config config = {.kind = OPTIMIZER_SGD, .learning_rate = 0.05};
-    assert_follows(&config);
-    config.weight_decay = 0.1;
-    assert_follows(&config);
-    config.momentum = 0.9;
-    assert_follows(&config);
-    config.weight_decay = 0;
-    assert_follows(&config);
+    on_every_target(check_sgd);
+}
+
+static void check_adamw(struct target *target)
+{
+    struct optimizer_config config = {
+        .kind = OPTIMIZER_ADAMW, .learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+    assert_follows(target, &config);
+    config.weight_decay = 0.5;
+    assert_follows(target, &config);
+    config.beta1 = 0.8;
+    config.beta2 = 0.95;
+    config.epsilon = 1e-2;
+    assert_follows(target, &config);
 }
 
 static void test_adamw(void **state)
 {
     (void)state;
-    struct optimizer_config config = {
-        .kind = OPTIMIZER_ADAMW, .learning_rate = 0.01, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
-    assert_follows(&config);
-    config.weight_decay = 0.5;
-    assert_follows(&config);
-    config.beta1 = 0.8;
-    config.beta2 = 0.95;
-    config.epsilon = 1e-2;
-    assert_follows(&config);
+    on_every_target(check_adamw);
 }
 
 // The step's own learning rate is used, not that of the first.
-static void test_follows_the_schedule(void **state)
+static void check_schedule(struct target *target)
 {
-    (void)state;
     struct optimizer_config config = {.kind = OPTIMIZER_SGD,
                                       .learning_rate = 0.1,
                                       .momentum = 0.5,
                                       .schedule = SCHEDULE_COSINE,
                                       .warmup_steps = 5,
                                       .steps = STEPS};
-    assert_follows(&config);
+    assert_follows(target, &config);
     config.kind = OPTIMIZER_ADAMW;
     config.learning_rate = 0.01;
     config.beta1 = 0.9;
     config.beta2 = 0.999;
     config.epsilon = 1e-8;
     config.weight_decay = 0.1;
-    assert_follows(&config);
+    assert_follows(target, &config);
+}
+
+static void test_follows_the_schedule(void **state)
+{
+    (void)state;
+    on_every_target(check_schedule);
 }
 
 static void test_which_parameters_decay(void **state)
@@ -217,30 +282,102 @@ static void test_which_parameters_decay(void **state)
     model_destroy(model);
 }
 
+// One of each kind, with all the state that it may have.
+static const struct optimizer_config decaying[] = {
+    {.kind = OPTIMIZER_SGD, .learning_rate = 0.5, .weight_decay = 0.5},
+    {.kind = OPTIMIZER_SGD, .learning_rate = 0.5, .weight_decay = 0.5, .momentum = 0.9},
+    {.kind = OPTIMIZER_ADAMW, .learning_rate = 0.5, .weight_decay = 0.5, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8},
+};
+#define DECAYING (sizeof(decaying) / sizeof(decaying[0]))
+
 // Where there is no gradient, AdamW shrinks what decays and leaves the rest; SGD shrinks everything.
+static void check_decay_alone(struct target *target)
+{
+    for (size_t k = 0; k < DECAYING; k++) {
+        struct training training;
+        training_init(&training, target);
+        fill_weights(&training);
+        apply_step(&training, &decaying[k], 0, 1);
+        for (size_t i = 0; i < training.model->elements; i++) {
+            bool shrinks = decaying[k].kind == OPTIMIZER_SGD || training.decays[i];
+            assert_true((double)training.weights[i] == (shrinks ? 0.75 : 1) * training.expected[i]);
+        }
+        assert_copied(&training);
+        training_finish(&training);
+    }
+}
+
 static void test_decay_alone(void **state)
 {
     (void)state;
-    static const struct optimizer_config configs[] = {
-        {.kind = OPTIMIZER_SGD, .learning_rate = 0.5, .weight_decay = 0.5},
-        {.kind = OPTIMIZER_ADAMW,
-         .learning_rate = 0.5,
-         .weight_decay = 0.5,
-         .beta1 = 0.9,
-         .beta2 = 0.999,
-         .epsilon = 1e-8},
-    };
-    for (size_t k = 0; k < 2; k++) {
-        struct training training;
-        training_init(&training);
-        fill_weights(&training);
-        apply_step(&training, &configs[k], 0, 1);
-        for (size_t i = 0; i < training.model->elements; i++) {
-            bool shrinks = configs[k].kind == OPTIMIZER_SGD || training.decays[i];
-            assert_true((double)training.weights[i] == (shrinks ? 0.75 : 1) * training.expected[i]);
-        }
-        training_finish(&training);
+    on_every_target(check_decay_alone);
+}
+
+// Plain SGD moves the weights by the clipped gradient.
+static void check_clipping(struct target *target)
+{
+    const struct optimizer_config config = {.kind = OPTIMIZER_SGD, .learning_rate = 1};
+    struct training training;
+    double squares = 0;
+    training_init(&training, target);
+    fill_gradients(&training); // the weights are 0
+    apply_tally(&training, &config, 0, (struct kernel_tally){.loss = 1, .count = 3}, 0.25);
+    for (size_t i = 0; i < training.model->elements; i++) {
+        squares += pow((double)training.weights[i], 2);
     }
+    assert_true(fabs(sqrt(squares) / 0.25 - 1) <= 1e-5);
+    training_finish(&training);
+}
+
+static void test_the_clipped_gradient_is_applied(void **state)
+{
+    (void)state;
+    on_every_target(check_clipping);
+}
+
+// Takes a step whose scale is not a number, after one that is: nothing may change, be the copy right or not.
+static void check_skipped(struct target *target, const struct optimizer_config *config, struct kernel_tally tally,
+                          float gradient)
+{
+    struct training training, before;
+    training_init(&training, target);
+    training_init(&before, target);
+    uint64_t bytes = 4 * training.model->elements, copy_bytes = model_copy_bytes(training.model);
+    fill_weights(&training);
+    fill_gradients(&training);
+    apply_step(&training, config, 0, 8);
+    for (size_t i = 0; i < copy_bytes / 2; i++) {
+        training.copy[i] = 0x5555;
+    }
+    memcpy(before.weights, training.weights, bytes);
+    memcpy(before.states[0], training.states[0], bytes);
+    memcpy(before.states[1], training.states[1], bytes);
+    training.gradients[5] = gradient;
+    apply_tally(&training, config, 1, tally, 0);
+    assert_memory_equal(training.weights, before.weights, bytes);
+    assert_memory_equal(training.states[0], before.states[0], bytes);
+    assert_memory_equal(training.states[1], before.states[1], bytes);
+    for (size_t i = 0; i < copy_bytes / 2; i++) {
+        assert_int_equal(training.copy[i], 0x5555);
+    }
+    training_finish(&before);
+    training_finish(&training);
+}
+
+static void check_skipped_steps(struct target *target)
+{
+    for (size_t k = 0; k < DECAYING; k++) {
+        check_skipped(target, &decaying[k], (struct kernel_tally){.loss = NAN, .count = 8}, 1);
+        check_skipped(target, &decaying[k], (struct kernel_tally){.loss = INFINITY, .count = 8}, 1);
+        check_skipped(target, &decaying[k], (struct kernel_tally){.loss = 1, .count = 8}, NAN);
+        check_skipped(target, &decaying[k], (struct kernel_tally){.loss = 1, .count = 8}, -INFINITY);
+    }
+}
+
+static void test_a_scale_that_is_not_finite_changes_nothing(void **state)
+{
+    (void)state;
+    on_every_target(check_skipped_steps);
 }
 
 static void test_state_count(void **state)
@@ -337,6 +474,8 @@ int main(void)
         cmocka_unit_test(test_follows_the_schedule),
         cmocka_unit_test(test_which_parameters_decay),
         cmocka_unit_test(test_decay_alone),
+        cmocka_unit_test(test_the_clipped_gradient_is_applied),
+        cmocka_unit_test(test_a_scale_that_is_not_finite_changes_nothing),
         cmocka_unit_test(test_state_count),
         cmocka_unit_test(test_warmup_rises_to_the_rate),
         cmocka_unit_test(test_constant_stays),
@@ -344,5 +483,5 @@ int main(void)
         cmocka_unit_test(test_linear_falls_to_the_final_rate),
         cmocka_unit_test(test_a_decay_without_room),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, open_every_target, close_every_target);
 }

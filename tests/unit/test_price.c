@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The price of a micro-step is what the allocator sees, to the byte, and not much more than any placement would need.
+// The price of a micro-step is what the allocator sees, to the byte, and not much more than any placement would need,
+// in both precisions and with one or two slots of inputs.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include "mem/device_cpu.h"
 #include "mem/layout.h"
 #include "mem/pool.h"
+#include "mem/uint64.h"
 #include "model/ops.h"
 #include "model/price.h"
 
@@ -27,10 +29,14 @@ static const struct model_config gpt_2 = {
 
 static const enum list_purpose purposes[] = {LIST_TRAIN, LIST_EVALUATE};
 
-static struct model *make_model(const struct model_config *config)
+static const enum kernel_precision precisions[] = {KERNEL_FP32, KERNEL_BF16};
+
+static struct model *make_model(const struct model_config *config, enum kernel_precision precision)
 {
     struct model *model;
-    assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
+    struct model_config precise = *config;
+    precise.precision = precision;
+    assert_int_equal(model_create(&precise, &model, NULL), STATUS_OK);
     return model;
 }
 
@@ -44,6 +50,7 @@ struct bench {
     struct price_book *book;
     struct device *device;
     struct mem_pool *pool;
+    struct kernel_context *context;
     struct list_memory memory; // the block comes and goes
 };
 
@@ -55,21 +62,26 @@ static device_address hold(struct bench *bench, uint64_t bytes)
     return address;
 }
 
-static void bench_init(struct bench *bench, const struct model_config *config)
+static void bench_init(struct bench *bench, const struct model_config *config, enum kernel_precision precision,
+                       size_t slots)
 {
+    const struct kernels *kernels = kernels_find("cpu", precision);
     struct device_config device = {.capacity_bytes = 64 << 20, .faulting_addresses = true};
-    *bench = (struct bench){.model = make_model(config)};
-    bench->book = price_book_create(bench->model);
+    *bench = (struct bench){.model = make_model(config, precision)};
+    bench->book = price_book_create(bench->model, slots);
     assert_non_null(bench->book);
     assert_int_equal(device_find("cpu")->create(&device, &bench->device, NULL), STATUS_OK);
     assert_int_equal(mem_pool_create(bench->device, 0, &bench->pool, NULL), STATUS_OK);
-    bench->memory.parameters = hold(bench, 4 * bench->model->elements);
+    assert_int_equal(kernels->context_create(bench->device, NULL, 0, &bench->context, NULL), STATUS_OK);
+    bench->memory.parameters = hold(bench, kernel_real_bytes(precision) * bench->model->elements);
     bench->memory.gradients = hold(bench, 4 * bench->model->elements);
     bench->memory.tally = hold(bench, sizeof(struct kernel_tally));
+    bench->memory.slot = slots - 1;
 }
 
 static void bench_finish(struct bench *bench)
 {
+    bench->context->kernels->context_destroy(bench->context);
     mem_pool_destroy(bench->pool);
     bench->device->ops->destroy(bench->device);
     price_book_destroy(bench->book);
@@ -83,14 +95,14 @@ static void run_within(struct bench *bench, const struct list *list, device_addr
 {
     unsigned char *bytes = device_cpu_pointer(block);
     uint64_t rounded = mem_pool_block_bytes(list->block_bytes);
-    memset(bytes, UNTOUCHED, rounded);
     const tensor_id inputs[] = {list->inputs, list->targets};
-    for (size_t i = 0; i < 2; i++) {
-        const struct tensor *tensor = &list->tensors[inputs[i]];
-        memset(bytes + tensor->offset_bytes, 0, 4 * tensor->elements);
-    }
+    memset(bytes, UNTOUCHED, rounded);
     bench->memory.block = block;
-    list_run(list, kernels_find("cpu"), NULL, &bench->memory);
+    for (size_t i = 0; i < 2; i++) {
+        memset(device_cpu_pointer(list_address(list, &bench->memory, inputs[i])), 0,
+               list_tensor_bytes(list, inputs[i]));
+    }
+    list_run(list, 0, list->op_count, bench->context, &bench->memory);
     for (uint64_t i = list->block_bytes; i < rounded; i++) {
         assert_int_equal(bytes[i], UNTOUCHED);
     }
@@ -119,10 +131,10 @@ static void check_peak(struct bench *bench, enum list_purpose purpose, size_t mi
     assert_true(mem_pool_check(bench->pool));
 }
 
-static void check_peaks(const struct model_config *config)
+static void check_peaks(const struct model_config *config, enum kernel_precision precision, size_t slots)
 {
     struct bench bench;
-    bench_init(&bench, config);
+    bench_init(&bench, config, precision, slots);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= MICRO_BATCH_MAX; micro_batch++) {
             check_peak(&bench, purposes[i], micro_batch);
@@ -134,22 +146,25 @@ static void check_peaks(const struct model_config *config)
 static void test_the_price_is_what_the_allocator_sees(void **state)
 {
     (void)state;
-    check_peaks(&mlp);
-    check_peaks(&gpt);
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t slots = 1; slots <= LIST_SLOTS_MAX; slots++) {
+            check_peaks(&mlp, precisions[i], slots);
+            check_peaks(&gpt, precisions[i], slots);
+        }
+    }
 }
 
 // The placement ------------------------------------------------------------------------------------------------------
 
-// Moments at which a tensor is needed, found once more: 0 is before the first operation.
+// Moments at which a local tensor is needed, found once more. One that none needs has no bytes.
 static struct mem_buffer lifetime(const struct list *list, tensor_id id)
 {
-    const struct tensor *tensor = &list->tensors[id];
-    bool input = tensor->kind == TENSOR_INPUT, local = tensor->kind == TENSOR_LOCAL;
-    struct mem_buffer buffer = {.bytes = input || local ? 4 * tensor->elements : 0};
-    bool born = input;
-    for (size_t i = 0; i < list->op_count; i++) {
+    bool local = list->tensors[id].kind == TENSOR_LOCAL, born = false;
+    struct mem_buffer buffer = {0};
+    for (size_t i = 0; i < list->op_count && local; i++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
             if (list->ops[i].tensors[slot] == id) {
+                buffer.bytes = list_tensor_bytes(list, id);
                 buffer.birth = born ? buffer.birth : (uint32_t)i + 1;
                 buffer.death = (uint32_t)i + 1;
                 born = true;
@@ -164,49 +179,67 @@ static uint64_t live_bytes(const struct mem_buffer *buffers, size_t count, uint3
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
         if (buffers[i].birth <= moment && moment <= buffers[i].death) {
-            bytes += (buffers[i].bytes + LIST_ALIGNMENT - 1) / LIST_ALIGNMENT * LIST_ALIGNMENT;
+            bytes += uint64_round_up(buffers[i].bytes, LIST_ALIGNMENT);
         }
     }
     return bytes;
 }
 
+// The inputs lie in a slot without overlap; answers the bytes of all slots.
+static uint64_t check_slots(const struct list *list, size_t slots)
+{
+    const struct tensor *inputs = &list->tensors[list->inputs], *targets = &list->tensors[list->targets];
+    uint64_t inputs_bytes = uint64_round_up(list_tensor_bytes(list, list->inputs), LIST_ALIGNMENT);
+    uint64_t targets_bytes = uint64_round_up(list_tensor_bytes(list, list->targets), LIST_ALIGNMENT);
+    assert_int_equal(list->slot_bytes, inputs_bytes + targets_bytes);
+    assert_int_equal(inputs->offset_bytes, 0);
+    assert_int_equal(targets->offset_bytes, inputs_bytes);
+    return slots * list->slot_bytes;
+}
+
 // Answers how much more than the lower bound the block takes.
-static double check_placement(const struct model *model, enum list_purpose purpose, size_t micro_batch)
+static double check_placement(const struct model *model, enum list_purpose purpose, size_t micro_batch, size_t slots)
 {
     struct list list;
-    assert_true(model_list(model, micro_batch, purpose, &list));
+    assert_true(model_list(model, micro_batch, purpose, slots, &list));
     struct mem_buffer *buffers = calloc(list.tensor_count, sizeof(*buffers));
     uint64_t *offsets = calloc(list.tensor_count, sizeof(*offsets)), bound = 0;
+    uint64_t slots_bytes = check_slots(&list, slots);
     for (size_t i = 0; i < list.tensor_count; i++) {
         buffers[i] = lifetime(&list, (tensor_id)i);
-        offsets[i] = buffers[i].bytes == 0 ? 0 : list.tensors[i].offset_bytes;
+        if (buffers[i].bytes > 0) {
+            assert_true(list.tensors[i].offset_bytes >= slots_bytes);
+            offsets[i] = list.tensors[i].offset_bytes - slots_bytes;
+        }
         assert_int_equal(offsets[i] % LIST_ALIGNMENT, 0);
     }
     for (uint32_t moment = 0; moment <= list.op_count; moment++) {
-        uint64_t bytes = live_bytes(buffers, list.tensor_count, moment);
-        bound = bytes > bound ? bytes : bound;
+        bound = uint64_max(bound, live_bytes(buffers, list.tensor_count, moment));
     }
-    assert_true(mem_layout_valid(buffers, offsets, list.tensor_count, list.block_bytes));
-    assert_int_equal(list.lower_bound_bytes, bound);
-    assert_true(list.block_bytes >= bound);
-    double gap = (double)list.block_bytes / (double)bound - 1;
+    assert_true(mem_layout_valid(buffers, offsets, list.tensor_count, list.block_bytes - slots_bytes));
+    assert_int_equal(list.lower_bound_bytes, slots_bytes + bound);
+    assert_true(list.block_bytes >= list.lower_bound_bytes);
+    double gap = (double)list.block_bytes / (double)list.lower_bound_bytes - 1;
     free(offsets);
     free(buffers);
     list_finish(&list);
     return gap;
 }
 
-static void check_gap(const char *name, const struct model_config *config, size_t micro_batch_max, double gap_max)
+static void check_gap(const char *name, const struct model_config *config, enum kernel_precision precision,
+                      size_t micro_batch_max, const double *gap_max)
 {
-    struct model *model = make_model(config);
+    struct model *model = make_model(config, precision);
     for (size_t i = 0; i < 2; i++) {
         double gap = 0;
         for (size_t micro_batch = 1; micro_batch <= micro_batch_max; micro_batch++) {
-            gap = fmax(gap, check_placement(model, purposes[i], micro_batch));
+            size_t slots = 1 + micro_batch % LIST_SLOTS_MAX;
+            gap = fmax(gap, check_placement(model, purposes[i], micro_batch, slots));
         }
-        print_message("%s, %s: at most %.2f %% above the lower bound\n", name,
-                      purposes[i] == LIST_TRAIN ? "training" : "evaluation", 100 * gap);
-        assert_true(gap <= gap_max);
+        print_message("%s in %s, %s: at most %.2f %% above the lower bound\n", name,
+                      precision == KERNEL_BF16 ? "bf16" : "fp32", purposes[i] == LIST_TRAIN ? "training" : "evaluation",
+                      100 * gap);
+        assert_true(gap <= gap_max[i]);
     }
     model_destroy(model);
 }
@@ -214,10 +247,38 @@ static void check_gap(const char *name, const struct model_config *config, size_
 static void test_placement_is_valid_and_tight(void **state)
 {
     (void)state;
-    check_gap("mlp", &mlp, 64, 0.01);
-    check_gap("mlp of 1024-2048-10", &mlp_wide, 32, 0.01);
-    check_gap("small gpt", &gpt, 64, 0.01);
-    check_gap("gpt-2", &gpt_2, 12, 0.01);
+    static const double tight[] = {0.01, 0.01};
+    // Where the logits do not outweigh all else: a sum, its norm and what they are made of are alive together, and
+    // first fit finds no place for the four of them around the largest.
+    static const double loose_in_evaluation[] = {0.01, 0.17};
+    for (size_t i = 0; i < 2; i++) {
+        check_gap("mlp", &mlp, precisions[i], 64, tight);
+        check_gap("mlp of 1024-2048-10", &mlp_wide, precisions[i], 32, tight);
+        check_gap("small gpt", &gpt, precisions[i], 64, loose_in_evaluation);
+        check_gap("gpt-2", &gpt_2, precisions[i], 12, tight);
+    }
+}
+
+static uint64_t block_bytes(const struct model_config *config, enum kernel_precision precision,
+                            enum list_purpose purpose)
+{
+    struct model *model = make_model(config, precision);
+    struct price_book *book = price_book_create(model, 1);
+    uint64_t bytes = price_block_bytes(book, purpose, 4);
+    price_book_destroy(book);
+    model_destroy(model);
+    return bytes;
+}
+
+// All that is large is reals.
+static void test_bfloat16_halves_the_price(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        double part = (double)block_bytes(&gpt_2, KERNEL_BF16, purposes[i]) /
+                      (double)block_bytes(&gpt_2, KERNEL_FP32, purposes[i]);
+        assert_true(part >= 0.5 && part <= 0.505);
+    }
 }
 
 // The book -----------------------------------------------------------------------------------------------------------
@@ -225,8 +286,8 @@ static void test_placement_is_valid_and_tight(void **state)
 static void test_a_list_costs_its_price(void **state)
 {
     (void)state;
-    struct model *model = make_model(&gpt);
-    struct price_book *book = price_book_create(model);
+    struct model *model = make_model(&gpt, KERNEL_FP32);
+    struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         const struct list *first = price_list(book, purposes[i], 1); // list before price
         assert_int_equal(price_block_bytes(book, purposes[i], 1), first->block_bytes);
@@ -242,8 +303,8 @@ static void test_a_list_costs_its_price(void **state)
 static void test_a_book_keeps_few_lists(void **state)
 {
     (void)state;
-    struct model *model = make_model(&gpt);
-    struct price_book *book = price_book_create(model);
+    struct model *model = make_model(&gpt, KERNEL_FP32);
+    struct price_book *book = price_book_create(model, 2);
     const struct list *kept[PRICE_LISTS_KEPT];
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
@@ -265,10 +326,10 @@ static void test_a_book_keeps_few_lists(void **state)
     model_destroy(model);
 }
 
-static void assert_price_grows(const struct model_config *config)
+static void assert_price_grows(const struct model_config *config, enum kernel_precision precision)
 {
-    struct model *model = make_model(config);
-    struct price_book *book = price_book_create(model);
+    struct model *model = make_model(config, precision);
+    struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 2; micro_batch <= 256; micro_batch++) {
             assert_true(price_block_bytes(book, purposes[i], micro_batch - 1) <=
@@ -282,9 +343,11 @@ static void assert_price_grows(const struct model_config *config)
 static void test_the_price_grows_with_the_micro_batch(void **state)
 {
     (void)state;
-    assert_price_grows(&mlp);
-    assert_price_grows(&mlp_wide);
-    assert_price_grows(&gpt);
+    for (size_t i = 0; i < 2; i++) {
+        assert_price_grows(&mlp, precisions[i]);
+        assert_price_grows(&mlp_wide, precisions[i]);
+        assert_price_grows(&gpt, precisions[i]);
+    }
 }
 
 static size_t largest_fit_by_trying(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most)
@@ -299,8 +362,8 @@ static size_t largest_fit_by_trying(struct price_book *book, enum list_purpose p
 static void test_the_largest_fit(void **state)
 {
     (void)state;
-    struct model *model = make_model(&gpt);
-    struct price_book *book = price_book_create(model);
+    struct model *model = make_model(&gpt, KERNEL_FP32);
+    struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= 20; micro_batch++) {
             uint64_t bytes = price_block_bytes(book, purposes[i], micro_batch);
@@ -326,6 +389,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_price_is_what_the_allocator_sees),
         cmocka_unit_test(test_placement_is_valid_and_tight),
+        cmocka_unit_test(test_bfloat16_halves_the_price),
         cmocka_unit_test(test_a_list_costs_its_price),
         cmocka_unit_test(test_a_book_keeps_few_lists),
         cmocka_unit_test(test_the_price_grows_with_the_micro_batch),

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/profile.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/ops.h"
+#include "worker/step.h"
+
+// One operation that was enqueued.
+struct timing {
+    const struct op_type *type;
+    uint64_t flops;
+    struct event *begin, *end;
+};
+
+// All operations of one kind.
+struct kind {
+    const struct op_type *type;
+    uint64_t count, time_ns, flops;
+};
+
+enum { KINDS_MAX = 64 };
+
+struct profile {
+    struct device *device;
+    struct timing *timings; // events stay for the next use
+    size_t used, made, capacity;
+    struct kind kinds[KINDS_MAX];
+    size_t kind_count;
+    uint64_t steps, step_ns, comm_ns, data_wait_ns, coordination_ns, retries;
+};
+
+struct profile *profile_create(struct device *device)
+{
+    struct profile *profile = calloc(1, sizeof(*profile));
+    if (profile != NULL) {
+        profile->device = device;
+    }
+    return profile;
+}
+
+void profile_destroy(struct profile *profile)
+{
+    if (profile == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < profile->made; i++) {
+        profile->device->ops->event_destroy(profile->device, profile->timings[i].begin);
+        profile->device->ops->event_destroy(profile->device, profile->timings[i].end);
+    }
+    free(profile->timings);
+    free(profile);
+}
+
+static bool make_timing(struct profile *profile)
+{
+    const struct device_ops *ops = profile->device->ops;
+    if (profile->made == profile->capacity) {
+        size_t larger = profile->capacity == 0 ? 1024 : 2 * profile->capacity;
+        struct timing *moved = realloc(profile->timings, larger * sizeof(*moved));
+        if (moved == NULL) {
+            return false;
+        }
+        profile->timings = moved;
+        profile->capacity = larger;
+    }
+    struct timing *timing = &profile->timings[profile->made];
+    *timing = (struct timing){0};
+    if (ops->event_create(profile->device, &timing->begin) != STATUS_OK) {
+        return false;
+    }
+    if (ops->event_create(profile->device, &timing->end) != STATUS_OK) {
+        ops->event_destroy(profile->device, timing->begin);
+        return false;
+    }
+    profile->made++;
+    return true;
+}
+
+void profile_run(struct profile *profile, const struct list *list, size_t first, size_t end,
+                 struct kernel_context *context, const struct list_memory *memory)
+{
+    const struct device_ops *ops = profile->device->ops;
+    for (size_t i = first; i < end; i++) {
+        const struct op *op = &list->ops[i];
+        if (profile->used == profile->made && !make_timing(profile)) {
+            list_run(list, i, i + 1, context, memory);
+            continue;
+        }
+        struct timing *timing = &profile->timings[profile->used++];
+        timing->type = op->type;
+        timing->flops = op->type->flops == NULL ? 0 : op->type->flops(op);
+        ops->event_record(profile->device, timing->begin, context->stream);
+        list_run(list, i, i + 1, context, memory);
+        ops->event_record(profile->device, timing->end, context->stream);
+    }
+}
+
+static struct kind *kind_of(struct profile *profile, const struct op_type *type)
+{
+    size_t i = 0;
+    while (i < profile->kind_count && profile->kinds[i].type != type) {
+        i++;
+    }
+    if (i == profile->kind_count && i < KINDS_MAX - 1) {
+        profile->kinds[profile->kind_count++].type = type;
+    }
+    return &profile->kinds[i];
+}
+
+static void add_timings(struct profile *profile)
+{
+    const struct device_ops *ops = profile->device->ops;
+    for (size_t i = 0; i < profile->used; i++) {
+        struct timing *timing = &profile->timings[i];
+        struct kind *kind = kind_of(profile, timing->type);
+        ops->event_synchronize(profile->device, timing->end);
+        kind->count++;
+        kind->flops += timing->flops;
+        kind->time_ns += ops->event_elapsed_ns(profile->device, timing->begin, timing->end);
+    }
+}
+
+void profile_step(struct profile *profile, const struct worker *worker, const struct step_result *result)
+{
+    const struct step_message *message = &result->messages[worker->comm->rank];
+    if (result->step >= PROFILE_WARM_UP) {
+        add_timings(profile);
+        profile->steps++;
+        profile->step_ns += result->step_ns;
+        profile->comm_ns += result->comm_ns;
+        profile->coordination_ns += result->coordination_ns;
+        profile->data_wait_ns += message->data_wait_ns;
+        profile->retries += message->oom_retries;
+    }
+    profile->used = 0;
+}
+
+static int longest_first(const void *a, const void *b)
+{
+    const struct kind *x = a, *y = b;
+    return (x->time_ns < y->time_ns) - (x->time_ns > y->time_ns);
+}
+
+static double percent(uint64_t part, uint64_t whole)
+{
+    return whole == 0 ? 0 : 100 * (double)part / (double)whole;
+}
+
+// Milliseconds of a step, and its share.
+static void print_part(const struct profile *profile, FILE *file, const char *name, uint64_t ns)
+{
+    fprintf(file, "%-22s %8s %10.3f %7.1f %%\n", name, "", (double)ns / 1e6 / (double)profile->steps,
+            percent(ns, profile->step_ns));
+}
+
+static uint64_t print_kinds(const struct profile *profile, FILE *file)
+{
+    struct kind kinds[KINDS_MAX];
+    uint64_t sum_ns = 0;
+    memcpy(kinds, profile->kinds, sizeof(kinds));
+    qsort(kinds, profile->kind_count, sizeof(kinds[0]), longest_first);
+    for (size_t i = 0; i < profile->kind_count; i++) {
+        const struct kind *kind = &kinds[i];
+        fprintf(file, "%-22s %8" PRIu64 " %10.3f %7.1f %%", kind->type->name, kind->count / profile->steps,
+                (double)kind->time_ns / 1e6 / (double)profile->steps, percent(kind->time_ns, profile->step_ns));
+        if (kind->flops > 0 && kind->time_ns > 0) {
+            fprintf(file, " %10.3f TFLOP/s", (double)kind->flops / (double)kind->time_ns / 1e3);
+        }
+        fputc('\n', file);
+        sum_ns += kind->time_ns;
+    }
+    return sum_ns;
+}
+
+static void print_hints(const struct profile *profile, const struct worker *worker, FILE *file, uint64_t ops_ns)
+{
+    const struct {
+        bool holds;
+        const char *line;
+    } hints[] = {
+        {percent(profile->data_wait_ns, profile->step_ns) > 5,
+         "micro-steps wait for samples: raise data.threads or data.prefetch_bytes"},
+        {percent(profile->comm_ns, profile->step_ns) > 10,
+         "the all-reduce is not hidden: lower comm.bucket_bytes, or raise train.global_batch_size"},
+        {percent(profile->coordination_ns, profile->step_ns) > 2,
+         "ranks wait for each other's reports: look for a rank that shares its cores or its device"},
+        {profile->retries > 0, "micro-steps were refused memory: the rank's log names the cause"},
+        {percent(ops_ns, profile->step_ns) < 70 && percent(profile->comm_ns, profile->step_ns) < 10,
+         "the device waits between operations: let micro-batches grow (train.micro_batch_size: auto, more memory)"},
+        {worker->config->train.precision == CONFIG_FP32 && worker->place.ops != worker->place.ops->staging,
+         "train.precision: bf16 halves the bytes of activations and uses the matrix units"},
+    };
+    fputs("\nhints\n", file);
+    for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++) {
+        if (hints[i].holds) {
+            fprintf(file, "  %s\n", hints[i].line);
+        }
+    }
+    fputs("  for a timeline of steps, micro-steps and operations: nsys profile --trace=cuda,nvtx headroom train ...\n",
+          file);
+}
+
+void profile_print(const struct profile *profile, const struct worker *worker, FILE *file)
+{
+    if (profile->steps == 0) {
+        fprintf(file, "no step was timed: the first %d are not\n", PROFILE_WARM_UP);
+        return;
+    }
+    fprintf(file, "\nrank %" PRIu32 ", mean of %" PRIu64 " steps of %.3f ms\n%-22s %8s %10s %9s\n", worker->comm->rank,
+            profile->steps, (double)profile->step_ns / 1e6 / (double)profile->steps, "operation", "a step", "ms",
+            "of a step");
+    uint64_t ops_ns = print_kinds(profile, file);
+    print_part(profile, file, "all-reduce, not hidden", profile->comm_ns);
+    print_part(profile, file, "waiting for samples", profile->data_wait_ns);
+    print_part(profile, file, "coordination", profile->coordination_ns);
+    print_hints(profile, worker, file, ops_ns);
+}

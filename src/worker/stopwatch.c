@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/stopwatch.h"
+
+#include <stdlib.h>
+
+#define LAPS 64
+
+struct lap {
+    struct event *begin, *end;
+    uint64_t samples;
+};
+
+struct stopwatch {
+    struct device *device;
+    struct lap laps[LAPS];
+    struct lap *running;    // NULL: none, or it is not measured
+    uint64_t stopped, read; // lap n is laps[n % LAPS]
+};
+
+struct stopwatch *stopwatch_create(struct device *device)
+{
+    struct stopwatch *stopwatch = calloc(1, sizeof(*stopwatch));
+    if (stopwatch == NULL) {
+        return NULL;
+    }
+    stopwatch->device = device;
+    for (size_t i = 0; i < LAPS; i++) {
+        if (device->ops->event_create(device, &stopwatch->laps[i].begin) != STATUS_OK ||
+            device->ops->event_create(device, &stopwatch->laps[i].end) != STATUS_OK) {
+            stopwatch_destroy(stopwatch);
+            return NULL;
+        }
+    }
+    return stopwatch;
+}
+
+void stopwatch_destroy(struct stopwatch *stopwatch)
+{
+    if (stopwatch == NULL) {
+        return;
+    }
+    struct device *device = stopwatch->device;
+    for (size_t i = 0; i < LAPS; i++) {
+        device->ops->event_destroy(device, stopwatch->laps[i].begin);
+        device->ops->event_destroy(device, stopwatch->laps[i].end);
+    }
+    free(stopwatch);
+}
+
+void stopwatch_start(struct stopwatch *stopwatch, struct stream *stream)
+{
+    bool full = stopwatch->stopped - stopwatch->read == LAPS; // all laps wait to be read
+    stopwatch->running = full ? NULL : &stopwatch->laps[stopwatch->stopped % LAPS];
+    if (!full) {
+        stopwatch->device->ops->event_record(stopwatch->device, stopwatch->running->begin, stream);
+    }
+}
+
+void stopwatch_stop(struct stopwatch *stopwatch, struct stream *stream, uint64_t samples)
+{
+    struct lap *lap = stopwatch->running;
+    if (lap != NULL) {
+        stopwatch->device->ops->event_record(stopwatch->device, lap->end, stream);
+        lap->samples = samples;
+        stopwatch->running = NULL;
+        stopwatch->stopped++;
+    }
+}
+
+bool stopwatch_read(struct stopwatch *stopwatch, uint64_t *samples_p, uint64_t *time_ns_p)
+{
+    const struct lap *lap = &stopwatch->laps[stopwatch->read % LAPS];
+    if (stopwatch->read == stopwatch->stopped || !stopwatch->device->ops->event_done(stopwatch->device, lap->end)) {
+        return false;
+    }
+    *samples_p = lap->samples;
+    *time_ns_p = stopwatch->device->ops->event_elapsed_ns(stopwatch->device, lap->begin, lap->end);
+    stopwatch->read++;
+    return true;
+}
