@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// An NVIDIA GPU as a device. Addresses and memory are CUDA's virtual memory: a range of addresses is reserved, and
+// physical memory is mapped behind it granule by granule, so that ranges can be joined and cut at any of them. The
+// driver's calls are asked for at run time: the program starts on machines without one.
+//
+// A GPU without virtual memory (some are passed to virtual machines that way) is refused. The pool's range spans the
+// GPU, so with cudaMalloc it would take all memory at once and could give none back.
+#include <cuda.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "mem/cuda_streams.h"
+#include "mem/device_pinned.h"
+#include "mem/nvml.h"
+
+#define GRANULARITY (UINT64_C(2) << 20)
+
+// The driver's calls, as cuda.h declares them.
+struct driver {
+    CUresult (*address_reserve)(CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long);
+    CUresult (*address_free)(CUdeviceptr, size_t);
+    CUresult (*create)(CUmemGenericAllocationHandle *, size_t, const CUmemAllocationProp *, unsigned long long);
+    CUresult (*release)(CUmemGenericAllocationHandle);
+    CUresult (*map)(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long);
+    CUresult (*unmap)(CUdeviceptr, size_t);
+    CUresult (*set_access)(CUdeviceptr, size_t, const CUmemAccessDesc *, size_t);
+    CUresult (*granularity)(size_t *, const CUmemAllocationProp *, CUmemAllocationGranularity_flags);
+    CUresult (*error_text)(CUresult, const char **);
+};
+
+struct gpu {
+    struct device_on_cuda cuda;
+    struct driver driver;
+    CUmemAllocationProp properties; // of physical memory
+    uint32_t sharers;
+    _Atomic uint64_t held_bytes;
+};
+
+static struct gpu *gpu_of(struct device *device)
+{
+    return (struct gpu *)cuda_enter(device);
+}
+
+static bool find(const char *symbol, void *function_p)
+{
+    enum cudaDriverEntryPointQueryResult found;
+    void *function = NULL;
+    cudaError_t result = cudaGetDriverEntryPointByVersion(symbol, &function, 12000, cudaEnableDefault, &found);
+    memcpy(function_p, &function, sizeof(function));
+    return result == cudaSuccess && found == cudaDriverEntryPointSuccess;
+}
+
+static enum status find_driver(struct driver *driver, struct error *error)
+{
+    bool found = find("cuMemAddressReserve", &driver->address_reserve) &&
+                 find("cuMemAddressFree", &driver->address_free) && find("cuMemCreate", &driver->create) &&
+                 find("cuMemRelease", &driver->release) && find("cuMemMap", &driver->map) &&
+                 find("cuMemUnmap", &driver->unmap) && find("cuMemSetAccess", &driver->set_access) &&
+                 find("cuMemGetAllocationGranularity", &driver->granularity) &&
+                 find("cuGetErrorString", &driver->error_text);
+    return found ? STATUS_OK
+                 : error_set(error, STATUS_ERROR, "the NVIDIA driver has no virtual memory management; update it");
+}
+
+static enum status check_granularity(const struct gpu *gpu, struct error *error)
+{
+    size_t bytes = 0;
+    CUresult result = gpu->driver.granularity(&bytes, &gpu->properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+    if (result == CUDA_SUCCESS && bytes > 0 && GRANULARITY % bytes == 0) {
+        return STATUS_OK;
+    }
+    return error_set(error, STATUS_ERROR,
+                     "GPU %d (%s) has no virtual memory management in pieces of 2 MiB, which this program needs",
+                     gpu->cuda.gpu, gpu->cuda.description);
+}
+
+static enum status create(const struct device_config *config, struct device **device_p, struct error *error)
+{
+    struct gpu *gpu = calloc(1, sizeof(*gpu));
+    if (gpu == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    enum status status = cuda_open(&gpu->cuda, &device_cuda, config->index, error);
+    if (status != STATUS_OK) {
+        free(gpu);
+        return status;
+    }
+    gpu->sharers = config->sharers;
+    gpu->properties = (CUmemAllocationProp){
+        .type = CU_MEM_ALLOCATION_TYPE_PINNED,
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = gpu->cuda.gpu},
+    };
+    status = find_driver(&gpu->driver, error);
+    if (status == STATUS_OK) {
+        status = check_granularity(gpu, error);
+    }
+    if (status != STATUS_OK) {
+        cuda_close(&gpu->cuda);
+        free(gpu);
+        return status;
+    }
+    *device_p = &gpu->cuda.base;
+    return STATUS_OK;
+}
+
+static void note(struct gpu *gpu, CUresult result, const char *what)
+{
+    if (result != CUDA_SUCCESS) {
+        const char *text = "unknown error";
+        gpu->driver.error_text(result, &text);
+        device_cuda_note_text(&gpu->cuda.base, what, text);
+    }
+}
+
+static enum status reserve(struct device *device, uint64_t bytes, device_address *address_p)
+{
+    struct gpu *gpu = gpu_of(device);
+    CUdeviceptr address;
+    if (gpu->driver.address_reserve(&address, bytes, GRANULARITY, 0, 0) != CUDA_SUCCESS) {
+        return STATUS_ERROR;
+    }
+    if (!cuda_keep_range(&gpu->cuda, address, bytes)) {
+        gpu->driver.address_free(address, bytes);
+        return STATUS_ERROR;
+    }
+    *address_p = address;
+    return STATUS_OK;
+}
+
+static void unreserve(struct device *device, device_address address, uint64_t bytes)
+{
+    struct gpu *gpu = gpu_of(device);
+    cuda_forget_range(&gpu->cuda, address);
+    note(gpu, gpu->driver.address_free(address, bytes), "cuMemAddressFree");
+}
+
+// The mapping alone keeps the memory: unmapping gives it back.
+static CUresult map_granule(struct gpu *gpu, CUdeviceptr address)
+{
+    CUmemGenericAllocationHandle handle;
+    CUresult result = gpu->driver.create(&handle, GRANULARITY, &gpu->properties, 0);
+    if (result == CUDA_SUCCESS) {
+        result = gpu->driver.map(address, GRANULARITY, 0, handle, 0);
+        note(gpu, gpu->driver.release(handle), "cuMemRelease");
+    }
+    return result;
+}
+
+static void unmap(struct gpu *gpu, device_address address, uint64_t bytes)
+{
+    for (uint64_t done = 0; done < bytes; done += GRANULARITY) {
+        note(gpu, gpu->driver.unmap(address + done, GRANULARITY), "cuMemUnmap");
+    }
+}
+
+// What is still mapped of a range; the driver refuses the rest.
+static void unmap_remains(struct gpu *gpu, const struct cuda_range *range)
+{
+    for (uint64_t done = 0; done < range->bytes && gpu->held_bytes > 0; done += GRANULARITY) {
+        if (gpu->driver.unmap(range->address + done, GRANULARITY) == CUDA_SUCCESS) {
+            gpu->held_bytes -= GRANULARITY;
+        }
+    }
+}
+
+static void destroy(struct device *device)
+{
+    if (device == NULL) {
+        return;
+    }
+    struct gpu *gpu = gpu_of(device);
+    while (gpu->cuda.ranges != NULL) {
+        unmap_remains(gpu, gpu->cuda.ranges);
+        unreserve(device, gpu->cuda.ranges->address, gpu->cuda.ranges->bytes);
+    }
+    cuda_close(&gpu->cuda);
+    free(gpu);
+}
+
+// Asked first, so that what cannot fit is refused without mapping gigabytes and returning them.
+static bool has_free(struct device *device, uint64_t bytes)
+{
+    size_t free_bytes = 0, total_bytes;
+    device_cuda_note(device, cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
+    return bytes <= free_bytes;
+}
+
+static enum status commit(struct device *device, device_address address, uint64_t bytes)
+{
+    struct gpu *gpu = gpu_of(device);
+    const CUmemAccessDesc access = {.location = gpu->properties.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    if (!has_free(device, bytes)) {
+        return STATUS_OUT_OF_MEMORY;
+    }
+    uint64_t mapped = 0;
+    CUresult result = CUDA_SUCCESS;
+    while (result == CUDA_SUCCESS && mapped < bytes) {
+        result = map_granule(gpu, address + mapped);
+        mapped += result == CUDA_SUCCESS ? GRANULARITY : 0;
+    }
+    if (result == CUDA_SUCCESS) {
+        result = gpu->driver.set_access(address, bytes, &access, 1);
+    }
+    if (result == CUDA_SUCCESS) {
+        gpu->held_bytes += bytes;
+        return STATUS_OK;
+    }
+    unmap(gpu, address, mapped);
+    if (result != CUDA_ERROR_OUT_OF_MEMORY) {
+        note(gpu, result, "mapping memory");
+    }
+    return STATUS_OUT_OF_MEMORY;
+}
+
+static void release(struct device *device, device_address address, uint64_t bytes)
+{
+    struct gpu *gpu = gpu_of(device);
+    unmap(gpu, address, bytes);
+    gpu->held_bytes -= bytes;
+}
+
+static void info(struct device *device, struct device_info *info_p)
+{
+    struct gpu *gpu = gpu_of(device);
+    size_t free_bytes = 0, total_bytes = 0;
+    device_cuda_note(device, cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
+    uint64_t held_bytes = gpu->held_bytes, used_bytes = total_bytes - free_bytes;
+    *info_p = (struct device_info){
+        .capacity_bytes = total_bytes,
+        .free_bytes = free_bytes,
+        .held_bytes = held_bytes,
+        .others_bytes = used_bytes > held_bytes ? used_bytes - held_bytes : 0, // CUDA may have failed to tell
+        .sharers = gpu->sharers,
+    };
+}
+
+static bool usage(struct device *device, struct device_usage *usage_p)
+{
+    struct gpu *gpu = gpu_of(device);
+    struct device_location location;
+    struct nvml_usage usage;
+    cuda_locate((uint32_t)gpu->cuda.gpu, &location);
+    if (!nvml_usage(location.bus_id, (uint32_t)getpid(), &usage) || usage.own_bytes < gpu->held_bytes) {
+        return false;
+    }
+    *usage_p = (struct device_usage){
+        .library_bytes = usage.own_bytes - gpu->held_bytes,
+        .other_processes = usage.other_processes,
+        .others_bytes = usage.others_bytes,
+    };
+    return true;
+}
+
+static void *host_pointer(struct device *device, device_address address)
+{
+    (void)device, (void)address;
+    return NULL;
+}
+
+const struct device_ops device_cuda = {
+    .name = "cuda",
+    .granularity_bytes = GRANULARITY,
+    .staging = &device_pinned,
+    .create = create,
+    .destroy = destroy,
+    .reserve = reserve,
+    .unreserve = unreserve,
+    .commit = commit,
+    .release = release,
+    .info = info,
+    .usage = usage,
+    .host_pointer = host_pointer,
+    CUDA_STREAM_ENTRIES,
+};
