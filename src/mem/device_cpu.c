@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "mem/clock.h"
 #include "mem/ledger.h"
 
 #define GRANULARITY UINT64_C(65536)
@@ -276,9 +276,7 @@ static void event_destroy(struct device *device, struct event *event)
 static void event_record(struct device *device, struct event *event, struct stream *stream)
 {
     (void)device, (void)stream;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    event->recorded_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    event->recorded_ns = clock_ns();
 }
 
 static void event_wait(struct device *device, struct stream *stream, struct event *event)

@@ -4,8 +4,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "mem/clock.h"
 #include "mem/uint64.h"
-#include "worker/clock.h"
 #include "worker/version.h"
 
 #define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second

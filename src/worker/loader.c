@@ -16,8 +16,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "mem/clock.h"
 #include "mem/uint64.h"
-#include "worker/clock.h"
 
 #define RUN_MAX    16 // slots that a thread claims at a time
 #define COPIES_MAX 64 // that are under way

@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 
+#include "mem/clock.h"
 #include "mem/range.h"
-#include "worker/clock.h"
 #include "worker/random.h"
 
 uint64_t position_hash(uint64_t position)

@@ -8,10 +8,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "mem/clock.h"
 #include "mem/device_cpu.h"
 #include "mem/range.h"
 #include "mem/uint64.h"
-#include "worker/clock.h"
 #include "worker/samples.h"
 
 // A step that was started, until it is finished.

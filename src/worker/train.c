@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "mem/clock.h"
 #include "mem/uint64.h"
-#include "worker/clock.h"
 #include "worker/commands.h"
 #include "worker/console.h"
 #include "worker/launcher.h"

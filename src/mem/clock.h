@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HEADROOM_WORKER_CLOCK_H
-#define HEADROOM_WORKER_CLOCK_H
+#ifndef HEADROOM_MEM_CLOCK_H
+#define HEADROOM_MEM_CLOCK_H
 
 #include <stdint.h>
 #include <time.h>
