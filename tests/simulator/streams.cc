@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "mem/random.h"
 #include "state.h"
 
 // A stream with so much work runs some of it before it takes more.
@@ -66,13 +67,10 @@ static struct streams *streams()
     return streams;
 }
 
-// SplitMix64 (Steele, Lea and Flood, 2014).
+// SplitMix64's next number.
 static uint64_t draw()
 {
-    uint64_t z = streams()->random += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
+    return random_mix(streams()->random += UINT64_C(0x9e3779b97f4a7c15));
 }
 
 // The null stream where `stream` is one of CUDA's names for it; NULL where it is none.

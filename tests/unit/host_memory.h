@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "model/list.h"
+#include "random_bits.h"
 
 static inline device_address address_of(const void *pointer)
 {
@@ -27,15 +28,6 @@ static inline void *host_array(size_t bytes, int byte)
     }
     memset(pointer, byte, bytes);
     return pointer;
-}
-
-// SplitMix64 (Steele, Lea and Flood, 2014).
-static inline uint64_t random_bits(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
 }
 
 static inline size_t random_below(uint64_t *state, size_t bound)

@@ -6,23 +6,15 @@
 
 #include <cmocka.h>
 
+#include "random_bits.h"
 #include "sched/coordinator.h"
 
 #define RANKS 8
 
-// splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)
-static uint64_t random_u64(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 // `value` times a factor in [0.97, 1.03].
 static uint64_t noisy(uint64_t *state, uint64_t value)
 {
-    return value * (9700 + random_u64(state) % 601) / 10000;
+    return value * (9700 + random_bits(state) % 601) / 10000;
 }
 
 static void set_all(struct sched_report *reports, size_t ranks, struct sched_report report)
@@ -163,7 +155,7 @@ static void noisy_speeds_never_change_the_plan(void **context)
         struct sched_report speeds[RANKS], reports[RANKS];
         struct sched_coordinator *coordinator = create(RANKS, 1024, 0);
         for (size_t i = 0; i < RANKS; i++) {
-            uint64_t sample_ns = 1000000 + random_u64(&state) % 7000000;
+            uint64_t sample_ns = 1000000 + random_bits(&state) % 7000000;
             speeds[i] =
                 (struct sched_report){.sample_ns = sample_ns, .overhead_ns = sample_ns / 2, .micro_batch_max = 32};
         }
@@ -326,9 +318,9 @@ static void replicas_agree_on_plans_that_fit(void **context)
             struct sched_report reports[RANKS];
             for (size_t i = 0; i < RANKS; i++) {
                 reports[i] = (struct sched_report){
-                    .overhead_ns = random_u64(&state) % 1000000,
-                    .sample_ns = random_u64(&state) % 1000000,
-                    .micro_batch_max = 1 + (uint32_t)(random_u64(&state) % 20),
+                    .overhead_ns = random_bits(&state) % 1000000,
+                    .sample_ns = random_bits(&state) % 1000000,
+                    .micro_batch_max = 1 + (uint32_t)(random_bits(&state) % 20),
                 };
             }
             bool changed[2];

@@ -17,6 +17,7 @@
 
 #include "kernels/bfloat16.h"
 #include "kernels/kernels.h"
+#include "random_bits.h"
 #include "targets.h"
 
 #define SEED       UINT64_C(20240917)
@@ -42,20 +43,6 @@ static struct table {
 static const struct table *present; // that the assertions speak of
 
 static uint64_t random_state;
-
-static uint64_t random_bits(void)
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15); // splitmix64
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-// In [-1, 1).
-static double random_real(void)
-{
-    return (double)(random_bits() >> 11) * 0x1p-52 - 1;
-}
 
 static int start(void **state)
 {
@@ -172,7 +159,7 @@ static bool is_bf16(const struct array *array)
 static void fill_element(const struct array *array, void *data, size_t i)
 {
     const bool poisoned = array->role == WRITTEN || array->role == SCRATCH;
-    const double value = poisoned ? (double)NAN : random_real() * array->scale;
+    const double value = poisoned ? (double)NAN : random_real(&random_state) * array->scale;
 
     switch (array->type) {
     case REALS:
@@ -192,10 +179,12 @@ static void fill_element(const struct array *array, void *data, size_t i)
         ((double *)data)[i] = value;
         break;
     case TOKENS:
-        ((int32_t *)data)[i] = (int32_t)(random_bits() % array->limit);
+        ((int32_t *)data)[i] = (int32_t)(random_bits(&random_state) % array->limit);
         break;
     case TARGETS:
-        ((int32_t *)data)[i] = random_bits() % 4 == 0 ? KERNEL_TARGET_NONE : (int32_t)(random_bits() % array->limit);
+        ((int32_t *)data)[i] = random_bits(&random_state) % 4 == 0
+                                   ? KERNEL_TARGET_NONE
+                                   : (int32_t)(random_bits(&random_state) % array->limit);
         break;
     }
 }
@@ -961,7 +950,7 @@ static void check_bad_logits(const struct table *table)
     for (size_t i = 0; i < 2 * COUNT; i += 3) {
         double logits[COUNT];
         for (size_t k = 0; k < COUNT; k++) {
-            logits[k] = random_real();
+            logits[k] = random_real(&random_state);
         }
         logits[i % COUNT] = bad[i % 2];
         assert_true(!isfinite(tally_of(table, logits, COUNT, 5, (struct kernel_tally){0}).loss));

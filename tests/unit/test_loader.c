@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "lazy_device.h"
+#include "random_bits.h"
 #include "worker/loader.h"
 
 // A data set whose samples say which they are, and that notices two threads in one slot.
@@ -320,10 +321,7 @@ static void test_an_unexpected_request_is_served(void **state)
 
 static uint64_t random_below(uint64_t *state, uint64_t end)
 {
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return (z ^ (z >> 31)) % end;
+    return random_bits(state) % end;
 }
 
 enum { FLIGHTS = 8 };

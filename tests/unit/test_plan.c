@@ -7,20 +7,12 @@
 #include <cmocka.h>
 #include <stdlib.h>
 
+#include "random_bits.h"
 #include "sched/plan.h"
-
-// splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)
-static uint64_t random_u64(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
 
 static uint64_t random_between(uint64_t *state, uint64_t low, uint64_t high)
 {
-    return low + random_u64(state) % (high - low + 1);
+    return low + random_bits(state) % (high - low + 1);
 }
 
 // f_i(n) of the header, written once more.

@@ -12,26 +12,13 @@
 #include <cmocka.h>
 
 #include "kernels/reference/reference.h"
+#include "random_bits.h"
 
 #define SEED UINT64_C(20240917)
 
 static struct kernel_context reference = {.kernels = &kernels_reference_fp32};
 
 static uint64_t random_state;
-
-static uint64_t random_bits(void)
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15); // splitmix64
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-// In [-1, 1).
-static double random_real(void)
-{
-    return (double)(random_bits() >> 11) * 0x1p-52 - 1;
-}
 
 static device_address address_of(const void *pointer)
 {
@@ -50,7 +37,7 @@ static float *random_floats(size_t count, double scale)
 {
     float *x = allocate(count * sizeof *x);
     for (size_t i = 0; i < count; i++) {
-        x[i] = (float)(scale * random_real());
+        x[i] = (float)(scale * random_real(&random_state));
     }
     return x;
 }

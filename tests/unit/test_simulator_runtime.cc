@@ -25,6 +25,7 @@ extern "C" {
 #include <cmocka.h>
 }
 
+#include "random_bits.h"
 #include "simulator.h"
 
 #define MIB UINT64_C(1048576)
@@ -514,18 +515,9 @@ IN_OWN_PROCESS(refused_calls_do_not_stay)
 
 static uint64_t random_state;
 
-// SplitMix64 (Steele, Lea and Flood, 2014).
-static uint64_t random_bits()
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 static size_t below(size_t bound)
 {
-    return static_cast<size_t>(random_bits() % bound);
+    return static_cast<size_t>(random_bits(&random_state) % bound);
 }
 
 // In [-1, 1), exact in bfloat16.
