@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "expect.h"
 #include "mem/device_cuda.h"
 #include "mem/device_pinned.h"
 #include "mem/nvml.h"
@@ -24,14 +25,6 @@
 
 #define GRANULE       (UINT64_C(2) << 20)
 #define CONTEXT_BYTES (UINT64_C(1) << 20)
-
-#define EXPECT(condition)                                                                                              \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            _exit(1);                                                                                                  \
-        }                                                                                                              \
-    } while (0)
 
 static void in_child(void (*body)(void))
 {

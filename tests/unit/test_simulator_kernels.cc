@@ -17,6 +17,7 @@ extern "C" {
 #include <cmocka.h>
 }
 
+#include "expect.h"
 #include "kernels/cuda/kernels.cuh"
 #include "kernels/cuda/pack.cuh"
 
@@ -62,14 +63,6 @@ static std::vector<int> run(void (*kernel)(int *, Parameters...), dim3 grid, dim
     cudaMemcpy(values.data(), memory, bytes, cudaMemcpyDeviceToHost);
     return values;
 }
-
-#define EXPECT(condition)                                                                                              \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            _exit(1);                                                                                                  \
-        }                                                                                                              \
-    } while (0)
 
 template <typename Body> static void passes(Body body)
 {

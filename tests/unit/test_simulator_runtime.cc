@@ -25,20 +25,13 @@ extern "C" {
 #include <cmocka.h>
 }
 
+#include "expect.h"
 #include "random_bits.h"
 #include "simulator.h"
 
 #define MIB UINT64_C(1048576)
 
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                            \
-            fflush(NULL);                                                                                              \
-            _exit(1);                                                                                                  \
-        }                                                                                                              \
-    } while (0)
-#define CUDA(call) CHECK((call) == cudaSuccess)
+#define CUDA(call) EXPECT((call) == cudaSuccess)
 
 static pid_t start(void (*body)())
 {
@@ -109,34 +102,34 @@ static void devices()
     int count = 0, value = 0;
     setenv("SIMULATOR_GPUS", "3", 1);
     CUDA(cudaGetDeviceCount(&count));
-    CHECK(count == 3);
-    CHECK(cudaSetDevice(3) == cudaErrorInvalidDevice && cudaGetLastError() == cudaErrorInvalidDevice);
-    CHECK(cudaGetLastError() == cudaSuccess);
+    EXPECT(count == 3);
+    EXPECT(cudaSetDevice(3) == cudaErrorInvalidDevice && cudaGetLastError() == cudaErrorInvalidDevice);
+    EXPECT(cudaGetLastError() == cudaSuccess);
     CUDA(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, 2));
-    CHECK(value == 227 * 1024);
+    EXPECT(value == 227 * 1024);
     char bus[32];
     CUDA(cudaDeviceGetPCIBusId(bus, sizeof(bus), 2));
-    CHECK(strcmp(bus, "0000:03:00.0") == 0);
+    EXPECT(strcmp(bus, "0000:03:00.0") == 0);
     setenv("CUDA_VISIBLE_DEVICES", "2,0", 1);
     CUDA(cudaGetDeviceCount(&count));
     CUDA(cudaDeviceGetPCIBusId(bus, sizeof(bus), 0));
-    CHECK(count == 2 && strcmp(bus, "0000:03:00.0") == 0);
+    EXPECT(count == 2 && strcmp(bus, "0000:03:00.0") == 0);
     struct cudaDeviceProp properties;
     CUDA(cudaGetDeviceProperties(&properties, 0));
-    CHECK(strcmp(properties.name, "Simulated GPU") == 0 && properties.major == 9);
+    EXPECT(strcmp(properties.name, "Simulated GPU") == 0 && properties.major == 9);
 
     setenv("SIMULATOR_GPUS", "0", 1);
-    CHECK(cudaGetDeviceCount(&count) == cudaErrorNoDevice);
+    EXPECT(cudaGetDeviceCount(&count) == cudaErrorNoDevice);
     setenv("SIMULATOR_GPUS", "1", 1);
     setenv("SIMULATOR_DRIVER", "none", 1);
-    CHECK(cudaGetDeviceCount(&count) == cudaErrorInsufficientDriver);
+    EXPECT(cudaGetDeviceCount(&count) == cudaErrorInsufficientDriver);
     CUDA(cudaDriverGetVersion(&value));
-    CHECK(value == 0);
+    EXPECT(value == 0);
     setenv("SIMULATOR_DRIVER", "insufficient", 1);
     void *pointer = nullptr;
-    CHECK(cudaMalloc(&pointer, 1) == cudaErrorInsufficientDriver);
+    EXPECT(cudaMalloc(&pointer, 1) == cudaErrorInsufficientDriver);
     CUDA(cudaDriverGetVersion(&value));
-    CHECK(value > 0 && value < 13000);
+    EXPECT(value > 0 && value < 13000);
 }
 IN_OWN_PROCESS(devices)
 
@@ -157,7 +150,7 @@ template <typename Function> static void entry(const char *symbol, Function *fun
     void *address = nullptr;
     enum cudaDriverEntryPointQueryResult result;
     CUDA(cudaGetDriverEntryPointByVersion(symbol, &address, 10020, cudaEnableDefault, &result));
-    CHECK(result == cudaDriverEntryPointSuccess && address != nullptr);
+    EXPECT(result == cudaDriverEntryPointSuccess && address != nullptr);
     *function_p = reinterpret_cast<Function>(address);
 }
 
@@ -192,48 +185,48 @@ static void virtual_memory()
     void *missing = &missing;
     enum cudaDriverEntryPointQueryResult result;
     CUDA(cudaGetDriverEntryPointByVersion("cuMemNothing", &missing, 13000, cudaEnableDefault, &result));
-    CHECK(missing == nullptr && result == cudaDriverEntryPointSymbolNotFound);
+    EXPECT(missing == nullptr && result == cudaDriverEntryPointSymbolNotFound);
     setenv("SIMULATOR_GPU_BYTES", "16MiB", 1);
     struct driver driver = driver_entries();
     CUmemGenericAllocationHandle a = 0, b = 0, c = 0;
-    CHECK(driver.create(&a, 2 * MIB, &on_gpu_0, 0) == CUDA_ERROR_INVALID_VALUE); // no context yet
+    EXPECT(driver.create(&a, 2 * MIB, &on_gpu_0, 0) == CUDA_ERROR_INVALID_VALUE); // no context yet
     CUDA(cudaSetDevice(0));
     uint64_t free = free_bytes();
-    CHECK(free == 15 * MIB);
+    EXPECT(free == 15 * MIB);
     CUdeviceptr at = 0;
-    CHECK(driver.reserve(&at, 3 * MIB, 0, 0, 0) == CUDA_ERROR_INVALID_VALUE);
-    CHECK(driver.reserve(&at, UINT64_C(1) << 40, 0, 0, 0) == CUDA_SUCCESS && at % (2 * MIB) == 0);
+    EXPECT(driver.reserve(&at, 3 * MIB, 0, 0, 0) == CUDA_ERROR_INVALID_VALUE);
+    EXPECT(driver.reserve(&at, UINT64_C(1) << 40, 0, 0, 0) == CUDA_SUCCESS && at % (2 * MIB) == 0);
 
-    CHECK(driver.create(&a, 4 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
-    CHECK(driver.create(&b, 10 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
-    CHECK(free_bytes() == MIB);
-    CHECK(driver.create(&c, 2 * MIB, &on_gpu_0, 0) == CUDA_ERROR_OUT_OF_MEMORY);
-    CHECK(free_bytes() == MIB && cudaPeekAtLastError() == cudaSuccess);
-    CHECK(driver.map(at, 4 * MIB, 0, a, 0) == CUDA_SUCCESS);
-    CHECK(driver.map(at + 2 * MIB, 10 * MIB, 0, b, 0) == CUDA_ERROR_INVALID_VALUE); // not on top of another
-    CHECK(driver.map(at + 4 * MIB, 10 * MIB, 0, b, 0) == CUDA_SUCCESS);
+    EXPECT(driver.create(&a, 4 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
+    EXPECT(driver.create(&b, 10 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
+    EXPECT(free_bytes() == MIB);
+    EXPECT(driver.create(&c, 2 * MIB, &on_gpu_0, 0) == CUDA_ERROR_OUT_OF_MEMORY);
+    EXPECT(free_bytes() == MIB && cudaPeekAtLastError() == cudaSuccess);
+    EXPECT(driver.map(at, 4 * MIB, 0, a, 0) == CUDA_SUCCESS);
+    EXPECT(driver.map(at + 2 * MIB, 10 * MIB, 0, b, 0) == CUDA_ERROR_INVALID_VALUE); // not on top of another
+    EXPECT(driver.map(at + 4 * MIB, 10 * MIB, 0, b, 0) == CUDA_SUCCESS);
 
     cudaStream_t stream = new_stream();
-    CHECK(cudaMemsetAsync(address_of(at), 1, 14 * MIB, stream) == cudaErrorInvalidValue); // no access yet
-    CHECK(driver.set_access(at, 14 * MIB, &for_gpu_0, 1) == CUDA_SUCCESS);
+    EXPECT(cudaMemsetAsync(address_of(at), 1, 14 * MIB, stream) == cudaErrorInvalidValue); // no access yet
+    EXPECT(driver.set_access(at, 14 * MIB, &for_gpu_0, 1) == CUDA_SUCCESS);
     CUDA(cudaMemsetAsync(address_of(at), 1, 14 * MIB, stream)); // across both
     std::vector<unsigned char> host(14 * MIB);
     CUDA(cudaMemcpyAsync(host.data(), address_of(at), 14 * MIB, cudaMemcpyDeviceToHost, stream));
-    CHECK(host == std::vector<unsigned char>(14 * MIB, 1));
-    CHECK(cudaMemcpyAsync(address_of(at), host.data(), 14 * MIB + 1, cudaMemcpyHostToDevice, stream) ==
-          cudaErrorInvalidValue);
+    EXPECT(host == std::vector<unsigned char>(14 * MIB, 1));
+    EXPECT(cudaMemcpyAsync(address_of(at), host.data(), 14 * MIB + 1, cudaMemcpyHostToDevice, stream) ==
+           cudaErrorInvalidValue);
 
-    CHECK(driver.unmap(at, 2 * MIB) == CUDA_ERROR_INVALID_VALUE); // a part of a mapping
-    CHECK(driver.unreserve(at, UINT64_C(1) << 40) == CUDA_ERROR_INVALID_VALUE);
-    CHECK(driver.release(a) == CUDA_SUCCESS && free_bytes() == MIB); // still mapped
-    CHECK(driver.unmap(at, 14 * MIB) == CUDA_SUCCESS && free_bytes() == 5 * MIB);
-    CHECK(driver.release(b) == CUDA_SUCCESS && free_bytes() == free);
+    EXPECT(driver.unmap(at, 2 * MIB) == CUDA_ERROR_INVALID_VALUE); // a part of a mapping
+    EXPECT(driver.unreserve(at, UINT64_C(1) << 40) == CUDA_ERROR_INVALID_VALUE);
+    EXPECT(driver.release(a) == CUDA_SUCCESS && free_bytes() == MIB); // still mapped
+    EXPECT(driver.unmap(at, 14 * MIB) == CUDA_SUCCESS && free_bytes() == 5 * MIB);
+    EXPECT(driver.release(b) == CUDA_SUCCESS && free_bytes() == free);
 
-    CHECK(driver.create(&c, 2 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
-    CHECK(driver.map(at, 2 * MIB, 0, c, 0) == CUDA_SUCCESS);
-    CHECK(cudaMemsetAsync(address_of(at), 1, 1, stream) == cudaErrorInvalidValue); // access does not outlive unmap
-    CHECK(driver.unmap(at, 2 * MIB) == CUDA_SUCCESS && driver.release(c) == CUDA_SUCCESS);
-    CHECK(driver.unreserve(at, UINT64_C(1) << 40) == CUDA_SUCCESS);
+    EXPECT(driver.create(&c, 2 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
+    EXPECT(driver.map(at, 2 * MIB, 0, c, 0) == CUDA_SUCCESS);
+    EXPECT(cudaMemsetAsync(address_of(at), 1, 1, stream) == cudaErrorInvalidValue); // access does not outlive unmap
+    EXPECT(driver.unmap(at, 2 * MIB) == CUDA_SUCCESS && driver.release(c) == CUDA_SUCCESS);
+    EXPECT(driver.unreserve(at, UINT64_C(1) << 40) == CUDA_SUCCESS);
 }
 IN_OWN_PROCESS(virtual_memory)
 
@@ -244,14 +237,14 @@ static void unmapped_too_early()
     struct driver driver = driver_entries();
     CUdeviceptr at = 0;
     CUmemGenericAllocationHandle handle = 0;
-    CHECK(driver.reserve(&at, 2 * MIB, 0, 0, 0) == CUDA_SUCCESS);
-    CHECK(driver.create(&handle, 2 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
-    CHECK(driver.map(at, 2 * MIB, 0, handle, 0) == CUDA_SUCCESS);
-    CHECK(driver.set_access(at, 2 * MIB, &for_gpu_0, 1) == CUDA_SUCCESS);
+    EXPECT(driver.reserve(&at, 2 * MIB, 0, 0, 0) == CUDA_SUCCESS);
+    EXPECT(driver.create(&handle, 2 * MIB, &on_gpu_0, 0) == CUDA_SUCCESS);
+    EXPECT(driver.map(at, 2 * MIB, 0, handle, 0) == CUDA_SUCCESS);
+    EXPECT(driver.set_access(at, 2 * MIB, &for_gpu_0, 1) == CUDA_SUCCESS);
     cudaStream_t stream = new_stream();
     CUDA(cudaMemsetAsync(address_of(at), 0, 2 * MIB, stream));
-    CHECK(driver.unmap(at, 2 * MIB) == CUDA_SUCCESS);
-    CHECK(cudaStreamSynchronize(stream) == cudaErrorIllegalAddress);
+    EXPECT(driver.unmap(at, 2 * MIB) == CUDA_SUCCESS);
+    EXPECT(cudaStreamSynchronize(stream) == cudaErrorIllegalAddress);
 }
 IN_OWN_PROCESS(unmapped_too_early)
 
@@ -260,7 +253,7 @@ static void fresh_memory_is_not_a_number()
     float *device = device_array<float>(1000), host[1000];
     CUDA(cudaMemcpy(host, device, sizeof(host), cudaMemcpyDeviceToHost));
     for (float value : host) {
-        CHECK(isnan(value));
+        EXPECT(isnan(value));
     }
 }
 IN_OWN_PROCESS(fresh_memory_is_not_a_number)
@@ -304,7 +297,7 @@ static void test_faults(void **)
 static void hold(uint64_t bytes, int ready)
 {
     device_array<char>(bytes);
-    CHECK(write(ready, "r", 1) == 1);
+    EXPECT(write(ready, "r", 1) == 1);
     pause();
 }
 
@@ -314,21 +307,21 @@ static void shared_gpu()
     int ready[2];
     setenv("SIMULATOR_NAME", ("test-shared-" + std::to_string(getpid())).c_str(), 1);
     setenv("SIMULATOR_GPU_BYTES", "32MiB", 1);
-    CHECK(pipe(ready) == 0);
+    EXPECT(pipe(ready) == 0);
     pid_t child = fork();
     if (child == 0) {
         hold(12 * MIB, ready[1]);
     }
-    CHECK(read(ready[0], &letter, 1) == 1);
-    CHECK(free_bytes() == 18 * MIB); // two contexts
+    EXPECT(read(ready[0], &letter, 1) == 1);
+    EXPECT(free_bytes() == 18 * MIB); // two contexts
     void *pointer = nullptr;
-    CHECK(cudaMalloc(&pointer, 20 * MIB) == cudaErrorMemoryAllocation && pointer == nullptr);
-    CHECK(cudaGetLastError() == cudaErrorMemoryAllocation && cudaGetLastError() == cudaSuccess);
-    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, nullptr, 0) == child);
-    CHECK(free_bytes() == 31 * MIB);
+    EXPECT(cudaMalloc(&pointer, 20 * MIB) == cudaErrorMemoryAllocation && pointer == nullptr);
+    EXPECT(cudaGetLastError() == cudaErrorMemoryAllocation && cudaGetLastError() == cudaSuccess);
+    EXPECT(kill(child, SIGKILL) == 0 && waitpid(child, nullptr, 0) == child);
+    EXPECT(free_bytes() == 31 * MIB);
     CUDA(cudaMalloc(&pointer, 20 * MIB));
     CUDA(cudaFree(pointer));
-    CHECK(free_bytes() == 31 * MIB);
+    EXPECT(free_bytes() == 31 * MIB);
 }
 IN_OWN_PROCESS(shared_gpu)
 
@@ -336,7 +329,7 @@ static void no_room_for_a_context()
 {
     setenv("SIMULATOR_GPU_BYTES", "1MiB", 1);
     setenv("SIMULATOR_CONTEXT_BYTES", "2MiB", 1);
-    CHECK(cudaSetDevice(0) == cudaErrorMemoryAllocation);
+    EXPECT(cudaSetDevice(0) == cudaErrorMemoryAllocation);
 }
 IN_OWN_PROCESS(no_room_for_a_context)
 
@@ -354,23 +347,23 @@ static void work_is_late()
     simulator_enqueue(stream, [device] { *device *= 10; });
     CUDA(cudaMemcpyAsync(&host[1], device, sizeof(int), cudaMemcpyDeviceToHost, stream));
     CUDA(cudaEventRecord(event, stream));
-    CHECK(host[1] == 0);
+    EXPECT(host[1] == 0);
     host[0] = 7; // reused too early: the copy sees it
-    CHECK(simulator_host_synchronizations() == 0 && simulator_launches() == 1);
+    EXPECT(simulator_host_synchronizations() == 0 && simulator_launches() == 1);
     CUDA(cudaEventSynchronize(event));
-    CHECK(host[1] == 70 && simulator_host_synchronizations() == 1);
+    EXPECT(host[1] == 70 && simulator_host_synchronizations() == 1);
 
     // What is pageable is taken at the call, and blocks where the host's side is written.
     int source = 3, target = 0;
     CUDA(cudaMemcpyAsync(device, &source, sizeof(int), cudaMemcpyHostToDevice, stream));
     source = 4;
-    CHECK(simulator_host_synchronizations() == 1);
+    EXPECT(simulator_host_synchronizations() == 1);
     CUDA(cudaMemcpyAsync(&target, device, sizeof(int), cudaMemcpyDeviceToHost, stream));
-    CHECK(target == 3 && simulator_host_synchronizations() == 2);
+    EXPECT(target == 3 && simulator_host_synchronizations() == 2);
 
     CUDA(cudaMemcpyAsync(device, &host[0], sizeof(int), cudaMemcpyHostToDevice, stream));
     CUDA(cudaFreeHost(host));
-    CHECK(cudaStreamSynchronize(stream) == cudaErrorIllegalAddress);
+    EXPECT(cudaStreamSynchronize(stream) == cudaErrorIllegalAddress);
 }
 IN_OWN_PROCESS(work_is_late)
 
@@ -396,7 +389,7 @@ static bool consumer_sees(uint64_t seed, bool ordered)
         exit(result[0] == 42 ? 0 : 1);
     }
     int status = 0;
-    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status));
     return WEXITSTATUS(status) == 0;
 }
 
@@ -404,11 +397,11 @@ static void streams_are_ordered_by_events_alone()
 {
     int without = 0;
     for (uint64_t seed = 0; seed < 16; seed++) {
-        CHECK(consumer_sees(seed, true));
-        CHECK(consumer_sees(seed, false) == consumer_sees(seed, false)); // the seed decides
+        EXPECT(consumer_sees(seed, true));
+        EXPECT(consumer_sees(seed, false) == consumer_sees(seed, false)); // the seed decides
         without += consumer_sees(seed, false);
     }
-    CHECK(without > 0 && without < 16);
+    EXPECT(without > 0 && without < 16);
 }
 IN_OWN_PROCESS(streams_are_ordered_by_events_alone)
 
@@ -418,48 +411,48 @@ static void events()
     cudaStream_t a = new_stream(), b = new_stream();
     cudaEvent_t event = new_event(), later = new_event(), never = new_event();
     static int order[3], count;
-    CHECK(cudaEventQuery(never) == cudaSuccess && cudaStreamWaitEvent(a, never, 0) == cudaSuccess);
+    EXPECT(cudaEventQuery(never) == cudaSuccess && cudaStreamWaitEvent(a, never, 0) == cudaSuccess);
     CUDA(cudaEventSynchronize(never));
     float ms = -1;
-    CHECK(cudaEventElapsedTime(&ms, never, event) == cudaErrorInvalidResourceHandle);
+    EXPECT(cudaEventElapsedTime(&ms, never, event) == cudaErrorInvalidResourceHandle);
 
     simulator_enqueue(a, [] { order[count++] = 1; });
     CUDA(cudaEventRecord(event, a));
     CUDA(cudaStreamWaitEvent(b, event, 0));
     simulator_enqueue(b, [] { order[count++] = 2; });
     CUDA(cudaEventRecord(later, b));
-    CHECK(cudaEventElapsedTime(&ms, event, later) == cudaErrorNotReady);
+    EXPECT(cudaEventElapsedTime(&ms, event, later) == cudaErrorNotReady);
     CUDA(cudaStreamWaitEvent(a, later, 0));
     simulator_enqueue(a, [] { order[count++] = 3; });
     cudaEvent_t first = event;
     CUDA(cudaEventRecord(first, a));
     CUDA(cudaEventSynchronize(first));
-    CHECK(count == 3 && order[0] == 1 && order[1] == 2 && order[2] == 3);
+    EXPECT(count == 3 && order[0] == 1 && order[1] == 2 && order[2] == 3);
     CUDA(cudaEventElapsedTime(&ms, later, event));
-    CHECK(ms > 0 && ms < 60000);
+    EXPECT(ms > 0 && ms < 60000);
 
     for (int i = 0; i < 100; i++) {
         simulator_enqueue(a, [] { count++; });
     }
     CUDA(cudaEventRecord(event, a));
     CUDA(cudaEventDestroy(later));
-    CHECK(cudaEventQuery(later) == cudaErrorInvalidResourceHandle);
-    CHECK(cudaEventQuery(event) == cudaErrorNotReady);
+    EXPECT(cudaEventQuery(later) == cudaErrorInvalidResourceHandle);
+    EXPECT(cudaEventQuery(event) == cudaErrorNotReady);
     int asked = 0;
     while (cudaEventQuery(event) == cudaErrorNotReady) {
         asked++;
     }
-    CHECK(asked > 5 && asked < 200 && count == 103);
+    EXPECT(asked > 5 && asked < 200 && count == 103);
     simulator_enqueue(a, [] { count++; });
     CUDA(cudaStreamDestroy(a)); // what is enqueued still runs
-    CHECK(count == 103 && cudaStreamQuery(a) == cudaErrorInvalidResourceHandle);
+    EXPECT(count == 103 && cudaStreamQuery(a) == cudaErrorInvalidResourceHandle);
     CUDA(cudaDeviceSynchronize());
-    CHECK(count == 104);
+    EXPECT(count == 104);
     for (int i = 0; i < 5000; i++) {
         simulator_enqueue(b, [] { count++; });
     }
-    CHECK(count > 104 && count < 5104); // a full queue runs some
-    CHECK(cudaStreamQuery(b) == cudaErrorNotReady);
+    EXPECT(count > 104 && count < 5104); // a full queue runs some
+    EXPECT(cudaStreamQuery(b) == cudaErrorNotReady);
 }
 IN_OWN_PROCESS(events)
 
@@ -468,10 +461,10 @@ static void null_stream()
     static int count;
     simulator_enqueue(nullptr, [] { count++; });
     CUDA(cudaStreamSynchronize(nullptr));
-    CHECK(count == 1);
+    EXPECT(count == 1);
     setenv("SIMULATOR_STRICT", "1", 1);
     simulator_enqueue(nullptr, [] { count++; });
-    CHECK(cudaGetLastError() == cudaErrorInvalidResourceHandle);
+    EXPECT(cudaGetLastError() == cudaErrorInvalidResourceHandle);
 }
 IN_OWN_PROCESS(null_stream)
 
@@ -487,26 +480,26 @@ static void launches_fail()
         simulator_enqueue(stream, [] { count++; });
     }
     CUDA(cudaEventRecord(event, stream));
-    CHECK(cudaPeekAtLastError() == cudaSuccess); // not executed yet
-    CHECK(cudaEventSynchronize(event) == cudaErrorIllegalAddress);
-    CHECK(count == 2);
-    CHECK(cudaGetLastError() == cudaErrorIllegalAddress && cudaGetLastError() == cudaErrorIllegalAddress);
+    EXPECT(cudaPeekAtLastError() == cudaSuccess); // not executed yet
+    EXPECT(cudaEventSynchronize(event) == cudaErrorIllegalAddress);
+    EXPECT(count == 2);
+    EXPECT(cudaGetLastError() == cudaErrorIllegalAddress && cudaGetLastError() == cudaErrorIllegalAddress);
     void *pointer = nullptr;
-    CHECK(cudaMalloc(&pointer, 1) == cudaErrorIllegalAddress);
-    CHECK(strcmp(cudaGetErrorString(cudaErrorIllegalAddress), "an illegal memory access was encountered") == 0);
+    EXPECT(cudaMalloc(&pointer, 1) == cudaErrorIllegalAddress);
+    EXPECT(strcmp(cudaGetErrorString(cudaErrorIllegalAddress), "an illegal memory access was encountered") == 0);
 }
 IN_OWN_PROCESS(launches_fail)
 
 static void refused_calls_do_not_stay()
 {
     simulator_fail(cudaErrorInvalidConfiguration);
-    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration && cudaGetLastError() == cudaSuccess);
+    EXPECT(cudaGetLastError() == cudaErrorInvalidConfiguration && cudaGetLastError() == cudaSuccess);
     CUDA(cudaSetDevice(0));
-    CHECK(cudaFree(&errno) == cudaErrorInvalidValue);
-    CHECK(cudaHostUnregister(&errno) == cudaErrorHostMemoryNotRegistered);
+    EXPECT(cudaFree(&errno) == cudaErrorInvalidValue);
+    EXPECT(cudaHostUnregister(&errno) == cudaErrorHostMemoryNotRegistered);
     static char block[8192];
     CUDA(cudaHostRegister(block, sizeof(block), cudaHostRegisterDefault));
-    CHECK(cudaHostRegister(block + 100, 10, cudaHostRegisterDefault) == cudaErrorHostMemoryAlreadyRegistered);
+    EXPECT(cudaHostRegister(block + 100, 10, cudaHostRegisterDefault) == cudaErrorHostMemoryAlreadyRegistered);
     CUDA(cudaHostUnregister(block));
 }
 IN_OWN_PROCESS(refused_calls_do_not_stay)
@@ -585,12 +578,12 @@ static struct matrix make_matrix(cudaDataType type, bool by_row, size_t rows, si
     }
     matrix.device = device_array<char>(matrix.host.size() * matrix.element_bytes());
     upload(&matrix);
-    CHECK(cublasLtMatrixLayoutCreate(&matrix.layout, type, rows, columns, static_cast<int64_t>(matrix.stride)) ==
-          CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatrixLayoutCreate(&matrix.layout, type, rows, columns, static_cast<int64_t>(matrix.stride)) ==
+           CUBLAS_STATUS_SUCCESS);
     int32_t order = CUBLASLT_ORDER_ROW;
     if (by_row) {
-        CHECK(cublasLtMatrixLayoutSetAttribute(matrix.layout, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, sizeof(order)) ==
-              CUBLAS_STATUS_SUCCESS);
+        EXPECT(cublasLtMatrixLayoutSetAttribute(matrix.layout, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, sizeof(order)) ==
+               CUBLAS_STATUS_SUCCESS);
     }
     return matrix;
 }
@@ -598,13 +591,13 @@ static struct matrix make_matrix(cudaDataType type, bool by_row, size_t rows, si
 static void free_matrix(struct matrix *matrix)
 {
     CUDA(cudaFree(matrix->device));
-    CHECK(cublasLtMatrixLayoutDestroy(matrix->layout) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatrixLayoutDestroy(matrix->layout) == CUBLAS_STATUS_SUCCESS);
 }
 
 template <typename Value>
 static void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, Value value)
 {
-    CHECK(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)) == CUBLAS_STATUS_SUCCESS);
 }
 
 struct product_case {
@@ -634,7 +627,7 @@ static void check_close(const struct product_case *test, float value, double wan
         fprintf(stderr, "epilogue %u, %zux%zux%zu: %.9g, not %.9g\n", test->epilogue, test->m, test->n, test->k,
                 static_cast<double>(value), wanted);
     }
-    CHECK(fabs(value - wanted) <= tolerance);
+    EXPECT(fabs(value - wanted) <= tolerance);
 }
 
 static void check_product(const struct product_case *test, cublasLtHandle_t handle, cudaStream_t stream)
@@ -656,25 +649,25 @@ static void check_product(const struct product_case *test, cublasLtHandle_t hand
     cublasLtMatmulPreference_t preference;
     cublasLtMatmulHeuristicResult_t result;
     int count = 0;
-    CHECK(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS);
     set<int32_t>(operation, CUBLASLT_MATMUL_DESC_TRANSA, test->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set<int32_t>(operation, CUBLASLT_MATMUL_DESC_TRANSB, test->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set<uint32_t>(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, test->epilogue);
     set<const void *>(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.device);
     set<void *>(operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux.device);
     set<int64_t>(operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, static_cast<int64_t>(aux.stride));
-    CHECK(cublasLtMatmulPreferenceCreate(&preference) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatmulPreferenceCreate(&preference) == CUBLAS_STATUS_SUCCESS);
     uint32_t alignment = 4;
     uint64_t workspace_bytes = 1 << 20;
     for (auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-        CHECK(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, 4) == CUBLAS_STATUS_SUCCESS);
+        EXPECT(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, 4) == CUBLAS_STATUS_SUCCESS);
     }
-    CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
-                                               8) == CUBLAS_STATUS_SUCCESS);
-    CHECK(cublasLtMatmulAlgoGetHeuristic(handle, operation, a.layout, b.layout, c.layout, d.layout, preference, 1,
-                                         &result, &count) == CUBLAS_STATUS_SUCCESS);
-    CHECK(count == 1 && result.workspaceSize > 0 && result.workspaceSize <= workspace_bytes);
+    EXPECT(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
+                                                8) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatmulAlgoGetHeuristic(handle, operation, a.layout, b.layout, c.layout, d.layout, preference, 1,
+                                          &result, &count) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(count == 1 && result.workspaceSize > 0 && result.workspaceSize <= workspace_bytes);
     void *workspace = device_array<char>(workspace_bytes);
     std::vector<float> before = d.host, aux_before = aux.host;
     float alpha = test->alpha, beta = test->beta;
@@ -682,8 +675,8 @@ static void check_product(const struct product_case *test, cublasLtHandle_t hand
         return cublasLtMatmul(handle, operation, &alpha, a.device, a.layout, b.device, b.layout, &beta, c.device,
                               c.layout, d.device, d.layout, &result.algo, workspace, workspace_bytes, stream);
     };
-    CHECK(multiply(result.workspaceSize - 1) == CUBLAS_STATUS_INVALID_VALUE);
-    CHECK(multiply(workspace_bytes) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(multiply(result.workspaceSize - 1) == CUBLAS_STATUS_INVALID_VALUE);
+    EXPECT(multiply(workspace_bytes) == CUBLAS_STATUS_SUCCESS);
     alpha = beta = NAN; // were read at the call
     CUDA(cudaStreamSynchronize(stream));
     download(&d);
@@ -704,7 +697,7 @@ static void check_product(const struct product_case *test, cublasLtHandle_t hand
             if (writes_aux) {
                 check_close(test, aux.host[aux.at(i, j)], value);
             } else {
-                CHECK(aux.host[aux.at(i, j)] == aux_before[aux.at(i, j)]);
+                EXPECT(aux.host[aux.at(i, j)] == aux_before[aux.at(i, j)]);
             }
             if (test->epilogue == CUBLASLT_EPILOGUE_DGELU) {
                 value *= gelu_slope(static_cast<double>(aux.host[aux.at(i, j)]));
@@ -713,24 +706,24 @@ static void check_product(const struct product_case *test, cublasLtHandle_t hand
             }
             check_close(test, d.host[d.at(i, j)], value);
             if (d.type == CUDA_R_16BF) {
-                CHECK(d.host[d.at(i, j)] == to_bf16(d.host[d.at(i, j)]));
+                EXPECT(d.host[d.at(i, j)] == to_bf16(d.host[d.at(i, j)]));
             }
             result_at[d.at(i, j)] = true;
         }
     }
     for (size_t i = 0; i < d.host.size(); i++) {
-        CHECK(result_at[i] || d.host[i] == before[i]); // nothing between the columns
+        EXPECT(result_at[i] || d.host[i] == before[i]); // nothing between the columns
     }
     std::vector<unsigned char> left(result.workspaceSize);
     CUDA(cudaMemcpy(left.data(), workspace, left.size(), cudaMemcpyDeviceToHost));
-    CHECK(left == std::vector<unsigned char>(left.size(), 0xff)); // an algorithm uses its workspace
+    EXPECT(left == std::vector<unsigned char>(left.size(), 0xff)); // an algorithm uses its workspace
 
     for (struct matrix *matrix : {&a, &b, &c, &d, &bias, &aux}) {
         free_matrix(matrix);
     }
     CUDA(cudaFree(workspace));
-    CHECK(cublasLtMatmulDescDestroy(operation) == CUBLAS_STATUS_SUCCESS);
-    CHECK(cublasLtMatmulPreferenceDestroy(preference) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatmulDescDestroy(operation) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtMatmulPreferenceDestroy(preference) == CUBLAS_STATUS_SUCCESS);
 }
 
 static void products()
@@ -741,7 +734,7 @@ static void products()
         CUBLASLT_EPILOGUE_DGELU,
     };
     cublasLtHandle_t handle;
-    CHECK(cublasLtCreate(&handle) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(cublasLtCreate(&handle) == CUBLAS_STATUS_SUCCESS);
     cudaStream_t stream = new_stream();
     for (uint32_t epilogue : epilogues) {
         for (int i = 0; i < 24; i++) {
@@ -789,7 +782,7 @@ static cublasStatus_t ask(const struct problem *problem, cublasLtMatmulHeuristic
     cublasLtMatmulPreferenceCreate(&preference);
     cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(nullptr, operation, a, b, c, c, preference, 1, result_p, &count);
-    CHECK(count == (status == CUBLAS_STATUS_SUCCESS ? 1 : 0));
+    EXPECT(count == (status == CUBLAS_STATUS_SUCCESS ? 1 : 0));
     void *memory = device_array<char>(64 * 64 * 4 * 3 + 256);
     char *base = static_cast<char *>(memory);
     float one = 1, zero = 0;
@@ -799,10 +792,10 @@ static cublasStatus_t ask(const struct problem *problem, cublasLtMatmulHeuristic
             return cublasLtMatmul(nullptr, operation, &one, base + offset, a, base + bytes, b, &zero, base + 2 * bytes,
                                   c, base + 2 * bytes, c, &result_p->algo, nullptr, 0, nullptr);
         };
-        CHECK(multiply(0) == CUBLAS_STATUS_SUCCESS);
-        CHECK(multiply(64) == CUBLAS_STATUS_INVALID_VALUE); // not as aligned as was promised
+        EXPECT(multiply(0) == CUBLAS_STATUS_SUCCESS);
+        EXPECT(multiply(64) == CUBLAS_STATUS_INVALID_VALUE); // not as aligned as was promised
         set<int32_t>(operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-        CHECK(multiply(0) != CUBLAS_STATUS_SUCCESS); // chosen for another problem
+        EXPECT(multiply(0) != CUBLAS_STATUS_SUCCESS); // chosen for another problem
     }
     return status;
 }
@@ -812,26 +805,26 @@ static void refused_products()
     cublasLtMatmulHeuristicResult_t result;
     struct problem problem = {CUDA_R_16BF, CUBLASLT_EPILOGUE_DEFAULT, 0, CUBLASLT_ORDER_COL, 32};
     CUDA(cudaSetDevice(0));
-    CHECK(ask(&problem, &result) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(ask(&problem, &result) == CUBLAS_STATUS_SUCCESS);
     problem.m = 65; // more rows than the leading dimension
-    CHECK(ask(&problem, &result) == CUBLAS_STATUS_INVALID_VALUE);
+    EXPECT(ask(&problem, &result) == CUBLAS_STATUS_INVALID_VALUE);
     problem = {CUDA_R_16F, CUBLASLT_EPILOGUE_DEFAULT, 0, CUBLASLT_ORDER_COL, 32};
-    CHECK(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
+    EXPECT(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
     problem = {CUDA_R_16BF, CUBLASLT_EPILOGUE_DGELU, 33, CUBLASLT_ORDER_COL, 32};
-    CHECK(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
+    EXPECT(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
     problem = {CUDA_R_32F, CUBLASLT_EPILOGUE_GELU_AUX, 24, CUBLASLT_ORDER_COL, 32};
-    CHECK(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
+    EXPECT(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
     problem = {CUDA_R_32F, CUBLASLT_EPILOGUE_GELU, 0, CUBLASLT_ORDER_ROW, 32};
-    CHECK(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
+    EXPECT(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
     problem = {CUDA_R_32F, CUBLASLT_EPILOGUE_BGRADA, 0, CUBLASLT_ORDER_COL, 32};
-    CHECK(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
+    EXPECT(ask(&problem, &result) == CUBLAS_STATUS_NOT_SUPPORTED);
 }
 IN_OWN_PROCESS(refused_products)
 
 // ---- NCCL ----
 
 #define RANKS      3
-#define NCCL(call) CHECK((call) == ncclSuccess)
+#define NCCL(call) EXPECT((call) == ncclSuccess)
 
 // `body` on every rank, as processes; all must end well.
 static void on_ranks(void (*body)(ncclComm_t, int), bool one_gpu, bool named_hosts, ncclResult_t wanted)
@@ -850,7 +843,7 @@ static void on_ranks(void (*body)(ncclComm_t, int), bool one_gpu, bool named_hos
             }
             CUDA(cudaSetDevice(one_gpu ? 0 : rank));
             ncclComm_t communicator = nullptr;
-            CHECK(ncclCommInitRank(&communicator, RANKS, id, rank) == wanted);
+            EXPECT(ncclCommInitRank(&communicator, RANKS, id, rank) == wanted);
             if (wanted == ncclSuccess) {
                 body(communicator, rank);
             }
@@ -859,7 +852,7 @@ static void on_ranks(void (*body)(ncclComm_t, int), bool one_gpu, bool named_hos
     }
     for (pid_t rank : ranks) {
         int status = 0;
-        CHECK(waitpid(rank, &status, 0) == rank && status == 0);
+        EXPECT(waitpid(rank, &status, 0) == rank && status == 0);
     }
 }
 
@@ -884,16 +877,16 @@ static void add_much(ncclComm_t communicator, int rank)
         CUDA(cudaMemcpyAsync(host_sums, sums, 24, cudaMemcpyDeviceToHost, stream));
         CUDA(cudaStreamSynchronize(stream));
         for (size_t i = 0; i < count; i++) {
-            CHECK(host[i] == static_cast<float>(i % 1000 * 6));
+            EXPECT(host[i] == static_cast<float>(i % 1000 * 6));
         }
-        CHECK(host_sums[0] == 3e10 + 3 && host_sums[2] == 3e10 + 3);
+        EXPECT(host_sums[0] == 3e10 + 3 && host_sums[2] == 3e10 + 3);
     }
     ncclResult_t result = ncclInternalError;
     NCCL(ncclCommGetAsyncError(communicator, &result));
-    CHECK(result == ncclSuccess);
+    EXPECT(result == ncclSuccess);
     NCCL(ncclCommFinalize(communicator));
     NCCL(ncclCommDestroy(communicator));
-    CHECK(ncclCommDestroy(communicator) == ncclInvalidArgument);
+    EXPECT(ncclCommDestroy(communicator) == ncclInvalidArgument);
 }
 
 static void all_reduce()
@@ -916,7 +909,7 @@ static void wait_elsewhere(ncclComm_t communicator, int rank)
     CUDA(cudaMemsetAsync(device, 0, 400, stream));
     if (rank != 0) {
         NCCL(ncclAllReduce(device, device, 100, ncclFloat32, ncclSum, communicator, stream));
-        CHECK(read(next_rank[rank][0], &letter, 1) == 1);
+        EXPECT(read(next_rank[rank][0], &letter, 1) == 1);
     } else {
         // Another stream does not wait for ranks that have not come yet.
         NCCL(ncclAllReduce(device, device, 100, ncclFloat32, ncclSum, communicator, stream));
@@ -924,7 +917,7 @@ static void wait_elsewhere(ncclComm_t communicator, int rank)
         CUDA(cudaStreamSynchronize(other));
         CUDA(cudaStreamSynchronize(stream));
     }
-    CHECK(write(next_rank[(rank + 1) % RANKS][1], &letter, 1) == 1);
+    EXPECT(write(next_rank[(rank + 1) % RANKS][1], &letter, 1) == 1);
     CUDA(cudaStreamSynchronize(stream));
 }
 
@@ -936,14 +929,14 @@ static void give_up(ncclComm_t communicator, int rank)
     ncclResult_t result = ncclSuccess;
     if (rank == 0) {
         NCCL(ncclAllReduce(device, device, 100, ncclFloat32, ncclSum, communicator, stream));
-        CHECK(cudaStreamQuery(stream) == cudaErrorNotReady);
+        EXPECT(cudaStreamQuery(stream) == cudaErrorNotReady);
         NCCL(ncclCommAbort(communicator));
         CUDA(cudaStreamSynchronize(stream));
     } else {
         while (result == ncclSuccess) {
             NCCL(ncclCommGetAsyncError(communicator, &result));
         }
-        CHECK(result == ncclRemoteError);
+        EXPECT(result == ncclRemoteError);
         NCCL(ncclCommAbort(communicator));
     }
 }
@@ -957,13 +950,13 @@ static void disagree(ncclComm_t communicator, int rank)
     NCCL(ncclAllReduce(device, device, rank == 1 ? 99 : 100, ncclFloat32, ncclSum, communicator, stream));
     CUDA(cudaStreamSynchronize(stream));
     NCCL(ncclCommGetAsyncError(communicator, &result));
-    CHECK(result == ncclInvalidUsage);
+    EXPECT(result == ncclInvalidUsage);
 }
 
 static void ranks_that_wait()
 {
     for (auto &ends : next_rank) {
-        CHECK(pipe(ends) == 0);
+        EXPECT(pipe(ends) == 0);
     }
     on_ranks(wait_elsewhere, false, false, ncclSuccess);
     on_ranks(give_up, false, false, ncclSuccess);
@@ -987,7 +980,7 @@ static const char *nvml_path;
 template <typename Function> static Function nvml(const char *symbol)
 {
     static void *library = dlopen(nvml_path, RTLD_NOW);
-    CHECK(library != nullptr && dlsym(library, symbol) != nullptr);
+    EXPECT(library != nullptr && dlsym(library, symbol) != nullptr);
     return reinterpret_cast<Function>(dlsym(library, symbol));
 }
 
@@ -997,35 +990,35 @@ static void nvml_tells_who_holds_what()
     int ready[2];
     setenv("SIMULATOR_NAME", ("test-nvml-" + std::to_string(getpid())).c_str(), 1);
     setenv("SIMULATOR_GPU_BYTES", "64MiB", 1);
-    CHECK(pipe(ready) == 0);
+    EXPECT(pipe(ready) == 0);
     pid_t child = fork();
     if (child == 0) {
         hold(8 * MIB, ready[1]);
     }
-    CHECK(read(ready[0], &letter, 1) == 1);
+    EXPECT(read(ready[0], &letter, 1) == 1);
 
     void *device = nullptr;
     struct nvml_memory memory = {};
     struct nvml_process processes[4] = {};
     unsigned count = 0;
-    CHECK(nvml<int (*)()>("nvmlInit_v2")() == 0);
+    EXPECT(nvml<int (*)()>("nvmlInit_v2")() == 0);
     auto get = nvml<int (*)(const char *, void **)>("nvmlDeviceGetHandleByPciBusId_v2");
     auto list = nvml<int (*)(void *, unsigned *, struct nvml_process *)>("nvmlDeviceGetComputeRunningProcesses_v3");
-    CHECK(get("00000000:09:00.0", &device) == 6);
-    CHECK(get("0000:01:00.0", &device) == 0);
-    CHECK(nvml<int (*)(void *, struct nvml_memory *)>("nvmlDeviceGetMemoryInfo")(device, &memory) == 0);
-    CHECK(memory.total == 64 * MIB && memory.used == 9 * MIB && memory.free == 55 * MIB);
+    EXPECT(get("00000000:09:00.0", &device) == 6);
+    EXPECT(get("0000:01:00.0", &device) == 0);
+    EXPECT(nvml<int (*)(void *, struct nvml_memory *)>("nvmlDeviceGetMemoryInfo")(device, &memory) == 0);
+    EXPECT(memory.total == 64 * MIB && memory.used == 9 * MIB && memory.free == 55 * MIB);
     device_array<char>(2 * MIB);
-    CHECK(list(device, &count, nullptr) == 7 && count == 2);
+    EXPECT(list(device, &count, nullptr) == 7 && count == 2);
     count = 4;
-    CHECK(list(device, &count, processes) == 0 && count == 2);
+    EXPECT(list(device, &count, processes) == 0 && count == 2);
     int self = processes[0].pid == static_cast<unsigned>(getpid()) ? 0 : 1;
-    CHECK(processes[self].used_bytes == 3 * MIB && processes[1 - self].used_bytes == 9 * MIB);
-    CHECK(processes[1 - self].pid == static_cast<unsigned>(child));
-    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, nullptr, 0) == child);
+    EXPECT(processes[self].used_bytes == 3 * MIB && processes[1 - self].used_bytes == 9 * MIB);
+    EXPECT(processes[1 - self].pid == static_cast<unsigned>(child));
+    EXPECT(kill(child, SIGKILL) == 0 && waitpid(child, nullptr, 0) == child);
     count = 4;
-    CHECK(list(device, &count, processes) == 0 && count == 1);
-    CHECK(nvml<int (*)()>("nvmlShutdown")() == 0);
+    EXPECT(list(device, &count, processes) == 0 && count == 1);
+    EXPECT(nvml<int (*)()>("nvmlShutdown")() == 0);
 }
 IN_OWN_PROCESS(nvml_tells_who_holds_what)
 
