@@ -7,6 +7,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
+#include <string.h>
 
 #define TILE CPU_ATTENTION_TILE
 

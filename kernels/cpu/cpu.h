@@ -15,7 +15,6 @@
 
 #include <float.h>
 #include <stdint.h>
-#include <string.h>
 
 #include "kernels/bfloat16.h"
 #include "kernels/kernels.h"
@@ -189,20 +188,6 @@ void cpu_sgemm(char transpose_a, char transpose_b, size_t m, size_t n, size_t k,
 // "oneDNN 2.6.3"; answers its length.
 int cpu_library_version(char *buffer, size_t size);
 
-static inline float cpu_float_of_bits(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint32_t cpu_bits_of_float(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
 // e^x with a relative error below 2e-7 (below one unit in the last place of denormal results); infinities and NaN as
 // in C's expf. Without branches or calls, so that loops over it become vector code.
 //
@@ -228,9 +213,9 @@ static inline float cpu_exp(float x)
     p = p * r + 1.0f;
     p = p * r + 1.0f;
 
-    uint32_t exponents = cpu_bits_of_float(shifted) - cpu_bits_of_float(shift) + 2 * 127; // n and the bias of both
+    uint32_t exponents = bits_of_float(shifted) - bits_of_float(shift) + 2 * 127; // n and the bias of both
     uint32_t half = exponents / 2;
-    return p * cpu_float_of_bits(half << 23) * cpu_float_of_bits((exponents - half) << 23);
+    return p * float_of_bits(half << 23) * float_of_bits((exponents - half) << 23);
 }
 
 // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u) turns gelu(x) into x / (1 + e^(-x (CPU_GELU_LINEAR + CPU_GELU_CUBIC x^2))).

@@ -2,6 +2,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
+#include <string.h>
 
 // A row is read once: each block of it is searched for its maximum and summed while it is in the first-level cache.
 #define BLOCK 1024

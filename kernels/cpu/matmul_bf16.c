@@ -2,6 +2,8 @@
 //
 // Products of bfloat16 matrices by blocks that become float32 on the way: not every processor multiplies bfloat16, and
 // so all compute the same. Turning an element takes one operation for every 2 BLOCK of the product.
+#include <string.h>
+
 #include "kernels/cpu/cpu.h"
 
 #define BLOCK ((size_t)512)

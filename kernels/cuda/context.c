@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/context.h"
 
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -31,7 +30,7 @@ enum status cuda_context_create(const struct kernels *kernels, struct device *de
     context->base = (struct kernel_context){.kernels = kernels, .stream = stream};
     context->device = device;
     context->stream = device_cuda_stream(stream);
-    context->workspace = (void *)(uintptr_t)workspace;
+    context->workspace = device_cuda_pointer(workspace);
     context->matmuls = cuda_matmul_cache_create();
     cudaError_t result = ask(context);
     cublasStatus_t blas = cublasLtCreate(&context->blas);

@@ -56,15 +56,10 @@ static bool set(struct solution *solution, cublasLtMatmulDescAttributes_t attrib
     return cublasLtMatmulDescSetAttribute(&solution->operation, attribute, value, bytes) == CUBLAS_STATUS_SUCCESS;
 }
 
-static void *pointer(device_address address)
-{
-    return (void *)(uintptr_t)address; // CUDA's word for an address on the device
-}
-
 // The addresses that are the operation's, not the product's.
 static bool set_pointers(struct solution *solution, device_address bias, device_address aux)
 {
-    void *const bias_pointer = pointer(bias), *const aux_pointer = pointer(aux);
+    void *const bias_pointer = device_cuda_pointer(bias), *const aux_pointer = device_cuda_pointer(aux);
     return (bias == 0 || set(solution, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias_pointer, sizeof(bias_pointer))) &&
            (aux == 0 || set(solution, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux_pointer, sizeof(aux_pointer)));
 }
@@ -194,9 +189,10 @@ static cublasStatus_t run(struct cuda_context *context, struct solution *solutio
     if (!set_pointers(solution, bias, aux)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    return cublasLtMatmul(context->blas, &solution->operation, &one, pointer(b), &solution->b, pointer(a), &solution->a,
-                          &beta, pointer(c), &solution->c, pointer(c), &solution->c, &solution->algorithm,
-                          context->workspace, CUDA_WORKSPACE_BYTES, context->stream);
+    return cublasLtMatmul(context->blas, &solution->operation, &one, device_cuda_pointer(b), &solution->b,
+                          device_cuda_pointer(a), &solution->a, &beta, device_cuda_pointer(c), &solution->c,
+                          device_cuda_pointer(c), &solution->c, &solution->algorithm, context->workspace,
+                          CUDA_WORKSPACE_BYTES, context->stream);
 }
 
 // All at once; false where cuBLASLt does not do that. What it refuses once it is not asked for again.
@@ -233,9 +229,10 @@ static void run_empty(struct cuda_context *context, const struct problem *proble
 {
     if (!problem->accumulate) {
         uint64_t number_bytes = problem->float_c ? sizeof(float) : kernel_real_bytes(context->base.kernels->precision);
-        device_cuda_note(context->device,
-                         cudaMemsetAsync(pointer(to), 0, problem->m * problem->n * number_bytes, context->stream),
-                         "cudaMemsetAsync");
+        device_cuda_note(
+            context->device,
+            cudaMemsetAsync(device_cuda_pointer(to), 0, problem->m * problem->n * number_bytes, context->stream),
+            "cudaMemsetAsync");
     }
 }
 

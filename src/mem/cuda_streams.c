@@ -273,28 +273,25 @@ enum status cuda_check(struct device *device, struct error *error)
     return status;
 }
 
-static void *pointer(device_address address)
-{
-    return (void *)(uintptr_t)address; // CUDA's word for an address on the device
-}
-
 void cuda_copy_to_device(struct device *device, struct stream *stream, device_address to, const void *from,
                          uint64_t bytes)
 {
     cuda_enter(device);
-    device_cuda_note(device, cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, stream->stream),
+    device_cuda_note(device,
+                     cudaMemcpyAsync(device_cuda_pointer(to), from, bytes, cudaMemcpyHostToDevice, stream->stream),
                      "cudaMemcpyAsync to the device");
 }
 
 void cuda_copy_to_host(struct device *device, struct stream *stream, void *to, device_address from, uint64_t bytes)
 {
     cuda_enter(device);
-    device_cuda_note(device, cudaMemcpyAsync(to, pointer(from), bytes, cudaMemcpyDeviceToHost, stream->stream),
+    device_cuda_note(device,
+                     cudaMemcpyAsync(to, device_cuda_pointer(from), bytes, cudaMemcpyDeviceToHost, stream->stream),
                      "cudaMemcpyAsync to the host");
 }
 
 void cuda_fill_zero(struct device *device, struct stream *stream, device_address to, uint64_t bytes)
 {
     cuda_enter(device);
-    device_cuda_note(device, cudaMemsetAsync(pointer(to), 0, bytes, stream->stream), "cudaMemsetAsync");
+    device_cuda_note(device, cudaMemsetAsync(device_cuda_pointer(to), 0, bytes, stream->stream), "cudaMemsetAsync");
 }

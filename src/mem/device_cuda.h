@@ -5,6 +5,7 @@
 #define HEADROOM_MEM_DEVICE_CUDA_H
 
 #include <cuda_runtime_api.h>
+#include <stdint.h>
 
 #include "mem/device.h"
 
@@ -15,6 +16,11 @@ extern "C" {
 extern const struct device_ops device_cuda;
 
 cudaStream_t device_cuda_stream(const struct stream *stream);
+
+static inline void *device_cuda_pointer(device_address address)
+{
+    return (void *)(uintptr_t)address;
+}
 
 // The same for what is no runtime call; `text` says what went wrong.
 void device_cuda_note_text(struct device *device, const char *what, const char *text);

@@ -53,7 +53,7 @@ static enum status reserve(struct device *device, uint64_t bytes, device_address
 static void *host_pointer(struct device *device, device_address address)
 {
     (void)device;
-    return (void *)(uintptr_t)address;
+    return device_cuda_pointer(address); // one address space (CUDA programming guide, "Unified Virtual Addressing")
 }
 
 static void unreserve(struct device *device, device_address address, uint64_t bytes)

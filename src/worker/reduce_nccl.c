@@ -86,7 +86,7 @@ static void start(struct reducer *reducer, struct stream *stream, device_address
 {
     struct reducer_nccl *nccl = (struct reducer_nccl *)reducer;
     const struct device_ops *ops = nccl->device->ops;
-    void *at = (void *)(uintptr_t)values; // NCCL's word for a device address
+    void *at = device_cuda_pointer(values);
     ops->event_record(nccl->device, nccl->made, stream);
     ops->event_wait(nccl->device, nccl->stream, nccl->made);
     ncclResult_t result = ncclAllReduce(at, at, count, type == REDUCE_FLOAT32 ? ncclFloat32 : ncclFloat64, ncclSum,

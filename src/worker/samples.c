@@ -92,6 +92,7 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
+    bool trains = range->purpose == LIST_TRAIN;
     struct list_memory memory = worker->memory;
     enum status status = hold_block(worker, list, block, error);
     if (status != STATUS_OK) {
@@ -103,15 +104,15 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     if (status != STATUS_OK) {
         return status;
     }
-    if (range->purpose == LIST_TRAIN) {
+    if (trains) {
         stopwatch_start(worker->stopwatch, worker->stream);
     }
-    if (range->purpose == LIST_TRAIN && first + count == range->first + range->count) {
+    if (trains && first + count == range->first + range->count) {
         run_last(worker, list, &memory);
     } else {
         run_operations(worker, list, 0, list->op_count, &memory);
     }
-    if (range->purpose == LIST_TRAIN) {
+    if (trains) {
         stopwatch_stop(worker->stopwatch, worker->stream, count);
     }
     worker->device->ops->event_record(worker->device, worker->slot_used[memory.slot], worker->stream);
