@@ -157,14 +157,16 @@ static double step_seconds(struct bench *bench, uint32_t step)
     bench->device->ops->fill_zero(bench->device, bench->stream, bench->memory.gradients,
                                   bench->model->elements * sizeof(float));
     bench->device->ops->fill_zero(bench->device, bench->stream, bench->memory.tally, sizeof(struct kernel_tally));
-    bench->memory.block = hold(bench, list->block_bytes, "micro-step");
+    bench->memory.inputs = hold(bench, list->inputs_bytes, "samples");
+    bench->memory.locals = hold(bench, list->locals_bytes, "micro-step");
     write_tokens(bench, list, step);
     list_run(list, 0, list->op_count, bench->kernels, &bench->memory);
     kernels->sum_of_squares(bench->kernels, bench->squares, bench->memory.gradients, bench->model->elements);
     kernels->gradient_scale(bench->kernels, bench->state.scale, bench->memory.tally, bench->squares, 0);
     optimizer_step(&bench->optimizer, bench->model, bench->kernels, &bench->state, step);
     bench->device->ops->stream_synchronize(bench->device, bench->stream);
-    mem_pool_free(bench->pool, bench->memory.block, bench->stream);
+    mem_pool_free(bench->pool, bench->memory.locals, bench->stream);
+    mem_pool_free(bench->pool, bench->memory.inputs, bench->stream);
     return now_seconds() - start;
 }
 

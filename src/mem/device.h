@@ -122,6 +122,12 @@ struct device {
     const struct device_ops *ops;
 };
 
+// Whether the host reaches its memory by copies alone, which then run beside kernels: so with GPUs.
+static inline bool device_is_apart(const struct device_ops *ops)
+{
+    return ops->staging != ops;
+}
+
 // The table of that name, NULL if none was built in.
 const struct device_ops *device_find(const char *name);
 

@@ -112,19 +112,19 @@ static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
     }
 }
 
-// Inputs lie in their slot one after the other; the slots come first in the block.
+// One after the other.
 static void place_inputs(struct list *list)
 {
-    list->slot_bytes = 0;
+    list->inputs_bytes = 0;
     for (size_t i = 0; i < list->tensor_count; i++) {
         if (list->tensors[i].kind == TENSOR_INPUT) {
-            list->tensors[i].offset_bytes = list->slot_bytes;
-            list->slot_bytes += uint64_round_up(list_tensor_bytes(list, (tensor_id)i), LIST_ALIGNMENT);
+            list->tensors[i].offset_bytes = list->inputs_bytes;
+            list->inputs_bytes += uint64_round_up(list_tensor_bytes(list, (tensor_id)i), LIST_ALIGNMENT);
         }
     }
 }
 
-bool list_place(struct list *list, size_t slots)
+bool list_place(struct list *list)
 {
     size_t count = list->tensor_count;
     if (list->failed) {
@@ -136,14 +136,12 @@ bool list_place(struct list *list, size_t slots)
     if (ok) {
         place_inputs(list);
         find_lifetimes(list, buffers);
-        uint64_t inputs_bytes = slots * list->slot_bytes;
-        uint64_t locals_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, offsets);
-        assert(mem_layout_valid(buffers, offsets, count, locals_bytes));
-        list->block_bytes = inputs_bytes + locals_bytes;
-        list->lower_bound_bytes = inputs_bytes + mem_layout_lower_bound(buffers, count, LIST_ALIGNMENT);
+        list->locals_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, offsets);
+        assert(mem_layout_valid(buffers, offsets, count, list->locals_bytes));
+        list->lower_bound_bytes = mem_layout_lower_bound(buffers, count, LIST_ALIGNMENT);
         for (size_t i = 0; i < count; i++) {
             if (list->tensors[i].kind == TENSOR_LOCAL) {
-                list->tensors[i].offset_bytes = inputs_bytes + offsets[i];
+                list->tensors[i].offset_bytes = offsets[i];
             }
         }
     }
@@ -166,11 +164,11 @@ device_address list_address(const struct list *list, const struct list_memory *m
     case TENSOR_TALLY:
         return memory->tally;
     case TENSOR_INPUT:
-        return memory->block + memory->slot * list->slot_bytes + t->offset_bytes;
+        return memory->inputs + t->offset_bytes;
     case TENSOR_LOCAL:
         break;
     }
-    return memory->block + t->offset_bytes;
+    return memory->locals + t->offset_bytes;
 }
 
 void list_run(const struct list *list, size_t first, size_t end, struct kernel_context *context,

@@ -3,8 +3,8 @@
 // A list of operations on tensors: what one micro-step does, for one micro-batch size.
 //
 // A model describes its forward pass with the builders in ops.h; list_differentiate adds the backward pass;
-// list_place gives every tensor that lives inside the micro-step an offset into one block. After that the list is
-// finished: its memory is known in bytes before it runs, and list_run does no allocation.
+// list_place gives every tensor that lives inside the micro-step an offset. After that the list is finished: its memory
+// is known in bytes before it runs, and list_run does no allocation.
 //
 // Tensors are row-major. Most hold reals, as wide as the list's precision says.
 //
@@ -21,17 +21,16 @@
 typedef int32_t tensor_id;
 #define TENSOR_NONE ((tensor_id)-1)
 
-#define LIST_ALIGNMENT  UINT64_C(256) // of every offset in a block
+#define LIST_ALIGNMENT  UINT64_C(256) // of every offset
 #define OP_TENSORS_MAX  9
-#define LIST_SLOTS_MAX  2
 #define TENSOR_NAME_MAX 48
 
 enum tensor_kind {
     TENSOR_PARAMETER, // lives in the buffer of weights, as reals
     TENSOR_GRADIENT,  // of a parameter, at the same element of the buffer of gradients, as float32
     TENSOR_TALLY,     // one kernel_tally
-    TENSOR_INPUT,     // in a slot of the block; written by the caller before the list runs
-    TENSOR_LOCAL,     // in the block; written by an operation
+    TENSOR_INPUT,     // written by the caller before the list runs
+    TENSOR_LOCAL,     // written by an operation
 };
 
 enum tensor_type { TENSOR_REAL, TENSOR_FLOAT32, TENSOR_INT32 };
@@ -43,7 +42,7 @@ struct tensor {
     bool constant; // data: no gradient reaches it
     uint64_t elements;
     uint64_t first_element; // of the buffer, where it lives in one
-    uint64_t offset_bytes;  // once placed: into the block, or the slot
+    uint64_t offset_bytes;  // once placed: into the inputs, or the locals
 };
 
 struct op; // ops.h
@@ -56,16 +55,15 @@ struct list {
     size_t op_count, op_capacity;
     size_t forward_count;       // operations of the forward pass; the rest are the backward pass
     tensor_id inputs, targets;  // the samples of the micro-batch
-    uint64_t block_bytes;       // set by list_place: slots, then what the operations write
-    uint64_t slot_bytes;        // the inputs of one micro-step
-    uint64_t lower_bound_bytes; // the largest sum of live tensors: no placement needs less
+    uint64_t inputs_bytes;      // set by list_place, as is what follows
+    uint64_t locals_bytes;      // what the operations write
+    uint64_t lower_bound_bytes; // the largest sum of live locals: no placement needs less
     bool failed;                // the host's memory ran out while building
 };
 
 // Where a list's tensors are while it runs. Each address is a device address.
 struct list_memory {
-    device_address parameters, gradients, tally, block;
-    size_t slot; // whose inputs are used
+    device_address parameters, gradients, tally, inputs, locals;
 };
 
 void list_init(struct list *list, enum kernel_precision precision);
@@ -87,9 +85,8 @@ void list_fuse(struct list *list);
 // Whether one of the operations from `first` on mentions the tensor.
 bool list_mentions(const struct list *list, tensor_id tensor, size_t first);
 
-// Sets the offsets and block_bytes, with 1 to LIST_SLOTS_MAX slots of inputs: with two, the next micro-step's can be
-// written while the list runs. False when the host's memory ran out, now or while the list was built.
-bool list_place(struct list *list, size_t slots);
+// Sets the offsets and the bytes. False when the host's memory ran out, now or while the list was built.
+bool list_place(struct list *list);
 
 // Bytes of a tensor.
 uint64_t list_tensor_bytes(const struct list *list, tensor_id tensor);

@@ -118,15 +118,14 @@ static bool build(const struct model *model, size_t micro_batch, enum list_purpo
     return !list->failed;
 }
 
-bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, size_t slots,
-                struct list *list)
+bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list)
 {
     list_init(list, model->config.precision);
     bool built = build(model, micro_batch, purpose, list);
     if (built) {
         list_fuse(list);
     }
-    if (!built || !list_place(list, slots)) {
+    if (!built || !list_place(list)) {
         list_finish(list);
         return false;
     }
@@ -183,7 +182,7 @@ void model_initial_values(const struct model *model, size_t parameter, uint64_t 
 uint64_t model_sample_flops(const struct model *model)
 {
     struct list list;
-    if (!model_list(model, 1, LIST_TRAIN, 1, &list)) {
+    if (!model_list(model, 1, LIST_TRAIN, &list)) {
         return 0;
     }
     uint64_t flops = list_flops(&list);

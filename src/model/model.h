@@ -67,8 +67,7 @@ void model_destroy(struct model *model);
 
 // Builds, fuses and places the list for micro_batch >= 1 samples; LIST_EVALUATE has no backward pass. The caller owns
 // what it finishes with list_finish. False when the host's memory runs out; nothing is owned then.
-bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, size_t slots,
-                struct list *list);
+bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list);
 
 // Writes the initial values of `parameter` at values[rows * columns]. They depend on the seed, the parameter's number
 // and the element alone.

@@ -72,7 +72,7 @@ const struct list *price_list(struct price_book *book, enum list_purpose purpose
     if (known != NULL) {
         return known;
     }
-    if (!model_list(book->model, micro_batch, purpose, book->slots, &list)) {
+    if (!model_list(book->model, micro_batch, purpose, &list)) {
         return NULL;
     }
     struct kept *kept = &page->kept[page->oldest];
@@ -112,6 +112,11 @@ static bool make_room(struct page *page)
     return true;
 }
 
+uint64_t price_list_bytes(const struct price_book *book, const struct list *list)
+{
+    return book->slots * list->inputs_bytes + list->locals_bytes;
+}
+
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, size_t micro_batch)
 {
     struct page *page = &book->pages[purpose];
@@ -120,13 +125,13 @@ uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, s
     if (place < page->count && page->prices[place].micro_batch == micro_batch) {
         return page->prices[place].block_bytes;
     }
-    if (!make_room(page) || !model_list(book->model, micro_batch, purpose, book->slots, &list)) {
+    if (!make_room(page) || !model_list(book->model, micro_batch, purpose, &list)) {
         return UINT64_MAX;
     }
     struct price *price = &page->prices[place];
     memmove(price + 1, price, (page->count - place) * sizeof(*price));
     page->count++;
-    *price = (struct price){.micro_batch = micro_batch, .block_bytes = list.block_bytes};
+    *price = (struct price){.micro_batch = micro_batch, .block_bytes = price_list_bytes(book, &list)};
     list_finish(&list);
     return price->block_bytes;
 }

@@ -16,14 +16,18 @@
 
 struct price_book;
 
-// `slots`: of inputs in every list. The model must outlive the book. NULL when the host's memory runs out.
+// `slots`: of inputs in every block; with two, the next micro-step's can be written while a list runs. The model must
+// outlive the book. NULL when the host's memory runs out.
 struct price_book *price_book_create(const struct model *model, size_t slots);
 void price_book_destroy(struct price_book *book);
 
 // The list for micro_batch >= 1. The book owns it; it stays until the next call. NULL when the host's memory runs out.
 const struct list *price_list(struct price_book *book, enum list_purpose purpose, size_t micro_batch);
 
-// Bytes of that list's block. UINT64_MAX when the host's memory runs out.
+// Bytes of a block for the list: the slots of inputs, and what the operations write.
+uint64_t price_list_bytes(const struct price_book *book, const struct list *list);
+
+// Those of the list for micro_batch >= 1. UINT64_MAX when the host's memory runs out.
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, size_t micro_batch);
 
 // The largest micro-batch <= `most` whose block fits in `bytes`; 0 when not even one sample does. Prices none above

@@ -190,7 +190,7 @@ static void print_hints(const struct profile *profile, const struct worker *work
         {profile->retries > 0, "micro-steps were refused memory: the rank's log names the cause"},
         {percent(ops_ns, profile->step_ns) < 70 && percent(profile->comm_ns, profile->step_ns) < 10,
          "the device waits between operations: let micro-batches grow (train.micro_batch_size: auto, more memory)"},
-        {worker->config->train.precision == CONFIG_FP32 && worker->place.ops != worker->place.ops->staging,
+        {worker->config->train.precision == CONFIG_FP32 && device_is_apart(worker->place.ops),
          "train.precision: bf16 halves the bytes of activations and uses the matrix units"},
     };
     fputs("\nhints\n", file);

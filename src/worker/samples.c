@@ -12,11 +12,12 @@ uint64_t position_hash(uint64_t position)
     return random_draw(0, position);
 }
 
-// The block that a share's micro-steps use one after the other.
+// The block that a share's micro-steps use one after the other: slots of inputs, which stay where they are whatever
+// list comes next, because the copy of one micro-step's runs beside the kernels of another; then what operations write.
 struct block {
     device_address address; // 0: none is held
-    uint64_t bytes;
-    size_t slot; // for the next micro-step
+    uint64_t bytes, slot_bytes;
+    size_t slots, slot; // slot: for the next micro-step
 };
 
 static void free_block(struct worker *worker, struct block *block)
@@ -25,19 +26,28 @@ static void free_block(struct worker *worker, struct block *block)
     *block = (struct block){0};
 }
 
+static bool block_holds(const struct block *block, const struct list *list)
+{
+    return block->address != 0 && list->inputs_bytes <= block->slot_bytes &&
+           list->locals_bytes <= block->bytes - block->slots * block->slot_bytes;
+}
+
 // Makes sure that the block holds the list. Whatever used its memory before is done before samples are copied there.
 static enum status hold_block(struct worker *worker, const struct list *list, struct block *block, struct error *error)
 {
-    if (block->address != 0 && block->bytes >= list->block_bytes) {
+    if (block_holds(block, list)) {
         return STATUS_OK;
     }
     free_block(worker, block);
-    enum status status = mem_pool_alloc(worker->pool, list->block_bytes, worker->stream, "micro-step", &block->address);
+    uint64_t bytes = price_list_bytes(worker->prices, list);
+    enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &block->address);
     if (status != STATUS_OK) {
         return status == STATUS_OUT_OF_MEMORY ? status : error_set(error, status, "out of host memory");
     }
-    block->bytes = list->block_bytes;
-    for (size_t slot = 0; slot < LIST_SLOTS_MAX; slot++) {
+    block->bytes = bytes;
+    block->slot_bytes = list->inputs_bytes;
+    block->slots = worker_slots(worker->device->ops);
+    for (size_t slot = 0; slot < block->slots; slot++) {
         worker->device->ops->event_record(worker->device, worker->slot_used[slot], worker->stream);
     }
     return STATUS_OK;
@@ -45,15 +55,16 @@ static enum status hold_block(struct worker *worker, const struct list *list, st
 
 // On the copy stream, beside the kernels of the micro-step before.
 static enum status fill_slot(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,
-                             const struct list *list, const struct list_memory *memory, struct error *error)
+                             const struct list *list, const struct list_memory *memory, size_t slot,
+                             struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
-    ops->event_wait(worker->device, worker->copy_stream, worker->slot_used[memory->slot]);
+    ops->event_wait(worker->device, worker->copy_stream, worker->slot_used[slot]);
     enum status status =
         loader_next(range->loader, worker->copy_stream, first, count, list_address(list, memory, list->inputs),
                     list_address(list, memory, list->targets), error);
-    ops->event_record(worker->device, worker->slot_filled[memory->slot], worker->copy_stream);
-    ops->event_wait(worker->device, worker->stream, worker->slot_filled[memory->slot]);
+    ops->event_record(worker->device, worker->slot_filled[slot], worker->copy_stream);
+    ops->event_wait(worker->device, worker->stream, worker->slot_filled[slot]);
     return status;
 }
 
@@ -98,9 +109,9 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     if (status != STATUS_OK) {
         return status;
     }
-    memory.block = block->address;
-    memory.slot = block->slot;
-    status = fill_slot(worker, range, first, count, list, &memory, error);
+    memory.inputs = block->address + block->slot * block->slot_bytes;
+    memory.locals = block->address + block->slots * block->slot_bytes;
+    status = fill_slot(worker, range, first, count, list, &memory, block->slot, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -115,8 +126,8 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     if (trains) {
         stopwatch_stop(worker->stopwatch, worker->stream, count);
     }
-    worker->device->ops->event_record(worker->device, worker->slot_used[memory.slot], worker->stream);
-    block->slot = (memory.slot + 1) % worker_slots(worker->device->ops);
+    worker->device->ops->event_record(worker->device, worker->slot_used[block->slot], worker->stream);
+    block->slot = (block->slot + 1) % block->slots;
     return STATUS_OK;
 }
 

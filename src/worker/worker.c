@@ -89,7 +89,7 @@ const struct kernels *worker_kernels(const struct config *config, const struct d
 
 size_t worker_slots(const struct device_ops *device)
 {
-    return device->staging == device ? 1 : 2;
+    return device_is_apart(device) ? 2 : 1;
 }
 
 // A block that is held only where it has bytes.
@@ -153,7 +153,7 @@ static enum status make_streams(struct worker *worker, struct error *error)
     const struct device_ops *ops = worker->device->ops;
     bool made = ops->stream_create(worker->device, &worker->stream) == STATUS_OK &&
                 ops->stream_create(worker->device, &worker->copy_stream) == STATUS_OK;
-    for (size_t i = 0; made && i < LIST_SLOTS_MAX; i++) {
+    for (size_t i = 0; made && i < WORKER_SLOTS_MAX; i++) {
         made = ops->event_create(worker->device, &worker->slot_filled[i]) == STATUS_OK &&
                ops->event_create(worker->device, &worker->slot_used[i]) == STATUS_OK;
     }
@@ -453,7 +453,7 @@ static void close_device(struct worker *worker)
     mem_pool_destroy(worker->pool);
     profile_destroy(worker->profile);
     stopwatch_destroy(worker->stopwatch);
-    for (size_t i = 0; i < LIST_SLOTS_MAX; i++) {
+    for (size_t i = 0; i < WORKER_SLOTS_MAX; i++) {
         ops->event_destroy(worker->device, worker->slot_filled[i]);
         ops->event_destroy(worker->device, worker->slot_used[i]);
     }

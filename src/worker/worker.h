@@ -42,6 +42,8 @@ struct step_values {
     float gradient_scale;
 };
 
+#define WORKER_SLOTS_MAX 2
+
 struct worker {
     const struct config *config;
     struct comm *comm;
@@ -52,9 +54,9 @@ struct worker {
     uint64_t steps;
 
     struct device *device;
-    struct stream *stream, *copy_stream;       // for kernels, for samples on their way to the device
-    struct event *slot_filled[LIST_SLOTS_MAX]; // on the copy stream: a slot's samples are there
-    struct event *slot_used[LIST_SLOTS_MAX];   // on the stream: what used a slot is done
+    struct stream *stream, *copy_stream;         // for kernels, for samples on their way to the device
+    struct event *slot_filled[WORKER_SLOTS_MAX]; // on the copy stream: a slot's samples are there
+    struct event *slot_used[WORKER_SLOTS_MAX];   // on the stream: what used a slot is done
     struct mem_pool *pool;
     struct kernel_context *kernels; // on `stream`
     struct device *staging_device;
@@ -66,7 +68,7 @@ struct worker {
     struct model *model;
     struct price_book *prices;
     struct optimizer_config optimizer;
-    struct list_memory memory; // its block exists only while a share runs
+    struct list_memory memory; // its inputs and locals exist only while a share runs
     struct optimizer_memory optimizer_memory;
     device_address values;  // one step_values
     uint64_t resting_bytes; // allocated between steps

@@ -89,6 +89,21 @@ class Curves(CudaTest):
         one, other = (self.train("gpt.yaml", CUDA, "train.precision=bf16") for _ in range(2))
         self.assertEqual(one.losses, other.losses)
 
+    def test_any_cut_of_a_batch(self):
+        """The last micro-step is smaller than the others, whose samples may still be read when its own are copied."""
+        for config, sizes in (("mlp.yaml", (5, 13)), ("gpt.yaml", (3, 5))):
+            reference = self.train(config, CUDA)
+            for size in sizes:
+                run = self.train(config, CUDA, f"train.micro_batch_size={size}")
+                self.assert_close_losses(run, reference, f"{config}, micro-batches of {size}", 2e-5)
+
+    def test_any_cut_of_a_validation_set(self):
+        overrides = [CUDA, "train.steps=1", "data.validation_samples=49"]
+        evaluations = [self.train("mlp.yaml", *overrides, f"device.capacity={mib}MiB").evaluations[0]["loss"]
+                       for mib in (44, 46, 48, 64)]
+        for loss in evaluations[:-1]:
+            self.assertAlmostEqual(loss, evaluations[-1], delta=2e-5)
+
     def test_ranks_that_share_a_gpu(self):
         reference = self.train("mlp.yaml", CUDA)
         for ranks in (2, 4):

@@ -136,12 +136,18 @@ static void append_loss(struct graph *graph, tensor_id logits)
     op_cross_entropy(list, tally, logits, list->targets, ROWS, graph->classes, WIDTH);
 }
 
+// Two slots of inputs, of which a run uses one, and the locals.
+static uint64_t block_bytes(const struct list *list)
+{
+    return 2 * list->inputs_bytes + list->locals_bytes;
+}
+
 static void graph_allocate(struct graph *graph)
 {
     graph->parameters = host_array(4 * graph->parameter_elements, 0);
     graph->gradients = host_array(4 * graph->parameter_elements, 0);
     graph->copy = host_array(2 * graph->parameter_elements, 0);
-    graph->block = host_array(graph->list.block_bytes, 0);
+    graph->block = host_array(block_bytes(&graph->list), 0);
     for (size_t i = 0; i < graph->parameter_elements; i++) {
         float value = random_float(&graph->random); // not near 0, where ReLU has a kink
         graph->parameters[i] = value + (value < 0 ? -0.25f : 0.25f);
@@ -160,16 +166,16 @@ static void graph_differentiate(struct graph *graph, tensor_id logits)
     list_differentiate(&graph->list);
 }
 
-static void graph_place(struct graph *graph, size_t slots)
+static void graph_place(struct graph *graph)
 {
-    assert_true(list_place(&graph->list, slots));
+    assert_true(list_place(&graph->list));
     graph_allocate(graph);
 }
 
 static void graph_complete(struct graph *graph, tensor_id logits)
 {
     graph_differentiate(graph, logits);
-    graph_place(graph, 1);
+    graph_place(graph);
 }
 
 static void graph_finish(struct graph *graph)
@@ -194,14 +200,15 @@ static struct kernel_context *create_context(const char *table, enum kernel_prec
     return context;
 }
 
-static struct list_memory memory_of(const struct graph *graph, struct kernel_tally *tally, size_t slot)
+static struct list_memory memory_of(const struct graph *graph, const struct list *list, struct kernel_tally *tally,
+                                    size_t slot)
 {
     bool copied = graph->list.precision == KERNEL_BF16;
     return (struct list_memory){.parameters = address_of(copied ? graph->copy : graph->parameters),
                                 .gradients = address_of(graph->gradients),
                                 .tally = address_of(tally),
-                                .block = address_of(graph->block),
-                                .slot = slot};
+                                .inputs = address_of(graph->block) + slot * list->inputs_bytes,
+                                .locals = address_of(graph->block) + 2 * list->inputs_bytes};
 }
 
 static void write_inputs(const struct graph *graph, const struct list *list, const struct list_memory *memory)
@@ -220,12 +227,12 @@ static struct kernel_tally run_pieces(const struct graph *graph, const struct li
 {
     struct kernel_tally tally = {0};
     struct kernel_context *context = create_context(table, list->precision);
-    struct list_memory memory = memory_of(graph, &tally, slot);
+    struct list_memory memory = memory_of(graph, list, &tally, slot);
     if (list->precision == KERNEL_BF16) {
         context->kernels->convert(context, address_of(graph->copy), address_of(graph->parameters),
                                   graph->parameter_elements);
     }
-    memset(graph->block, 0xff, list->block_bytes);
+    memset(graph->block, 0xff, block_bytes(list));
     write_inputs(graph, list, &memory);
     list_run(list, 0, split, context, &memory);
     list_run(list, split, list->op_count, context, &memory);
@@ -634,14 +641,14 @@ static void fill_model_inputs(struct graph *graph, const struct model *model)
 }
 
 static void graph_of_model(struct graph *graph, const struct model_config *config, enum kernel_precision precision,
-                           size_t micro_batch, size_t slots)
+                           size_t micro_batch)
 {
     struct model *model;
     struct model_config precise = *config;
     precise.precision = precision;
     assert_int_equal(model_create(&precise, &model, NULL), STATUS_OK);
     graph_init(graph, SEED, precision);
-    assert_true(model_list(model, micro_batch, LIST_TRAIN, slots, &graph->list));
+    assert_true(model_list(model, micro_batch, LIST_TRAIN, &graph->list));
     fill_model_inputs(graph, model);
     graph->parameter_elements = model->elements;
     graph_allocate(graph);
@@ -668,7 +675,7 @@ static void test_models_agree_with_differences(void **state)
     (void)state;
     for (size_t i = 0; i < MODELS; i++) {
         struct graph graph;
-        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, 1);
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3);
         assert_gradients_agree(&graph, models[i].name);
         graph_finish(&graph);
     }
@@ -737,8 +744,8 @@ static void test_bfloat16_follows_float32(void **state)
         check_bfloat16(&graph, &half, cases[i].name);
     }
     for (size_t i = 0; i < MODELS; i++) {
-        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, 1);
-        graph_of_model(&half, models[i].config, KERNEL_BF16, 3, 1);
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3);
+        graph_of_model(&half, models[i].config, KERNEL_BF16, 3);
         check_bfloat16(&graph, &half, models[i].name);
     }
 }
@@ -750,7 +757,7 @@ static void test_data_is_converted_where_reals_are_narrow(void **state)
     static const size_t more[] = {[KERNEL_FP32] = 0, [KERNEL_BF16] = 1};
     for (enum kernel_precision precision = KERNEL_FP32; precision <= KERNEL_BF16; precision++) {
         struct graph graph;
-        graph_of_model(&graph, &mlp_relu, precision, 2, 1);
+        graph_of_model(&graph, &mlp_relu, precision, 2);
         const struct op *first = &graph.list.ops[0];
         assert_string_equal(first->type->name, precision == KERNEL_BF16 ? "convert" : "linear");
         assert_int_equal(graph.list.forward_count, 3 + 2 + 1 + more[precision]);
@@ -763,7 +770,7 @@ static void test_gradients_of_parameters_are_wide(void **state)
 {
     (void)state;
     struct graph graph;
-    graph_of_model(&graph, &gpt, KERNEL_BF16, 1, 1);
+    graph_of_model(&graph, &gpt, KERNEL_BF16, 1);
     size_t gradients = 0;
     for (size_t i = 0; i < graph.list.tensor_count; i++) {
         const struct tensor *tensor = &graph.list.tensors[i];
@@ -982,9 +989,9 @@ static void test_what_fusing_leaves_unused_takes_no_memory(void **state)
     append_loss(&graph, build_chain(&graph));
     graph.list.forward_count = graph.list.op_count;
     list_fuse(&graph.list);
-    graph_place(&graph, 1);
-    assert_int_equal(graph.list.block_bytes - graph.list.slot_bytes, 2 * LIST_ALIGNMENT);
-    assert_int_equal(graph.list.lower_bound_bytes, graph.list.block_bytes);
+    graph_place(&graph);
+    assert_int_equal(graph.list.locals_bytes, 2 * LIST_ALIGNMENT);
+    assert_int_equal(graph.list.lower_bound_bytes, graph.list.locals_bytes);
     assert_true(isfinite(run(&graph, &graph.list, "reference").loss));
     graph_finish(&graph);
 }
@@ -999,7 +1006,7 @@ static size_t check_fusion(const struct graph_case *graph_case, uint64_t seed, e
     graph_init(&fused, seed, precision);
     graph_differentiate(&fused, graph_case->build(&fused));
     list_fuse(&fused.list);
-    graph_place(&fused, 1);
+    graph_place(&fused);
     assert_same_results(&graph, &fused, "reference", tolerance, graph_case->name);
     assert_same_results(&graph, &fused, "cpu", tolerance, graph_case->name);
     size_t saved = graph.list.op_count - fused.list.op_count;
@@ -1036,18 +1043,18 @@ static void test_fusion_changes_no_result(void **state)
 
 // Placement ---------------------------------------------------------------------------------------------------------
 
-// The same list with every tensor at a place of its own. Shares the operations with `list`.
+// The same list with every local tensor at a place of its own. Shares the operations with `list`.
 static struct list spread_out(const struct list *list)
 {
     struct list apart = *list;
     apart.tensors = calloc(list->tensor_count, sizeof(*apart.tensors));
-    apart.block_bytes = 0;
+    apart.locals_bytes = 0;
     for (size_t i = 0; i < list->tensor_count; i++) {
         struct tensor *tensor = &apart.tensors[i];
         *tensor = list->tensors[i];
-        if (tensor->kind == TENSOR_INPUT || tensor->kind == TENSOR_LOCAL) {
-            tensor->offset_bytes = apart.block_bytes;
-            apart.block_bytes += uint64_round_up(list_tensor_bytes(list, (tensor_id)i), LIST_ALIGNMENT);
+        if (tensor->kind == TENSOR_LOCAL) {
+            tensor->offset_bytes = apart.locals_bytes;
+            apart.locals_bytes += uint64_round_up(list_tensor_bytes(list, (tensor_id)i), LIST_ALIGNMENT);
         }
     }
     return apart;
@@ -1064,7 +1071,7 @@ static void assert_placement_changes_nothing(struct graph *graph, const char *na
     struct list apart = spread_out(&graph->list);
     struct graph wide = *graph;
     wide.gradients = host_array(4 * graph->parameter_elements, 0);
-    wide.block = host_array(apart.block_bytes, 0);
+    wide.block = host_array(block_bytes(&apart), 0);
     struct kernel_tally expected = run_from_zero(&wide, &apart);
     struct kernel_tally tally = run_from_zero(graph, &graph->list);
     if (memcmp(&tally, &expected, sizeof(tally)) != 0 ||
@@ -1072,8 +1079,8 @@ static void assert_placement_changes_nothing(struct graph *graph, const char *na
         fail_msg("%s: other bits than with every tensor apart", name);
     }
     assert_true(isfinite(tally.loss) && tally.count > 0);
-    assert_true(graph->list.lower_bound_bytes <= graph->list.block_bytes);
-    assert_true(graph->list.block_bytes < apart.block_bytes);
+    assert_true(graph->list.lower_bound_bytes <= graph->list.locals_bytes);
+    assert_true(graph->list.locals_bytes < apart.locals_bytes);
     free(wide.gradients);
     free(wide.block);
     free(apart.tensors);
@@ -1083,10 +1090,10 @@ static void check_placement(enum kernel_precision precision)
 {
     struct graph graph;
     for (size_t micro_batch = 1; micro_batch <= 9; micro_batch++) {
-        graph_of_model(&graph, &mlp_relu, precision, micro_batch + 1, 1);
+        graph_of_model(&graph, &mlp_relu, precision, micro_batch + 1);
         assert_placement_changes_nothing(&graph, "mlp");
         graph_finish(&graph);
-        graph_of_model(&graph, &gpt, precision, micro_batch, 1);
+        graph_of_model(&graph, &gpt, precision, micro_batch);
         assert_placement_changes_nothing(&graph, "gpt");
         graph_finish(&graph);
     }
@@ -1124,7 +1131,7 @@ static void test_pieces_are_the_whole(void **state)
     (void)state;
     for (size_t i = 0; i < 2 * MODELS; i++) {
         struct graph graph;
-        graph_of_model(&graph, models[i / 2].config, i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16, 3, 1);
+        graph_of_model(&graph, models[i / 2].config, i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16, 3);
         struct kernel_tally expected = run_from_zero(&graph, &graph.list);
         float *gradients = host_array(4 * graph.parameter_elements, 0);
         memcpy(gradients, graph.gradients, 4 * graph.parameter_elements);
@@ -1142,9 +1149,9 @@ static void test_pieces_are_the_whole(void **state)
 // The slot holds what was written to it, and the other one nothing.
 static void assert_slots_untouched(const struct graph *graph, size_t slot)
 {
-    const unsigned char *other = (const unsigned char *)graph->block + (1 - slot) * graph->list.slot_bytes;
-    struct list_memory memory = memory_of(graph, NULL, slot);
-    for (size_t i = 0; i < graph->list.slot_bytes; i++) {
+    const unsigned char *other = (const unsigned char *)graph->block + (1 - slot) * graph->list.inputs_bytes;
+    struct list_memory memory = memory_of(graph, &graph->list, NULL, slot);
+    for (size_t i = 0; i < graph->list.inputs_bytes; i++) {
         assert_int_equal(other[i], 0xff);
     }
     for (size_t i = 0; i < graph->input_count; i++) {
@@ -1156,19 +1163,17 @@ static void assert_slots_untouched(const struct graph *graph, size_t slot)
 
 static void check_slots(const struct model_config *config, enum kernel_precision precision, const char *name)
 {
-    struct graph one, two;
-    graph_of_model(&one, config, precision, 3, 1);
-    graph_of_model(&two, config, precision, 3, 2);
-    struct kernel_tally expected = run_from_zero(&one, &one.list);
-    assert_int_equal(two.list.slot_bytes, one.list.slot_bytes);
-    assert_int_equal(two.list.block_bytes, one.list.block_bytes + one.list.slot_bytes);
-    assert_int_equal(two.list.lower_bound_bytes, one.list.lower_bound_bytes + one.list.slot_bytes);
+    struct graph graph;
+    graph_of_model(&graph, config, precision, 3);
+    struct kernel_tally expected = run_from_zero(&graph, &graph.list);
+    float *gradients = host_array(4 * graph.parameter_elements, 0);
+    memcpy(gradients, graph.gradients, 4 * graph.parameter_elements);
     for (size_t slot = 0; slot < 2; slot++) {
-        assert_same_bits(&two, two.list.op_count, slot, &expected, one.gradients, name);
-        assert_slots_untouched(&two, slot);
+        assert_same_bits(&graph, graph.list.op_count, slot, &expected, gradients, name);
+        assert_slots_untouched(&graph, slot);
     }
-    graph_finish(&one);
-    graph_finish(&two);
+    free(gradients);
+    graph_finish(&graph);
 }
 
 static void test_inputs_come_from_either_slot(void **state)
@@ -1183,7 +1188,8 @@ static void test_inputs_come_from_either_slot(void **state)
 static void check_addresses(enum kernel_precision precision, uint64_t real_bytes)
 {
     struct list list;
-    struct list_memory memory = {.parameters = 1000000, .gradients = 2000000, .tally = 3000000, .block = 4000000};
+    const struct list_memory memory = {
+        .parameters = 1000000, .gradients = 2000000, .tally = 3000000, .inputs = 4000000, .locals = 5000000};
     list_init(&list, precision);
     tensor_id weights = list_tensor(&list, TENSOR_PARAMETER, TENSOR_REAL, 100, "weights");
     tensor_id gradient = list_tensor(&list, TENSOR_GRADIENT, TENSOR_FLOAT32, 100, "gradient");
@@ -1193,23 +1199,21 @@ static void check_addresses(enum kernel_precision precision, uint64_t real_bytes
     tensor_id tally = list_tensor(&list, TENSOR_TALLY, TENSOR_FLOAT32, sizeof(struct kernel_tally) / 4, "tally");
     tensor_id y = op_linear(&list, op_convert(&list, inputs, "inputs"), weights, TENSOR_NONE, 1, 65, 1, "y");
     op_cross_entropy(&list, tally, y, targets, 1, 1, 1);
-    assert_true(list_place(&list, 2));
+    assert_true(list_place(&list));
     assert_int_equal(list_tensor_bytes(&list, weights), 100 * real_bytes);
     assert_int_equal(list_tensor_bytes(&list, gradient), 400);
     assert_int_equal(list_tensor_bytes(&list, inputs), 260);
     assert_int_equal(list_tensor_bytes(&list, targets), 4);
     assert_int_equal(list_tensor_bytes(&list, tally), sizeof(struct kernel_tally));
-    assert_int_equal(list.slot_bytes, 512 + 256);
-    for (memory.slot = 0; memory.slot < 2; memory.slot++) {
-        device_address slot = 4000000 + memory.slot * list.slot_bytes;
-        assert_int_equal(list_address(&list, &memory, weights), 1000000 + 64 * real_bytes);
-        assert_int_equal(list_address(&list, &memory, gradient), 2000000 + 64 * 4);
-        assert_int_equal(list_address(&list, &memory, tally), 3000000);
-        assert_int_equal(list_address(&list, &memory, inputs), slot);
-        assert_int_equal(list_address(&list, &memory, targets), slot + 512);
-        assert_true(list_address(&list, &memory, y) >= 4000000 + 2 * list.slot_bytes); // in no slot
-        assert_int_equal(list_address(&list, &memory, TENSOR_NONE), 0);
-    }
+    assert_int_equal(list.inputs_bytes, 512 + 256);
+    assert_int_equal(list_address(&list, &memory, weights), 1000000 + 64 * real_bytes);
+    assert_int_equal(list_address(&list, &memory, gradient), 2000000 + 64 * 4);
+    assert_int_equal(list_address(&list, &memory, tally), 3000000);
+    assert_int_equal(list_address(&list, &memory, inputs), 4000000);
+    assert_int_equal(list_address(&list, &memory, targets), 4000000 + 512);
+    assert_int_equal(list_address(&list, &memory, y), 5000000 + list.tensors[y].offset_bytes);
+    assert_true(list.tensors[y].offset_bytes + list_tensor_bytes(&list, y) <= list.locals_bytes);
+    assert_int_equal(list_address(&list, &memory, TENSOR_NONE), 0);
     list_finish(&list);
 }
 

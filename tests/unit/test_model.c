@@ -110,19 +110,19 @@ static double enough(const struct workplace *workplace, double fp32, double bf16
     return target_precision(workplace->target) == KERNEL_BF16 ? bf16 : fp32;
 }
 
-// Runs the samples first to first + count - 1 as one micro-batch; answers the block as it is afterwards, which the
-// caller frees, and the list where `list_p` is not NULL. The block starts as NaN.
+// Runs the samples first to first + count - 1 as one micro-batch; answers the locals as they are afterwards, which
+// the caller frees, and the list where `list_p` is not NULL. They start as NaN.
 static char *run_micro_batch(struct workplace *workplace, enum list_purpose purpose, size_t first, size_t count,
                              struct list *list_p)
 {
     struct target *target = workplace->target;
     const struct model *model = workplace->model;
     struct list list;
-    assert_true(model_list(model, count, purpose, 1, &list));
-    char *block = host_array(list.block_bytes, 0xff);
-    memcpy(block + list.tensors[list.inputs].offset_bytes, workplace->inputs + first * model->input_elements,
+    assert_true(model_list(model, count, purpose, &list));
+    char *inputs = host_array(list.inputs_bytes, 0xff), *locals = host_array(list.locals_bytes, 0xff);
+    memcpy(inputs + list.tensors[list.inputs].offset_bytes, workplace->inputs + first * model->input_elements,
            4 * count * model->input_elements);
-    memcpy(block + list.tensors[list.targets].offset_bytes, workplace->targets + first * model->target_elements,
+    memcpy(inputs + list.tensors[list.targets].offset_bytes, workplace->targets + first * model->target_elements,
            4 * count * model->target_elements);
     bool copied = workplace->copy != NULL;
     uint64_t parameter_bytes = copied ? model_copy_bytes(model) : 4 * model->elements;
@@ -130,18 +130,21 @@ static char *run_micro_batch(struct workplace *workplace, enum list_purpose purp
         .parameters = target_copy_in(target, copied ? (void *)workplace->copy : workplace->weights, parameter_bytes),
         .gradients = target_copy_in(target, workplace->gradients, 4 * model->elements),
         .tally = target_copy_in(target, &workplace->tally, sizeof(workplace->tally)),
-        .block = target_copy_in(target, block, list.block_bytes)};
+        .inputs = target_copy_in(target, inputs, list.inputs_bytes),
+        .locals = target_copy_in(target, locals, list.locals_bytes)};
     list_run(&list, 0, list.op_count, target->context, &memory);
-    target_copy_out(target, block, memory.block, list.block_bytes);
+    target_copy_out(target, locals, memory.locals, list.locals_bytes);
     target_copy_out(target, &workplace->tally, memory.tally, sizeof(workplace->tally));
     target_copy_out(target, workplace->gradients, memory.gradients, 4 * model->elements);
     mem_pool_free(target->pool, memory.parameters, target->stream);
+    mem_pool_free(target->pool, memory.inputs, target->stream);
+    free(inputs);
     if (list_p != NULL) {
         *list_p = list;
     } else {
         list_finish(&list);
     }
-    return block;
+    return locals;
 }
 
 // One step of AdamW with the gradients and the tally that are there.
@@ -741,7 +744,7 @@ static void test_the_head_is_tied(void **state)
     struct model *model;
     struct list list;
     assert_int_equal(model_create(&gpt, &model, NULL), STATUS_OK);
-    assert_true(model_list(model, 1, LIST_TRAIN, 1, &list));
+    assert_true(model_list(model, 1, LIST_TRAIN, &list));
     tensor_id wte = 0;
     while (strcmp(list.tensors[wte].name, "wte.weight") != 0) {
         wte++;
@@ -806,14 +809,14 @@ static void check_probabilities(struct target *target)
     struct workplace workplace;
     struct list list;
     workplace_init(&workplace, target, &gpt);
-    char *block = run_micro_batch(&workplace, LIST_EVALUATE, 0, SAMPLES, &list);
-    const char *logits = block + list.tensors[list.ops[list.op_count - 1].tensors[1]].offset_bytes;
+    char *locals = run_micro_batch(&workplace, LIST_EVALUATE, 0, SAMPLES, &list);
+    const char *logits = locals + list.tensors[list.ops[list.op_count - 1].tensors[1]].offset_bytes;
     double loss = 0;
     for (size_t row = 0; row < SAMPLES * gpt.gpt.seq_len; row++) {
         loss += loss_of_row(&workplace, logits, row);
     }
     assert_within(workplace.tally.loss / loss, 1 - 1e-6, 1 + 1e-6);
-    free(block);
+    free(locals);
     list_finish(&list);
     workplace_finish(&workplace);
 }
@@ -847,18 +850,18 @@ static void test_padding_stays_zero_in_training(void **state)
     on_every_target(check_padding_in_training);
 }
 
-static uint64_t largest_local(const struct model_config *config, size_t micro_batch, uint64_t *block_bytes_p)
+static uint64_t largest_local(const struct model_config *config, size_t micro_batch, uint64_t *locals_bytes_p)
 {
     struct model *model;
     struct list list;
     uint64_t largest = 0;
     assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
-    assert_true(model_list(model, micro_batch, LIST_TRAIN, 1, &list));
+    assert_true(model_list(model, micro_batch, LIST_TRAIN, &list));
     for (size_t i = 0; i < list.tensor_count; i++) {
         bool local = list.tensors[i].kind == TENSOR_LOCAL;
         largest = local && list.tensors[i].elements > largest ? list.tensors[i].elements : largest;
     }
-    *block_bytes_p = list.block_bytes;
+    *locals_bytes_p = list.locals_bytes;
     list_finish(&list);
     model_destroy(model);
     return largest;

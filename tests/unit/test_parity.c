@@ -84,27 +84,29 @@ static void training_init(struct training *training, const struct experiment *ex
         .experiment = experiment, .target = target, .tolerance = tolerances[target_precision(target)]};
     assert_int_equal(model_create(&config, &training->model, NULL), STATUS_OK);
     const struct model *model = training->model;
-    assert_true(model_list(model, experiment->batch / 2, LIST_TRAIN, 1, &training->list));
+    assert_true(model_list(model, experiment->batch / 2, LIST_TRAIN, &training->list));
     write_weights(training);
     training->memory.gradients = training->optimizer.gradients = zeros(target, 4 * model->elements);
     training->memory.tally = zeros(target, sizeof(struct kernel_tally));
-    training->memory.block = zeros(target, training->list.block_bytes);
+    training->memory.inputs = zeros(target, training->list.inputs_bytes);
+    training->memory.locals = zeros(target, training->list.locals_bytes);
     training->optimizer.scale = zeros(target, sizeof(float));
     training->squares = zeros(target, sizeof(double));
     for (size_t i = 0; i < optimizer_state_count(&experiment->optimizer); i++) {
         training->optimizer.states[i] = zeros(target, 4 * model->elements);
     }
-    training->inputs = host_array(training->list.slot_bytes, 0);
+    training->inputs = host_array(training->list.inputs_bytes, 0);
     training->gradients = host_array(4 * model->elements, 0);
 }
 
 static void training_finish(struct training *training)
 {
     struct target *target = training->target;
-    const device_address addresses[] = {
-        training->optimizer.parameters, training->optimizer.gradients, training->optimizer.copy,
-        training->optimizer.states[0],  training->optimizer.states[1], training->optimizer.scale,
-        training->memory.tally,         training->memory.block,        training->squares};
+    const device_address addresses[] = {training->optimizer.parameters, training->optimizer.gradients,
+                                        training->optimizer.copy,       training->optimizer.states[0],
+                                        training->optimizer.states[1],  training->optimizer.scale,
+                                        training->memory.tally,         training->memory.inputs,
+                                        training->memory.locals,        training->squares};
     for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
         mem_pool_free(target->pool, addresses[i], target->stream);
     }
@@ -125,8 +127,8 @@ static void run_micro_batch(struct training *training, uint64_t first)
         training->experiment->sample(first + i, inputs + 4 * i * model->input_elements,
                                      (int32_t *)(void *)(targets + 4 * i * model->target_elements));
     }
-    target->device->ops->copy_to_device(target->device, target->stream, training->memory.block, training->inputs,
-                                        list->slot_bytes);
+    target->device->ops->copy_to_device(target->device, target->stream, training->memory.inputs, training->inputs,
+                                        list->inputs_bytes);
     list_run(list, 0, list->op_count, target->context, &training->memory);
     target->device->ops->stream_synchronize(target->device, target->stream);
 }

@@ -51,7 +51,8 @@ struct bench {
     struct device *device;
     struct mem_pool *pool;
     struct kernel_context *context;
-    struct list_memory memory; // the block comes and goes
+    struct list_memory memory; // inputs and locals come and go
+    size_t slots;
 };
 
 static device_address hold(struct bench *bench, uint64_t bytes)
@@ -67,7 +68,7 @@ static void bench_init(struct bench *bench, const struct model_config *config, e
 {
     const struct kernels *kernels = kernels_find("cpu", precision);
     struct device_config device = {.capacity_bytes = 64 << 20, .faulting_addresses = true};
-    *bench = (struct bench){.model = make_model(config, precision)};
+    *bench = (struct bench){.model = make_model(config, precision), .slots = slots};
     bench->book = price_book_create(bench->model, slots);
     assert_non_null(bench->book);
     assert_int_equal(device_find("cpu")->create(&device, &bench->device, NULL), STATUS_OK);
@@ -76,7 +77,6 @@ static void bench_init(struct bench *bench, const struct model_config *config, e
     bench->memory.parameters = hold(bench, kernel_real_bytes(precision) * bench->model->elements);
     bench->memory.gradients = hold(bench, 4 * bench->model->elements);
     bench->memory.tally = hold(bench, sizeof(struct kernel_tally));
-    bench->memory.slot = slots - 1;
 }
 
 static void bench_finish(struct bench *bench)
@@ -94,16 +94,17 @@ static void bench_finish(struct bench *bench)
 static void run_within(struct bench *bench, const struct list *list, device_address block)
 {
     unsigned char *bytes = device_cpu_pointer(block);
-    uint64_t rounded = mem_pool_block_bytes(list->block_bytes);
+    uint64_t needed = price_list_bytes(bench->book, list), rounded = mem_pool_block_bytes(needed);
     const tensor_id inputs[] = {list->inputs, list->targets};
     memset(bytes, UNTOUCHED, rounded);
-    bench->memory.block = block;
+    bench->memory.inputs = block + (bench->slots - 1) * list->inputs_bytes; // in the last slot
+    bench->memory.locals = block + bench->slots * list->inputs_bytes;
     for (size_t i = 0; i < 2; i++) {
         memset(device_cpu_pointer(list_address(list, &bench->memory, inputs[i])), 0,
                list_tensor_bytes(list, inputs[i]));
     }
     list_run(list, 0, list->op_count, bench->context, &bench->memory);
-    for (uint64_t i = list->block_bytes; i < rounded; i++) {
+    for (uint64_t i = needed; i < rounded; i++) {
         assert_int_equal(bytes[i], UNTOUCHED);
     }
 }
@@ -116,7 +117,8 @@ static void check_peak(struct bench *bench, enum list_purpose purpose, size_t mi
     device_address block, fence;
     mem_pool_reset_peaks(bench->pool);
     mem_pool_stats(bench->pool, &before);
-    assert_int_equal(mem_pool_alloc(bench->pool, list->block_bytes, NULL, "block", &block), STATUS_OK);
+    assert_int_equal(mem_pool_alloc(bench->pool, price_list_bytes(bench->book, list), NULL, "block", &block),
+                     STATUS_OK);
     mem_pool_stats(bench->pool, &after);
     assert_int_equal(after.allocated_peak_bytes, before.allocated_bytes + predicted);
     fence = hold(bench, MEM_POOL_ALIGNMENT);
@@ -147,7 +149,7 @@ static void test_the_price_is_what_the_allocator_sees(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 2; i++) {
-        for (size_t slots = 1; slots <= LIST_SLOTS_MAX; slots++) {
+        for (size_t slots = 1; slots <= 2; slots++) {
             check_peaks(&mlp, precisions[i], slots);
             check_peaks(&gpt, precisions[i], slots);
         }
@@ -185,41 +187,39 @@ static uint64_t live_bytes(const struct mem_buffer *buffers, size_t count, uint3
     return bytes;
 }
 
-// The inputs lie in a slot without overlap; answers the bytes of all slots.
-static uint64_t check_slots(const struct list *list, size_t slots)
+// The inputs lie without overlap.
+static void check_inputs(const struct list *list)
 {
     const struct tensor *inputs = &list->tensors[list->inputs], *targets = &list->tensors[list->targets];
     uint64_t inputs_bytes = uint64_round_up(list_tensor_bytes(list, list->inputs), LIST_ALIGNMENT);
     uint64_t targets_bytes = uint64_round_up(list_tensor_bytes(list, list->targets), LIST_ALIGNMENT);
-    assert_int_equal(list->slot_bytes, inputs_bytes + targets_bytes);
+    assert_int_equal(list->inputs_bytes, inputs_bytes + targets_bytes);
     assert_int_equal(inputs->offset_bytes, 0);
     assert_int_equal(targets->offset_bytes, inputs_bytes);
-    return slots * list->slot_bytes;
 }
 
-// Answers how much more than the lower bound the block takes.
-static double check_placement(const struct model *model, enum list_purpose purpose, size_t micro_batch, size_t slots)
+// Answers how much more than the lower bound the locals take.
+static double check_placement(const struct model *model, enum list_purpose purpose, size_t micro_batch)
 {
     struct list list;
-    assert_true(model_list(model, micro_batch, purpose, slots, &list));
+    assert_true(model_list(model, micro_batch, purpose, &list));
     struct mem_buffer *buffers = calloc(list.tensor_count, sizeof(*buffers));
     uint64_t *offsets = calloc(list.tensor_count, sizeof(*offsets)), bound = 0;
-    uint64_t slots_bytes = check_slots(&list, slots);
+    check_inputs(&list);
     for (size_t i = 0; i < list.tensor_count; i++) {
         buffers[i] = lifetime(&list, (tensor_id)i);
         if (buffers[i].bytes > 0) {
-            assert_true(list.tensors[i].offset_bytes >= slots_bytes);
-            offsets[i] = list.tensors[i].offset_bytes - slots_bytes;
+            offsets[i] = list.tensors[i].offset_bytes;
         }
         assert_int_equal(offsets[i] % LIST_ALIGNMENT, 0);
     }
     for (uint32_t moment = 0; moment <= list.op_count; moment++) {
         bound = uint64_max(bound, live_bytes(buffers, list.tensor_count, moment));
     }
-    assert_true(mem_layout_valid(buffers, offsets, list.tensor_count, list.block_bytes - slots_bytes));
-    assert_int_equal(list.lower_bound_bytes, slots_bytes + bound);
-    assert_true(list.block_bytes >= list.lower_bound_bytes);
-    double gap = (double)list.block_bytes / (double)list.lower_bound_bytes - 1;
+    assert_true(mem_layout_valid(buffers, offsets, list.tensor_count, list.locals_bytes));
+    assert_int_equal(list.lower_bound_bytes, bound);
+    assert_true(list.locals_bytes >= list.lower_bound_bytes);
+    double gap = (double)list.locals_bytes / (double)list.lower_bound_bytes - 1;
     free(offsets);
     free(buffers);
     list_finish(&list);
@@ -233,8 +233,7 @@ static void check_gap(const char *name, const struct model_config *config, enum 
     for (size_t i = 0; i < 2; i++) {
         double gap = 0;
         for (size_t micro_batch = 1; micro_batch <= micro_batch_max; micro_batch++) {
-            size_t slots = 1 + micro_batch % LIST_SLOTS_MAX;
-            gap = fmax(gap, check_placement(model, purposes[i], micro_batch, slots));
+            gap = fmax(gap, check_placement(model, purposes[i], micro_batch));
         }
         print_message("%s in %s, %s: at most %.2f %% above the lower bound\n", name,
                       precision == KERNEL_BF16 ? "bf16" : "fp32", purposes[i] == LIST_TRAIN ? "training" : "evaluation",
@@ -290,9 +289,9 @@ static void test_a_list_costs_its_price(void **state)
     struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         const struct list *first = price_list(book, purposes[i], 1); // list before price
-        assert_int_equal(price_block_bytes(book, purposes[i], 1), first->block_bytes);
+        assert_int_equal(price_block_bytes(book, purposes[i], 1), 2 * first->inputs_bytes + first->locals_bytes);
         uint64_t bytes = price_block_bytes(book, purposes[i], 3); // price before list
-        assert_int_equal(price_list(book, purposes[i], 3)->block_bytes, bytes);
+        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], 3)), bytes);
         assert_ptr_equal(price_list(book, purposes[i], 1), first);
     }
     assert_true(price_block_bytes(book, LIST_EVALUATE, 3) < price_block_bytes(book, LIST_TRAIN, 3));
@@ -317,10 +316,11 @@ static void test_a_book_keeps_few_lists(void **state)
         for (size_t micro_batch = PRICE_LISTS_KEPT + 1; micro_batch <= 3 * PRICE_LISTS_KEPT; micro_batch++) {
             const struct list *list = price_list(book, purposes[i], micro_batch);
             assert_ptr_equal(list, kept[(micro_batch - 1) % PRICE_LISTS_KEPT]); // in the place of the oldest
-            assert_int_equal(list->block_bytes, price_block_bytes(book, purposes[i], micro_batch));
+            assert_int_equal(price_list_bytes(book, list), price_block_bytes(book, purposes[i], micro_batch));
             assert_ptr_equal(price_list(book, purposes[i], micro_batch), list);
         }
-        assert_int_equal(price_list(book, purposes[i], 1)->block_bytes, price_block_bytes(book, purposes[i], 1));
+        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], 1)),
+                         price_block_bytes(book, purposes[i], 1));
     }
     price_book_destroy(book);
     model_destroy(model);
