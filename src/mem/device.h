@@ -35,11 +35,10 @@ struct device_config {
 
 struct device_info {
     uint64_t capacity_bytes; // of the device, whoever holds it
-    uint64_t free_bytes;     // held by nobody
+    uint64_t free_bytes;     // that may be committed
     uint64_t held_bytes;     // committed by this process
-    uint64_t
-        others_bytes; // committed or claimed by others, CUDA's own among them; held + others may exceed the capacity
-    uint32_t sharers; // processes attached to the device, this one included
+    uint64_t others_bytes;   // committed or claimed by others, and by CUDA itself; with held it may exceed the capacity
+    uint32_t sharers;        // processes attached to the device, this one included
 };
 
 // Who uses a device beside what this process committed.

@@ -14,8 +14,13 @@
 #include "mem/cuda_streams.h"
 #include "mem/device_pinned.h"
 #include "mem/nvml.h"
+#include "mem/uint64.h"
 
 #define GRANULARITY (UINT64_C(2) << 20)
+
+// What is never committed, at most, because CUDA takes it later: code is loaded when it first runs, and cuBLASLt
+// chooses other code for other sizes of a product. The library returns none of it.
+#define CODE_BYTES (UINT64_C(128) << 20)
 
 // The driver's calls, as cuda.h declares them.
 struct driver {
@@ -179,19 +184,24 @@ static void destroy(struct device *device)
     free(gpu);
 }
 
-// Asked first, so that what cannot fit is refused without mapping gigabytes and returning them.
-static bool has_free(struct device *device, uint64_t bytes)
+// Held by nobody, and of that what may be committed.
+struct room {
+    uint64_t total_bytes, free_bytes, usable_bytes;
+};
+
+static struct room look(struct device *device)
 {
-    size_t free_bytes = 0, total_bytes;
+    size_t free_bytes = 0, total_bytes = 0;
     device_cuda_note(device, cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
-    return bytes <= free_bytes;
+    uint64_t code_bytes = uint64_min(CODE_BYTES, total_bytes / 64);
+    return (struct room){total_bytes, free_bytes, free_bytes - uint64_min(free_bytes, code_bytes)};
 }
 
 static enum status commit(struct device *device, device_address address, uint64_t bytes)
 {
     struct gpu *gpu = gpu_of(device);
     const CUmemAccessDesc access = {.location = gpu->properties.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    if (!has_free(device, bytes)) {
+    if (bytes > look(device).usable_bytes) { // asked first: gigabytes would have to be mapped and returned
         return STATUS_OUT_OF_MEMORY;
     }
     uint64_t mapped = 0;
@@ -224,12 +234,11 @@ static void release(struct device *device, device_address address, uint64_t byte
 static void info(struct device *device, struct device_info *info_p)
 {
     struct gpu *gpu = gpu_of(device);
-    size_t free_bytes = 0, total_bytes = 0;
-    device_cuda_note(device, cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
-    uint64_t held_bytes = gpu->held_bytes, used_bytes = total_bytes - free_bytes;
+    struct room room = look(device);
+    uint64_t held_bytes = gpu->held_bytes, used_bytes = room.total_bytes - room.free_bytes;
     *info_p = (struct device_info){
-        .capacity_bytes = total_bytes,
-        .free_bytes = free_bytes,
+        .capacity_bytes = room.total_bytes,
+        .free_bytes = room.usable_bytes,
         .held_bytes = held_bytes,
         .others_bytes = used_bytes > held_bytes ? used_bytes - held_bytes : 0, // CUDA may have failed to tell
         .sharers = gpu->sharers,

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "mem/device.h"
@@ -222,4 +223,23 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
     }
     return config->fault.rank == CONFIG_ALL_RANKS ? STATUS_OK
                                                   : check_rank(config, "fault.rank", config->fault.rank, ranks, error);
+}
+
+// NCCL takes ranks of one GPU for ranks of two where they name different hosts.
+enum status config_check_devices(const struct config *config, bool gpus, bool shared, struct error *error)
+{
+    if (config->comm.reduce != CONFIG_REDUCE_NCCL) {
+        return STATUS_OK;
+    }
+    if (!gpus) {
+        return refuse(config, "comm.reduce", error,
+                      "nccl adds up between GPUs, and this runs on the CPU; allowed "
+                      "here: auto, mpi");
+    }
+    if (shared && getenv("NCCL_HOSTID") == NULL) {
+        return refuse(config, "comm.reduce", error,
+                      "nccl needs a GPU for each rank, and there are more ranks than GPUs; allowed here: auto, mpi (or "
+                      "give each rank a name of its own in NCCL_HOSTID)");
+    }
+    return STATUS_OK;
 }

@@ -77,12 +77,17 @@ static const char *plural(uint64_t count)
     return count == 1 ? "" : "s";
 }
 
-// What "auto" became where that is not what a person with GPUs hopes for.
+// What "auto" became where that is not what a person with GPUs hopes for, and what is not Headroom's to choose.
 static void print_choices(const struct console *console)
 {
     const struct worker *worker = console->worker;
     if (worker->place.instead.text[0] != '\0') {
         fprintf(console->file, "device.kind auto: on the CPU, because %s\n", worker->place.instead.text);
+    }
+    if (worker->library_bytes > 0) {
+        char bytes[MEM_SIZE_TEXT_MAX];
+        fprintf(console->file, "of rank 0's device, code, cuBLASLt and NCCL hold %s beside the plan\n",
+                mem_size_text(worker->library_bytes, bytes));
     }
     if (worker->comm->size > 1 && reduce_between(worker->place.ops->name) != NULL && worker->place.shared) {
         fprintf(console->file, "several ranks share a GPU: gradients are added up by %s\n", worker->reducer->ops->name);

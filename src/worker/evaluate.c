@@ -48,10 +48,10 @@ static enum status run_part(struct worker *worker, struct error *error)
 static enum status read_tally(struct worker *worker, struct kernel_tally *tally_p, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
-    samples_reduce(worker, LIST_EVALUATE);
+    samples_reduce(worker, worker->bucket_count); // no gradients
     ops->copy_to_host(worker->device, worker->stream, tally_p, worker->memory.tally, sizeof(*tally_p));
     ops->stream_synchronize(worker->device, worker->stream);
-    return ops->check(worker->device, error);
+    return worker_check(worker, error);
 }
 
 enum status evaluate(struct worker *worker, struct evaluation *evaluation_p, struct error *error)

@@ -236,10 +236,10 @@ enum status samples_run(struct worker *worker, const struct sample_range *range,
     return measure(worker, error);
 }
 
-void samples_reduce(struct worker *worker, enum list_purpose purpose)
+void samples_reduce(struct worker *worker, size_t first_bucket)
 {
     const struct reduce_ops *ops = worker->reducer->ops;
-    for (size_t i = worker->early_bucket_count; purpose == LIST_TRAIN && i < worker->bucket_count; i++) {
+    for (size_t i = first_bucket; i < worker->bucket_count; i++) {
         start_bucket(worker, &worker->buckets[i]);
     }
     ops->start(worker->reducer, worker->stream, worker->memory.tally, sizeof(struct kernel_tally) / sizeof(double),

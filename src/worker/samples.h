@@ -23,8 +23,8 @@ uint64_t position_hash(uint64_t position);
 // before the last operation are started. Collective only in that.
 enum status samples_run(struct worker *worker, const struct sample_range *range, struct error *error);
 
-// Collective: starts the sums over ranks that samples_run left, and the tally's. Work enqueued from then on sees them
-// all.
-void samples_reduce(struct worker *worker, enum list_purpose purpose);
+// Collective: starts the sums over ranks of the buckets from `first_bucket` on, and the tally's. Work enqueued from
+// then on sees all sums that were started.
+void samples_reduce(struct worker *worker, size_t first_bucket);
 
 #endif

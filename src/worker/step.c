@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "mem/clock.h"
 #include "mem/device_cpu.h"
@@ -240,17 +239,14 @@ static enum status check_samples(const struct worker *worker, struct step_result
     return STATUS_OK;
 }
 
-// Divides the sum of gradients by the global count, clips, and steps; what the host wants to know follows by itself.
-static void apply(struct worker *worker, struct step_record *record)
+void step_update(struct worker *worker, uint64_t step)
 {
     struct kernel_context *context = worker->kernels;
     device_address squares = worker->values + offsetof(struct step_values, gradient_squares);
     context->kernels->sum_of_squares(context, squares, worker->memory.gradients, worker->model->elements);
     context->kernels->gradient_scale(context, worker->optimizer_memory.scale, worker->memory.tally, squares,
                                      worker->config->train.clip_norm);
-    optimizer_step(&worker->optimizer, worker->model, context, &worker->optimizer_memory, record->result.step);
-    worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
-                                      sizeof(*record->values));
+    optimizer_step(&worker->optimizer, worker->model, context, &worker->optimizer_memory, step);
 }
 
 enum status step_start(struct worker *worker, uint64_t step, struct error *error)
@@ -276,9 +272,11 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     report(worker, step + 1);
     exchange_start(worker);
     uint64_t reported_ns = clock_ns();
-    samples_reduce(worker, LIST_TRAIN);
+    samples_reduce(worker, worker->early_bucket_count);
     mark(worker, record->reduced);
-    apply(worker, record);
+    step_update(worker, step);
+    worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
+                                      sizeof(*record->values));
     mark(worker, record->end);
     uint64_t applied_ns = clock_ns();
     worker->comm->ops->gather_wait(worker->comm);
@@ -301,24 +299,13 @@ enum status step_plan_next(struct worker *worker, struct error *error)
     return status;
 }
 
-// What a reducer has to tell is asked for while waiting: a lost rank would otherwise be waited for without end.
-static enum status wait_for(struct worker *worker, struct event *event, struct error *error)
-{
-    const struct timespec pause = {.tv_nsec = 50000};
-    enum status status = worker->reducer->ops->check(worker->reducer, error);
-    while (status == STATUS_OK && !worker->device->ops->event_done(worker->device, event)) {
-        nanosleep(&pause, NULL);
-        status = worker->reducer->ops->check(worker->reducer, error);
-    }
-    return status == STATUS_OK ? worker->device->ops->check(worker->device, error) : status;
-}
-
 enum status step_finish(struct worker *worker, const struct step_result **result_p, struct error *error)
 {
     struct step_record *record = record_of(worker, worker->records->oldest++);
     struct step_result *result = &record->result;
     const struct device_ops *ops = worker->device->ops;
-    enum status status = wait_for(worker, record->end, error);
+    ops->event_synchronize(worker->device, record->end);
+    enum status status = worker_check(worker, error);
     if (status != STATUS_OK) {
         return status;
     }

@@ -41,6 +41,10 @@ enum status step_plan_first(struct worker *worker, struct error *error);
 // the caller must abort the communicator.
 enum status step_start(struct worker *worker, uint64_t step, struct error *error);
 
+// Enqueues the end of a step: divides the sum of gradients by the global count, clips, and steps. What the host may
+// want to know is left in worker->values.
+void step_update(struct worker *worker, uint64_t step);
+
 // The plan for the step after the one that was started last. Every rank decides the same. Collective where memory runs
 // short, else nobody waits. STATUS_OUT_OF_MEMORY as above.
 enum status step_plan_next(struct worker *worker, struct error *error);

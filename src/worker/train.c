@@ -117,6 +117,9 @@ static void log_start(struct worker *worker)
     if (worker->binding[0] != '\0') {
         worker_log(worker, "%s", worker->binding);
     }
+    if (worker->library_bytes > 0) {
+        worker_log(worker, "code, cuBLASLt and NCCL took %" PRIu64 " bytes of the device", worker->library_bytes);
+    }
     struct device_usage usage;
     if (worker->device->ops->usage(worker->device, &usage)) {
         worker_log(worker,

@@ -13,6 +13,7 @@
 #include "worker/bind.h"
 #include "worker/step.h"
 #include "worker/threads.h"
+#include "worker/warm_up.h"
 
 static enum status out_of_host_memory(struct error *error)
 {
@@ -113,6 +114,12 @@ uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, en
     return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, micro_batch));
 }
 
+enum status worker_check(struct worker *worker, struct error *error)
+{
+    enum status status = worker->reducer->ops->check(worker->reducer, error);
+    return status == STATUS_OK ? worker->device->ops->check(worker->device, error) : status;
+}
+
 void worker_log(struct worker *worker, const char *format, ...)
 {
     if (worker->log == NULL) {
@@ -162,6 +169,13 @@ static enum status make_streams(struct worker *worker, struct error *error)
                                      : error_set(error, STATUS_ERROR, "cannot make streams on device %s", ops->name);
 }
 
+static uint64_t others_bytes(struct device *device)
+{
+    struct device_info info;
+    device->ops->info(device, &info);
+    return info.others_bytes;
+}
+
 static enum status open_device(struct worker *worker, const char *name, struct error *error)
 {
     const struct config *config = worker->config;
@@ -174,6 +188,7 @@ static enum status open_device(struct worker *worker, const char *name, struct e
     };
     enum status status = worker->place.ops->create(&device, &worker->device, error);
     if (status == STATUS_OK) {
+        worker->others_bytes = others_bytes(worker->device);
         status = make_streams(worker, error);
     }
     return status == STATUS_OK ? mem_pool_create(worker->device, device.capacity_bytes, &worker->pool, error) : status;
@@ -352,7 +367,6 @@ static enum status make_steps(struct worker *worker, struct error *error)
     return STATUS_OK;
 }
 
-// NULL where the configuration asks for what these devices cannot do; then on every rank.
 static const struct reduce_ops *choose_reduce(const struct worker *worker)
 {
     const struct reduce_ops *between = reduce_between(worker->place.ops->name);
@@ -377,7 +391,7 @@ static void inject_failures(struct worker *worker)
 static enum status init(struct worker *worker, const char *device_name, struct error *error)
 {
     enum status (*const parts[])(struct worker *, struct error *) = {
-        hold_resting_memory, write_initial_weights, open_staging, make_loader, make_steps,
+        hold_resting_memory, warm_up_kernels, write_initial_weights, open_staging, make_loader, make_steps,
     };
     enum status status = open_data(worker, error);
     if (status == STATUS_OK) {
@@ -403,8 +417,8 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     enum status status = place_choose(config, comm, &worker->place, error);
     bind_near(&worker->place.location, worker->binding, sizeof(worker->binding));
     threads_choose(comm);
-    if (status == STATUS_OK && choose_reduce(worker) == NULL) {
-        status = error_set(error, STATUS_INVALID, "comm.reduce: nccl needs GPUs; allowed here: auto, mpi");
+    if (status == STATUS_OK) {
+        status = config_check_devices(config, device_is_apart(worker->place.ops), worker->place.shared, error);
     }
     if (status == STATUS_OK) {
         status = init(worker, name, error);
@@ -420,18 +434,18 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     return STATUS_OK;
 }
 
-// A first sum makes the library take what it needs, before anybody counts what is free.
 enum status worker_connect(struct worker *worker, struct error *error)
 {
-    const struct reduce_ops *reduce = choose_reduce(worker);
-    enum status status = reduce->create(worker->comm, worker->device, worker->staging, &worker->reducer, error);
-    if (status != STATUS_OK) {
-        return status;
+    enum status status =
+        choose_reduce(worker)->create(worker->comm, worker->device, worker->staging, &worker->reducer, error);
+    if (status == STATUS_OK) {
+        status = warm_up_reduce(worker, error);
     }
-    reduce->start(worker->reducer, worker->stream, worker->values, 1, REDUCE_FLOAT64);
-    reduce->finish(worker->reducer, worker->stream);
-    worker->device->ops->stream_synchronize(worker->device, worker->stream);
-    return reduce->check(worker->reducer, error);
+    if (device_is_apart(worker->device->ops) && !worker->place.shared) {
+        uint64_t bytes = others_bytes(worker->device);
+        worker->library_bytes = bytes - uint64_min(bytes, worker->others_bytes);
+    }
+    return status;
 }
 
 static void close_device(struct worker *worker)

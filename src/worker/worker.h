@@ -72,6 +72,8 @@ struct worker {
     struct optimizer_memory optimizer_memory;
     device_address values;  // one step_values
     uint64_t resting_bytes; // allocated between steps
+    uint64_t others_bytes;  // that others held of the device when it was opened, with CUDA's context
+    uint64_t library_bytes; // that code, cuBLASLt and NCCL have taken since; 0 where several ranks take at once
 
     struct sched_coordinator *coordinator;
     struct sched_speed speed;
@@ -94,6 +96,9 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
 // the job must be ended.
 enum status worker_connect(struct worker *worker, struct error *error);
 void worker_finish(struct worker *worker);
+
+// STATUS_ERROR where something that was enqueued has failed. Does not block.
+enum status worker_check(struct worker *worker, struct error *error);
 
 // One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -110,6 +110,16 @@ class Launch:
         self.ended = True
         return Finished(self.process.returncode, out, err)
 
+    def rank_processes(self):
+        """rank -> process"""
+        found = {}
+        for pid in session_processes(self.process.pid):
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environment = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
+            if b"OMPI_COMM_WORLD_RANK" in environment:
+                found[int(environment[b"OMPI_COMM_WORLD_RANK"])] = pid
+        return found
+
     def kill(self):
         if not self.ended:
             kill_session(self.process.pid)

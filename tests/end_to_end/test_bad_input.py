@@ -130,8 +130,8 @@ class BadInput(headroom_run.ProgramTest):
 
     def test_what_only_gpus_have(self):
         self.refused(r"comm\.reduce=nccl: nccl needs device\.kind cuda", "train", "mlp.yaml", "comm.reduce=nccl")
-        self.refused(r"comm\.reduce: nccl needs GPUs", "train", "mlp.yaml", "comm.reduce=nccl", "device.kind=auto",
-                     "device.faulting_addresses=true", ranks=[4])
+        self.refused(r"comm\.reduce=nccl: nccl adds up between GPUs", "train", "mlp.yaml", "comm.reduce=nccl",
+                     "device.kind=auto", "device.faulting_addresses=true", ranks=[4])
 
     def test_a_run_folder_with_too_long_a_name(self):
         self.refused(r"run\.folder: a path of \d+ bytes is too long; allowed: up to \d+", "train", "mlp.yaml",

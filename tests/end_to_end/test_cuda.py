@@ -2,6 +2,7 @@
 """The same program on a GPU: a real one where there is one, else the simulator's where it was built in."""
 
 import os
+import signal
 import subprocess
 import time
 import unittest
@@ -58,17 +59,32 @@ class CudaTest(headroom_run.ProgramTest):
         patch.start()
         self.addCleanup(patch.stop)
 
-    def train_each(self, environments, config, *overrides):
+    def headroom_each(self, environments, *arguments, code=0):
         """One rank for each environment, a list of "NAME=VALUE"."""
-        self.runs += 1
-        folder = f"run-{self.runs}"
-        arguments = ["train", config, CUDA, f"run.folder={folder}", *overrides]
         before = list(headroom_run.MPIRUN)
         for i, environment in enumerate(environments):
             before += [":"] if i > 0 else []
             before += ["-np", "1", *(part for variable in [NO_LEAKS, *environment] for part in ("-x", variable))]
             before += [headroom_run.HEADROOM, *arguments] if i + 1 < len(environments) else []
-        return headroom_run.Run(self.path(folder), self.headroom(*arguments, before=before))
+        return self.headroom(*arguments, before=before, code=code)
+
+    def train_each(self, environments, config, *overrides):
+        self.runs += 1
+        folder = f"run-{self.runs}"
+        finished = self.headroom_each(environments, "train", config, CUDA, f"run.folder={folder}", *overrides)
+        return headroom_run.Run(self.path(folder), finished)
+
+    def steps_done(self, folder):
+        try:
+            with open(f"{self.path(folder)}/metrics.jsonl", encoding="utf-8") as file:
+                return sum('"step_ms"' in line for line in file)
+        except FileNotFoundError:
+            return 0
+
+    def wait_for_steps(self, folder, count):
+        deadline = time.monotonic() + headroom_run.TIMEOUT_S
+        while self.steps_done(folder) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def assert_priced(self, run):
         for step in run.steps:
@@ -151,9 +167,51 @@ class Reduction(CudaTest):
     @needs_simulator
     def test_nccl_refuses_one_gpu_twice(self):
         self.runs += 1
-        finished = self.headroom("train", "mlp.yaml", CUDA, "comm.reduce=nccl", "run.folder=run", ranks=2, code=1)
+        arguments = ["train", "mlp.yaml", CUDA, "comm.reduce=nccl", "run.folder=run"]
+        finished = self.headroom(*arguments, ranks=2, code=2)
+        self.assertEqual(len(finished.complaints), 1, finished.err)
+        self.assertIn("command line: comm.reduce=nccl: nccl needs a GPU for each rank", finished.complaints[0])
+        self.set_environment("NCCL_HOSTID", "one")
+        finished = self.headroom(*arguments, ranks=2, code=1)
         self.assertIn("NCCL: ncclCommInitRank", finished.complaints[0])
         self.assertIn("Duplicate GPU", finished.complaints[0])
+
+    @needs_simulator
+    def test_nccl_without_gpus(self):
+        self.set_environment("SIMULATOR_GPUS", "0")
+        for ranks in (1, 2):
+            finished = self.headroom("train", "mlp.yaml", "comm.reduce=nccl", "device.capacity=128MiB",
+                                     "run.folder=run", ranks=ranks, code=2)
+            self.assertEqual(len(finished.complaints), 1, finished.err)
+            self.assertIn("command line: comm.reduce=nccl: nccl adds up between GPUs", finished.complaints[0])
+
+
+@needs_simulator
+class FullGpu(CudaTest):
+    """Code is loaded when it first runs, and takes memory of the device: there must be some left for it."""
+
+    def setUp(self):
+        super().setUp()
+        self.set_environment("SIMULATOR_GPU_BYTES", "64MiB")
+        self.set_environment("SIMULATOR_CODE_BYTES", "256KiB")
+
+    def train_full(self, *overrides, ranks=None):
+        """In training and in validation."""
+        run = self.train("mlp.yaml", CUDA, "train.steps=1", "data.validation_samples=400", *overrides, ranks=ranks)
+        for line in (run.steps[0], run.evaluations[0]):
+            for rank in line["ranks"]:
+                self.assertGreater(rank["accumulation_steps"], 1)
+                self.assertGreaterEqual(rank["reserved_peak_bytes"], 56 << 20)
+        return run
+
+    def test_one_rank(self):
+        for precision, samples in (("fp32", 400), ("bf16", 800)):
+            self.train_full(f"train.precision={precision}", f"train.global_batch_size={samples}")
+
+    def test_two_ranks_by_nccl(self):
+        self.set_environment("SIMULATOR_GPUS", "2")
+        run = self.train_full("train.global_batch_size=800", ranks=2)
+        self.assertIn("all-reduce by nccl", run.logs[0])
 
 
 class Neighbours(CudaTest):
@@ -168,13 +226,6 @@ class Neighbours(CudaTest):
         process.stdin.write(f"{line}\n")
         process.stdin.flush()
         self.assertTrue(process.stdout.readline().startswith("done"))
-
-    def steps_done(self, folder):
-        try:
-            with open(f"{self.path(folder)}/metrics.jsonl", encoding="utf-8") as file:
-                return sum('"step_ms"' in line for line in file)
-        except FileNotFoundError:
-            return 0
 
     def free_bytes(self):
         command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
@@ -196,9 +247,7 @@ class Neighbours(CudaTest):
         reference = self.train("mlp.yaml", CUDA, *overrides)
         self.tell(neighbour, f"leave {left}")
         launch = self.start("train", "mlp.yaml", CUDA, *overrides, "comm.kind=self", "run.folder=squeezed")
-        deadline = time.monotonic() + headroom_run.TIMEOUT_S
-        while self.steps_done("squeezed") < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        self.wait_for_steps("squeezed", 3)
         self.tell(neighbour, "give")
         finished = launch.wait()
         self.assertEqual(finished.code, 0, finished.err)
@@ -232,11 +281,9 @@ class NoGpu(CudaTest):
         self.assertIn("device cpu", run.logs[1])
 
     def test_one_rank_without_a_gpu_takes_all_to_the_cpu(self):
-        self.runs += 1
-        arguments = ["train", "mlp.yaml", "run.folder=run", "device.capacity=128MiB"]
-        before = [*headroom_run.MPIRUN, "-np", "1", headroom_run.HEADROOM, *arguments, ":", "-np", "1", "-x",
-                  NO_LEAKS, "-x", "SIMULATOR_GPUS=0"]
-        run = headroom_run.Run(self.path("run"), self.headroom(*arguments, before=before))
+        finished = self.headroom_each([[], ["SIMULATOR_GPUS=0"]], "train", "mlp.yaml", "run.folder=run",
+                                      "device.capacity=128MiB")
+        run = headroom_run.Run(self.path("run"), finished)
         self.assertIn("device.kind auto: on the CPU, because the NVIDIA driver finds no GPU", run.finished.out)
         self.assertIn("device cpu", run.logs[0])
 
@@ -260,6 +307,22 @@ class Failures(CudaTest):
             finished = self.headroom("train", "gpt.yaml", CUDA, f"run.folder=run-{ranks}", *alone, ranks=ranks, code=1)
             self.assertIn("an illegal memory access was encountered", finished.complaints[0])
             self.assertIn("Simulated GPU", finished.complaints[0])
+
+    def test_a_sum_that_fails_on_one_rank_ends_the_job(self):
+        self.set_environment("SIMULATOR_GPUS", "2")
+        for call in (0, 3, 30):  # while connecting, early, in the middle
+            finished = self.headroom_each([[], [f"SIMULATOR_FAIL_SUM={call}"]], "train", "mlp.yaml", CUDA,
+                                          f"run.folder=run-{call}", "train.steps=1000000", code=1)
+            self.assertIn("NCCL: all-reduce: ", finished.complaints[0])
+
+    def test_a_rank_killed_amid_sums_ends_the_job(self):
+        self.set_environment("SIMULATOR_GPUS", "2")
+        launch = self.start("train", "mlp.yaml", CUDA, "train.steps=1000000", "run.folder=run", ranks=2)
+        self.wait_for_steps("run", 3)
+        os.kill(launch.rank_processes()[1], signal.SIGKILL)
+        finished = launch.wait(timeout_s=20)
+        self.assertNotEqual(finished.code, 0)
+        self.assertRegex(finished.err, r"rank 1 .*signal 9")
 
 
 class Placement(CudaTest):

@@ -14,17 +14,6 @@ END_S = 20  # within which the job has ended
 FOREVER = ("train.steps=1000000", "run.folder=run", "device.ranks_per_device=2", "device.capacity=2MiB")
 
 
-def rank_processes(launch):
-    """rank -> process"""
-    found = {}
-    for pid in headroom_run.session_processes(launch.process.pid):
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
-        if b"OMPI_COMM_WORLD_RANK" in environment:
-            found[int(environment[b"OMPI_COMM_WORLD_RANK"])] = pid
-    return found
-
-
 class LostRank(headroom_run.ProgramTest):
     def setUp(self):
         super().setUp()
@@ -72,7 +61,7 @@ class LostRank(headroom_run.ProgramTest):
 
     def kill_rank(self, rank):
         launch = self.start_on_named_devices()
-        processes = rank_processes(launch)
+        processes = launch.rank_processes()
         self.assertEqual(sorted(processes), [0, 1, 2, 3])
         os.kill(processes[rank], signal.SIGKILL)
         finished = self.check_end(launch)
@@ -80,7 +69,7 @@ class LostRank(headroom_run.ProgramTest):
         self.check_next_run()
 
     def test_a_jobs_own_devices_have_no_name_that_could_be_left(self):
-        processes = rank_processes(self.start_training())
+        processes = self.start_training().rank_processes()
         self.assertEqual(len(processes), 4)
         for pid in processes.values():
             with open(f"/proc/{pid}/maps", encoding="utf-8") as file:

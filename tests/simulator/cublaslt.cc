@@ -356,6 +356,19 @@ static uint64_t hash(const struct problem *problem)
     return hash;
 }
 
+// Which code an algorithm runs: products of another size may have another tile.
+static uint64_t code_of(const struct problem *problem)
+{
+    struct problem tile = *problem;
+    for (struct layout *layout : {&tile.a, &tile.b, &tile.c, &tile.d}) {
+        layout->stride = 0;
+        layout->rows = layout->rows < 128;
+        layout->columns = layout->columns < 128;
+    }
+    tile.operation.aux_stride = 0;
+    return hash(&tile);
+}
+
 // NULL is aligned to anything.
 static uint32_t alignment_of(const void *address)
 {
@@ -610,6 +623,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     }
     if (!usable(&algorithm, &product, workspace_bytes)) {
         return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (!simulator_load(code_of(&product.problem))) {
+        return CUBLAS_STATUS_ALLOC_FAILED;
     }
     cudaError_t error = streams_launch(stream, [product, algorithm] {
         if (!epilogue_aligned(&algorithm, &product.problem.operation)) {

@@ -4,6 +4,7 @@
 // to the host except while work runs. Its bytes are booked in a ledger that processes share.
 #include <cuda.h>
 #include <map>
+#include <set>
 #include <string.h>
 #include <string>
 #include <sys/mman.h>
@@ -22,6 +23,7 @@ extern "C" {
 struct gpu {
     struct ledger *all; // what is taken of the GPU; NULL before the context
     struct ledger *own; // this process's part of it, by its number, for NVML
+    std::set<uint64_t> loaded;
 };
 
 // What cuMemCreate made. Its bytes are given back once it is released and no longer mapped.
@@ -141,7 +143,7 @@ cudaError_t memory_make_context(int index)
         ledger_detach(all);
         return cudaErrorInitializationError;
     }
-    *gpu = {all, own};
+    *gpu = {all, own, {}};
     if (!memory_take(index, simulator_setting("SIMULATOR_CONTEXT_BYTES", UINT64_C(1) << 20))) {
         ledger_detach(own);
         ledger_detach(all);
@@ -161,6 +163,19 @@ void memory_give(int gpu, uint64_t bytes)
 {
     ledger_give(memory()->gpus[gpu].own, bytes);
     ledger_give(memory()->gpus[gpu].all, bytes);
+}
+
+bool simulator_load(uint64_t code)
+{
+    return simulator_call(SIMULATOR_CONTEXT, [code] {
+               int gpu = simulator_current_gpu();
+               std::set<uint64_t> *loaded = &memory()->gpus[gpu].loaded;
+               if (loaded->count(code) == 0 && !memory_take(gpu, simulator_setting("SIMULATOR_CODE_BYTES", 65536))) {
+                   return cudaErrorMemoryAllocation;
+               }
+               loaded->insert(code);
+               return cudaSuccess;
+           }) == cudaSuccess;
 }
 
 void memory_info(int gpu, uint64_t *free_p, uint64_t *total_p)

@@ -360,6 +360,9 @@ static bool advance(struct call *call)
     if (communicator->finished != call->sequence) {
         return communicator->aborted; // an earlier call on another stream comes first
     }
+    if (call->sequence == simulator_setting("SIMULATOR_FAIL_SUM", UINT64_MAX)) {
+        communicator->failure = ncclSystemError;
+    }
     if (!memory_is_device(call->from, total) || !memory_is_device(call->to, total)) {
         simulator_fail(cudaErrorIllegalAddress);
         return true;
@@ -381,6 +384,12 @@ static bool advance(struct call *call)
     }
     communicator->finished++;
     return true;
+}
+
+// Messages of few bytes are added up another way than long ones, and each way is connected when it is first gone.
+static uint64_t code_of(ncclDataType_t type, size_t count)
+{
+    return UINT64_C(0x6e63636c) + 2 * static_cast<uint64_t>(type) + (count > 4096);
 }
 
 static ncclResult_t in_group(std::function<ncclResult_t()> issue)
@@ -424,6 +433,9 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
     }
     auto issue = [=]() -> ncclResult_t {
         auto call = std::make_shared<struct call>();
+        if (!simulator_load(code_of(type, count))) {
+            return refuse(ncclUnhandledCudaError, "cannot connect: out of memory");
+        }
         {
             std::lock_guard<std::mutex> guard(simulator_mutex);
             call->communicator = find(handle);

@@ -15,6 +15,10 @@
 #ifdef __cplusplus
 #include <functional>
 
+// Code goes to the current GPU when it is first run, and takes memory there that stays taken. False where there is
+// none: cudaErrorMemoryAllocation is the last error of the thread then.
+bool simulator_load(uint64_t code);
+
 // A kernel launch: `work` runs when the stream comes to it, with device memory open to the host. It must not call CUDA.
 void simulator_enqueue(cudaStream_t stream, std::function<void()> work);
 

@@ -11,7 +11,8 @@ template <typename... Parameters, typename... Arguments>
 void cuda_launch(const struct cuda_context *context, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                  size_t shared_bytes, Arguments... arguments)
 {
-    if (simt_accepts(reinterpret_cast<const void *>(kernel), grid, block, shared_bytes)) {
+    if (simt_accepts(reinterpret_cast<const void *>(kernel), grid, block, shared_bytes) &&
+        simulator_load(reinterpret_cast<uintptr_t>(kernel))) {
         simulator_enqueue(context->stream, [=] {
             simt_run(__PRETTY_FUNCTION__, grid, block, shared_bytes, [=] { kernel(Parameters(arguments)...); });
         });
