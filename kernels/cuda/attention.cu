@@ -9,12 +9,6 @@
 namespace
 {
 
-// Tiles see the more keys the later they are: those first.
-__device__ __forceinline__ size_t first_query(unsigned rows)
-{
-    return static_cast<size_t>(gridDim.y - 1 - blockIdx.y) * rows;
-}
-
 // Tensor cores ------------------------------------------------------------------------------------------------------
 
 template <int depth> struct tensor {
@@ -98,7 +92,7 @@ __global__ void __launch_bounds__(tensor<depth>::threads)
     const auto q = attention_rows_of(qkv, ATTENTION_Q, shape), k = attention_rows_of(qkv, ATTENTION_K, shape),
                v = attention_rows_of(qkv, ATTENTION_V, shape);
     const int warp_row = static_cast<int>(threadIdx.x / CUDA_WARP) * 16 * t::row_tiles;
-    const size_t block_query = first_query(t::queries), query = block_query + warp_row;
+    const size_t block_query = attention_tile_from_last(shape) * t::queries, query = block_query + warp_row;
     const size_t end = min(block_query + t::queries, shape.length); // of keys
     const float scale = shape.scale * attention_log2_e;
     __nv_bfloat16 *shared = reinterpret_cast<__nv_bfloat16 *>(cuda_shared());
@@ -171,8 +165,8 @@ __global__ void __launch_bounds__(PLAIN_THREADS, 2)
 {
     const auto q = attention_rows_of(qkv, ATTENTION_Q, shape), k = attention_rows_of(qkv, ATTENTION_K, shape),
                v = attention_rows_of(qkv, ATTENTION_V, shape);
-    const size_t query = first_query(PLAIN_TILE);
-    const unsigned channel = blockIdx.z * PLAIN_TILE;
+    const size_t query = attention_tile_from_last(shape) * PLAIN_TILE;
+    const unsigned channel = blockIdx.y * PLAIN_TILE;
     float sums[4][4] = {}, max[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, sum[4] = {};
 
     for (size_t key = 0; key <= query; key += PLAIN_TILE) {
@@ -202,7 +196,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS, 2)
     for (int i = 0; i < 4; i++) {
         const size_t row = query + plain_row() + i;
         sum[i] = over_row(sum[i], [](float a, float b) { return a + b; });
-        if (threadIdx.x % PLAIN_LANES == 0 && blockIdx.z == 0 && row < shape.length) {
+        if (threadIdx.x % PLAIN_LANES == 0 && blockIdx.y == 0 && row < shape.length) {
             attention_row_numbers(lse, shape)[row] = max[i] + logf(sum[i]);
         }
     }
@@ -224,14 +218,16 @@ void cuda_kernels<real>::attention(struct kernel_context *base, device_address y
     }
     const bool done = attention_with_depth<real>(shape, [&](auto depth) {
         using t = tensor<depth>;
+        const struct attention_shape tiled = attention_tiled(shape, t::queries);
         cuda_allow_shared(tensor_forward<depth>, t::shared_bytes);
-        cuda_launch(context, tensor_forward<depth>, attention_grid(shape, batch, t::queries, 1), dim3(t::threads),
-                    t::shared_bytes, cuda_pointer<__nv_bfloat16>(y), cuda_pointer<float>(lse),
-                    cuda_pointer<const __nv_bfloat16>(qkv), shape);
+        cuda_launch(context, tensor_forward<depth>, attention_grid(tiled, batch, 1), dim3(t::threads), t::shared_bytes,
+                    cuda_pointer<__nv_bfloat16>(y), cuda_pointer<float>(lse), cuda_pointer<const __nv_bfloat16>(qkv),
+                    tiled);
     });
     if (!done) {
-        cuda_launch(context, plain_forward<real>, plain_grid(shape, batch), dim3(PLAIN_THREADS), plain_shared_bytes,
-                    cuda_pointer<real>(y), cuda_pointer<float>(lse), cuda_pointer<const real>(qkv), shape);
+        const struct attention_shape tiled = attention_tiled(shape, PLAIN_TILE);
+        cuda_launch(context, plain_forward<real>, plain_grid(tiled, batch), dim3(PLAIN_THREADS), plain_shared_bytes,
+                    cuda_pointer<real>(y), cuda_pointer<float>(lse), cuda_pointer<const real>(qkv), tiled);
     }
 }
 

@@ -4,7 +4,8 @@
 // better parallelism and work partitioning" (2023): tiles of scores live in registers and shared memory only, and each
 // output has one block that adds it up in a fixed order.
 //
-// Grids: x is the head of a sequence, y a tile of rows, z a part of the channels.
+// Grids: x is the head of a sequence and in it a tile of rows, y a part of the channels. The tiles of one head run
+// together, so that what they share stays in the cache.
 #ifndef HEADROOM_KERNELS_CUDA_ATTENTION_CUH
 #define HEADROOM_KERNELS_CUDA_ATTENTION_CUH
 
@@ -17,21 +18,48 @@
 struct attention_shape {
     size_t length, channels;
     unsigned heads, width; // of a head
+    unsigned tiles;        // of rows, of each head in the grid at hand
     float scale;           // of scores
 };
 
 inline struct attention_shape attention_shape_of(size_t length, size_t channels, size_t heads)
 {
     const size_t width = channels / heads;
-    return {length, channels, static_cast<unsigned>(heads), static_cast<unsigned>(width),
+    return {length,
+            channels,
+            static_cast<unsigned>(heads),
+            static_cast<unsigned>(width),
+            0,
             1 / std::sqrt(static_cast<float>(width))};
 }
 
-// Blocks for tiles of so many rows of every head.
-inline dim3 attention_grid(const struct attention_shape &shape, size_t batch, unsigned rows, unsigned parts)
+// In tiles of so many rows.
+inline struct attention_shape attention_tiled(struct attention_shape shape, unsigned rows)
 {
-    return dim3(static_cast<unsigned>(batch) * shape.heads, static_cast<unsigned>((shape.length + rows - 1) / rows),
-                parts);
+    shape.tiles = static_cast<unsigned>((shape.length + rows - 1) / rows);
+    return shape;
+}
+
+inline dim3 attention_grid(const struct attention_shape &shape, size_t batch, unsigned parts)
+{
+    return dim3(static_cast<unsigned>(batch) * shape.heads * shape.tiles, parts);
+}
+
+// The block's head, counted over all sequences, and its tile there.
+__device__ __forceinline__ size_t attention_head(const struct attention_shape &shape)
+{
+    return blockIdx.x / shape.tiles;
+}
+
+__device__ __forceinline__ size_t attention_tile(const struct attention_shape &shape)
+{
+    return blockIdx.x % shape.tiles;
+}
+
+// The same from the last tile on: where later ones have more to do, those come first.
+__device__ __forceinline__ size_t attention_tile_from_last(const struct attention_shape &shape)
+{
+    return shape.tiles - 1 - attention_tile(shape);
 }
 
 // Calls start(depth) with the channels of tensor cores' tiles that take such heads, as a constant. False where there
@@ -75,7 +103,7 @@ template <typename real>
 __device__ __forceinline__ attention_rows<real> attention_rows_of(real *array, size_t stride,
                                                                   const struct attention_shape &shape)
 {
-    const size_t sequence = blockIdx.x / shape.heads, head = blockIdx.x % shape.heads;
+    const size_t sequence = attention_head(shape) / shape.heads, head = attention_head(shape) % shape.heads;
     return {array + sequence * shape.length * stride + head * shape.width, stride, shape.length, shape.width};
 }
 
@@ -100,7 +128,7 @@ __device__ __forceinline__ attention_rows<real> attention_rows_of(real *y, const
 template <typename type>
 __device__ __forceinline__ type *attention_row_numbers(type *array, const struct attention_shape &shape)
 {
-    return array + blockIdx.x * shape.length;
+    return array + attention_head(shape) * shape.length;
 }
 
 #endif

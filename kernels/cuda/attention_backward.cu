@@ -22,7 +22,7 @@ template <typename real, int width>
 __global__ void __launch_bounds__(delta_threads)
     make_delta(float *delta, const real *dy, const real *y, struct attention_shape shape)
 {
-    const size_t first = blockIdx.y * size_t(delta_rows), end = min(first + delta_rows, shape.length);
+    const size_t first = attention_tile(shape) * delta_rows, end = min(first + delta_rows, shape.length);
     const auto dy_rows = attention_rows_of(dy, shape), y_rows = attention_rows_of(y, shape);
     const unsigned lane = threadIdx.x % CUDA_WARP;
 
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(tensor<depth>::threads)
     const auto q = attention_rows_of(qkv, ATTENTION_Q, shape), k = attention_rows_of(qkv, ATTENTION_K, shape),
                v = attention_rows_of(qkv, ATTENTION_V, shape), d = attention_rows_of(dy, shape);
     const int warp_row = static_cast<int>(threadIdx.x / CUDA_WARP) * 16;
-    const size_t block_key = blockIdx.y * size_t(ATTENTION_STEP), key = block_key + warp_row;
+    const size_t block_key = attention_tile(shape) * ATTENTION_STEP, key = block_key + warp_row;
     const float scale = shape.scale * attention_log2_e;
     __nv_bfloat16 *shared = reinterpret_cast<__nv_bfloat16 *>(cuda_shared());
     float *numbers = reinterpret_cast<float *>(shared + 2 * t::stage_size); // [stage, lse and delta, query]
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(tensor<depth>::threads)
     const auto q = attention_rows_of(qkv, ATTENTION_Q, shape), k = attention_rows_of(qkv, ATTENTION_K, shape),
                v = attention_rows_of(qkv, ATTENTION_V, shape), d = attention_rows_of(dy, shape);
     const int warp_row = static_cast<int>(threadIdx.x / CUDA_WARP) * 16;
-    const size_t block_query = (gridDim.y - 1 - blockIdx.y) * size_t(ATTENTION_STEP); // the longest first
+    const size_t block_query = attention_tile_from_last(shape) * ATTENTION_STEP;
     const size_t query = block_query + warp_row;
     const float scale = shape.scale * attention_log2_e;
     __nv_bfloat16 *shared = reinterpret_cast<__nv_bfloat16 *>(cuda_shared());
@@ -226,8 +226,8 @@ __global__ void __launch_bounds__(PLAIN_THREADS, 2)
     const auto q = attention_rows_of(qkv, ATTENTION_Q, shape), k = attention_rows_of(qkv, ATTENTION_K, shape),
                v = attention_rows_of(qkv, ATTENTION_V, shape), d = attention_rows_of(dy, shape);
     const float *lse = attention_row_numbers(lses, shape), *delta = attention_row_numbers(deltas, shape);
-    const size_t key = blockIdx.y * size_t(PLAIN_TILE);
-    const unsigned channel = blockIdx.z * PLAIN_TILE;
+    const size_t key = attention_tile(shape) * PLAIN_TILE;
+    const unsigned channel = blockIdx.y * PLAIN_TILE;
     float dk[4][4] = {}, dv[4][4] = {};
 
     for (size_t query = key; query < shape.length; query += PLAIN_TILE) {
@@ -253,8 +253,8 @@ __global__ void __launch_bounds__(PLAIN_THREADS, 2)
     const auto q = attention_rows_of(qkv, ATTENTION_Q, shape), k = attention_rows_of(qkv, ATTENTION_K, shape),
                v = attention_rows_of(qkv, ATTENTION_V, shape), d = attention_rows_of(dy, shape);
     const float *lse = attention_row_numbers(lses, shape), *delta = attention_row_numbers(deltas, shape);
-    const size_t query = (gridDim.y - 1 - blockIdx.y) * size_t(PLAIN_TILE);
-    const unsigned channel = blockIdx.z * PLAIN_TILE;
+    const size_t query = attention_tile_from_last(shape) * PLAIN_TILE;
+    const unsigned channel = blockIdx.y * PLAIN_TILE;
     float dq[4][4] = {};
 
     for (size_t key = 0; key <= query; key += PLAIN_TILE) {
@@ -289,25 +289,28 @@ void cuda_kernels<real>::attention_backward(struct kernel_context *base, device_
         return;
     }
     cuda_with_width<real>(shape.width, [&](auto width) {
-        cuda_launch(context, make_delta<real, width>, attention_grid(shape, batch, delta_rows, 1), dim3(delta_threads),
-                    0, delta, dy, cuda_pointer<const real>(y_at), shape);
+        const struct attention_shape tiled = attention_tiled(shape, delta_rows);
+        cuda_launch(context, make_delta<real, width>, attention_grid(tiled, batch, 1), dim3(delta_threads), 0, delta,
+                    dy, cuda_pointer<const real>(y_at), tiled);
     });
     const bool done = attention_with_depth<real>(shape, [&](auto depth) {
         using t = tensor<depth>;
-        const dim3 grid = attention_grid(shape, batch, ATTENTION_STEP, 1);
+        const struct attention_shape tiled = attention_tiled(shape, ATTENTION_STEP);
+        const dim3 grid = attention_grid(tiled, batch, 1);
         cuda_allow_shared(tensor_keys_backward<depth>, t::keys_shared_bytes);
         cuda_allow_shared(tensor_queries_backward<depth>, t::shared_bytes);
         cuda_launch(context, tensor_keys_backward<depth>, grid, dim3(t::threads), t::keys_shared_bytes, dqkv, dy, qkv,
-                    lse, delta, shape);
+                    lse, delta, tiled);
         cuda_launch(context, tensor_queries_backward<depth>, grid, dim3(t::threads), t::shared_bytes, dqkv, dy, qkv,
-                    lse, delta, shape);
+                    lse, delta, tiled);
     });
     if (!done) {
-        const dim3 grid = plain_grid(shape, batch);
+        const struct attention_shape tiled = attention_tiled(shape, PLAIN_TILE);
+        const dim3 grid = plain_grid(tiled, batch);
         cuda_launch(context, plain_keys_backward<real>, grid, dim3(PLAIN_THREADS), plain_shared_bytes, dqkv, dy, qkv,
-                    lse, delta, shape);
+                    lse, delta, tiled);
         cuda_launch(context, plain_queries_backward<real>, grid, dim3(PLAIN_THREADS), plain_shared_bytes, dqkv, dy, qkv,
-                    lse, delta, shape);
+                    lse, delta, tiled);
     }
 }
 

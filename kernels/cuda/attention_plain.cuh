@@ -140,7 +140,7 @@ template <typename function> __device__ __forceinline__ void plain_for_each(func
 
 inline dim3 plain_grid(const struct attention_shape &shape, size_t batch)
 {
-    return attention_grid(shape, batch, PLAIN_TILE, (shape.width + PLAIN_TILE - 1) / PLAIN_TILE);
+    return attention_grid(shape, batch, (shape.width + PLAIN_TILE - 1) / PLAIN_TILE);
 }
 
 #endif

@@ -39,7 +39,6 @@ constexpr int threads = CUDA_WARP * warps;
 constexpr int batch = 4;                // a warp's loads under way at once
 constexpr unsigned tile = 4 * threads;  // tokens that are read at once
 constexpr unsigned capacity = 2 * tile; // of collected rows
-constexpr int backward_blocks_per_multiprocessor = 2;
 
 using entry = uint64_t; // a token and its row, in the order in which they are sorted
 
@@ -237,8 +236,8 @@ void cuda_kernels<real>::embedding_backward(struct kernel_context *base, device_
     cuda_with_width<real>(channels, [&](auto width) {
         const struct cuda_context *context = cuda_of(base);
         const size_t slabs = (channels + CUDA_WARP * width - 1) / (CUDA_WARP * width);
-        const size_t busy = size_t(context->multiprocessors) * backward_blocks_per_multiprocessor / slabs;
-        const size_t classes = std::max(size_t(1), std::min(busy, vocabulary));
+        // A block of so many threads fills its multiprocessor.
+        const size_t classes = std::max(size_t(1), std::min(size_t(context->multiprocessors) / slabs, vocabulary));
 
         cuda_allow_shared(backward<real, width>, shared_bytes<width>());
         cuda_launch(context, backward<real, width>, dim3(unsigned(classes), unsigned(slabs)), dim3(threads),

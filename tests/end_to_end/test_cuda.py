@@ -52,6 +52,9 @@ class CudaTest(headroom_run.ProgramTest):
             self.skipTest("there is no GPU")
         self.write("gpt.yaml", GPT)
         self.write("mlp.yaml", MLP)
+        if not SIMULATED:  # one GPU, the same for CUDA and nvidia-smi, whatever the machine has
+            self.set_environment("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+            self.set_environment("CUDA_VISIBLE_DEVICES", "0")
         self.set_environment("SIMULATOR_NAME", f"test-{os.getpid()}-{self.id().rpartition('.')[2]}")
 
     def set_environment(self, name, value):
@@ -228,7 +231,7 @@ class Neighbours(CudaTest):
         self.assertTrue(process.stdout.readline().startswith("done"))
 
     def free_bytes(self):
-        command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        command = ["nvidia-smi", "--id=0", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
         return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0]) << 20
 
     def test_one_that_comes_and_goes(self):

@@ -8,7 +8,8 @@
 #include <string.h>
 
 #define PIECE     ((size_t)2 << 20)
-#define PIECE_MAX 1048576
+#define LARGE     ((size_t)1 << 30)
+#define PIECE_MAX 4096
 
 static size_t free_bytes(void)
 {
@@ -28,9 +29,11 @@ int main(void)
     while (fgets(line, sizeof(line), stdin) != NULL) {
         if (strncmp(line, "leave ", 6) == 0) {
             size_t left = strtoul(line + 6, NULL, 10);
-            while (count < PIECE_MAX && free_bytes() >= left + PIECE &&
-                   cudaMalloc(&pieces[count], PIECE) == cudaSuccess) {
-                count++;
+            for (size_t size = LARGE; size >= PIECE; size = size == LARGE ? PIECE : 0) {
+                while (count < PIECE_MAX && free_bytes() >= left + size &&
+                       cudaMalloc(&pieces[count], size) == cudaSuccess) {
+                    count++;
+                }
             }
         } else {
             while (count > 0) {
