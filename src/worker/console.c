@@ -86,7 +86,7 @@ static void print_choices(const struct console *console)
     }
     if (worker->library_bytes > 0) {
         char bytes[MEM_SIZE_TEXT_MAX];
-        fprintf(console->file, "of rank 0's device, code, cuBLASLt and NCCL hold %s beside the plan\n",
+        fprintf(console->file, "of rank 0's device, CUDA, cuBLASLt and NCCL hold %s beside the plan\n",
                 mem_size_text(worker->library_bytes, bytes));
     }
     if (worker->comm->size > 1 && reduce_between(worker->place.ops->name) != NULL && worker->place.shared) {

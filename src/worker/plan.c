@@ -39,13 +39,15 @@ static enum status machine_capacity(struct planning *planning, uint64_t *capacit
     struct device *device;
     struct device_info info;
     enum status status = planning->device->create(&(struct device_config){.sharers = 1}, &device, error);
-    if (status == STATUS_OK) {
-        device->ops->info(device, &info);
-        device->ops->usage(device, &planning->usage);
-        *capacity_p = info.free_bytes;
-        device->ops->destroy(device);
+    if (status != STATUS_OK) {
+        struct error why = *error;
+        return error_set(error, status, "%s; with device.capacity a plan needs no device", why.text);
     }
-    return status;
+    device->ops->info(device, &info);
+    device->ops->usage(device, &planning->usage);
+    *capacity_p = info.free_bytes;
+    device->ops->destroy(device);
+    return STATUS_OK;
 }
 
 // Ranks that share a device count on equal parts of it. The machine's CPU is one device; of GPUs each rank has its own.
@@ -201,13 +203,17 @@ static enum status plan(const struct command_line *command, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
+    struct error instead = {0};
     struct planning planning = {
         .config = &config,
-        .device = place_kind(&config, NULL),
+        .device = place_kind(&config, &instead),
         .ranks = rank_count(&config, command->ranks),
     };
     status = prepare(&planning, error);
     if (status == STATUS_OK) {
+        if (instead.text[0] != '\0') {
+            printf("device.kind auto: for the CPU, because %s\n\n", instead.text);
+        }
         print_resting(&planning);
         print_peaks(&planning);
         status = print_shares(&planning, error);

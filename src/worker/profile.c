@@ -183,7 +183,9 @@ static void print_hints(const struct profile *profile, const struct worker *work
     } hints[] = {
         {percent(profile->data_wait_ns, profile->step_ns) > 5,
          "micro-steps wait for samples: raise data.threads or data.prefetch_bytes"},
-        {percent(profile->comm_ns, profile->step_ns) > 10,
+        {percent(profile->comm_ns, profile->step_ns) > 10 && !worker->reducer->ops->overlaps,
+         "the all-reduce by mpi waits for the slowest rank: give each rank a GPU, or raise train.global_batch_size"},
+        {percent(profile->comm_ns, profile->step_ns) > 10 && worker->reducer->ops->overlaps,
          "the all-reduce is not hidden: lower comm.bucket_bytes, or raise train.global_batch_size"},
         {percent(profile->coordination_ns, profile->step_ns) > 2,
          "ranks wait for each other's reports: look for a rank that shares its cores or its device"},

@@ -19,13 +19,14 @@ struct reducer;
 
 struct reduce_ops {
     const char *name;
+    bool overlaps; // `start` does not block, and sums run beside what is enqueued after it
     // Collective. `staging` gives host memory; both it and the device must outlive the reducer, which the caller owns.
     enum status (*create)(struct comm *comm, struct device *device, struct mem_pool *staging,
                           struct reducer **reducer_p, struct error *error);
     // Collective. Accepts NULL.
     void (*destroy)(struct reducer *reducer);
-    // Collective: starts the sum of `count` values that work enqueued on `stream` until now leaves. May block until it
-    // is done.
+    // Collective: starts the sum of `count` values that work enqueued on `stream` until now leaves. Blocks until
+    // it is done unless it overlaps.
     void (*start)(struct reducer *reducer, struct stream *stream, device_address values, uint64_t count,
                   enum reduce_type type);
     // Work enqueued on `stream` from now on sees the sums of all that was started. Does not block.

@@ -67,9 +67,12 @@ static void give_up(struct reducer_nccl *nccl, ncclResult_t result)
 // With the lock.
 static void ask(struct reducer_nccl *nccl)
 {
-    ncclResult_t result = ncclSuccess;
-    if (nccl->comm != NULL && ncclCommGetAsyncError(nccl->comm, &result) == ncclSuccess && is_failure(result)) {
-        give_up(nccl, result);
+    if (nccl->comm == NULL) {
+        return;
+    }
+    ncclResult_t result = ncclSuccess, asked = ncclCommGetAsyncError(nccl->comm, &result);
+    if (is_failure(asked) || is_failure(result)) {
+        give_up(nccl, is_failure(asked) ? asked : result);
     }
 }
 
@@ -196,5 +199,10 @@ static enum status check(struct reducer *reducer, struct error *error)
     return status;
 }
 
-const struct reduce_ops reduce_nccl = {
-    .name = "nccl", .create = create, .destroy = destroy, .start = start, .finish = finish, .check = check};
+const struct reduce_ops reduce_nccl = {.name = "nccl",
+                                       .overlaps = true,
+                                       .create = create,
+                                       .destroy = destroy,
+                                       .start = start,
+                                       .finish = finish,
+                                       .check = check};

@@ -118,13 +118,12 @@ static void log_start(struct worker *worker)
         worker_log(worker, "%s", worker->binding);
     }
     if (worker->library_bytes > 0) {
-        worker_log(worker, "code, cuBLASLt and NCCL took %" PRIu64 " bytes of the device", worker->library_bytes);
+        worker_log(worker, "CUDA, cuBLASLt and NCCL hold %" PRIu64 " bytes of the device", worker->library_bytes);
     }
     struct device_usage usage;
     if (worker->device->ops->usage(worker->device, &usage)) {
-        worker_log(worker,
-                   "libraries hold %" PRIu64 " bytes of the device, %" PRIu32 " other processes %" PRIu64 " bytes",
-                   usage.library_bytes, usage.other_processes, usage.others_bytes);
+        worker_log(worker, "%" PRIu32 " other processes hold %" PRIu64 " bytes of the device", usage.other_processes,
+                   usage.others_bytes);
     }
 }
 

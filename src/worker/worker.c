@@ -349,6 +349,19 @@ static enum status make_coordinator(struct worker *worker, struct error *error)
     return made ? STATUS_OK : out_of_host_memory(error);
 }
 
+static const struct reduce_ops *choose_reduce(const struct worker *worker)
+{
+    const struct reduce_ops *between = reduce_between(worker->place.ops->name);
+    enum config_reduce asked = worker->config->comm.reduce;
+    if (worker->comm->size == 1) {
+        return &reduce_self;
+    }
+    if (asked == CONFIG_REDUCE_AUTO) {
+        return between == NULL || worker->place.shared ? &reduce_mpi : between;
+    }
+    return asked == CONFIG_REDUCE_MPI ? &reduce_mpi : between;
+}
+
 // Steps under way, and how their gradients are added up.
 static enum status make_steps(struct worker *worker, struct error *error)
 {
@@ -361,23 +374,11 @@ static enum status make_steps(struct worker *worker, struct error *error)
     if (worker->bucket_count == 0 || worker->records == NULL) {
         return out_of_host_memory(error);
     }
-    while (worker->buckets[worker->early_bucket_count].ready < list->op_count) {
+    bool overlaps = choose_reduce(worker)->overlaps;
+    while (overlaps && worker->buckets[worker->early_bucket_count].ready < list->op_count) {
         worker->early_bucket_count++;
     }
     return STATUS_OK;
-}
-
-static const struct reduce_ops *choose_reduce(const struct worker *worker)
-{
-    const struct reduce_ops *between = reduce_between(worker->place.ops->name);
-    enum config_reduce asked = worker->config->comm.reduce;
-    if (worker->comm->size == 1) {
-        return &reduce_self;
-    }
-    if (asked == CONFIG_REDUCE_AUTO) {
-        return between == NULL || worker->place.shared ? &reduce_mpi : between;
-    }
-    return asked == CONFIG_REDUCE_MPI ? &reduce_mpi : between;
 }
 
 static void inject_failures(struct worker *worker)
@@ -434,6 +435,21 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     return STATUS_OK;
 }
 
+// What this process holds of its GPU beside the pool, where the driver tells processes apart; else what the GPU has
+// less of since it was opened, where no other rank takes of it meanwhile.
+static uint64_t library_bytes(const struct worker *worker)
+{
+    struct device_usage usage;
+    if (worker->device->ops->usage(worker->device, &usage)) {
+        return usage.library_bytes;
+    }
+    if (!device_is_apart(worker->device->ops) || worker->place.shared) {
+        return 0;
+    }
+    uint64_t bytes = others_bytes(worker->device);
+    return bytes - uint64_min(bytes, worker->others_bytes);
+}
+
 enum status worker_connect(struct worker *worker, struct error *error)
 {
     enum status status =
@@ -441,10 +457,7 @@ enum status worker_connect(struct worker *worker, struct error *error)
     if (status == STATUS_OK) {
         status = warm_up_reduce(worker, error);
     }
-    if (device_is_apart(worker->device->ops) && !worker->place.shared) {
-        uint64_t bytes = others_bytes(worker->device);
-        worker->library_bytes = bytes - uint64_min(bytes, worker->others_bytes);
-    }
+    worker->library_bytes = library_bytes(worker);
     return status;
 }
 

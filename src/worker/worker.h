@@ -63,7 +63,7 @@ struct worker {
     struct mem_pool *staging; // host memory that copies do not block on
     struct reducer *reducer;
     struct bucket *buckets;                  // of gradients
-    size_t bucket_count, early_bucket_count; // early: ready before the list's last operation
+    size_t bucket_count, early_bucket_count; // early: summed while the list still runs
 
     struct model *model;
     struct price_book *prices;
@@ -73,7 +73,7 @@ struct worker {
     device_address values;  // one step_values
     uint64_t resting_bytes; // allocated between steps
     uint64_t others_bytes;  // that others held of the device when it was opened, with CUDA's context
-    uint64_t library_bytes; // that code, cuBLASLt and NCCL have taken since; 0 where several ranks take at once
+    uint64_t library_bytes; // of the device, held by CUDA, cuBLASLt and NCCL once connected; 0: not known
 
     struct sched_coordinator *coordinator;
     struct sched_speed speed;

@@ -156,7 +156,7 @@ class Reduction(CudaTest):
         self.set_environment("SIMULATOR_GPUS", "2")
         run = self.check([[], []])
         for rank in (0, 1):
-            self.assertIn("0 other processes", run.logs[rank])  # neither has a context on the other's GPU
+            self.assertIn("0 other processes hold 0 bytes", run.logs[rank])  # neither has a context on the other's GPU
 
     @needs_simulator
     def test_every_rank_sees_its_own(self):
@@ -362,7 +362,9 @@ class Placement(CudaTest):
     @needs_simulator
     def test_libraries_and_others_are_told(self):
         run = self.train("mlp.yaml", CUDA, "train.steps=1")
-        self.assertRegex(run.logs[0], r"libraries hold \d+ bytes of the device, 0 other processes 0 bytes")
+        self.assertRegex(run.logs[0], r"CUDA, cuBLASLt and NCCL hold [1-9]\d+ bytes of the device")
+        self.assertIn("0 other processes hold 0 bytes of the device", run.logs[0])
+        self.assertIn("of rank 0's device, CUDA, cuBLASLt and NCCL hold ", run.finished.out)
 
 
 class Profile(CudaTest):
