@@ -334,6 +334,20 @@ static void run_matmul(struct bench *bench, const device_address *a)
     bench->kernels->matmul(bench->context, &shape, a[0], a[1], a[2], a[3], a[4]);
 }
 
+// As two kernels: what the epilogue saves, together with "gelu".
+static void run_matmul_bias(struct bench *bench, const device_address *a)
+{
+    const struct kernel_matmul shape = {.m = bench->rows, .n = 4 * CHANNELS, .k = CHANNELS, .transpose_b = true};
+    bench->kernels->matmul(bench->context, &shape, a[0], a[1], a[2], a[3], 0);
+}
+
+static void run_matmul_gelu_backward(struct bench *bench, const device_address *a)
+{
+    const struct kernel_matmul shape = {
+        .m = bench->rows, .n = 4 * CHANNELS, .k = CHANNELS, .epilogue = KERNEL_EPILOGUE_GELU_BACKWARD};
+    bench->kernels->matmul(bench->context, &shape, a[0], a[1], a[2], 0, a[4]);
+}
+
 static void run_matmul_weights(struct bench *bench, const device_address *a)
 {
     const struct kernel_matmul shape = {
@@ -353,6 +367,8 @@ static void bench_matmul(struct bench *bench)
     array(bench, &arrays, 4 * CHANNELS * CHANNELS * 4); // dw
     double flops = 2.0 * (double)bench->rows * 4 * CHANNELS * CHANNELS;
     report_flops("matmul + bias + gelu", time_of(bench, run_matmul, arrays.at), flops);
+    report_flops("matmul + bias", time_of(bench, run_matmul_bias, arrays.at), flops);
+    report_flops("matmul + gelu_backward", time_of(bench, run_matmul_gelu_backward, arrays.at), flops);
     report_flops("matmul of gradients", time_of(bench, run_matmul_weights, arrays.at), flops);
     release(bench, &arrays);
 }

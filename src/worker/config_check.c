@@ -226,15 +226,16 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
 }
 
 // NCCL takes ranks of one GPU for ranks of two where they name different hosts.
-enum status config_check_devices(const struct config *config, bool gpus, bool shared, struct error *error)
+enum status config_check_devices(const struct config *config, bool gpus, const struct error *no_gpus, bool shared,
+                                 struct error *error)
 {
     if (config->comm.reduce != CONFIG_REDUCE_NCCL) {
         return STATUS_OK;
     }
     if (!gpus) {
         return refuse(config, "comm.reduce", error,
-                      "nccl adds up between GPUs, and this runs on the CPU; allowed "
-                      "here: auto, mpi");
+                      "nccl adds up between GPUs, and this runs on the CPU, because %s; allowed here: auto, mpi",
+                      no_gpus->text);
     }
     if (shared && getenv("NCCL_HOSTID") == NULL) {
         return refuse(config, "comm.reduce", error,

@@ -83,7 +83,7 @@ static void *watch(void *argument)
     pthread_mutex_lock(&nccl->lock);
     while (!nccl->ending) {
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += PERIOD_NS;
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
@@ -147,7 +147,11 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
     nccl->base.ops = &reduce_nccl;
     nccl->device = device;
     pthread_mutex_init(&nccl->lock, NULL);
-    pthread_cond_init(&nccl->end, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&nccl->end, &attributes);
+    pthread_condattr_destroy(&attributes);
     enum status status = join(nccl, comm, error);
     if (status == STATUS_OK) {
         status = prepare(nccl, error);

@@ -419,7 +419,8 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     bind_near(&worker->place.location, worker->binding, sizeof(worker->binding));
     threads_choose(comm);
     if (status == STATUS_OK) {
-        status = config_check_devices(config, device_is_apart(worker->place.ops), worker->place.shared, error);
+        status = config_check_devices(config, device_is_apart(worker->place.ops), &worker->place.instead,
+                                      worker->place.shared, error);
     }
     if (status == STATUS_OK) {
         status = init(worker, name, error);

@@ -186,7 +186,8 @@ class Reduction(CudaTest):
             finished = self.headroom("train", "mlp.yaml", "comm.reduce=nccl", "device.capacity=128MiB",
                                      "run.folder=run", ranks=ranks, code=2)
             self.assertEqual(len(finished.complaints), 1, finished.err)
-            self.assertIn("command line: comm.reduce=nccl: nccl adds up between GPUs", finished.complaints[0])
+            self.assertIn("command line: comm.reduce=nccl: nccl adds up between GPUs, and this runs on the CPU, "
+                          "because the NVIDIA driver finds no GPU; allowed here: auto, mpi", finished.complaints[0])
 
 
 @needs_simulator
