@@ -203,6 +203,21 @@ class ProgramTest(unittest.TestCase):
         finished = self.headroom("train", config, f"run.folder={folder}", *alone, *overrides, ranks=ranks, code=code)
         return Run(self.path(folder), finished)
 
+    def metrics_lines(self, folder):
+        try:
+            with open(self.path(f"{folder}/metrics.jsonl"), encoding="utf-8") as file:
+                return file.readlines()
+        except FileNotFoundError:
+            return []
+
+    def wait_for_steps(self, launch, folder, count):
+        """Until a run in the middle of its steps has reported so many."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while sum('"step_ms"' in line for line in self.metrics_lines(folder)) < count:
+            self.assertLess(time.monotonic(), deadline, "no steps")
+            self.assertIsNone(launch.process.poll(), "ended by itself")
+            time.sleep(0.02)
+
     def assert_close_losses(self, run, reference, what, most):
         losses, expected = run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses
         self.assertEqual(len(losses), len(expected))

@@ -4,7 +4,6 @@ goes bad while training runs ends the job too."""
 
 import os
 import struct
-import time
 
 import headroom_run
 
@@ -150,21 +149,10 @@ class BadInput(headroom_run.ProgramTest):
 
 
 class InputThatGoesBad(headroom_run.ProgramTest):
-    def steps_done(self):
-        try:
-            with open(self.path("run/metrics.jsonl"), encoding="utf-8") as file:
-                return len(file.readlines())
-        except FileNotFoundError:
-            return 0
-
     def check_end(self, config, name, content, pattern, code):
         """The file gets another content while four ranks train."""
         launch = self.start("train", config, "train.steps=1000000", "run.folder=run", ranks=4)
-        deadline = time.monotonic() + headroom_run.TIMEOUT_S
-        while self.steps_done() < 5:
-            self.assertLess(time.monotonic(), deadline, "no steps")
-            self.assertIsNone(launch.process.poll(), "ended by itself")
-            time.sleep(0.05)
+        self.wait_for_steps(launch, "run", 5)
         with open(self.path(name), "r+b") as file:
             file.write(content)
             file.truncate()

@@ -4,7 +4,6 @@
 import os
 import signal
 import subprocess
-import time
 import unittest
 from unittest import mock
 
@@ -76,18 +75,6 @@ class CudaTest(headroom_run.ProgramTest):
         folder = f"run-{self.runs}"
         finished = self.headroom_each(environments, "train", config, CUDA, f"run.folder={folder}", *overrides)
         return headroom_run.Run(self.path(folder), finished)
-
-    def steps_done(self, folder):
-        try:
-            with open(f"{self.path(folder)}/metrics.jsonl", encoding="utf-8") as file:
-                return sum('"step_ms"' in line for line in file)
-        except FileNotFoundError:
-            return 0
-
-    def wait_for_steps(self, folder, count):
-        deadline = time.monotonic() + headroom_run.TIMEOUT_S
-        while self.steps_done(folder) < count and time.monotonic() < deadline:
-            time.sleep(0.02)
 
     def assert_priced(self, run):
         for step in run.steps:
@@ -251,7 +238,7 @@ class Neighbours(CudaTest):
         reference = self.train("mlp.yaml", CUDA, *overrides)
         self.tell(neighbour, f"leave {left}")
         launch = self.start("train", "mlp.yaml", CUDA, *overrides, "comm.kind=self", "run.folder=squeezed")
-        self.wait_for_steps("squeezed", 3)
+        self.wait_for_steps(launch, "squeezed", 3)
         self.tell(neighbour, "give")
         finished = launch.wait()
         self.assertEqual(finished.code, 0, finished.err)
@@ -322,7 +309,7 @@ class Failures(CudaTest):
     def test_a_rank_killed_amid_sums_ends_the_job(self):
         self.set_environment("SIMULATOR_GPUS", "2")
         launch = self.start("train", "mlp.yaml", CUDA, "train.steps=1000000", "run.folder=run", ranks=2)
-        self.wait_for_steps("run", 3)
+        self.wait_for_steps(launch, "run", 3)
         os.kill(launch.rank_processes()[1], signal.SIGKILL)
         finished = launch.wait(timeout_s=20)
         self.assertNotEqual(finished.code, 0)

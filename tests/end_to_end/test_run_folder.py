@@ -80,7 +80,7 @@ class RunFolder(headroom_run.ProgramTest):
 
     def test_closed_standard_streams(self):
         self.headroom("train", "mlp.yaml", "train.steps=3", "run.folder=run", before=headroom_run.NO_STREAMS)
-        self.assertEqual([line.get("step") for line in self.metrics_lines()], [0, 1, 2, 3, 3])
+        self.assertEqual([line.get("step") for line in self.metrics()], [0, 1, 2, 3, 3])
         with open(self.path("run/logs/rank_0.log"), encoding="utf-8") as file:
             self.assertRegex(file.readline(), r"^device cpu \(CPU\), limit .*, all-reduce by self$")
 
@@ -101,19 +101,18 @@ class RunFolder(headroom_run.ProgramTest):
         self.assertEqual(len(finished.complaints), 1, finished.err)
         self.assertRegex(finished.complaints[0], rf"^headroom: run/{name}: cannot write.*: File too large")
 
-    def metrics_lines(self):
-        with open(self.path("run/metrics.jsonl"), encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+    def metrics(self):
+        return [json.loads(line) for line in self.metrics_lines("run")]
 
     def test_metrics_that_cannot_be_written(self):
         self.refused_file("metrics.jsonl")
-        lines = self.metrics_lines()
+        lines = self.metrics()
         self.assertGreater(len(lines), 1)
         self.assertEqual([line["step"] for line in lines], list(range(len(lines))))
 
     def test_a_log_that_cannot_be_written(self):
         self.refused_file("logs/rank_0.log", "run.log_micro_steps=true", "train.micro_batch_size=1")
-        self.assertEqual(len(self.metrics_lines()), 1)
+        self.assertEqual(len(self.metrics()), 1)
 
     def test_a_folder_that_cannot_be_filled_is_removed(self):
         before = sorted(os.listdir(self.folder))

@@ -4,7 +4,6 @@
 import json
 import os
 import signal
-import time
 import unittest.mock
 import uuid
 
@@ -25,21 +24,10 @@ class LostRank(headroom_run.ProgramTest):
         patch.start()
         self.addCleanup(patch.stop)
 
-    def metrics(self):
-        try:
-            with open(self.path("run/metrics.jsonl"), encoding="utf-8") as file:
-                return file.readlines()
-        except FileNotFoundError:
-            return []
-
     def start_training(self, *overrides):
         """Four ranks on two shared devices, in the middle of their steps."""
         launch = self.start("train", "mlp.yaml", *FOREVER, *overrides, ranks=4)
-        deadline = time.monotonic() + headroom_run.TIMEOUT_S
-        while len(self.metrics()) < 5:
-            self.assertLess(time.monotonic(), deadline, "no steps")
-            self.assertIsNone(launch.process.poll(), "ended by itself")
-            time.sleep(0.05)
+        self.wait_for_steps(launch, "run", 5)
         return launch
 
     def start_on_named_devices(self):
@@ -50,7 +38,7 @@ class LostRank(headroom_run.ProgramTest):
     def check_end(self, launch):
         finished = launch.wait(timeout_s=END_S)
         self.assertNotEqual(finished.code, 0)
-        for line in self.metrics():
+        for line in self.metrics_lines("run"):
             json.loads(line)
         return finished
 
