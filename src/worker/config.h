@@ -113,10 +113,9 @@ enum status config_parse(struct config *config, const char *text, const char *na
                          size_t count, struct error *error);
 // Checks that need the number of ranks: global batch, capacities, neighbours and fault ranks.
 enum status config_check_ranks(const struct config *config, uint64_t ranks, struct error *error);
-// Checks that need the devices: whether the ranks run on GPUs, and several of them on one.
-// `no_gpus` says why not, as far as that is known.
-enum status config_check_devices(const struct config *config, bool gpus, const struct error *no_gpus, bool shared,
-                                 struct error *error);
+// Checks that need the devices: why the ranks run on the CPU where GPUs were allowed, "" where they do not, and whether
+// several share one.
+enum status config_check_devices(const struct config *config, const char *why_cpu, bool shared, struct error *error);
 void config_finish(struct config *config);
 
 // A key in use that only the CPU device knows; NULL: none.

@@ -226,16 +226,15 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
 }
 
 // NCCL takes ranks of one GPU for ranks of two where they name different hosts.
-enum status config_check_devices(const struct config *config, bool gpus, const struct error *no_gpus, bool shared,
-                                 struct error *error)
+enum status config_check_devices(const struct config *config, const char *why_cpu, bool shared, struct error *error)
 {
     if (config->comm.reduce != CONFIG_REDUCE_NCCL) {
         return STATUS_OK;
     }
-    if (!gpus) {
+    if (why_cpu[0] != '\0') {
         return refuse(config, "comm.reduce", error,
                       "nccl adds up between GPUs, and this runs on the CPU, because %s; allowed here: auto, mpi",
-                      no_gpus->text);
+                      why_cpu);
     }
     if (shared && getenv("NCCL_HOSTID") == NULL) {
         return refuse(config, "comm.reduce", error,

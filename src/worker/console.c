@@ -84,10 +84,10 @@ static void print_choices(const struct console *console)
     if (worker->place.instead.text[0] != '\0') {
         fprintf(console->file, "device.kind auto: on the CPU, because %s\n", worker->place.instead.text);
     }
-    if (worker->library_bytes > 0) {
+    if (worker->usage.library_bytes > 0) {
         char bytes[MEM_SIZE_TEXT_MAX];
         fprintf(console->file, "of rank 0's device, CUDA, cuBLASLt and NCCL hold %s beside the plan\n",
-                mem_size_text(worker->library_bytes, bytes));
+                mem_size_text(worker->usage.library_bytes, bytes));
     }
     if (worker->comm->size > 1 && reduce_between(worker->place.ops->name) != NULL && worker->place.shared) {
         fprintf(console->file, "several ranks share a GPU: gradients are added up by %s\n", worker->reducer->ops->name);

@@ -117,13 +117,13 @@ static void log_start(struct worker *worker)
     if (worker->binding[0] != '\0') {
         worker_log(worker, "%s", worker->binding);
     }
-    if (worker->library_bytes > 0) {
-        worker_log(worker, "CUDA, cuBLASLt and NCCL hold %" PRIu64 " bytes of the device", worker->library_bytes);
+    const struct device_usage *usage = &worker->usage;
+    if (usage->library_bytes > 0) {
+        worker_log(worker, "CUDA, cuBLASLt and NCCL hold %" PRIu64 " bytes of the device", usage->library_bytes);
     }
-    struct device_usage usage;
-    if (worker->device->ops->usage(worker->device, &usage)) {
-        worker_log(worker, "%" PRIu32 " other processes hold %" PRIu64 " bytes of the device", usage.other_processes,
-                   usage.others_bytes);
+    if (worker->others_known) {
+        worker_log(worker, "%" PRIu32 " other processes hold %" PRIu64 " bytes of the device", usage->other_processes,
+                   usage->others_bytes);
     }
 }
 

@@ -29,32 +29,14 @@ static enum status run_list(struct worker *worker, enum list_purpose purpose, st
     return STATUS_OK;
 }
 
-static void zero(struct worker *worker, device_address address, uint64_t bytes)
-{
-    if (address != 0) {
-        worker->device->ops->fill_zero(worker->device, worker->stream, address, bytes);
-    }
-}
-
-static void zero_resting_memory(struct worker *worker)
-{
-    const struct optimizer_memory *optimizer = &worker->optimizer_memory;
-    uint64_t bytes = worker->model->elements * sizeof(float);
-    zero(worker, optimizer->parameters, bytes);
-    zero(worker, optimizer->copy, model_copy_bytes(worker->model));
-    zero(worker, optimizer->gradients, bytes);
-    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
-        zero(worker, optimizer->states[i], bytes);
-    }
-    zero(worker, worker->values, sizeof(struct step_values));
-}
-
+// The step comes first: while gradients are zero it leaves weights and states zero.
 enum status warm_up_kernels(struct worker *worker, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
     if (!device_is_apart(ops)) {
         return STATUS_OK;
     }
+    step_update(worker, 0);
     enum status status = run_list(worker, LIST_EVALUATE, error);
     if (status == STATUS_OK) {
         status = run_list(worker, LIST_TRAIN, error);
@@ -62,8 +44,6 @@ enum status warm_up_kernels(struct worker *worker, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
-    step_update(worker, 0);
-    zero_resting_memory(worker);
     ops->stream_synchronize(worker->device, worker->stream);
     mem_pool_empty_cache(worker->pool);
     return ops->check(worker->device, error);

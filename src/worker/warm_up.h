@@ -7,12 +7,13 @@
 
 #include "worker/worker.h"
 
-// Runs what a step and an evaluation run, with one sample, on zeros. The optimizer has stepped then: weights are to be
-// written afterwards; all else that rests on the device is zero again. Where there is no room for a sample it runs the
-// rest: what is missing is told when the step is planned. Does nothing on devices of the host's memory. Blocks.
+// Runs what a step and an evaluation run, with one sample, on resting memory that is zero, and leaves weights and the
+// optimizer's state so; gradients and sums are then undefined, as between steps. Where there is no room for a sample it
+// runs the rest: what is missing is told when the step is planned. Does nothing on devices of the host's memory.
+// Blocks.
 enum status warm_up_kernels(struct worker *worker, struct error *error);
 
-// Adds up the gradients, which are zero, bucket by bucket as every step will. Collective. Blocks.
+// Adds up the gradients, whatever they are, bucket by bucket as every step will. Collective. Blocks.
 enum status warm_up_reduce(struct worker *worker, struct error *error);
 
 #endif

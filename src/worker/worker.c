@@ -419,8 +419,7 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     bind_near(&worker->place.location, worker->binding, sizeof(worker->binding));
     threads_choose(comm);
     if (status == STATUS_OK) {
-        status = config_check_devices(config, device_is_apart(worker->place.ops), &worker->place.instead,
-                                      worker->place.shared, error);
+        status = config_check_devices(config, worker->place.instead.text, worker->place.shared, error);
     }
     if (status == STATUS_OK) {
         status = init(worker, name, error);
@@ -436,19 +435,15 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     return STATUS_OK;
 }
 
-// What this process holds of its GPU beside the pool, where the driver tells processes apart; else what the GPU has
-// less of since it was opened, where no other rank takes of it meanwhile.
-static uint64_t library_bytes(const struct worker *worker)
+// By the driver's count, where it tells processes apart; else what the GPU has less of since it was opened, where no
+// other rank takes of it meanwhile.
+static void note_usage(struct worker *worker)
 {
-    struct device_usage usage;
-    if (worker->device->ops->usage(worker->device, &usage)) {
-        return usage.library_bytes;
+    worker->others_known = worker->device->ops->usage(worker->device, &worker->usage);
+    if (!worker->others_known && device_is_apart(worker->device->ops) && !worker->place.shared) {
+        uint64_t bytes = others_bytes(worker->device);
+        worker->usage.library_bytes = bytes - uint64_min(bytes, worker->others_bytes);
     }
-    if (!device_is_apart(worker->device->ops) || worker->place.shared) {
-        return 0;
-    }
-    uint64_t bytes = others_bytes(worker->device);
-    return bytes - uint64_min(bytes, worker->others_bytes);
 }
 
 enum status worker_connect(struct worker *worker, struct error *error)
@@ -458,7 +453,9 @@ enum status worker_connect(struct worker *worker, struct error *error)
     if (status == STATUS_OK) {
         status = warm_up_reduce(worker, error);
     }
-    worker->library_bytes = library_bytes(worker);
+    if (status == STATUS_OK) {
+        note_usage(worker);
+    }
     return status;
 }
 

@@ -70,10 +70,11 @@ struct worker {
     struct optimizer_config optimizer;
     struct list_memory memory; // its inputs and locals exist only while a share runs
     struct optimizer_memory optimizer_memory;
-    device_address values;  // one step_values
-    uint64_t resting_bytes; // allocated between steps
-    uint64_t others_bytes;  // that others held of the device when it was opened, with CUDA's context
-    uint64_t library_bytes; // of the device, held by CUDA, cuBLASLt and NCCL once connected; 0: not known
+    device_address values;     // one step_values
+    uint64_t resting_bytes;    // allocated between steps
+    uint64_t others_bytes;     // that others held of the device when it was opened, with CUDA's context
+    struct device_usage usage; // once connected; 0 library_bytes: not known
+    bool others_known;         // and what others hold
 
     struct sched_coordinator *coordinator;
     struct sched_speed speed;

@@ -279,6 +279,7 @@ struct call {
     uint64_t element_bytes;
     uint64_t offset_bytes; // done so far
     bool written;          // this rank's part of the chunk at hand
+    bool fails;
 };
 
 template <typename Value> static void add_up(const struct ncclComm *communicator, void *to, size_t bytes)
@@ -360,7 +361,7 @@ static bool advance(struct call *call)
     if (communicator->finished != call->sequence) {
         return communicator->aborted; // an earlier call on another stream comes first
     }
-    if (call->sequence == simulator_setting("SIMULATOR_FAIL_SUM", UINT64_MAX)) {
+    if (call->fails) {
         communicator->failure = ncclSystemError;
     }
     if (!memory_is_device(call->from, total) || !memory_is_device(call->to, total)) {
@@ -443,6 +444,7 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
                 return refuse(ncclInvalidArgument, "no communicator");
             }
             call->sequence = call->communicator->issued++;
+            call->fails = call->sequence == simulator_setting("SIMULATOR_FAIL_SUM", UINT64_MAX);
         }
         call->from = static_cast<const char *>(from);
         call->to = static_cast<char *>(to);
