@@ -3,6 +3,10 @@
 // cuBLASLt thinks in columns, so it is asked for c' = op(b)' op(a)': with the operands exchanged and their rows called
 // columns nothing needs to be moved. Our own kernels do the epilogues that it does not do for a shape, and GELU in
 // float32, where nobody promises that the library's is as precise as its sums.
+//
+// The library loads an algorithm's code when it first runs, and a product of another size may get another algorithm.
+// Where the device has no memory for its code, because another program took the last, one that the product ran in
+// another size does.
 #include "kernels/cuda/matmul.h"
 
 #include <stdint.h>
@@ -27,7 +31,7 @@ struct solution {
     cublasLtMatmulDescOpaque_t operation;
     cublasLtMatrixLayoutOpaque_t a, b, c;
     cublasLtMatmulAlgo_t algorithm;
-    bool found;
+    bool found, ran;
 };
 
 struct cuda_matmul_cache {
@@ -60,8 +64,10 @@ static bool set(struct solution *solution, cublasLtMatmulDescAttributes_t attrib
 static bool set_pointers(struct solution *solution, device_address bias, device_address aux)
 {
     void *const bias_pointer = device_cuda_pointer(bias), *const aux_pointer = device_cuda_pointer(aux);
-    return (bias == 0 || set(solution, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias_pointer, sizeof(bias_pointer))) &&
-           (aux == 0 || set(solution, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux_pointer, sizeof(aux_pointer)));
+    const struct problem *problem = &solution->problem;
+    return (!problem->bias || set(solution, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias_pointer, sizeof(bias_pointer))) &&
+           (!problem->aux ||
+            set(solution, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux_pointer, sizeof(aux_pointer)));
 }
 
 static cublasLtEpilogue_t epilogue_of(const struct problem *problem)
@@ -141,14 +147,29 @@ static bool choose(cublasLtHandle_t blas, struct solution *solution)
     return chosen;
 }
 
-static size_t head_of(const struct problem *problem)
+// Less the rows of a as they lie in memory, which follow from the micro-batch.
+static struct problem of_any_size(struct problem problem)
 {
-    const unsigned char *bytes = (const unsigned char *)problem;
+    *(problem.transpose_a ? &problem.k : &problem.m) = 0;
+    return problem;
+}
+
+static bool same_but_for_size(const struct problem *left, const struct problem *right)
+{
+    struct problem first = of_any_size(*left), second = of_any_size(*right);
+    return memcmp(&first, &second, sizeof(first)) == 0;
+}
+
+// The same for all sizes.
+static struct solution **head_of(struct cuda_matmul_cache *cache, const struct problem *problem)
+{
+    struct problem key = of_any_size(*problem);
+    const unsigned char *bytes = (const unsigned char *)&key;
     size_t hash = 2166136261; // FNV-1a
-    for (size_t i = 0; i < sizeof(*problem); i++) {
+    for (size_t i = 0; i < sizeof(key); i++) {
         hash = (hash ^ bytes[i]) * 16777619;
     }
-    return hash % HEADS;
+    return &cache->heads[hash % HEADS];
 }
 
 // The library concludes from the bias's and aux's addresses how they are aligned, so while it chooses they are no more
@@ -159,8 +180,7 @@ static struct solution *new_solution(struct cuda_context *context, const struct 
     if (solution != NULL) {
         solution->problem = *problem;
         solution->found = describe(solution, context->base.kernels->precision) &&
-                          set_pointers(solution, problem->bias ? ALIGNMENT : 0, problem->aux ? ALIGNMENT : 0) &&
-                          choose(context->blas, solution);
+                          set_pointers(solution, ALIGNMENT, ALIGNMENT) && choose(context->blas, solution);
     }
     return solution;
 }
@@ -168,7 +188,7 @@ static struct solution *new_solution(struct cuda_context *context, const struct 
 // How to solve the problem, kept from the first time on; NULL when the host's memory runs out.
 static struct solution *solve(struct cuda_context *context, const struct problem *problem)
 {
-    struct solution **head = &context->matmuls->heads[head_of(problem)];
+    struct solution **head = head_of(context->matmuls, problem);
     for (struct solution *known = *head; known != NULL; known = known->next) {
         if (memcmp(&known->problem, problem, sizeof(*problem)) == 0) {
             return known;
@@ -182,34 +202,68 @@ static struct solution *solve(struct cuda_context *context, const struct problem
     return solution;
 }
 
-static cublasStatus_t run(struct cuda_context *context, struct solution *solution, device_address c, device_address a,
-                          device_address b, device_address bias, device_address aux)
+struct operands {
+    device_address c, a, b, bias, aux; // bias, aux: 0: none
+};
+
+// What a failed call leaves as the runtime's last error is forgotten: it is answered here.
+static cublasStatus_t call(struct cuda_context *context, struct solution *solution, const struct operands *operands)
 {
     const float one = 1, beta = solution->problem.accumulate ? 1 : 0;
-    if (!set_pointers(solution, bias, aux)) {
+    void *const a = device_cuda_pointer(operands->a), *const b = device_cuda_pointer(operands->b);
+    void *const c = device_cuda_pointer(operands->c);
+    bool clean = cudaPeekAtLastError() == cudaSuccess;
+    cublasStatus_t status = cublasLtMatmul(context->blas, &solution->operation, &one, b, &solution->b, a, &solution->a,
+                                           &beta, c, &solution->c, c, &solution->c, &solution->algorithm,
+                                           context->workspace, CUDA_WORKSPACE_BYTES, context->stream);
+    if (status != CUBLAS_STATUS_SUCCESS && clean) {
+        cudaGetLastError();
+    }
+    return status;
+}
+
+// Gives it the algorithm of the other.
+static bool adopt(struct cuda_context *context, struct solution *solution, const struct solution *other)
+{
+    cublasLtMatmulHeuristicResult_t result;
+    if (cublasLtMatmulAlgoCheck(context->blas, &solution->operation, &solution->b, &solution->a, &solution->c,
+                                &solution->c, &other->algorithm, &result) != CUBLAS_STATUS_SUCCESS ||
+        result.workspaceSize > CUDA_WORKSPACE_BYTES) {
+        return false;
+    }
+    solution->algorithm = other->algorithm;
+    return true;
+}
+
+static cublasStatus_t run(struct cuda_context *context, struct solution *solution, const struct operands *operands)
+{
+    if (!set_pointers(solution, operands->bias, operands->aux)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    return cublasLtMatmul(context->blas, &solution->operation, &one, device_cuda_pointer(b), &solution->b,
-                          device_cuda_pointer(a), &solution->a, &beta, device_cuda_pointer(c), &solution->c,
-                          device_cuda_pointer(c), &solution->c, &solution->algorithm, context->workspace,
-                          CUDA_WORKSPACE_BYTES, context->stream);
+    cublasStatus_t status = call(context, solution, operands);
+    const struct solution *other = *head_of(context->matmuls, &solution->problem);
+    for (; status != CUBLAS_STATUS_SUCCESS && other != NULL; other = other->next) {
+        if (other->ran && same_but_for_size(&other->problem, &solution->problem) && adopt(context, solution, other)) {
+            status = call(context, solution, operands);
+        }
+    }
+    solution->ran |= status == CUBLAS_STATUS_SUCCESS;
+    return status;
 }
 
 // All at once; false where cuBLASLt does not do that. What it refuses once it is not asked for again.
-static bool run_fused(struct cuda_context *context, const struct problem *problem, device_address c, device_address a,
-                      device_address b, device_address bias, device_address aux)
+static bool run_fused(struct cuda_context *context, const struct problem *problem, const struct operands *operands)
 {
     struct solution *solution = solve(context, problem);
     if (solution == NULL || !solution->found) {
         return false;
     }
-    solution->found = run(context, solution, c, a, b, bias, aux) == CUBLAS_STATUS_SUCCESS;
+    solution->found = run(context, solution, operands) == CUBLAS_STATUS_SUCCESS;
     return solution->found;
 }
 
 // The product alone.
-static void run_plain(struct cuda_context *context, const struct problem *with_bias, device_address to,
-                      device_address a, device_address b)
+static void run_plain(struct cuda_context *context, const struct problem *with_bias, const struct operands *operands)
 {
     struct problem plain = *with_bias;
     plain.bias = 0;
@@ -218,7 +272,7 @@ static void run_plain(struct cuda_context *context, const struct problem *with_b
         device_cuda_note_text(context->device, "cublasLtMatmul", "out of host memory");
         return;
     }
-    cublasStatus_t status = solution->found ? run(context, solution, to, a, b, 0, 0) : CUBLAS_STATUS_NOT_SUPPORTED;
+    cublasStatus_t status = solution->found ? run(context, solution, operands) : CUBLAS_STATUS_NOT_SUPPORTED;
     if (status != CUBLAS_STATUS_SUCCESS) {
         device_cuda_note_text(context->device, "cublasLtMatmul", cublasLtGetStatusString(status));
     }
@@ -237,45 +291,39 @@ static void run_empty(struct cuda_context *context, const struct problem *proble
 }
 
 // The product and its bias.
-static void run_product(struct cuda_context *context, const struct problem *problem, device_address to,
-                        device_address a, device_address b, device_address bias)
+static void run_product(struct cuda_context *context, const struct problem *problem, const struct operands *operands)
 {
-    if (problem->k > 0 && bias != 0 && run_fused(context, problem, to, a, b, bias, 0)) {
+    if (problem->k > 0 && problem->bias && run_fused(context, problem, operands)) {
         return;
     }
     if (problem->k > 0) {
-        run_plain(context, problem, to, a, b);
+        run_plain(context, problem, operands);
     } else {
-        run_empty(context, problem, to);
+        run_empty(context, problem, operands->c);
     }
-    if (bias != 0) {
-        cuda_add_to_rows(context, to, bias, problem->m, problem->n);
+    if (problem->bias) {
+        cuda_add_to_rows(context, operands->c, operands->bias, problem->m, problem->n);
     }
 }
 
 // The product and then the epilogue.
-static void run_in_parts(struct cuda_context *context, const struct problem *fused, device_address c, device_address a,
-                         device_address b, device_address bias, device_address gelu_input)
+static void run_in_parts(struct cuda_context *context, const struct problem *fused, const struct operands *operands)
 {
     const struct kernels *kernels = context->base.kernels;
     const size_t count = fused->m * fused->n;
     struct problem product = *fused;
+    struct operands to = *operands;
     product.epilogue = KERNEL_EPILOGUE_NONE;
     product.aux = 0;
-    switch (fused->epilogue) {
-    case KERNEL_EPILOGUE_GELU:
-        if (gelu_input == 0) {
-            gelu_input = c; // elementwise kernels may work in place
-        }
-        run_product(context, &product, gelu_input, a, b, bias);
-        kernels->gelu(&context->base, c, gelu_input, count);
-        return;
-    case KERNEL_EPILOGUE_GELU_BACKWARD:
-        run_product(context, &product, c, a, b, bias);
-        kernels->gelu_backward(&context->base, c, c, gelu_input, count);
-        return;
-    default:
-        run_product(context, &product, c, a, b, bias);
+    to.aux = 0;
+    if (fused->epilogue == KERNEL_EPILOGUE_GELU && fused->aux) {
+        to.c = operands->aux;
+    }
+    run_product(context, &product, &to);
+    if (fused->epilogue == KERNEL_EPILOGUE_GELU) {
+        kernels->gelu(&context->base, operands->c, to.c, count); // where both are one, in place
+    } else if (fused->epilogue == KERNEL_EPILOGUE_GELU_BACKWARD) {
+        kernels->gelu_backward(&context->base, operands->c, operands->c, operands->aux, count);
     }
 }
 
@@ -284,6 +332,7 @@ void cuda_matmul(struct kernel_context *base, const struct kernel_matmul *shape,
 {
     struct cuda_context *context = (struct cuda_context *)base;
     const bool epilogue = shape->epilogue != KERNEL_EPILOGUE_NONE;
+    const struct operands operands = {c, a, b, bias, epilogue ? gelu_input : 0};
     const struct problem problem = {
         .m = shape->m,
         .n = shape->n,
@@ -293,15 +342,15 @@ void cuda_matmul(struct kernel_context *base, const struct kernel_matmul *shape,
         .accumulate = shape->accumulate,
         .float_c = shape->float_c,
         .epilogue = shape->epilogue,
-        .bias = bias != 0,
-        .aux = epilogue && gelu_input != 0,
+        .bias = operands.bias != 0,
+        .aux = operands.aux != 0,
     };
     if (shape->m == 0 || shape->n == 0) {
         return;
     }
     const bool fusible = epilogue && shape->k > 0 && base->kernels->precision == KERNEL_BF16 &&
                          (!problem.aux || shape->n % AUX_COLUMNS == 0);
-    if (!fusible || !run_fused(context, &problem, c, a, b, bias, gelu_input)) {
-        run_in_parts(context, &problem, c, a, b, bias, gelu_input);
+    if (!fusible || !run_fused(context, &problem, &operands)) {
+        run_in_parts(context, &problem, &operands);
     }
 }

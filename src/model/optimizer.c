@@ -58,6 +58,13 @@ static void step_adamw(const struct optimizer_config *config, const struct model
                             memory->states[1], memory->scale, model->elements);
 }
 
+void optimizer_copy(const struct model *model, struct kernel_context *context, const struct optimizer_memory *memory)
+{
+    if (memory->copy != 0) {
+        context->kernels->convert(context, memory->copy, memory->parameters, model->elements);
+    }
+}
+
 void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
                     const struct optimizer_memory *memory, uint64_t step)
 {

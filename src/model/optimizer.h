@@ -36,6 +36,9 @@ size_t optimizer_state_count(const struct optimizer_config *config);
 // The learning rate of step `step`, counted from 0.
 double optimizer_learning_rate(const struct optimizer_config *config, uint64_t step);
 
+// Enqueues what makes the copy, where there is one, that of the parameters; a step does that itself. Does not block.
+void optimizer_copy(const struct model *model, struct kernel_context *context, const struct optimizer_memory *memory);
+
 // Enqueues one step: gradients are multiplied by the scale and applied. Weight decay applies to parameters that decay
 // under AdamW and to all under SGD, as is the custom for each. Does not block.
 void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,

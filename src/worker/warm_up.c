@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/warm_up.h"
 
+#include "mem/uint64.h"
 #include "worker/samples.h"
 #include "worker/step.h"
 
-static enum status run_list(struct worker *worker, enum list_purpose purpose, struct error *error)
+static enum status run_list(struct worker *worker, enum list_purpose purpose, uint64_t micro_batch, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
-    const struct list *list = price_list(worker->prices, purpose, 1);
+    const struct list *list = price_list(worker->prices, purpose, micro_batch);
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
@@ -29,17 +30,45 @@ static enum status run_list(struct worker *worker, enum list_purpose purpose, st
     return STATUS_OK;
 }
 
-// The step comes first: while gradients are zero it leaves weights and states zero.
+// The samples of a rank that has as many as the others.
+static uint64_t equal_share(const struct worker *worker, enum list_purpose purpose)
+{
+    const struct config *config = worker->config;
+    uint64_t samples = config->train.global_batch_size, most = config->train.micro_batch_size;
+    if (purpose == LIST_EVALUATE) {
+        samples = worker->validation == NULL ? 0 : worker->validation->samples;
+        most = 0;
+    }
+    uint64_t share = (samples + worker->comm->size - 1) / worker->comm->size;
+    return most == 0 ? share : uint64_min(share, most);
+}
+
+// An evaluation and a micro-step of an equal share, or of as many samples as fit in a part of the headroom.
+static enum status run_lists(struct worker *worker, uint64_t parts, struct error *error)
+{
+    static const enum list_purpose purposes[] = {LIST_EVALUATE, LIST_TRAIN};
+    enum status status = STATUS_OK;
+    for (size_t i = 0; status == STATUS_OK && i < sizeof(purposes) / sizeof(purposes[0]); i++) {
+        uint64_t bytes = mem_pool_headroom(worker->pool) / parts;
+        uint64_t fits = price_largest_fit(worker->prices, purposes[i], bytes, equal_share(worker, purposes[i]));
+        status = fits == 0 ? STATUS_OK : run_list(worker, purposes[i], fits, error);
+    }
+    return status;
+}
+
+// The step comes first: while gradients are zero it leaves weights and states zero. Half of the headroom comes before
+// all of it, which leaves little room for code; then products of many samples can do with the code of fewer.
 enum status warm_up_kernels(struct worker *worker, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
     if (!device_is_apart(ops)) {
         return STATUS_OK;
     }
+    optimizer_copy(worker->model, worker->kernels, &worker->optimizer_memory);
     step_update(worker, 0);
-    enum status status = run_list(worker, LIST_EVALUATE, error);
+    enum status status = run_lists(worker, 2, error);
     if (status == STATUS_OK) {
-        status = run_list(worker, LIST_TRAIN, error);
+        status = run_lists(worker, 1, error);
     }
     if (status != STATUS_OK) {
         return status;

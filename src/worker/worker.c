@@ -269,10 +269,7 @@ static enum status write_initial_weights(struct worker *worker, struct error *er
         worker->device->ops->stream_synchronize(worker->device, worker->stream);
         free(values);
     }
-    if (worker->optimizer_memory.copy != 0) {
-        worker->kernels->kernels->convert(worker->kernels, worker->optimizer_memory.copy, weights,
-                                          worker->model->elements);
-    }
+    optimizer_copy(worker->model, worker->kernels, &worker->optimizer_memory);
     return worker->device->ops->check(worker->device, error);
 }
 

@@ -248,6 +248,23 @@ class Neighbours(CudaTest):
         self.assertEqual(micro_batches[-1], 64, micro_batches)
         self.assert_close_losses(run, reference, "a neighbour that comes and goes", 2e-5)
 
+    @needs_simulator
+    def test_one_that_takes_the_last_byte(self):
+        """cuBLASLt loads other code for other sizes. The evaluation has one that no step had, and no memory for code
+        is left; then the code of a size that ran before does."""
+        self.set_environment("SIMULATOR_CODE_BYTES", "2MiB")
+        overrides = [CUDA, "train.steps=19", "train.global_batch_size=4", "data.validation_samples=256"]
+        reference = self.train("gpt.yaml", *overrides)
+        neighbour = self.start_neighbour()
+        launch = self.start("train", "gpt.yaml", *overrides, "comm.kind=self", "run.folder=full")
+        self.wait_for_steps(launch, "full", 3)
+        self.tell(neighbour, "leave 0")
+        finished = launch.wait()
+        self.assertEqual(finished.code, 0, finished.err)
+        run = headroom_run.Run(self.path("full"), finished)
+        self.assert_close_losses(run, reference, "a neighbour that takes all", 2e-5)
+        self.assertAlmostEqual(run.evaluations[0]["loss"], reference.evaluations[0]["loss"], delta=2e-5)
+
 
 @needs_simulator
 class NoGpu(CudaTest):

@@ -3,6 +3,7 @@
 // cuBLASLt's matrix product: float32 and bfloat16, sums in float32, one rounding at the end. It refuses what the
 // library documents as unsupported, and an algorithm that is used for another problem than the one it was chosen for.
 #include <algorithm>
+#include <bit>
 #include <cublasLt.h>
 #include <math.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@ struct preference {
 };
 
 struct algorithm {
-    uint64_t problem; // a hash of what it was chosen for
+    uint64_t kind, code; // of the problem that it was chosen for
     uint64_t workspace_bytes;
     uint32_t alignments[4];
     uint32_t bias_alignment, aux_alignment; // as those addresses were then
@@ -340,33 +341,29 @@ static bool supported(const struct problem *problem)
            problem->c.order == problem->d.order && supported_order(problem->d.order) && supported_epilogue(problem);
 }
 
-// FNV-1a (Fowler, Noll and Vo) of all that an algorithm depends on: everything but the bias's and aux's addresses.
-static uint64_t hash(const struct problem *problem)
+// FNV-1a (Fowler, Noll and Vo) of the values.
+template <typename... Values> static uint64_t hash(Values... values)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    auto add = [&](auto... values) {
-        ((hash = (hash ^ static_cast<uint64_t>(values)) * UINT64_C(0x100000001b3)), ...);
-    };
-    const struct operation *op = &problem->operation;
-    add(op->compute, op->scale_type, op->transpose_a, op->transpose_b, op->epilogue, op->bias_type, op->aux_type,
-        op->aux_stride);
-    for (const struct layout *layout : {&problem->a, &problem->b, &problem->c, &problem->d}) {
-        add(layout->type, layout->order, layout->rows, layout->columns, layout->stride);
-    }
+    ((hash = (hash ^ static_cast<uint64_t>(values)) * UINT64_C(0x100000001b3)), ...);
     return hash;
 }
 
-// Which code an algorithm runs: products of another size may have another tile.
+// What an algorithm may be used for: such products of any size.
+static uint64_t kind_of(const struct problem *problem)
+{
+    const struct operation *op = &problem->operation;
+    const struct layout *a = &problem->a, *b = &problem->b, *c = &problem->c, *d = &problem->d;
+    return hash(op->compute, op->scale_type, op->transpose_a, op->transpose_b, op->epilogue, op->bias_type,
+                op->aux_type, a->type, a->order, b->type, b->order, c->type, c->order, d->type, d->order);
+}
+
+// Which code an algorithm runs: four times as many rows or columns are given another tile.
 static uint64_t code_of(const struct problem *problem)
 {
-    struct problem tile = *problem;
-    for (struct layout *layout : {&tile.a, &tile.b, &tile.c, &tile.d}) {
-        layout->stride = 0;
-        layout->rows = layout->rows < 128;
-        layout->columns = layout->columns < 128;
-    }
-    tile.operation.aux_stride = 0;
-    return hash(&tile);
+    auto tile = [](uint64_t size) { return std::bit_width(size) / 2; };
+    return hash(kind_of(problem), tile(problem->a.rows), tile(problem->a.columns), tile(problem->d.rows),
+                tile(problem->d.columns));
 }
 
 // NULL is aligned to anything.
@@ -394,7 +391,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     }
     results[0] = {};
     struct algorithm *algorithm = inside<struct algorithm>(&results[0].algo);
-    algorithm->problem = hash(&problem);
+    algorithm->kind = kind_of(&problem);
+    algorithm->code = code_of(&problem);
     algorithm->workspace_bytes = preference->workspace_bytes >= WORKSPACE_BYTES ? WORKSPACE_BYTES : 0;
     memcpy(algorithm->alignments, preference->alignments, sizeof(algorithm->alignments));
     algorithm->bias_alignment = alignment_of(problem.operation.bias);
@@ -403,6 +401,27 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     results[0].state = CUBLAS_STATUS_SUCCESS;
     results[0].wavesCount = 1;
     *returned_p = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t operation, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algorithm_opaque,
+                                       cublasLtMatmulHeuristicResult_t *result)
+{
+    struct problem problem = {*inside<struct operation>(operation), *inside<struct layout>(a),
+                              *inside<struct layout>(b), *inside<struct layout>(c), *inside<struct layout>(d)};
+    const struct algorithm *algorithm = inside<struct algorithm>(algorithm_opaque);
+    *result = {};
+    if (!valid_shape(&problem)) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (!supported(&problem) || algorithm->kind != kind_of(&problem)) {
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    result->algo = *algorithm_opaque;
+    result->workspaceSize = algorithm->workspace_bytes;
+    result->state = CUBLAS_STATUS_SUCCESS;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -592,7 +611,7 @@ static bool epilogue_aligned(const struct algorithm *algorithm, const struct ope
 // Where the caller has no algorithm, the library chooses one for the pointers at hand.
 static struct algorithm chosen_here(const struct problem *problem)
 {
-    return {hash(problem), 0, {4, 4, 4, 4}, 4, 4};
+    return {kind_of(problem), code_of(problem), 0, {4, 4, 4, 4}, 4, 4};
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void *alpha, const void *a,
@@ -618,13 +637,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     struct algorithm algorithm =
         algorithm_opaque == nullptr ? chosen_here(&product.problem) : *inside<struct algorithm>(algorithm_opaque);
     product.workspace_bytes = algorithm.workspace_bytes;
-    if (!supported(&product.problem) || algorithm.problem != hash(&product.problem)) {
+    if (!supported(&product.problem) || algorithm.kind != kind_of(&product.problem)) {
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     if (!usable(&algorithm, &product, workspace_bytes)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    if (!simulator_load(code_of(&product.problem))) {
+    if (!simulator_load(algorithm.code)) {
         return CUBLAS_STATUS_ALLOC_FAILED;
     }
     cudaError_t error = streams_launch(stream, [product, algorithm] {
