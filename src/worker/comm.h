@@ -35,7 +35,7 @@ struct comm_ops {
 struct comm {
     const struct comm_ops *ops;
     uint32_t rank, size;
-    uint32_t local_rank; // among the ranks of this host
+    uint32_t host; // the lowest rank of those that share memory with this one
 };
 
 extern const struct comm_ops comm_self, comm_mpi;

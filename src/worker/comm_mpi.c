@@ -13,15 +13,14 @@ struct comm_mpi {
     MPI_Request gather;
 };
 
-// Ranks that share memory are on one host.
-static uint32_t find_local_rank(void)
+static uint32_t find_host(int rank)
 {
     MPI_Comm host;
-    int rank;
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
-    MPI_Comm_rank(host, &rank);
+    uint32_t lowest = (uint32_t)rank;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &host);
+    MPI_Bcast(&lowest, 1, MPI_UINT32_T, 0, host);
     MPI_Comm_free(&host);
-    return (uint32_t)rank;
+    return lowest;
 }
 
 static enum status create(struct comm **comm_p, struct error *error)
@@ -36,8 +35,8 @@ static enum status create(struct comm **comm_p, struct error *error)
         MPI_Finalize();
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    comm->base = (struct comm){
-        .ops = &comm_mpi, .rank = (uint32_t)rank, .size = (uint32_t)size, .local_rank = find_local_rank()};
+    comm->base =
+        (struct comm){.ops = &comm_mpi, .rank = (uint32_t)rank, .size = (uint32_t)size, .host = find_host(rank)};
     comm->gather = MPI_REQUEST_NULL;
     *comm_p = &comm->base;
     return STATUS_OK;

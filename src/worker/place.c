@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 const struct device_ops *place_kind(const struct config *config, struct error *instead)
 {
@@ -23,59 +22,91 @@ const struct device_ops *place_kind(const struct config *config, struct error *i
     return cuda->count(instead) > 0 ? cuda : cpu;
 }
 
-// What ranks tell each other.
-struct found {
+// Whether a rank must run on the CPU, and why.
+struct kind {
     bool cpu;
     struct error instead;
-    char host[256];
-    struct device_location location;
 };
 
 // All ranks run on the CPU where one of them must.
-static void agree_on_kind(struct comm *comm, struct found *mine, struct place *place)
+static void agree_on_kind(struct comm *comm, const struct config *config, struct place *place)
 {
-    struct found *all = comm_gather(comm, mine, sizeof(*mine));
-    for (uint32_t i = 0; i < comm->size && !mine->cpu; i++) {
+    struct kind mine = {0};
+    place->ops = place_kind(config, &mine.instead);
+    mine.cpu = place->ops == device_find("cpu");
+    struct kind *all = comm_gather(comm, &mine, sizeof(mine));
+    for (uint32_t i = 0; i < comm->size && !mine.cpu; i++) {
         if (all[i].cpu) {
-            *mine = all[i];
+            mine = all[i];
             place->ops = device_find("cpu");
         }
     }
-    place->instead = mine->instead;
+    place->instead = mine.instead;
     free(all);
 }
 
-static bool same_device(const struct found *a, const struct found *b)
+// The devices that a rank sees, and which of them it takes.
+struct sight {
+    uint32_t host, count, taken;
+    char ids[PLACE_DEVICES_MAX][sizeof(((struct device_location *)0)->id)];
+};
+
+static bool takes(const struct sight *sight, uint32_t host, const char *id)
 {
-    return strcmp(a->host, b->host) == 0 && strcmp(a->location.id, b->location.id) == 0;
+    return sight->count > 0 && sight->host == host && strcmp(sight->ids[sight->taken], id) == 0;
 }
 
-static void count_sharers(struct comm *comm, const struct found *mine, struct place *place)
+// How many of the first `ranks` take the device.
+static uint32_t takers(const struct sight *all, uint32_t ranks, uint32_t host, const char *id)
 {
-    struct found *all = comm_gather(comm, mine, sizeof(*mine));
-    for (uint32_t i = 0; i < comm->size; i++) {
-        place->sharers += same_device(&all[i], mine);
-        for (uint32_t j = 0; j < i; j++) {
-            place->shared |= same_device(&all[i], &all[j]);
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < ranks; i++) {
+        count += takes(&all[i], host, id);
+    }
+    return count;
+}
+
+// Rank after rank takes, of the devices that it sees, the first of those that the fewest took before. Answers how many
+// did.
+static uint32_t take(struct sight *all, uint32_t rank)
+{
+    struct sight *sight = &all[rank];
+    uint32_t least = UINT32_MAX;
+    for (uint32_t i = 0; i < sight->count; i++) {
+        uint32_t count = takers(all, rank, sight->host, sight->ids[i]);
+        if (count < least) {
+            least = count;
+            sight->taken = i;
         }
     }
+    return sight->count > 0 ? least : 0;
+}
+
+static void choose_device(struct comm *comm, const struct sight *mine, struct place *place)
+{
+    struct sight *all = comm_gather(comm, mine, sizeof(*mine));
+    for (uint32_t i = 0; i < comm->size; i++) {
+        place->shared |= take(all, i) > 0;
+    }
+    place->index = all[comm->rank].taken;
+    place->sharers = takers(all, comm->size, comm->host, mine->ids[place->index]);
     free(all);
 }
 
 enum status place_choose(const struct config *config, struct comm *comm, struct place *place_p, struct error *error)
 {
-    struct found mine = {0};
-    struct place place = {.ops = place_kind(config, &mine.instead)};
-    mine.cpu = place.ops == device_find("cpu");
-    agree_on_kind(comm, &mine, &place);
-    uint32_t count = place.ops->count(error);
-    if (count > 0) {
-        place.index = comm->local_rank % count;
-        place.ops->locate(place.index, &place.location);
+    struct place place = {0};
+    agree_on_kind(comm, config, &place);
+    struct sight mine = {.host = comm->host, .count = place.ops->count(error)};
+    if (mine.count > PLACE_DEVICES_MAX) {
+        mine.count = PLACE_DEVICES_MAX;
     }
-    gethostname(mine.host, sizeof(mine.host) - 1);
-    mine.location = place.location;
-    count_sharers(comm, &mine, &place);
+    for (uint32_t i = 0; i < mine.count; i++) {
+        place.ops->locate(i, &place.location);
+        memcpy(mine.ids[i], place.location.id, sizeof(place.location.id));
+    }
+    choose_device(comm, &mine, &place);
+    place.ops->locate(place.index, &place.location);
     *place_p = place;
-    return count > 0 ? STATUS_OK : STATUS_ERROR;
+    return mine.count > 0 ? STATUS_OK : STATUS_ERROR;
 }

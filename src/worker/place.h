@@ -8,6 +8,8 @@
 #include "worker/comm.h"
 #include "worker/config.h"
 
+#define PLACE_DEVICES_MAX 32 // that a rank chooses from: the first ones that it sees
+
 struct place {
     const struct device_ops *ops; // the kind of device: the same on every rank
     uint32_t index;               // among those that this process sees
@@ -22,8 +24,8 @@ struct place {
 // refused by config_check.
 const struct device_ops *place_kind(const struct config *config, struct error *instead);
 
-// Chooses this rank's device: ranks of one host take the GPUs that they see in turn. Collective; on failure every rank
-// may have its own `error`.
+// Chooses this rank's device: ranks of one host take the GPUs that they see in turn, and none that another has while
+// they see a free one. Collective; on failure every rank may have its own `error`.
 enum status place_choose(const struct config *config, struct comm *comm, struct place *place_p, struct error *error);
 
 #endif

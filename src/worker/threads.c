@@ -4,21 +4,19 @@
 #include <omp.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-struct place {
-    char host[256];
-    cpu_set_t cores;
+struct cores {
+    uint32_t host;
+    cpu_set_t set;
 };
 
 // Ranks that may run on these cores, this one included.
-static int sharers(struct comm *comm, const struct place *mine)
+static int sharers(struct comm *comm, const struct cores *mine)
 {
-    int count = 1;
-    struct place *all = comm_gather(comm, mine, sizeof(*mine));
+    int count = 0;
+    struct cores *all = comm_gather(comm, mine, sizeof(*mine));
     for (uint32_t i = 0; i < comm->size; i++) {
-        count += i != comm->rank && memcmp(&all[i], mine, sizeof(*mine)) == 0;
+        count += all[i].host == mine->host && CPU_EQUAL(&all[i].set, &mine->set);
     }
     free(all);
     return count;
@@ -26,10 +24,9 @@ static int sharers(struct comm *comm, const struct place *mine)
 
 void threads_choose(struct comm *comm)
 {
-    struct place mine = {0};
-    gethostname(mine.host, sizeof(mine.host) - 1);
-    sched_getaffinity(0, sizeof(mine.cores), &mine.cores); // on failure no cores, and so one thread
-    int threads = CPU_COUNT(&mine.cores) / sharers(comm, &mine);
+    struct cores mine = {.host = comm->host};
+    sched_getaffinity(0, sizeof(mine.set), &mine.set); // on failure no cores, and so one thread
+    int threads = CPU_COUNT(&mine.set) / sharers(comm, &mine);
     if (getenv("OMP_NUM_THREADS") == NULL) {
         omp_set_num_threads(threads > 0 ? threads : 1);
     }

@@ -151,6 +151,11 @@ class Reduction(CudaTest):
         self.check([["CUDA_VISIBLE_DEVICES=0"], ["CUDA_VISIBLE_DEVICES=1"]])
 
     @needs_simulator
+    def test_ranks_that_see_gpus_in_their_own_order(self):
+        self.set_environment("SIMULATOR_GPUS", "2")
+        self.check([["CUDA_VISIBLE_DEVICES=0,1"], ["CUDA_VISIBLE_DEVICES=1,0"]])
+
+    @needs_simulator
     def test_one_gpu_that_looks_like_two_hosts(self):
         self.check([["NCCL_HOSTID=one"], ["NCCL_HOSTID=two"]], "comm.reduce=nccl")
 
