@@ -139,8 +139,9 @@ static void print_resting(const struct planning *planning)
     }
     printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes, bytes));
     if (planning->usage.library_bytes > 0) {
-        printf("beside that, of this machine's device\n  %-16s %14s\n", "libraries",
-               mem_size_text(planning->usage.library_bytes, bytes));
+        printf(
+            "beside that, of this machine's device\n  %-16s %14s, and what kernels, cuBLASLt and NCCL take in a run\n",
+            "CUDA's context", mem_size_text(planning->usage.library_bytes, bytes));
     }
 }
 

@@ -29,7 +29,7 @@ struct profile {
     size_t used, made, capacity;
     struct kind kinds[KINDS_MAX];
     size_t kind_count;
-    uint64_t steps, step_ns, comm_ns, data_wait_ns, coordination_ns, retries;
+    uint64_t steps, step_ns, comm_ns, update_ns, data_wait_ns, coordination_ns, retries;
 };
 
 struct profile *profile_create(struct device *device)
@@ -131,6 +131,7 @@ void profile_step(struct profile *profile, const struct worker *worker, const st
         profile->steps++;
         profile->step_ns += result->step_ns;
         profile->comm_ns += result->comm_ns;
+        profile->update_ns += result->update_ns;
         profile->coordination_ns += result->coordination_ns;
         profile->data_wait_ns += message->data_wait_ns;
         profile->retries += message->oom_retries;
@@ -167,7 +168,7 @@ static uint64_t print_kinds(const struct profile *profile, FILE *file)
         fprintf(file, "%-22s %8" PRIu64 " %10.3f %7.1f %%", kind->type->name, kind->count / profile->steps,
                 (double)kind->time_ns / 1e6 / (double)profile->steps, percent(kind->time_ns, profile->step_ns));
         if (kind->flops > 0 && kind->time_ns > 0) {
-            fprintf(file, " %10.3f TFLOP/s", (double)kind->flops / (double)kind->time_ns / 1e3);
+            fprintf(file, " %10.4g TFLOP/s", (double)kind->flops / (double)kind->time_ns / 1e3);
         }
         fputc('\n', file);
         sum_ns += kind->time_ns;
@@ -175,7 +176,7 @@ static uint64_t print_kinds(const struct profile *profile, FILE *file)
     return sum_ns;
 }
 
-static void print_hints(const struct profile *profile, const struct worker *worker, FILE *file, uint64_t ops_ns)
+static void print_hints(const struct profile *profile, const struct worker *worker, FILE *file, uint64_t busy_ns)
 {
     const struct {
         bool holds;
@@ -190,7 +191,7 @@ static void print_hints(const struct profile *profile, const struct worker *work
         {percent(profile->coordination_ns, profile->step_ns) > 2,
          "ranks wait for each other's reports: look for a rank that shares its cores or its device"},
         {profile->retries > 0, "micro-steps were refused memory: the rank's log names the cause"},
-        {percent(ops_ns, profile->step_ns) < 70 && percent(profile->comm_ns, profile->step_ns) < 10,
+        {percent(busy_ns, profile->step_ns) < 70 && percent(profile->comm_ns, profile->step_ns) < 10,
          "the device waits between operations: let micro-batches grow (train.micro_batch_size: auto, more memory)"},
         {worker->config->train.precision == CONFIG_FP32 && device_is_apart(worker->place.ops),
          "train.precision: bf16 halves the bytes of activations and uses the matrix units"},
@@ -216,7 +217,8 @@ void profile_print(const struct profile *profile, const struct worker *worker, F
             "of a step");
     uint64_t ops_ns = print_kinds(profile, file);
     print_part(profile, file, "all-reduce, not hidden", profile->comm_ns);
+    print_part(profile, file, "clipping, optimizer", profile->update_ns);
     print_part(profile, file, "waiting for samples", profile->data_wait_ns);
     print_part(profile, file, "coordination", profile->coordination_ns);
-    print_hints(profile, worker, file, ops_ns);
+    print_hints(profile, worker, file, ops_ns + profile->update_ns);
 }

@@ -13,6 +13,9 @@
 #include "mem/uint64.h"
 #include "worker/samples.h"
 
+// Points of a step on the device's stream.
+enum mark { BEGUN, RAN, REDUCED, UPDATED, ENDED, MARK_COUNT };
+
 // A step that was started, until it is finished.
 struct step_record {
     struct step_result result;
@@ -20,7 +23,7 @@ struct step_record {
     struct sched_share *next_plan;
     device_address staging; // where the step's values are copied to
     const struct step_values *values;
-    struct event *begin, *ran, *reduced, *end; // on the stream
+    struct event *marks[MARK_COUNT];
 };
 
 struct step_records {
@@ -40,19 +43,19 @@ static bool create_record(struct worker *worker, struct step_record *record)
         return false;
     }
     record->values = mem_pool_host_pointer(worker->staging, record->staging);
-    return device->ops->event_create(device, &record->begin) == STATUS_OK &&
-           device->ops->event_create(device, &record->ran) == STATUS_OK &&
-           device->ops->event_create(device, &record->reduced) == STATUS_OK &&
-           device->ops->event_create(device, &record->end) == STATUS_OK;
+    bool made = true;
+    for (size_t i = 0; made && i < MARK_COUNT; i++) {
+        made = device->ops->event_create(device, &record->marks[i]) == STATUS_OK;
+    }
+    return made;
 }
 
 static void destroy_record(struct worker *worker, struct step_record *record)
 {
     struct device *device = worker->device;
-    device->ops->event_destroy(device, record->begin);
-    device->ops->event_destroy(device, record->ran);
-    device->ops->event_destroy(device, record->reduced);
-    device->ops->event_destroy(device, record->end);
+    for (size_t i = 0; i < MARK_COUNT; i++) {
+        device->ops->event_destroy(device, record->marks[i]);
+    }
     mem_pool_free(worker->staging, record->staging, NULL);
     free(record->next_plan);
     free(record->messages);
@@ -85,9 +88,14 @@ static struct step_record *record_of(struct worker *worker, uint64_t step)
     return &worker->records->ring[step % STEPS_UNDER_WAY_MAX];
 }
 
-static void mark(struct worker *worker, struct event *event)
+static void note(struct worker *worker, const struct step_record *record, enum mark mark)
 {
-    worker->device->ops->event_record(worker->device, event, worker->stream);
+    worker->device->ops->event_record(worker->device, record->marks[mark], worker->stream);
+}
+
+static uint64_t between_ns(struct worker *worker, const struct step_record *record, enum mark from, enum mark to)
+{
+    return worker->device->ops->event_elapsed_ns(worker->device, record->marks[from], record->marks[to]);
 }
 
 // Neighbours from the config stand for other programs on this rank's device.
@@ -262,22 +270,23 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     char name[32];
     snprintf(name, sizeof(name), "step %" PRIu64, step);
     range_begin(name);
-    mark(worker, record->begin);
+    note(worker, record, BEGUN);
     enum status status = run_share(worker, step, error);
     if (status != STATUS_OK) {
         return status;
     }
-    mark(worker, record->ran);
+    note(worker, record, RAN);
     uint64_t ran_ns = clock_ns();
     report(worker, step + 1);
     exchange_start(worker);
     uint64_t reported_ns = clock_ns();
     samples_reduce(worker, worker->early_bucket_count);
-    mark(worker, record->reduced);
+    note(worker, record, REDUCED);
     step_update(worker, step);
+    note(worker, record, UPDATED);
     worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
                                       sizeof(*record->values));
-    mark(worker, record->end);
+    note(worker, record, ENDED);
     uint64_t applied_ns = clock_ns();
     worker->comm->ops->gather_wait(worker->comm);
     record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - applied_ns);
@@ -295,7 +304,7 @@ enum status step_plan_next(struct worker *worker, struct error *error)
     enum status status = decide_or_trim(worker, step, &result->plan_changed, error);
     memcpy(record_of(worker, step - 1)->next_plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
     result->coordination_ns += clock_ns() - start_ns;
-    mark(worker, record_of(worker, step - 1)->end);
+    note(worker, record_of(worker, step - 1), ENDED);
     return status;
 }
 
@@ -303,8 +312,7 @@ enum status step_finish(struct worker *worker, const struct step_result **result
 {
     struct step_record *record = record_of(worker, worker->records->oldest++);
     struct step_result *result = &record->result;
-    const struct device_ops *ops = worker->device->ops;
-    ops->event_synchronize(worker->device, record->end);
+    worker->device->ops->event_synchronize(worker->device, record->marks[ENDED]);
     enum status status = worker_check(worker, error);
     if (status != STATUS_OK) {
         return status;
@@ -313,8 +321,9 @@ enum status step_finish(struct worker *worker, const struct step_result **result
     double count = result->tally.count > 0 ? result->tally.count : 1;
     result->loss = result->tally.loss / count;
     result->gradient_norm = sqrt(record->values->gradient_squares) / count;
-    result->step_ns = ops->event_elapsed_ns(worker->device, record->begin, record->end);
-    result->comm_ns = ops->event_elapsed_ns(worker->device, record->ran, record->reduced);
+    result->step_ns = between_ns(worker, record, BEGUN, ENDED);
+    result->comm_ns = between_ns(worker, record, RAN, REDUCED);
+    result->update_ns = between_ns(worker, record, REDUCED, UPDATED);
     if (!isfinite(result->loss) || !isfinite(result->gradient_norm)) {
         return error_set(error, STATUS_DIVERGED, "step %" PRIu64 ": loss %g, gradient norm %g: " WORKER_DIVERGED,
                          result->step, fabs(result->loss), fabs(result->gradient_norm)); // no sign on a nan

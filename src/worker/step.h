@@ -19,6 +19,7 @@ struct step_result {
     uint64_t samples;
     uint64_t step_ns;         // from the first micro-step to the next plan
     uint64_t comm_ns;         // in the all-reduce after the last micro-step, waiting for slower ranks included
+    uint64_t update_ns;       // in the gradient's norm, clipping and the optimizer
     uint64_t coordination_ns; // in reading headroom, reports and the next plan
     bool plan_changed;        // for the next step
     // Every rank's; they stay until as many more steps as may be under way have started.

@@ -396,7 +396,7 @@ class Profile(CudaTest):
         run = self.train("long.yaml", CUDA, "--profile", "2")
         self.assertEqual(len(run.steps), 5)
         self.assertEqual(run.evaluations, [])
-        for name in ("attention_backward", "linear", "all-reduce, not hidden", "hints"):
+        for name in ("attention_backward", "linear", "all-reduce, not hidden", "clipping, optimizer", "hints"):
             self.assertIn(name, run.finished.out)
 
 
