@@ -6,7 +6,7 @@
 
 #include "kernels/cuda/kernels.cuh"
 #include "kernels/cuda/pack.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/reduce.h"
 
 namespace
 {

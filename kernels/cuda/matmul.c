@@ -147,26 +147,11 @@ static bool choose(cublasLtHandle_t blas, struct solution *solution)
     return chosen;
 }
 
-// Less the rows of a as they lie in memory, which follow from the micro-batch.
-static struct problem of_any_size(struct problem problem)
-{
-    *(problem.transpose_a ? &problem.k : &problem.m) = 0;
-    return problem;
-}
-
-static bool same_but_for_size(const struct problem *left, const struct problem *right)
-{
-    struct problem first = of_any_size(*left), second = of_any_size(*right);
-    return memcmp(&first, &second, sizeof(first)) == 0;
-}
-
-// The same for all sizes.
 static struct solution **head_of(struct cuda_matmul_cache *cache, const struct problem *problem)
 {
-    struct problem key = of_any_size(*problem);
-    const unsigned char *bytes = (const unsigned char *)&key;
+    const unsigned char *bytes = (const unsigned char *)problem;
     size_t hash = 2166136261; // FNV-1a
-    for (size_t i = 0; i < sizeof(key); i++) {
+    for (size_t i = 0; i < sizeof(*problem); i++) {
         hash = (hash ^ bytes[i]) * 16777619;
     }
     return &cache->heads[hash % HEADS];
@@ -206,48 +191,79 @@ struct operands {
     device_address c, a, b, bias, aux; // bias, aux: 0: none
 };
 
-// What a failed call leaves as the runtime's last error is forgotten: it is answered here.
-static cublasStatus_t call(struct cuda_context *context, struct solution *solution, const struct operands *operands)
+// A call that fails has launched nothing that writes c. What it leaves as the runtime's last error is forgotten: it is
+// answered here.
+static cublasStatus_t launch(struct cuda_context *context, struct solution *solution,
+                             const cublasLtMatmulAlgo_t *algorithm, const struct operands *operands)
 {
     const float one = 1, beta = solution->problem.accumulate ? 1 : 0;
     void *const a = device_cuda_pointer(operands->a), *const b = device_cuda_pointer(operands->b);
     void *const c = device_cuda_pointer(operands->c);
     bool clean = cudaPeekAtLastError() == cudaSuccess;
     cublasStatus_t status = cublasLtMatmul(context->blas, &solution->operation, &one, b, &solution->b, a, &solution->a,
-                                           &beta, c, &solution->c, c, &solution->c, &solution->algorithm,
-                                           context->workspace, CUDA_WORKSPACE_BYTES, context->stream);
+                                           &beta, c, &solution->c, c, &solution->c, algorithm, context->workspace,
+                                           CUDA_WORKSPACE_BYTES, context->stream);
     if (status != CUBLAS_STATUS_SUCCESS && clean) {
         cudaGetLastError();
     }
     return status;
 }
 
-// Gives it the algorithm of the other.
-static bool adopt(struct cuda_context *context, struct solution *solution, const struct solution *other)
+// That it does not do such products, whatever memory there is.
+static bool is_refusal(cublasStatus_t status)
 {
-    cublasLtMatmulHeuristicResult_t result;
-    if (cublasLtMatmulAlgoCheck(context->blas, &solution->operation, &solution->b, &solution->a, &solution->c,
-                                &solution->c, &other->algorithm, &result) != CUBLAS_STATUS_SUCCESS ||
-        result.workspaceSize > CUDA_WORKSPACE_BYTES) {
-        return false;
-    }
-    solution->algorithm = other->algorithm;
-    return true;
+    return status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
 }
 
-static cublasStatus_t run(struct cuda_context *context, struct solution *solution, const struct operands *operands)
+// The same product of another micro-batch, whose samples are the rows of what lies in memory as a.
+static bool differ_in_samples(const struct problem *left, const struct problem *right)
+{
+    struct problem other = *right;
+    if (left->transpose_a) {
+        other.k = left->k;
+    } else {
+        other.m = left->m;
+    }
+    return memcmp(left, &other, sizeof(other)) == 0;
+}
+
+static bool may_use(struct cuda_context *context, struct solution *solution, const cublasLtMatmulAlgo_t *algorithm)
+{
+    cublasLtMatmulHeuristicResult_t result;
+    return cublasLtMatmulAlgoCheck(context->blas, &solution->operation, &solution->b, &solution->a, &solution->c,
+                                   &solution->c, algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= CUDA_WORKSPACE_BYTES;
+}
+
+// By the algorithm of another size, which ran before.
+static cublasStatus_t launch_another(struct cuda_context *context, struct solution *solution,
+                                     const struct operands *operands)
+{
+    cublasStatus_t status = CUBLAS_STATUS_EXECUTION_FAILED;
+    for (size_t i = 0; i < HEADS; i++) {
+        const struct solution *other = context->matmuls->heads[i];
+        for (; other != NULL && status != CUBLAS_STATUS_SUCCESS; other = other->next) {
+            if (other != solution && other->ran && differ_in_samples(&other->problem, &solution->problem) &&
+                may_use(context, solution, &other->algorithm)) {
+                status = launch(context, solution, &other->algorithm, operands);
+            }
+        }
+    }
+    return status;
+}
+
+static cublasStatus_t run_solution(struct cuda_context *context, struct solution *solution,
+                                   const struct operands *operands)
 {
     if (!set_pointers(solution, operands->bias, operands->aux)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    cublasStatus_t status = call(context, solution, operands);
-    const struct solution *other = *head_of(context->matmuls, &solution->problem);
-    for (; status != CUBLAS_STATUS_SUCCESS && other != NULL; other = other->next) {
-        if (other->ran && same_but_for_size(&other->problem, &solution->problem) && adopt(context, solution, other)) {
-            status = call(context, solution, operands);
-        }
+    cublasStatus_t status = launch(context, solution, &solution->algorithm, operands);
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        solution->ran = true;
+    } else if (!is_refusal(status)) {
+        status = launch_another(context, solution, operands);
     }
-    solution->ran |= status == CUBLAS_STATUS_SUCCESS;
     return status;
 }
 
@@ -258,8 +274,9 @@ static bool run_fused(struct cuda_context *context, const struct problem *proble
     if (solution == NULL || !solution->found) {
         return false;
     }
-    solution->found = run(context, solution, operands) == CUBLAS_STATUS_SUCCESS;
-    return solution->found;
+    cublasStatus_t status = run_solution(context, solution, operands);
+    solution->found = !is_refusal(status);
+    return status == CUBLAS_STATUS_SUCCESS;
 }
 
 // The product alone.
@@ -272,7 +289,7 @@ static void run_plain(struct cuda_context *context, const struct problem *with_b
         device_cuda_note_text(context->device, "cublasLtMatmul", "out of host memory");
         return;
     }
-    cublasStatus_t status = solution->found ? run(context, solution, operands) : CUBLAS_STATUS_NOT_SUPPORTED;
+    cublasStatus_t status = solution->found ? run_solution(context, solution, operands) : CUBLAS_STATUS_NOT_SUPPORTED;
     if (status != CUBLAS_STATUS_SUCCESS) {
         device_cuda_note_text(context->device, "cublasLtMatmul", cublasLtGetStatusString(status));
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/reduce.h"
 
 #include "kernels/cuda/kernels.cuh"
 #include "kernels/cuda/pack.cuh"

@@ -238,7 +238,7 @@ enum status config_check_devices(const struct config *config, const char *why_cp
     }
     if (shared && getenv("NCCL_HOSTID") == NULL) {
         return refuse(config, "comm.reduce", error,
-                      "nccl needs a GPU for each rank, and there are more ranks than GPUs; allowed here: auto, mpi (or "
+                      "nccl needs a GPU for each rank, and some share one; allowed here: auto, mpi (or "
                       "give each rank a name of its own in NCCL_HOSTID)");
     }
     return STATUS_OK;

@@ -24,19 +24,20 @@ struct console {
     bool terminal;
     bool line_open; // the changing line is on the screen
     const struct worker *worker;
-    uint64_t start_ns, line_ns; // of the run, of the changing line's last change
+    uint64_t start_ns, steps_ns, line_ns; // of the run, of its steps, of the changing line's last change
     struct rank_summary *ranks;
     struct evaluation last_evaluation;
     bool evaluated;
 };
 
-struct console *console_create(FILE *file, bool terminal, const struct worker *worker)
+struct console *console_create(FILE *file, bool terminal, uint64_t start_ns, const struct worker *worker)
 {
     struct console *console = calloc(1, sizeof(*console));
     if (console == NULL) {
         return NULL;
     }
-    *console = (struct console){.file = file, .terminal = terminal, .worker = worker, .start_ns = clock_ns()};
+    *console = (struct console){
+        .file = file, .terminal = terminal, .worker = worker, .start_ns = start_ns, .steps_ns = clock_ns()};
     console->ranks = calloc(worker->comm->size, sizeof(*console->ranks));
     if (console->ranks == NULL) {
         free(console);
@@ -139,7 +140,7 @@ static void note_memory(struct console *console, const struct step_message *mess
 static void print_progress(struct console *console, const struct step_result *result)
 {
     uint64_t done = result->step + 1, left = console->worker->steps - done;
-    double mean_seconds = (double)(clock_ns() - console->start_ns) / 1e9 / (double)done;
+    double mean_seconds = (double)(clock_ns() - console->steps_ns) / 1e9 / (double)done;
     uint64_t eta = (uint64_t)(mean_seconds * (double)left);
     char unit = console->worker->train->shape.input == DATA_INPUT_TOKENS ? 't' : 's';
     double work = unit == 't' ? result->tally.count : (double)result->samples;

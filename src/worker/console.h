@@ -10,8 +10,9 @@
 
 struct console;
 
-// `terminal`: keep one line changing. The worker must outlive the console. NULL when the host's memory runs out.
-struct console *console_create(FILE *file, bool terminal, const struct worker *worker);
+// `terminal`: keep one line changing. `start_ns`: of the run, by clock_ns. The worker must outlive the console. NULL
+// when the host's memory runs out.
+struct console *console_create(FILE *file, bool terminal, uint64_t start_ns, const struct worker *worker);
 // Accepts NULL.
 void console_destroy(struct console *console);
 

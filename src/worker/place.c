@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/place.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,25 +24,29 @@ const struct device_ops *place_kind(const struct config *config, struct error *i
 }
 
 // Whether a rank must run on the CPU, and why.
-struct kind {
+struct need {
     bool cpu;
-    struct error instead;
+    struct error why;
 };
 
 // All ranks run on the CPU where one of them must.
 static void agree_on_kind(struct comm *comm, const struct config *config, struct place *place)
 {
-    struct kind mine = {0};
-    place->ops = place_kind(config, &mine.instead);
+    struct need mine = {0};
+    place->ops = place_kind(config, &mine.why);
     mine.cpu = place->ops == device_find("cpu");
-    struct kind *all = comm_gather(comm, &mine, sizeof(mine));
-    for (uint32_t i = 0; i < comm->size && !mine.cpu; i++) {
-        if (all[i].cpu) {
-            mine = all[i];
-            place->ops = device_find("cpu");
-        }
+    struct need *all = comm_gather(comm, &mine, sizeof(mine));
+    uint32_t first = comm->size, count = 0;
+    for (uint32_t i = 0; i < comm->size; i++) {
+        first = count == 0 && all[i].cpu ? i : first;
+        count += all[i].cpu;
     }
-    place->instead = mine.instead;
+    if (count == comm->size) {
+        place->instead = mine.why;
+    } else if (count > 0) {
+        place->ops = device_find("cpu");
+        error_set(&place->instead, STATUS_OK, "of rank %" PRIu32 ": %s", first, all[first].why.text);
+    }
     free(all);
 }
 

@@ -168,7 +168,7 @@ static uint64_t print_kinds(const struct profile *profile, FILE *file)
         fprintf(file, "%-22s %8" PRIu64 " %10.3f %7.1f %%", kind->type->name, kind->count / profile->steps,
                 (double)kind->time_ns / 1e6 / (double)profile->steps, percent(kind->time_ns, profile->step_ns));
         if (kind->flops > 0 && kind->time_ns > 0) {
-            fprintf(file, " %10.4g TFLOP/s", (double)kind->flops / (double)kind->time_ns / 1e3);
+            fprintf(file, " %10.2f GFLOP/s", (double)kind->flops / (double)kind->time_ns);
         }
         fputc('\n', file);
         sum_ns += kind->time_ns;

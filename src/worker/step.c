@@ -14,7 +14,7 @@
 #include "worker/samples.h"
 
 // Points of a step on the device's stream.
-enum mark { BEGUN, RAN, REDUCED, UPDATED, ENDED, MARK_COUNT };
+enum point { BEGUN, RAN, REDUCED, UPDATED, ENDED, POINT_COUNT };
 
 // A step that was started, until it is finished.
 struct step_record {
@@ -23,7 +23,7 @@ struct step_record {
     struct sched_share *next_plan;
     device_address staging; // where the step's values are copied to
     const struct step_values *values;
-    struct event *marks[MARK_COUNT];
+    struct event *marks[POINT_COUNT];
 };
 
 struct step_records {
@@ -44,7 +44,7 @@ static bool create_record(struct worker *worker, struct step_record *record)
     }
     record->values = mem_pool_host_pointer(worker->staging, record->staging);
     bool made = true;
-    for (size_t i = 0; made && i < MARK_COUNT; i++) {
+    for (size_t i = 0; made && i < POINT_COUNT; i++) {
         made = device->ops->event_create(device, &record->marks[i]) == STATUS_OK;
     }
     return made;
@@ -53,7 +53,7 @@ static bool create_record(struct worker *worker, struct step_record *record)
 static void destroy_record(struct worker *worker, struct step_record *record)
 {
     struct device *device = worker->device;
-    for (size_t i = 0; i < MARK_COUNT; i++) {
+    for (size_t i = 0; i < POINT_COUNT; i++) {
         device->ops->event_destroy(device, record->marks[i]);
     }
     mem_pool_free(worker->staging, record->staging, NULL);
@@ -88,12 +88,12 @@ static struct step_record *record_of(struct worker *worker, uint64_t step)
     return &worker->records->ring[step % STEPS_UNDER_WAY_MAX];
 }
 
-static void note(struct worker *worker, const struct step_record *record, enum mark mark)
+static void mark(struct worker *worker, const struct step_record *record, enum point point)
 {
-    worker->device->ops->event_record(worker->device, record->marks[mark], worker->stream);
+    worker->device->ops->event_record(worker->device, record->marks[point], worker->stream);
 }
 
-static uint64_t between_ns(struct worker *worker, const struct step_record *record, enum mark from, enum mark to)
+static uint64_t between_ns(struct worker *worker, const struct step_record *record, enum point from, enum point to)
 {
     return worker->device->ops->event_elapsed_ns(worker->device, record->marks[from], record->marks[to]);
 }
@@ -270,23 +270,23 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     char name[32];
     snprintf(name, sizeof(name), "step %" PRIu64, step);
     range_begin(name);
-    note(worker, record, BEGUN);
+    mark(worker, record, BEGUN);
     enum status status = run_share(worker, step, error);
     if (status != STATUS_OK) {
         return status;
     }
-    note(worker, record, RAN);
+    mark(worker, record, RAN);
     uint64_t ran_ns = clock_ns();
     report(worker, step + 1);
     exchange_start(worker);
     uint64_t reported_ns = clock_ns();
     samples_reduce(worker, worker->early_bucket_count);
-    note(worker, record, REDUCED);
+    mark(worker, record, REDUCED);
     step_update(worker, step);
-    note(worker, record, UPDATED);
+    mark(worker, record, UPDATED);
     worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
                                       sizeof(*record->values));
-    note(worker, record, ENDED);
+    mark(worker, record, ENDED);
     uint64_t applied_ns = clock_ns();
     worker->comm->ops->gather_wait(worker->comm);
     record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - applied_ns);
@@ -304,7 +304,7 @@ enum status step_plan_next(struct worker *worker, struct error *error)
     enum status status = decide_or_trim(worker, step, &result->plan_changed, error);
     memcpy(record_of(worker, step - 1)->next_plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
     result->coordination_ns += clock_ns() - start_ns;
-    note(worker, record_of(worker, step - 1), ENDED);
+    mark(worker, record_of(worker, step - 1), ENDED);
     return status;
 }
 

@@ -13,10 +13,10 @@ struct cores {
 // Ranks that may run on these cores, this one included.
 static int sharers(struct comm *comm, const struct cores *mine)
 {
-    int count = 0;
+    int count = 1;
     struct cores *all = comm_gather(comm, mine, sizeof(*mine));
     for (uint32_t i = 0; i < comm->size; i++) {
-        count += all[i].host == mine->host && CPU_EQUAL(&all[i].set, &mine->set);
+        count += i != comm->rank && all[i].host == mine->host && CPU_EQUAL(&all[i].set, &mine->set);
     }
     free(all);
     return count;

@@ -101,7 +101,7 @@ static enum status open_reports(struct worker *worker, struct reporter *reporter
     if (status != STATUS_OK) {
         return status;
     }
-    reporter->console = console_create(stdout, launcher_is_watched(), worker);
+    reporter->console = console_create(stdout, launcher_is_watched(), reporter->start_ns, worker);
     return reporter->console == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "worker/samples.h"
 #include "worker/step.h"
 
+// On a block of zeros. STATUS_OUT_OF_MEMORY where none is to be had.
 static enum status run_list(struct worker *worker, enum list_purpose purpose, uint64_t micro_batch, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
@@ -15,11 +16,8 @@ static enum status run_list(struct worker *worker, enum list_purpose purpose, ui
     uint64_t bytes = price_list_bytes(worker->prices, list);
     device_address block;
     enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &block);
-    if (status == STATUS_OUT_OF_MEMORY) {
-        return STATUS_OK;
-    }
     if (status != STATUS_OK) {
-        return error_set(error, status, "out of host memory");
+        return status == STATUS_OUT_OF_MEMORY ? status : error_set(error, status, "out of host memory");
     }
     struct list_memory memory = worker->memory;
     memory.inputs = block;
@@ -30,8 +28,8 @@ static enum status run_list(struct worker *worker, enum list_purpose purpose, ui
     return STATUS_OK;
 }
 
-// The samples of a rank that has as many as the others.
-static uint64_t equal_share(const struct worker *worker, enum list_purpose purpose)
+// What an equal share's largest micro-step would be.
+static uint64_t expected_micro_batch(struct worker *worker, enum list_purpose purpose)
 {
     const struct config *config = worker->config;
     uint64_t samples = config->train.global_batch_size, most = config->train.micro_batch_size;
@@ -40,38 +38,41 @@ static uint64_t equal_share(const struct worker *worker, enum list_purpose purpo
         most = 0;
     }
     uint64_t share = (samples + worker->comm->size - 1) / worker->comm->size;
-    return most == 0 ? share : uint64_min(share, most);
+    most = most == 0 ? share : uint64_min(share, most);
+    return price_largest_fit(worker->prices, purpose, mem_pool_headroom(worker->pool), most);
 }
 
-// An evaluation and a micro-step of an equal share, or of as many samples as fit in a part of the headroom.
-static enum status run_lists(struct worker *worker, uint64_t parts, struct error *error)
+// A micro-step of a part of what is expected, or of as many samples as there is memory for now.
+static enum status run_part(struct worker *worker, enum list_purpose purpose, uint64_t parts, struct error *error)
 {
-    static const enum list_purpose purposes[] = {LIST_EVALUATE, LIST_TRAIN};
-    enum status status = STATUS_OK;
-    for (size_t i = 0; status == STATUS_OK && i < sizeof(purposes) / sizeof(purposes[0]); i++) {
-        uint64_t bytes = mem_pool_headroom(worker->pool) / parts;
-        uint64_t fits = price_largest_fit(worker->prices, purposes[i], bytes, equal_share(worker, purposes[i]));
-        status = fits == 0 ? STATUS_OK : run_list(worker, purposes[i], fits, error);
+    uint64_t expected = expected_micro_batch(worker, purpose), micro_batch = (expected + parts - 1) / parts;
+    enum status status = STATUS_OUT_OF_MEMORY;
+    for (; micro_batch > 0 && status == STATUS_OUT_OF_MEMORY; micro_batch /= 2) {
+        status = run_list(worker, purpose, micro_batch, error);
     }
-    return status;
+    return status == STATUS_OUT_OF_MEMORY ? STATUS_OK : status;
 }
 
-// The step comes first: while gradients are zero it leaves weights and states zero. Half of the headroom comes before
-// all of it, which leaves little room for code; then products of many samples can do with the code of fewer.
+// The end of a step comes first: while gradients are zero it leaves weights and states zero. A quarter of what is
+// expected comes before all of it, which leaves little room for code; then products of many samples can do with the
+// code of fewer.
 enum status warm_up_kernels(struct worker *worker, struct error *error)
 {
+    static const struct {
+        enum list_purpose purpose;
+        uint64_t parts;
+    } runs[] = {{LIST_EVALUATE, 4}, {LIST_TRAIN, 4}, {LIST_EVALUATE, 1}, {LIST_TRAIN, 1}};
     const struct device_ops *ops = worker->device->ops;
     if (!device_is_apart(ops)) {
         return STATUS_OK;
     }
     optimizer_copy(worker->model, worker->kernels, &worker->optimizer_memory);
     step_update(worker, 0);
-    enum status status = run_lists(worker, 2, error);
-    if (status == STATUS_OK) {
-        status = run_lists(worker, 1, error);
-    }
-    if (status != STATUS_OK) {
-        return status;
+    for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
+        enum status status = run_part(worker, runs[i].purpose, runs[i].parts, error);
+        if (status != STATUS_OK) {
+            return status;
+        }
     }
     ops->stream_synchronize(worker->device, worker->stream);
     mem_pool_empty_cache(worker->pool);

@@ -7,10 +7,10 @@
 
 #include "worker/worker.h"
 
-// Runs what a step and an evaluation run, with the micro-batches of an equal share, on resting memory that is zero, and
-// leaves weights and the optimizer's state so; gradients and sums are then undefined, as between steps. Where there is
-// no room for a sample it runs the rest: what is missing is told when the step is planned. Does nothing on devices of
-// the host's memory. Blocks.
+// Runs what a step and an evaluation run, with the largest micro-batch that an equal share would have and a smaller
+// one, on resting memory that is zero, and leaves weights and the optimizer's state so; gradients and sums are then
+// undefined, as between steps. Where there is no room for a sample it runs the rest: what is missing is told when the
+// step is planned. Does nothing on devices of the host's memory. Blocks.
 enum status warm_up_kernels(struct worker *worker, struct error *error);
 
 // Adds up the gradients, whatever they are, bucket by bucket as every step will. Collective. Blocks.

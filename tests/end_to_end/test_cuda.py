@@ -255,10 +255,9 @@ class Neighbours(CudaTest):
 
     @needs_simulator
     def test_one_that_takes_the_last_byte(self):
-        """cuBLASLt loads other code for other sizes. The evaluation has one that no step had, and no memory for code
-        is left; then the code of a size that ran before does."""
+        """Even what code of other sizes would take: the evaluation has one that no step had."""
         self.set_environment("SIMULATOR_CODE_BYTES", "2MiB")
-        overrides = [CUDA, "train.steps=19", "train.global_batch_size=4", "data.validation_samples=256"]
+        overrides = [CUDA, "train.steps=19", "train.global_batch_size=4", "data.validation_samples=64"]
         reference = self.train("gpt.yaml", *overrides)
         neighbour = self.start_neighbour()
         launch = self.start("train", "gpt.yaml", *overrides, "comm.kind=self", "run.folder=full")
@@ -297,7 +296,8 @@ class NoGpu(CudaTest):
         finished = self.headroom_each([[], ["SIMULATOR_GPUS=0"]], "train", "mlp.yaml", "run.folder=run",
                                       "device.capacity=128MiB")
         run = headroom_run.Run(self.path("run"), finished)
-        self.assertIn("device.kind auto: on the CPU, because the NVIDIA driver finds no GPU", run.finished.out)
+        self.assertIn("device.kind auto: on the CPU, because of rank 1: the NVIDIA driver finds no GPU",
+                      run.finished.out)
         self.assertIn("device cpu", run.logs[0])
 
     def test_auto_takes_the_gpu(self):

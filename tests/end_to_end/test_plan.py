@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `headroom plan` prints is what training then does; and the commands that only print."""
 
+import pathlib
 import re
 
 import headroom_run
 
+SOURCE = pathlib.Path(__file__).parents[2]
 CONFIGS = (("mlp.yaml", headroom_run.MLP_CAPACITIES), ("gpt.yaml", headroom_run.GPT_CAPACITIES))
 
 
@@ -24,6 +26,10 @@ def first_shares(run):
 
 
 class Plan(headroom_run.ProgramTest):
+    def test_what_the_readme_shows(self):
+        plan = self.headroom("plan", str(SOURCE / "configs/quickstart.yaml")).out
+        self.assertIn(f"```\n{plan}```\n", (SOURCE / "README.md").read_text(encoding="utf-8"))
+
     def test_peaks(self):
         for config, _ in CONFIGS:
             peaks = peaks_of(self.headroom("plan", config).out)

@@ -23,7 +23,7 @@ static void ranks_are_numbered(void)
 }
 
 // All ranks of this test are on one host.
-static void ranks_of_a_host_are_numbered(void)
+static void a_host_is_its_lowest_rank(void)
 {
     CHECK(comm->host == 0);
 }
@@ -76,7 +76,7 @@ int main(int argc, char **argv)
     static const size_t messages[] = {1, 4, 200, 65536, 1000003};
     open_comm(argc, argv);
     ranks_are_numbered();
-    ranks_of_a_host_are_numbered();
+    a_host_is_its_lowest_rank();
     for (size_t i = 0; i < sizeof(messages) / sizeof(messages[0]); i++) {
         broadcast_brings_what_rank_0_has(messages[i]);
         gather_brings_what_each_rank_has(messages[i]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // cuBLASLt's matrix product: float32 and bfloat16, sums in float32, one rounding at the end. It refuses what the
-// library documents as unsupported, and an algorithm that is used for another problem than the one it was chosen for.
+// library documents as unsupported, and an algorithm for another kind of product than it was chosen for.
 #include <algorithm>
 #include <bit>
 #include <cublasLt.h>
@@ -419,7 +419,6 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t op
     if (!supported(&problem) || algorithm->kind != kind_of(&problem)) {
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
-    result->algo = *algorithm_opaque;
     result->workspaceSize = algorithm->workspace_bytes;
     result->state = CUBLAS_STATUS_SUCCESS;
     return CUBLAS_STATUS_SUCCESS;
