@@ -5,110 +5,82 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/layout_first_fit.h"
+#include "mem/layout_search.h"
 #include "mem/uint64.h"
 
-struct item {
-    uint64_t bytes; // rounded up
-    uint32_t birth, death;
-    size_t index;    // of the buffer
-    uint64_t offset; // once placed
+// The buffers that have bytes, these rounded up, and the best that is known of them.
+struct layout {
+    struct mem_buffer *buffers;
+    size_t *indices; // of each, among the caller's
+    size_t count;
+    uint64_t bound, end; // the lower bound, and the highest end of offsets
+    uint64_t *offsets, *found;
 };
 
-static int by_birth(const struct item *x, const struct item *y)
+static void finish(struct layout *layout)
 {
-    if (x->birth != y->birth) {
-        return x->birth < y->birth ? -1 : 1;
+    free(layout->found);
+    free(layout->offsets);
+    free(layout->indices);
+    free(layout->buffers);
+}
+
+static bool prepare(struct layout *layout, const struct mem_buffer *buffers, size_t count, uint64_t alignment)
+{
+    *layout = (struct layout){
+        .buffers = malloc((count + 1) * sizeof(*layout->buffers)),
+        .indices = malloc((count + 1) * sizeof(*layout->indices)),
+        .offsets = malloc((count + 1) * sizeof(*layout->offsets)),
+        .found = malloc((count + 1) * sizeof(*layout->found)),
+    };
+    if (layout->buffers == NULL || layout->indices == NULL || layout->offsets == NULL || layout->found == NULL) {
+        return false;
     }
-    return x->index < y->index ? -1 : x->index > y->index;
-}
-
-static int order_by_size(const void *a, const void *b)
-{
-    const struct item *x = a, *y = b;
-    if (x->bytes != y->bytes) {
-        return x->bytes > y->bytes ? -1 : 1;
-    }
-    return by_birth(x, y);
-}
-
-static int order_by_area(const void *a, const void *b)
-{
-    const struct item *x = a, *y = b;
-    double area_x = (double)x->bytes * (x->death - x->birth + 1.0);
-    double area_y = (double)y->bytes * (y->death - y->birth + 1.0);
-    if (area_x != area_y) {
-        return area_x > area_y ? -1 : 1;
-    }
-    return by_birth(x, y);
-}
-
-static int order_by_duration(const void *a, const void *b)
-{
-    const struct item *x = a, *y = b;
-    uint32_t duration_x = x->death - x->birth, duration_y = y->death - y->birth;
-    if (duration_x != duration_y) {
-        return duration_x > duration_y ? -1 : 1;
-    }
-    return order_by_size(a, b);
-}
-
-static int order_by_birth(const void *a, const void *b)
-{
-    return by_birth(a, b);
-}
-
-static bool overlap_in_time(uint32_t birth_a, uint32_t death_a, uint32_t birth_b, uint32_t death_b)
-{
-    return birth_a <= death_b && birth_b <= death_a;
-}
-
-// The lowest offset at which the item fits between those that are alive with it; 0 for an empty one. placed[count] is
-// in order of offset.
-static uint64_t first_fit(const struct item *item, struct item *const *placed, size_t count)
-{
-    uint64_t offset = 0;
     for (size_t i = 0; i < count; i++) {
-        const struct item *other = placed[i];
-        if (!overlap_in_time(item->birth, item->death, other->birth, other->death)) {
-            continue;
+        if (buffers[i].bytes > 0) {
+            layout->buffers[layout->count] = buffers[i];
+            layout->buffers[layout->count].bytes = uint64_round_up(buffers[i].bytes, alignment);
+            layout->indices[layout->count++] = i;
         }
-        if (other->offset >= offset + item->bytes) {
-            break;
-        }
-        uint64_t end = other->offset + other->bytes;
-        offset = uint64_max(offset, end);
     }
-    return offset;
+    layout->bound = mem_layout_lower_bound(layout->buffers, layout->count, 1);
+    return true;
 }
 
-static void insert_by_offset(struct item **placed, size_t count, struct item *item)
+// Takes over the offsets if some were found within the capacity; `work` comes off what is left of it.
+static bool search(struct layout *layout, uint64_t capacity, uint64_t work, uint64_t *left_p)
 {
-    size_t low = 0, high = count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (placed[middle]->offset <= item->offset) {
-            low = middle + 1;
-        } else {
-            high = middle;
+    uint64_t left = work;
+    bool fits = layout_search(layout->buffers, layout->count, capacity, &left, layout->found);
+    *left_p -= work - left;
+    if (!fits) {
+        return false;
+    }
+    layout->end = 0;
+    for (size_t i = 0; i < layout->count; i++) {
+        layout->end = uint64_max(layout->end, layout->found[i] + layout->buffers[i].bytes);
+    }
+    memcpy(layout->offsets, layout->found, layout->count * sizeof(*layout->offsets));
+    return true;
+}
+
+// Half of the work for the goal itself; then for what is halfway to it, to a thousandth.
+static void tighten(struct layout *layout, uint64_t goal_bytes, uint64_t work)
+{
+    uint64_t low = goal_bytes;
+    if (layout->end <= goal_bytes || search(layout, goal_bytes, work / 2, &work)) {
+        return;
+    }
+    while (work > 0 && layout->end - low > low / 1000) {
+        uint64_t middle = low + (layout->end - low) / 2;
+        if (!search(layout, middle, (work + 1) / 2, &work)) {
+            low = middle;
         }
     }
-    memmove(&placed[low + 1], &placed[low], (count - low) * sizeof(*placed));
-    placed[low] = item;
 }
 
-// Places the items in the order they are in; answers the end of the highest.
-static uint64_t place_in_order(struct item *items, size_t count, struct item **placed)
-{
-    uint64_t end = 0;
-    for (size_t i = 0; i < count; i++) {
-        items[i].offset = first_fit(&items[i], placed, i);
-        insert_by_offset(placed, i, &items[i]);
-        end = uint64_max(end, items[i].offset + items[i].bytes);
-    }
-    return end;
-}
-
-// Fallback when the host's memory runs out: one after the other, the empty at 0.
+// Where the host's memory runs out: one after the other, the empty at 0.
 static uint64_t place_apart(const struct mem_buffer *buffers, size_t count, uint64_t alignment, uint64_t *offsets)
 {
     uint64_t end = 0;
@@ -119,38 +91,28 @@ static uint64_t place_apart(const struct mem_buffer *buffers, size_t count, uint
     return end;
 }
 
-uint64_t mem_layout_place(const struct mem_buffer *buffers, size_t count, uint64_t alignment, uint64_t *offsets)
+uint64_t mem_layout_place(const struct mem_buffer *buffers, size_t count, uint64_t alignment,
+                          const struct mem_layout_goal *goal, uint64_t *offsets)
 {
-    static int (*const orders[])(const void *, const void *) = {order_by_size, order_by_area, order_by_duration,
-                                                                order_by_birth};
-    struct item *items = malloc((count + 1) * sizeof(*items));
-    struct item **placed = malloc((count + 1) * sizeof(struct item *));
-    uint64_t best = UINT64_MAX;
-    if (items == NULL || placed == NULL) {
-        best = place_apart(buffers, count, alignment, offsets);
-        goto out;
+    struct layout layout;
+    uint64_t end = UINT64_MAX;
+    if (prepare(&layout, buffers, count, alignment)) {
+        uint64_t goal_bytes = uint64_max(goal->bytes, layout.bound);
+        end = layout_first_fit(layout.buffers, layout.count, goal_bytes, layout.offsets);
+        layout.end = end;
     }
-    for (size_t i = 0; i < count; i++) {
-        items[i] = (struct item){.bytes = uint64_round_up(buffers[i].bytes, alignment),
-                                 .birth = buffers[i].birth,
-                                 .death = buffers[i].death,
-                                 .index = i};
+    if (end == UINT64_MAX) {
+        finish(&layout);
+        return place_apart(buffers, count, alignment, offsets);
     }
-    uint64_t bound = mem_layout_lower_bound(buffers, count, alignment);
-    for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]) && best > bound; i++) {
-        qsort(items, count, sizeof(*items), orders[i]);
-        uint64_t end = place_in_order(items, count, placed);
-        if (end < best) {
-            best = end;
-            for (size_t k = 0; k < count; k++) {
-                offsets[items[k].index] = items[k].offset;
-            }
-        }
+    tighten(&layout, uint64_max(goal->bytes, layout.bound), goal->work);
+    memset(offsets, 0, count * sizeof(*offsets));
+    for (size_t i = 0; i < layout.count; i++) {
+        offsets[layout.indices[i]] = layout.offsets[i];
     }
-out:
-    free(placed);
-    free(items);
-    return best;
+    end = layout.end;
+    finish(&layout);
+    return end;
 }
 
 uint64_t mem_layout_lower_bound(const struct mem_buffer *buffers, size_t count, uint64_t alignment)
@@ -178,23 +140,4 @@ uint64_t mem_layout_lower_bound(const struct mem_buffer *buffers, size_t count, 
     }
     free(changes);
     return largest;
-}
-
-bool mem_layout_valid(const struct mem_buffer *buffers, const uint64_t *offsets, size_t count, uint64_t bytes)
-{
-    for (size_t i = 0; i < count; i++) {
-        const struct mem_buffer *a = &buffers[i];
-        if (a->bytes > 0 && (offsets[i] > bytes || a->bytes > bytes - offsets[i])) {
-            return false;
-        }
-        for (size_t j = 0; j < i; j++) {
-            const struct mem_buffer *b = &buffers[j];
-            bool together = overlap_in_time(a->birth, a->death, b->birth, b->death);
-            bool apart = offsets[i] + a->bytes <= offsets[j] || offsets[j] + b->bytes <= offsets[i];
-            if (a->bytes > 0 && b->bytes > 0 && together && !apart) {
-                return false;
-            }
-        }
-    }
-    return true;
 }

@@ -124,6 +124,8 @@ static void place_inputs(struct list *list)
     }
 }
 
+#define LAYOUT_WORK UINT64_C(100000000) // a tenth of a second or two, where first fit misses the lower bound
+
 bool list_place(struct list *list)
 {
     size_t count = list->tensor_count;
@@ -134,9 +136,10 @@ bool list_place(struct list *list)
     uint64_t *offsets = calloc(count, sizeof(*offsets));
     bool ok = buffers != NULL && offsets != NULL;
     if (ok) {
+        const struct mem_layout_goal goal = {.work = LAYOUT_WORK};
         place_inputs(list);
         find_lifetimes(list, buffers);
-        list->locals_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, offsets);
+        list->locals_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, &goal, offsets);
         assert(mem_layout_valid(buffers, offsets, count, list->locals_bytes));
         list->lower_bound_bytes = mem_layout_lower_bound(buffers, count, LIST_ALIGNMENT);
         for (size_t i = 0; i < count; i++) {

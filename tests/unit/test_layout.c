@@ -9,9 +9,12 @@
 #include <cmocka.h>
 
 #include "mem/layout.h"
+#include "mem/layout_search.h"
 
 #define ALIGNMENT 64
 #define MANY      300
+
+static const struct mem_layout_goal quick = {0};
 
 static uint64_t random_below(uint64_t *state, uint64_t bound)
 {
@@ -64,7 +67,7 @@ static bool valid_by_definition(const struct mem_buffer *buffers, const uint64_t
 
 static uint64_t place(const struct mem_buffer *buffers, size_t count, uint64_t *offsets)
 {
-    uint64_t bytes = mem_layout_place(buffers, count, ALIGNMENT, offsets);
+    uint64_t bytes = mem_layout_place(buffers, count, ALIGNMENT, &quick, offsets);
     assert_true(valid_by_definition(buffers, offsets, count, bytes));
     return bytes;
 }
@@ -73,7 +76,7 @@ static void nothing_takes_nothing(void **context)
 {
     (void)context;
     uint64_t offset = 1;
-    assert_int_equal(mem_layout_place(NULL, 0, ALIGNMENT, &offset), 0);
+    assert_int_equal(mem_layout_place(NULL, 0, ALIGNMENT, &quick, &offset), 0);
     assert_int_equal(mem_layout_lower_bound(NULL, 0, ALIGNMENT), 0);
     assert_int_equal(offset, 1);
 }
@@ -96,7 +99,7 @@ static void every_offset_is_a_multiple_of_the_alignment(void **context)
     const struct mem_buffer buffers[] = {{101, 0, 0}, {5000, 0, 1}, {1, 1, 1}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         uint64_t offsets[3];
-        assert_int_equal(mem_layout_place(buffers, 3, cases[i].alignment, offsets), cases[i].bytes);
+        assert_int_equal(mem_layout_place(buffers, 3, cases[i].alignment, &quick, offsets), cases[i].bytes);
         assert_int_equal(mem_layout_lower_bound(buffers, 3, cases[i].alignment), cases[i].bytes);
         assert_true(mem_layout_valid(buffers, offsets, 3, cases[i].bytes));
         for (size_t k = 0; k < 3; k++) {
@@ -136,7 +139,7 @@ static void empty_buffers_lie_at_0(void **context)
     (void)context;
     const struct mem_buffer buffers[] = {{64, 0, 2}, {0, 0, 2}, {64, 1, 1}};
     uint64_t offsets[3] = {7, 7, 7};
-    assert_int_equal(mem_layout_place(buffers, 3, ALIGNMENT, offsets), 128);
+    assert_int_equal(mem_layout_place(buffers, 3, ALIGNMENT, &quick, offsets), 128);
     assert_int_equal(offsets[1], 0);
 }
 
@@ -191,12 +194,12 @@ static void random_sets_are_placed_near_the_bound(void **context)
     for (uint64_t seed = 1; seed <= 200; seed++) {
         uint64_t state = seed;
         size_t count = random_buffers(&state, buffers, 60);
-        uint64_t bytes = mem_layout_place(buffers, count, ALIGNMENT, offsets);
+        uint64_t bytes = mem_layout_place(buffers, count, ALIGNMENT, &quick, offsets);
         uint64_t bound = bound_by_definition(buffers, count, 60);
         bool right = valid_by_definition(buffers, offsets, count, bytes) && bytes >= bound &&
                      mem_layout_lower_bound(buffers, count, ALIGNMENT) == bound &&
                      mem_layout_valid(buffers, offsets, count, bytes) &&
-                     mem_layout_place(buffers, count, ALIGNMENT, again) == bytes &&
+                     mem_layout_place(buffers, count, ALIGNMENT, &quick, again) == bytes &&
                      memcmp(offsets, again, count * sizeof(*offsets)) == 0;
         if (!right) {
             fail_msg("seed %llu", (unsigned long long)seed);
@@ -208,6 +211,136 @@ static void random_sets_are_placed_near_the_bound(void **context)
     print_message("above the lower bound: mean %.2f %%, worst %.2f %%\n", gaps / 2, 100 * worst);
     assert_true(gaps / 200 < 0.023); // measured: 0.0225
     assert_true(worst < 0.095);      // measured: 0.0926
+}
+
+// The least that any order needs when each buffer goes as low as those before it allow. No packing needs less: dropped
+// in order of its offsets it only sinks.
+static uint64_t least_end(const struct mem_buffer *buffers, size_t count, uint64_t *offsets, unsigned placed)
+{
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < count; i++) {
+        if (placed >> i & 1) {
+            continue;
+        }
+        offsets[i] = 0;
+        for (size_t j = 0; j < count; j++) {
+            bool below =
+                (placed >> j & 1) && buffers[i].birth <= buffers[j].death && buffers[j].birth <= buffers[i].death;
+            if (below && offsets[j] + buffers[j].bytes > offsets[i]) {
+                offsets[i] = offsets[j] + buffers[j].bytes;
+            }
+        }
+        uint64_t end = offsets[i] + buffers[i].bytes, rest = least_end(buffers, count, offsets, placed | 1U << i);
+        uint64_t whole = rest == UINT64_MAX || end > rest ? end : rest;
+        least = whole < least ? whole : least;
+    }
+    return least;
+}
+
+static void a_search_finds_what_there_is_and_nothing_else(void **context)
+{
+    (void)context;
+    enum { FEW = 7 };
+    for (uint64_t seed = 1; seed <= 300; seed++) {
+        struct mem_buffer buffers[FEW];
+        uint64_t offsets[FEW], state = seed, work = UINT64_C(10000000);
+        for (size_t i = 0; i < FEW; i++) {
+            uint32_t birth = (uint32_t)random_below(&state, 5);
+            buffers[i] =
+                (struct mem_buffer){1 + random_below(&state, 6), birth, birth + (uint32_t)random_below(&state, 3)};
+        }
+        uint64_t least = least_end(buffers, FEW, offsets, 0);
+        bool right = layout_search(buffers, FEW, least, &work, offsets) &&
+                     mem_layout_valid(buffers, offsets, FEW, least) &&
+                     !layout_search(buffers, FEW, least - 1, &work, offsets) && work > 0;
+        if (!right) {
+            fail_msg("seed %llu", (unsigned long long)seed);
+        }
+    }
+}
+
+static void a_bound_that_no_packing_reaches(void **context)
+{
+    (void)context;
+    const struct mem_buffer buffers[] = {{1, 2, 4}, {4, 0, 1}, {3, 2, 3}, {2, 3, 4}, {4, 0, 2}, {4, 5, 5}, {4, 4, 5}};
+    const struct mem_layout_goal tight = {.work = UINT64_C(10000000)};
+    uint64_t offsets[7], work = tight.work;
+    assert_int_equal(mem_layout_lower_bound(buffers, 7, 1), 8);
+    assert_int_equal(least_end(buffers, 7, offsets, 0), 9);
+    assert_false(layout_search(buffers, 7, 8, &work, offsets));
+    assert_true(work > 0);
+    assert_int_equal(mem_layout_place(buffers, 7, 1, &tight, offsets), 9);
+}
+
+// The part of `whole` from moment `first` to before moment `end`, counted from its birth.
+static struct mem_buffer part(struct mem_buffer whole, uint64_t first, uint64_t end, uint64_t bytes)
+{
+    return (struct mem_buffer){bytes, whole.birth + (uint32_t)first, whole.birth + (uint32_t)end - 1};
+}
+
+// Cuts lifetime x bytes into five parts around a middle one, these again, and so on: they fit without a gap, and no
+// straight cut parts them. Answers how many there are.
+static size_t cut(uint64_t *state, struct mem_buffer whole, int depth, struct mem_buffer *buffers)
+{
+    uint64_t moments = whole.death - whole.birth + 1;
+    if (depth == 0 || moments < 3 || whole.bytes < 3) {
+        buffers[0] = whole;
+        return 1;
+    }
+    uint64_t left = 1 + random_below(state, moments - 2), right = left + 1 + random_below(state, moments - left - 1);
+    uint64_t low = 1 + random_below(state, whole.bytes - 2),
+             high = low + 1 + random_below(state, whole.bytes - low - 1);
+    const struct mem_buffer parts[] = {
+        part(whole, 0, right, low),
+        part(whole, right, moments, high),
+        part(whole, left, moments, whole.bytes - high),
+        part(whole, 0, left, whole.bytes - low),
+        part(whole, left, right, high - low),
+    };
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        count += cut(state, parts[i], depth - 1, buffers + count);
+    }
+    return count;
+}
+
+enum { CUT_BYTES = 100000, CUT_LAST = 99, CUT_DEPTH = 2 };
+
+static void what_first_fit_misses_a_search_finds(void **context)
+{
+    (void)context;
+    const struct mem_layout_goal tight = {.work = UINT64_C(2000000000)};
+    size_t quick_hits = 0, hits = 0;
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        struct mem_buffer buffers[25];
+        uint64_t offsets[25], again[25], state = seed;
+        size_t count = cut(&state, (struct mem_buffer){CUT_BYTES, 0, CUT_LAST}, CUT_DEPTH, buffers);
+        quick_hits += mem_layout_place(buffers, count, 1, &quick, offsets) == CUT_BYTES;
+        uint64_t bytes = mem_layout_place(buffers, count, 1, &tight, offsets);
+        hits += bytes == CUT_BYTES;
+        bool right = mem_layout_valid(buffers, offsets, count, bytes) &&
+                     mem_layout_place(buffers, count, 1, &tight, again) == bytes &&
+                     memcmp(offsets, again, count * sizeof(*offsets)) == 0;
+        if (!right) {
+            fail_msg("seed %llu", (unsigned long long)seed);
+        }
+    }
+    print_message("packed without a gap: %zu of 50 by first fit, %zu with a search\n", quick_hits, hits);
+    assert_true(quick_hits < 10);
+    assert_int_equal(hits, 50);
+}
+
+static void a_goal_above_the_bound_is_enough(void **context)
+{
+    (void)context;
+    struct mem_buffer buffers[25];
+    uint64_t offsets[25], state = 1;
+    size_t count = cut(&state, (struct mem_buffer){CUT_BYTES, 0, CUT_LAST}, CUT_DEPTH, buffers);
+    uint64_t first_fit = mem_layout_place(buffers, count, 1, &quick, offsets);
+    const struct mem_layout_goal loose = {.bytes = (CUT_BYTES + first_fit) / 2, .work = UINT64_C(100000000)};
+    uint64_t bytes = mem_layout_place(buffers, count, 1, &loose, offsets);
+    assert_true(first_fit > loose.bytes && bytes <= loose.bytes);
+    assert_true(mem_layout_valid(buffers, offsets, count, bytes));
 }
 
 static void overlaps_and_overruns_are_noticed(void **context)
@@ -236,6 +369,10 @@ int main(void)
         cmocka_unit_test(equal_buffers_lie_in_the_order_given),
         cmocka_unit_test(a_training_step_reaches_the_bound),
         cmocka_unit_test(random_sets_are_placed_near_the_bound),
+        cmocka_unit_test(a_search_finds_what_there_is_and_nothing_else),
+        cmocka_unit_test(a_bound_that_no_packing_reaches),
+        cmocka_unit_test(what_first_fit_misses_a_search_finds),
+        cmocka_unit_test(a_goal_above_the_bound_is_enough),
         cmocka_unit_test(overlaps_and_overruns_are_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shares nothing with what places buffers: every pair is looked at.
+#include "mem/layout.h"
+
+bool mem_layout_valid(const struct mem_buffer *buffers, const uint64_t *offsets, size_t count, uint64_t bytes)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct mem_buffer *a = &buffers[i];
+        if (a->bytes > 0 && (offsets[i] > bytes || a->bytes > bytes - offsets[i])) {
+            return false;
+        }
+        for (size_t j = 0; j < i; j++) {
+            const struct mem_buffer *b = &buffers[j];
+            bool together = a->birth <= b->death && b->birth <= a->death;
+            bool apart = offsets[i] + a->bytes <= offsets[j] || offsets[j] + b->bytes <= offsets[i];
+            if (a->bytes > 0 && b->bytes > 0 && together && !apart) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
