@@ -29,7 +29,7 @@ static void finish(struct layout *layout)
 static bool prepare(struct layout *layout, const struct mem_buffer *buffers, size_t count, uint64_t alignment)
 {
     *layout = (struct layout){
-        .buffers = malloc((count + 1) * sizeof(*layout->buffers)),
+        .buffers = calloc(count + 1, sizeof(*layout->buffers)),
         .indices = malloc((count + 1) * sizeof(*layout->indices)),
         .offsets = malloc((count + 1) * sizeof(*layout->offsets)),
         .found = malloc((count + 1) * sizeof(*layout->found)),
@@ -115,29 +115,40 @@ uint64_t mem_layout_place(const struct mem_buffer *buffers, size_t count, uint64
     return end;
 }
 
+// What is live changes at the moment by so many bytes.
+struct change {
+    uint64_t moment;
+    int64_t bytes;
+};
+
+// At one moment what ends comes before what begins.
+static int order_changes(const void *a, const void *b)
+{
+    const struct change *x = a, *y = b;
+    if (x->moment != y->moment) {
+        return x->moment < y->moment ? -1 : 1;
+    }
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes);
+}
+
 uint64_t mem_layout_lower_bound(const struct mem_buffer *buffers, size_t count, uint64_t alignment)
 {
-    uint64_t largest = 0;
-    uint32_t last = 0;
-    for (size_t i = 0; i < count; i++) {
-        assert(buffers[i].birth <= buffers[i].death);
-        last = buffers[i].death > last ? buffers[i].death : last;
-    }
-    // changes[t]: bytes born at t less bytes that died before it
-    int64_t *changes = calloc((size_t)last + 2, sizeof(*changes));
+    struct change *changes = calloc(2 * count + 1, sizeof(*changes));
     if (changes == NULL) {
         return 0;
     }
     for (size_t i = 0; i < count; i++) {
         int64_t bytes = (int64_t)uint64_round_up(buffers[i].bytes, alignment);
-        changes[buffers[i].birth] += bytes;
-        changes[(size_t)buffers[i].death + 1] -= bytes;
+        assert(buffers[i].birth <= buffers[i].death);
+        changes[2 * i] = (struct change){buffers[i].birth, bytes};
+        changes[2 * i + 1] = (struct change){(uint64_t)buffers[i].death + 1, -bytes};
     }
-    int64_t live = 0;
-    for (size_t t = 0; t <= last; t++) {
-        live += changes[t];
-        largest = uint64_max(largest, (uint64_t)live);
+    qsort(changes, 2 * count, sizeof(*changes), order_changes);
+    int64_t live = 0, largest = 0;
+    for (size_t i = 0; i < 2 * count; i++) {
+        live += changes[i].bytes;
+        largest = live > largest ? live : largest;
     }
     free(changes);
-    return largest;
+    return (uint64_t)largest;
 }

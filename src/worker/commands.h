@@ -23,6 +23,9 @@ int command_train(const struct command_line *command);
 int command_plan(const struct command_line *command);
 // Prints the resolved configuration.
 int command_print_config(const struct command_line *command);
+// memory replay TRACE.csv: prints what a trace takes under several allocators. One process, no device. `arguments` are
+// those behind "memory", and then NULL.
+int command_memory(char *const *arguments);
 // Refuses a command line. Every rank of the job calls it; one prints.
 int command_misused(const struct error *error);
 

@@ -13,6 +13,7 @@
 
 static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
                             "       headroom plan CONFIG.yaml [--ranks N] [section.key=value ...]\n"
+                            "       headroom memory replay TRACE.csv\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | --version\n";
 
@@ -43,6 +44,7 @@ static int print_help(void)
           "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
           "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
           "plan          prints, without running, the memory that each micro-batch takes and what each rank would get\n"
+          "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
           "--print-config prints the whole configuration, defaults included\n"
           "\n"
           "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
@@ -142,6 +144,9 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "--version") == 0) {
         run_folder_versions(stdout);
         return STATUS_OK;
+    }
+    if (strcmp(argv[1], "memory") == 0) {
+        return command_memory(argv + 2);
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Allocation traces: who needed how many bytes from when to when.
+//
+// The format is the one that published traces have: CSV, a first line "id,lower,upper,size", then one buffer a line,
+// which lives from moment `lower` to before moment `upper` and takes `size` bytes, all of them decimal numbers below
+// 2^63, all sizes together below 2^60. Moments are counted from the first; where they lie 2^32 or more apart, only
+// those count in which something changes.
+#ifndef HEADROOM_MEM_TRACE_H
+#define HEADROOM_MEM_TRACE_H
+
+#include "mem/error.h"
+#include "mem/layout.h"
+
+struct mem_trace {
+    struct mem_buffer *buffers; // in the file's order
+    size_t count;
+};
+
+struct mem_trace_event {
+    uint32_t buffer;
+    bool frees;
+};
+
+// STATUS_INVALID with a line that names file and line; STATUS_ERROR when memory runs out. The caller owns the trace.
+enum status mem_trace_read(const char *path, struct mem_trace *trace_p, struct error *error);
+void mem_trace_finish(struct mem_trace *trace);
+
+// The order in which a program asks: moment by moment what ends before what begins, each in the file's order. 2 * count
+// events, for the caller to free; NULL when the host's memory runs out.
+struct mem_trace_event *mem_trace_events(const struct mem_trace *trace);
+
+#endif

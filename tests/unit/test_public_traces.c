@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every trace (*.csv, or */*.csv) of the folder that HEADROOM_TRACES names. Where a file's name says a capacity, as
+// A.1048576.csv does, the layout must fit it, else come within 0.76 % of the largest sum of live bytes; the pool must
+// hold no more than a growable arena with best fit would, but for the device's granularity, and than PyTorch's rules.
+#include <glob.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "mem/replay.h"
+
+#define GRANULARITY UINT64_C(2097152)
+#define ALIGNMENT   UINT64_C(512)
+#define GAP_MAX     0.0076
+#define SKIPPED     77
+
+// The plainest arena there is: blocks in an array, in order of address.
+struct block {
+    uint64_t bytes;
+    uint32_t buffer; // FREE, or whose it is
+};
+
+struct arena {
+    struct block *blocks;
+    size_t count;
+    uint64_t bytes;
+};
+
+#define FREE UINT32_MAX
+
+static void insert(struct arena *arena, size_t at, struct block block)
+{
+    memmove(&arena->blocks[at + 1], &arena->blocks[at], (arena->count - at) * sizeof(block));
+    arena->blocks[at] = block;
+    arena->count++;
+}
+
+static void delete (struct arena *arena, size_t at)
+{
+    arena->count--;
+    memmove(&arena->blocks[at], &arena->blocks[at + 1], (arena->count - at) * sizeof(arena->blocks[0]));
+}
+
+static void arena_take(struct arena *arena, uint32_t buffer, uint64_t bytes)
+{
+    size_t best = arena->count;
+    for (size_t i = 0; i < arena->count; i++) {
+        bool fits = arena->blocks[i].buffer == FREE && arena->blocks[i].bytes >= bytes;
+        if (fits && (best == arena->count || arena->blocks[i].bytes < arena->blocks[best].bytes)) {
+            best = i;
+        }
+    }
+    if (best == arena->count) { // what is free at the top grows
+        if (best == 0 || arena->blocks[best - 1].buffer != FREE) {
+            insert(arena, best, (struct block){0, FREE});
+        } else {
+            best--;
+        }
+        arena->bytes += bytes - arena->blocks[best].bytes;
+        arena->blocks[best].bytes = bytes;
+    }
+    uint64_t left = arena->blocks[best].bytes - bytes;
+    arena->blocks[best] = (struct block){bytes, buffer};
+    if (left > 0) {
+        insert(arena, best + 1, (struct block){left, FREE});
+    }
+}
+
+static void arena_give(struct arena *arena, uint32_t buffer)
+{
+    size_t at = 0;
+    while (arena->blocks[at].buffer != buffer) {
+        at++;
+    }
+    arena->blocks[at].buffer = FREE;
+    if (at + 1 < arena->count && arena->blocks[at + 1].buffer == FREE) {
+        arena->blocks[at].bytes += arena->blocks[at + 1].bytes;
+        delete (arena, at + 1);
+    }
+    if (at > 0 && arena->blocks[at - 1].buffer == FREE) {
+        arena->blocks[at - 1].bytes += arena->blocks[at].bytes;
+        delete (arena, at);
+    }
+}
+
+static uint64_t replay_arena(const struct mem_trace *trace, const struct mem_trace_event *events)
+{
+    struct arena arena = {.blocks = calloc(2 * trace->count + 2, sizeof(*arena.blocks))};
+    assert_non_null(arena.blocks);
+    for (size_t i = 0; i < 2 * trace->count; i++) {
+        uint64_t bytes = trace->buffers[events[i].buffer].bytes;
+        if (events[i].frees) {
+            arena_give(&arena, events[i].buffer);
+        } else {
+            arena_take(&arena, events[i].buffer, ((bytes > 0 ? bytes : 1) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+        }
+    }
+    free(arena.blocks);
+    return arena.bytes;
+}
+
+static void check_online(const struct mem_trace *trace, uint64_t live_bytes)
+{
+    struct mem_trace_event *events = mem_trace_events(trace);
+    assert_non_null(events);
+    uint64_t pool = mem_replay_pool(trace, events, GRANULARITY), arena = replay_arena(trace, events);
+    uint64_t pytorch = mem_replay_pytorch(trace, events);
+    print_message("; pool %.3f %%, PyTorch's rules %.3f %% above\n", 100 * ((double)pool / (double)live_bytes - 1),
+                  100 * ((double)pytorch / (double)live_bytes - 1));
+    assert_true(pool < arena + GRANULARITY);
+    assert_true(pool <= pytorch);
+    free(events);
+}
+
+// NAME.CAPACITY.csv; 0: no capacity is said.
+static uint64_t capacity_of(const char *path)
+{
+    const char *dot = strchr(strrchr(path, '/'), '.');
+    char *end;
+    uint64_t capacity = strtoull(dot + 1, &end, 10);
+    return strcmp(end, ".csv") == 0 ? capacity : 0;
+}
+
+static void check_trace(const char *path)
+{
+    struct mem_trace trace;
+    struct error error;
+    if (mem_trace_read(path, &trace, &error) != STATUS_OK) {
+        fail_msg("%s", error.text);
+    }
+    const struct mem_layout_goal goal = {.bytes = capacity_of(path), .work = UINT64_C(22000000000)};
+    uint64_t *offsets = calloc(trace.count, sizeof(*offsets));
+    assert_non_null(offsets);
+    uint64_t bytes = mem_layout_place(trace.buffers, trace.count, 1, &goal, offsets);
+    uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, 1);
+    double gap = (double)bytes / (double)live_bytes - 1;
+    print_message("%s: layout %.3f %%", strrchr(path, '/') + 1, 100 * gap);
+    assert_true(mem_layout_valid(trace.buffers, offsets, trace.count, bytes));
+    assert_true(goal.bytes > 0 ? bytes <= goal.bytes : gap <= GAP_MAX);
+    check_online(&trace, live_bytes);
+    free(offsets);
+    mem_trace_finish(&trace);
+}
+
+static void every_trace(void **state)
+{
+    const glob_t *found = *state;
+    for (size_t i = 0; i < found->gl_pathc; i++) {
+        check_trace(found->gl_pathv[i]);
+    }
+}
+
+int main(void)
+{
+    const char *folder = getenv("HEADROOM_TRACES");
+    char pattern[4096];
+    glob_t found = {0};
+    if (folder == NULL) {
+        printf("skipped: HEADROOM_TRACES names no folder of traces\n");
+        return SKIPPED;
+    }
+    snprintf(pattern, sizeof(pattern), "%s/*.csv", folder);
+    int first = glob(pattern, 0, NULL, &found);
+    snprintf(pattern, sizeof(pattern), "%s/*/*.csv", folder);
+    int second = glob(pattern, first == 0 ? GLOB_APPEND : 0, NULL, &found);
+    if (first != 0 && second != 0) {
+        printf("there is no trace in %s\n", folder);
+        return EXIT_FAILURE;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(every_trace, &found)};
+    int failures = cmocka_run_group_tests(tests, NULL, NULL);
+    globfree(&found);
+    return failures;
+}

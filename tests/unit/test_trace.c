@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "mem/replay.h"
+#include "mem/trace.h"
+
+#define HEADER "id,lower,upper,size\n"
+#define MIB    UINT64_C(1048576)
+
+static enum status read_text(const char *text, struct mem_trace *trace, struct error *error)
+{
+    char path[] = "/tmp/test_trace_XXXXXX";
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    assert_int_equal(write(file, text, strlen(text)), strlen(text));
+    close(file);
+    enum status status = mem_trace_read(path, trace, error);
+    unlink(path);
+    return status;
+}
+
+static struct mem_trace trace_of(const char *rows)
+{
+    char text[1024];
+    struct mem_trace trace;
+    struct error error;
+    snprintf(text, sizeof(text), HEADER "%s", rows);
+    if (read_text(text, &trace, &error) != STATUS_OK) {
+        fail_msg("%s", error.text);
+    }
+    return trace;
+}
+
+static void expect_buffer(const struct mem_trace *trace, size_t i, uint64_t bytes, uint32_t birth, uint32_t death)
+{
+    assert_int_equal(trace->buffers[i].bytes, bytes);
+    assert_int_equal(trace->buffers[i].birth, birth);
+    assert_int_equal(trace->buffers[i].death, death);
+}
+
+static void moments_are_counted_from_the_first(void **state)
+{
+    (void)state;
+    struct mem_trace trace =
+        trace_of("7,1000,1005,64\n3,1002,1003,0\r\n4,1005,1010,32"); // the last line may lack its end
+    assert_int_equal(trace.count, 3);
+    expect_buffer(&trace, 0, 64, 0, 4);
+    expect_buffer(&trace, 1, 0, 2, 2);
+    expect_buffer(&trace, 2, 32, 5, 9);
+    mem_trace_finish(&trace);
+}
+
+static void far_apart_only_changes_count(void **state)
+{
+    (void)state;
+    struct mem_trace trace = trace_of("0,5,9000000000000000000,64\n1,5000000000,6000000000,32\n");
+    expect_buffer(&trace, 0, 64, 0, 2);
+    expect_buffer(&trace, 1, 32, 1, 1);
+    mem_trace_finish(&trace);
+}
+
+static void what_ends_comes_before_what_begins(void **state)
+{
+    (void)state;
+    struct mem_trace trace = trace_of("0,0,2,1\n1,2,3,1\n2,0,2,1\n");
+    static const struct mem_trace_event expected[] = {{0, false}, {2, false}, {0, true},
+                                                      {2, true},  {1, false}, {1, true}};
+    struct mem_trace_event *events = mem_trace_events(&trace);
+    assert_non_null(events);
+    for (size_t i = 0; i < 6; i++) {
+        assert_int_equal(events[i].buffer, expected[i].buffer);
+        assert_int_equal(events[i].frees, expected[i].frees);
+    }
+    free(events);
+    mem_trace_finish(&trace);
+}
+
+static void a_mistake_is_named_with_its_line(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *line;
+    } cases[] = {
+        {"", ": there is no buffer in it; a trace begins with id,lower,upper,size"},
+        {HEADER, ": there is no buffer in it; a trace begins with id,lower,upper,size"},
+        {"id,size\n1,2\n", ":1: 'id,size' is not the first line of a trace: id,lower,upper,size"},
+        {HEADER "1,2,3,4\n1,2,3\n", ":3: '1,2,3' is not four numbers below 2^63: id,lower,upper,size"},
+        {HEADER "1,2,3,4,5\n", ":2: '1,2,3,4,5' is not four numbers below 2^63: id,lower,upper,size"},
+        {HEADER "1,2,3,-4\n", ":2: '1,2,3,-4' is not four numbers below 2^63: id,lower,upper,size"},
+        {HEADER "1,2,3,9223372036854775808\n",
+         ":2: '1,2,3,9223372036854775808' is not four numbers below 2^63: id,lower,upper,size"},
+        {HEADER "\n", ":2: '' is not four numbers below 2^63: id,lower,upper,size"},
+        {HEADER "1,2,3,600000000000000000\n1,2,3,600000000000000000\n", ":3: sizes add up to 2^60 bytes or more"},
+        {HEADER "1,3,3,4\n", ":2: upper 3 is not above lower 3"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct mem_trace trace;
+        struct error error = {0};
+        assert_int_equal(read_text(cases[i].text, &trace, &error), STATUS_INVALID);
+        if (strstr(error.text, cases[i].line) == NULL) {
+            fail_msg("%s is not %s", error.text, cases[i].line);
+        }
+    }
+}
+
+static void long_lines_and_missing_files_are_named(void **state)
+{
+    (void)state;
+    char text[sizeof(HEADER) + 400] = HEADER;
+    struct mem_trace trace;
+    struct error error = {0};
+    memset(text + strlen(HEADER), '1', 399);
+    assert_int_equal(read_text(text, &trace, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, ":2: the line is longer than 254 bytes"));
+    assert_int_equal(mem_trace_read("/nowhere/trace.csv", &trace, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "/nowhere/trace.csv: No such file or directory");
+    assert_int_equal(mem_trace_read("/", &trace, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "/: Is a directory");
+}
+
+static void expect_held(const char *rows, uint64_t pool, uint64_t pytorch)
+{
+    struct mem_trace trace = trace_of(rows);
+    struct mem_trace_event *events = mem_trace_events(&trace);
+    assert_non_null(events);
+    assert_int_equal(mem_replay_pool(&trace, events, 2 * MIB), pool);
+    assert_int_equal(mem_replay_pytorch(&trace, events), pytorch);
+    free(events);
+    mem_trace_finish(&trace);
+}
+
+// c10/cuda/CUDACachingAllocator.cpp's constants, one after the other.
+static void pytorch_s_rules(void **state)
+{
+    (void)state;
+    expect_held("0,0,1,1\n", 2 * MIB, 2 * MIB);
+    expect_held("0,0,1,1048576\n", 2 * MIB, 2 * MIB);
+    expect_held("0,0,1,1048577\n", 2 * MIB, 20 * MIB);
+    expect_held("0,0,1,10485759\n", 10 * MIB, 10 * MIB); // rounded up to 512, and so 10 MiB
+    expect_held("0,0,1,10485248\n", 10 * MIB, 20 * MIB);
+    expect_held("0,0,1,10485761\n", 12 * MIB, 12 * MIB);
+    // A large block leaves what is more than 1 MiB: of 20 MiB, 19 - 1 to the next.
+    expect_held("0,0,2,9437184\n1,0,2,9437184\n", 18 * MIB, 20 * MIB);
+    // 12 MiB serve 11, the rest of 1 MiB stays with the block; another of 11 MiB reuses it.
+    expect_held("0,0,1,12582912\n1,2,4,11534336\n2,3,4,2097152\n", 14 * MIB, 32 * MIB);
+    // Small and large requests never share a segment.
+    expect_held("0,0,1,2097152\n1,2,3,1048576\n", 2 * MIB, 22 * MIB);
+    expect_held("0,0,1,1000000000000000000\n", UINT64_C(1000000000000000000) / (2 * MIB) * 2 * MIB + 2 * MIB,
+                UINT64_C(1000000000000000000) / (2 * MIB) * 2 * MIB + 2 * MIB);
+    // Free neighbours are joined, and serve what neither could.
+    expect_held("0,0,2,8388608\n1,0,2,8388608\n2,3,4,20971520\n", 20 * MIB, 20 * MIB);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moments_are_counted_from_the_first),     cmocka_unit_test(far_apart_only_changes_count),
+        cmocka_unit_test(what_ends_comes_before_what_begins),     cmocka_unit_test(a_mistake_is_named_with_its_line),
+        cmocka_unit_test(long_lines_and_missing_files_are_named), cmocka_unit_test(pytorch_s_rules),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
