@@ -61,29 +61,40 @@ void mem_pool_destroy(struct mem_pool *pool)
     free(pool);
 }
 
-// What must be committed for a block of `bytes` at the top that is safe for `stream`.
-static uint64_t missing_at_top(const struct mem_pool *pool, uint64_t bytes, const struct stream *stream)
+// The end of the blocks. What is held above it, less than a granule, was never in one.
+static uint64_t top(const struct mem_pool *pool)
+{
+    const struct block *last = pool->blocks.last;
+    return last == NULL ? 0 : last->offset + last->bytes;
+}
+
+// How far above the top a block of `bytes` that is safe for `stream` would reach.
+static uint64_t beyond_top(const struct mem_pool *pool, uint64_t bytes, const struct stream *stream)
 {
     const struct block *last = pool->blocks.last;
     bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
-    return uint64_round_up(bytes - (usable ? uint64_min(last->bytes, bytes) : 0), pool->device->ops->granularity_bytes);
+    return bytes - (usable ? uint64_min(last->bytes, bytes) : 0);
 }
 
 // A free block of at least `bytes` at the top, for which only what is missing there is committed.
 static struct block *grow(struct mem_pool *pool, uint64_t bytes, struct stream *stream)
 {
-    uint64_t missing = missing_at_top(pool, bytes, stream);
+    const struct device_ops *ops = pool->device->ops;
     struct mem_pool_stats *stats = &pool->stats;
+    uint64_t more = beyond_top(pool, bytes, stream), spare = stats->reserved_bytes - top(pool);
+    uint64_t missing = more > spare ? uint64_round_up(more - spare, ops->granularity_bytes) : 0;
     if (missing > stats->limit_bytes - stats->reserved_bytes) {
         return NULL;
     }
-    stats->device_calls++;
-    if (pool->device->ops->commit(pool->device, pool->base + stats->reserved_bytes, missing) != STATUS_OK) {
-        return NULL;
+    if (missing > 0) {
+        stats->device_calls++;
+        if (ops->commit(pool->device, pool->base + stats->reserved_bytes, missing) != STATUS_OK) {
+            return NULL;
+        }
+        stats->reserved_bytes += missing;
+        stats->reserved_peak_bytes = uint64_max(stats->reserved_peak_bytes, stats->reserved_bytes);
     }
-    stats->reserved_bytes += missing;
-    stats->reserved_peak_bytes = uint64_max(stats->reserved_peak_bytes, stats->reserved_bytes);
-    return blocks_append(&pool->blocks, missing, stream);
+    return blocks_append(&pool->blocks, more, stream);
 }
 
 static void synchronize(struct mem_pool *pool)
@@ -159,8 +170,7 @@ static enum mem_cause find_cause(const struct mem_pool *pool, uint64_t bytes)
     if (over_limit(pool, bytes)) {
         return MEM_CAUSE_CAPACITY;
     }
-    uint64_t missing = missing_at_top(pool, mem_pool_block_bytes(bytes), NULL);
-    bool device_refused = missing <= pool->stats.limit_bytes - pool->stats.reserved_bytes;
+    bool device_refused = beyond_top(pool, mem_pool_block_bytes(bytes), NULL) <= pool->stats.limit_bytes - top(pool);
     return device_refused ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_FRAGMENTED;
 }
 
@@ -184,6 +194,10 @@ static enum status refuse(struct mem_pool *pool, uint64_t bytes, const char *tag
             report->pending_bytes += block->stream == NULL ? 0 : block->bytes;
         }
     }
+    const struct block *last = pool->blocks.last;
+    uint64_t spare = pool->stats.reserved_bytes - top(pool);
+    report->largest_free_bytes =
+        uint64_max(report->largest_free_bytes, spare + (last != NULL && !last->live ? last->bytes : 0));
     report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, bytes);
     return STATUS_OUT_OF_MEMORY;
 }
@@ -240,7 +254,7 @@ uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
     synchronize(pool);
     const struct block *last = pool->blocks.last;
     if (last == NULL || last->live) {
-        return 0;
+        return 0; // less than a granule lies above
     }
     uint64_t granularity = pool->device->ops->granularity_bytes;
     uint64_t keep = uint64_max(uint64_round_up(last->offset, granularity), bytes / granularity * granularity);
@@ -248,7 +262,7 @@ uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
         return 0;
     }
     uint64_t released = stats->reserved_bytes - keep;
-    blocks_shorten_last(&pool->blocks, released);
+    blocks_shorten_last(&pool->blocks, top(pool) - keep);
     pool->device->ops->release(pool->device, pool->base + keep, released);
     stats->device_calls++;
     stats->reserved_bytes = keep;
@@ -309,5 +323,6 @@ bool mem_pool_check(const struct mem_pool *pool)
     return stats->allocated_bytes <= stats->reserved_bytes && stats->reserved_bytes <= stats->limit_bytes &&
            stats->allocated_peak_bytes >= stats->allocated_bytes &&
            stats->reserved_peak_bytes >= stats->reserved_bytes && stats->live_blocks == pool->blocks.live_count &&
-           blocks_check(&pool->blocks, stats->reserved_bytes, stats->allocated_bytes);
+           stats->reserved_bytes - top(pool) < pool->device->ops->granularity_bytes &&
+           blocks_check(&pool->blocks, top(pool), stats->allocated_bytes);
 }

@@ -3,11 +3,11 @@
 // The caching allocator: hands out blocks of a device's memory, keeps what is freed for the next call, and knows at
 // every moment how much it holds and how much it could still hand out.
 //
-// The pool reserves one range of addresses and commits it from the bottom up: memory below `top` is held, memory
-// above it is not. Blocks tile the held part. A request takes the smallest free block that holds it (best fit, lowest
-// address on a tie), is split off it, and is coalesced with its free neighbours when it returns; a miss moves `top`.
-// One growable range instead of separate segments means that memory freed at the top serves a larger request without
-// going back to the device. Best fit in one growable range: Knuth, TAOCP 1, 2.5; PyTorch calls it expandable segments.
+// The pool reserves one range of addresses and commits it from the bottom up, a granule at a time. Blocks tile it up to
+// `top`. A request takes the smallest free block that holds it (best fit, lowest address on a tie), is split off it,
+// and is coalesced with its free neighbours when it returns; a miss moves `top`, as little as it must. One growable
+// range instead of separate segments means that memory freed at the top serves a larger request without going back to
+// the device. Best fit in one growable range: Knuth, TAOCP 1, 2.5; PyTorch calls it expandable segments.
 //
 // Sizes are in bytes; each block is rounded up to MEM_POOL_ALIGNMENT, and `allocated` counts rounded blocks, as in
 // PyTorch. Always: allocated <= reserved <= limit.

@@ -144,6 +144,14 @@ class BadInput(headroom_run.ProgramTest):
     def test_a_plan_under_a_launcher(self):
         self.refused(r"plan runs without a launcher; for N ranks say --ranks N", "plan", "mlp.yaml", ranks=[2])
 
+    def test_traces(self):
+        self.write("trace.csv", "id,lower,upper,size\n0,0,4,100\n1,4,3,100\n")
+        self.refused(r"trace\.csv:3: upper 3 is not above lower 4", "memory", "replay", "trace.csv", ranks=[None])
+        self.refused(r"none\.csv: No such file", "memory", "replay", "none.csv", ranks=[None])
+        for arguments in ([], ["replay"], ["play", "trace.csv"], ["replay", "trace.csv", "trace.csv"]):
+            self.refused(r"memory takes: replay TRACE\.csv", "memory", *arguments, ranks=[None])
+        self.refused(r"memory runs without a launcher", "memory", "replay", "trace.csv", ranks=[2])
+
     def test_unwritable_run_folder(self):
         self.refused(r"text\.txt.*: cannot make this folder", "train", "mlp.yaml", "run.folder=text.txt/run")
 

@@ -57,6 +57,15 @@ class Plan(headroom_run.ProgramTest):
         self.assertEqual(sum(samples for samples, _, _ in shares_of(plan)), 512)
         self.assertEqual(len(shares_of(plan)), 100)
 
+    def test_a_trace_is_replayed(self):
+        """Three buffers of 1 MiB, of which two are alive at a time."""
+        rows = "".join(f"{i},{i},{i + 2},1048576\n" for i in range(3))
+        self.write("trace.csv", "id,lower,upper,size\n" + rows)
+        out = self.headroom("memory", "replay", "trace.csv").out
+        for name in ("largest sum of live bytes", "pool, as they come", "layout, known ahead .*"):
+            self.assertRegex(out, rf"{name} +2\.00 MiB +2097152 +0\.000 %\n")
+        self.assertRegex(out, r"PyTorch's rules, as they come +2\.00 MiB +2097152 ")
+
     def test_every_capacity(self):
         """The largest micro-batch that is promised for a capacity is the one that runs."""
         for kib in range(576, 1024, 64):

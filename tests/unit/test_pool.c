@@ -241,6 +241,23 @@ static void blocks_are_rounded_to_the_alignment(void **context)
     close_fixture(&f);
 }
 
+// What a commit's rounding brought is used by the next growth, and is no hole that a request could fit best.
+static void memory_above_the_top_is_no_hole(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain(); // granules of 64 KiB
+    device_address hole = take(&f, 2 * KIB);
+    take(&f, 61 * KIB);
+    give(&f, hole);
+    assert_int_equal(stats_of(&f).reserved_bytes, 64 * KIB);
+    assert_int_equal(take(&f, 1 * KIB), hole);
+    assert_int_equal(take(&f, 2 * KIB), hole + 63 * KIB);
+    assert_int_equal(stats_of(&f).reserved_bytes, 128 * KIB);
+    assert_int_equal(stats_of(&f).device_calls, 2);
+    assert_true(mem_pool_check(f.pool));
+    close_fixture(&f);
+}
+
 static void the_best_fit_is_the_smallest_then_the_lowest(void **context)
 {
     (void)context;
@@ -531,7 +548,7 @@ static void injected_failures_come_as_often_as_asked(void **context)
 {
     (void)context;
     struct fixture f = open_plain();
-    give(&f, take(&f, 4096));
+    give(&f, take(&f, 64 * KIB));
     take(&f, 512);
     mem_pool_inject_failures(f.pool, 3);
     for (int round = 0; round < 4; round++) {
@@ -1075,6 +1092,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_are_rounded_to_the_alignment),
+        cmocka_unit_test(memory_above_the_top_is_no_hole),
         cmocka_unit_test(the_best_fit_is_the_smallest_then_the_lowest),
         cmocka_unit_test(blocks_split_and_join_again),
         cmocka_unit_test(a_hit_leaves_the_device_alone),

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// bench_layout TRACE.csv...: how tight a layout of each trace becomes and how long that takes, by first fit alone and
+// with the search. A capacity in a file's name, as in A.1048576.csv, is enough; else the goal is the lower bound.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem/clock.h"
+#include "mem/trace.h"
+
+#define WORK UINT64_C(22000000000)
+
+static uint64_t capacity_of(const char *name)
+{
+    const char *dot = strchr(name, '.');
+    char *end = NULL;
+    uint64_t capacity = dot == NULL ? 0 : strtoull(dot + 1, &end, 10);
+    return end != NULL && strcmp(end, ".csv") == 0 ? capacity : 0;
+}
+
+static void measure(const struct mem_trace *trace, const struct mem_layout_goal *goal, uint64_t *offsets)
+{
+    uint64_t start_ns = clock_ns();
+    uint64_t bytes = mem_layout_place(trace->buffers, trace->count, 1, goal, offsets);
+    double seconds = (double)(clock_ns() - start_ns) / 1e9;
+    uint64_t bound = mem_layout_lower_bound(trace->buffers, trace->count, 1);
+    bool valid = mem_layout_valid(trace->buffers, offsets, trace->count, bytes);
+    printf(" %14" PRIu64 " %8.3f %% %7.2f s%s", bytes, 100 * ((double)bytes / (double)bound - 1), seconds,
+           valid ? "" : " INVALID");
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    printf("%-22s %8s %36s %36s\n", "", "buffers", "first fit: bytes, above bound, time", "with search");
+    for (int i = 1; i < argc; i++) {
+        const char *slash = strrchr(argv[i], '/'), *name = slash == NULL ? argv[i] : slash + 1;
+        struct mem_trace trace;
+        struct error error;
+        if (mem_trace_read(argv[i], &trace, &error) != STATUS_OK) {
+            fprintf(stderr, "bench_layout: %s\n", error.text);
+            return EXIT_FAILURE;
+        }
+        uint64_t *offsets = malloc(trace.count * sizeof(*offsets)), capacity = capacity_of(name);
+        if (offsets == NULL) {
+            fprintf(stderr, "bench_layout: out of host memory\n");
+            return EXIT_FAILURE;
+        }
+        printf("%-22s %8zu", name, trace.count);
+        measure(&trace, &(struct mem_layout_goal){.bytes = capacity}, offsets);
+        measure(&trace, &(struct mem_layout_goal){.bytes = capacity, .work = WORK}, offsets);
+        putchar('\n');
+        free(offsets);
+        mem_trace_finish(&trace);
+    }
+    return EXIT_SUCCESS;
+}
