@@ -211,7 +211,7 @@ static bool prepare(struct search *search, const struct mem_buffer *buffers)
         }
         qsort(search->pieces, count, sizeof(*search->pieces), order_by_birth);
         find_sections(search, moments);
-        search->members = malloc(count_members(search) * sizeof(*search->members));
+        search->members = malloc((count_members(search) + 1) * sizeof(*search->members));
         made = search->members != NULL;
     }
     if (made) {
@@ -392,7 +392,7 @@ static void begin(struct search *search, struct frame *frame, uint32_t head, uin
     if (!sections_hold_above(search, frame)) {
         frame->limit = 0;
     }
-    spend(search, 2 * (end - head));
+    spend(search, UINT64_C(2) * (end - head));
 }
 
 // The next piece for the bottom; the frame's end: none.

@@ -119,7 +119,7 @@ static int order_numbers(const void *a, const void *b)
 static uint64_t *sorted_times(const struct rows *rows, size_t *count_p)
 {
     size_t count = 2 * rows->count, distinct = 0;
-    uint64_t *times = malloc(count * sizeof(*times));
+    uint64_t *times = malloc((count + 1) * sizeof(*times));
     if (times == NULL) {
         return NULL;
     }
@@ -150,7 +150,7 @@ static enum status make_buffers(const struct rows *rows, struct mem_trace *trace
 {
     size_t count = 0;
     uint64_t *times = sorted_times(rows, &count);
-    trace->buffers = calloc(rows->count, sizeof(*trace->buffers));
+    trace->buffers = calloc(rows->count + 1, sizeof(*trace->buffers));
     if (times == NULL || trace->buffers == NULL) {
         free(times);
         return out_of_host_memory(error);
@@ -219,9 +219,9 @@ struct mem_trace_event *mem_trace_events(const struct mem_trace *trace)
         free(events);
         return NULL;
     }
-    for (uint32_t i = 0; i < trace->count; i++) {
-        timed[2 * i] = (struct timed){{i, false}, trace->buffers[i].birth};
-        timed[2 * i + 1] = (struct timed){{i, true}, (uint64_t)trace->buffers[i].death + 1};
+    for (size_t i = 0; i < trace->count; i++) {
+        timed[2 * i] = (struct timed){{(uint32_t)i, false}, trace->buffers[i].birth};
+        timed[2 * i + 1] = (struct timed){{(uint32_t)i, true}, (uint64_t)trace->buffers[i].death + 1};
     }
     qsort(timed, count, sizeof(*timed), order_timed);
     for (size_t i = 0; i < count; i++) {
