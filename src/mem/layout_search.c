@@ -4,8 +4,8 @@
 // last, so every packing is met in one order only. A section is a stretch of time in which the most buffers are alive
 // together; those of it that are not placed yet must fit between the lowest place left in it and the capacity, which is
 // looked at after each step, before any deeper one. What a step splits into stretches that share no buffer is solved
-// one after the other. Moffitt and Pollack, "Optimal rectangle packing" (2006), and Moffitt, "MiniMalloc: a lightweight
-// memory allocator for hardware-accelerated machine learning" (2023).
+// one after the other. Moffitt and Pollack, "Optimal rectangle packing: a meta-CSP approach" (2006), and Moffitt,
+// "MiniMalloc: a lightweight memory allocator for hardware-accelerated machine learning" (2023).
 //
 // Which buffer goes first where several can decides how long it takes. So the search starts anew again and again, with
 // other orders, and longer from time to time (Luby, Sinclair and Zuckerman, 1993); sections in which it failed often
@@ -224,7 +224,7 @@ static bool prepare(struct search *search, const struct mem_buffer *buffers)
 
 // ---- Placing one ----
 
-// Makes sure that placing a piece can note all its changes.
+// Makes sure that placing a piece can note all its changes. False, and the end of all work, when memory runs out.
 static bool reserve_changes(struct search *search)
 {
     size_t needed = search->change_count + search->count + 2 * (size_t)search->section_count;
@@ -233,6 +233,7 @@ static bool reserve_changes(struct search *search)
     }
     struct change *moved = realloc(search->changes, 2 * needed * sizeof(*moved));
     if (moved == NULL) {
+        search->work = 0;
         return false;
     }
     search->changes = moved;
@@ -572,7 +573,8 @@ static void rank_by_weight(struct search *search, const enum key order[KEYS], st
         ranked[i].piece = i;
         for (size_t k = 0; k < KEYS; k++) {
             double key = k == 0 ? weight_of(search, piece) : piece->keys[order[k]];
-            ranked[i].keys[k] = key * (1 + NOISE * random_part(random));
+            double noise = NOISE * random_part(random), more = key * noise; // no multiply-add: alike on all machines
+            ranked[i].keys[k] = key + more;
         }
     }
     for (uint32_t s = 0; s < search->section_count; s++) {
