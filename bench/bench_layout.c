@@ -10,16 +10,6 @@
 #include "mem/clock.h"
 #include "mem/trace.h"
 
-#define WORK UINT64_C(22000000000)
-
-static uint64_t capacity_of(const char *name)
-{
-    const char *dot = strchr(name, '.');
-    char *end = NULL;
-    uint64_t capacity = dot == NULL ? 0 : strtoull(dot + 1, &end, 10);
-    return end != NULL && strcmp(end, ".csv") == 0 ? capacity : 0;
-}
-
 static void measure(const struct mem_trace *trace, const struct mem_layout_goal *goal, uint64_t *offsets)
 {
     uint64_t start_ns = clock_ns();
@@ -43,14 +33,14 @@ int main(int argc, char **argv)
             fprintf(stderr, "bench_layout: %s\n", error.text);
             return EXIT_FAILURE;
         }
-        uint64_t *offsets = malloc(trace.count * sizeof(*offsets)), capacity = capacity_of(name);
+        uint64_t *offsets = malloc(trace.count * sizeof(*offsets)), capacity = mem_trace_capacity(argv[i]);
         if (offsets == NULL) {
             fprintf(stderr, "bench_layout: out of host memory\n");
             return EXIT_FAILURE;
         }
         printf("%-22s %8zu", name, trace.count);
         measure(&trace, &(struct mem_layout_goal){.bytes = capacity}, offsets);
-        measure(&trace, &(struct mem_layout_goal){.bytes = capacity, .work = WORK}, offsets);
+        measure(&trace, &(struct mem_layout_goal){.bytes = capacity, .work = MEM_LAYOUT_WORK_MAX}, offsets);
         putchar('\n');
         free(offsets);
         mem_trace_finish(&trace);

@@ -371,7 +371,7 @@ static size_t count_spare(const struct blocks *blocks)
     return count;
 }
 
-bool blocks_check(const struct blocks *blocks, uint64_t held_bytes, uint64_t live_bytes)
+bool blocks_check(const struct blocks *blocks, uint64_t end, uint64_t live_bytes)
 {
     uint64_t offset = 0, live_sum = 0;
     size_t live = 0, unused = 0;
@@ -387,6 +387,6 @@ bool blocks_check(const struct blocks *blocks, uint64_t held_bytes, uint64_t liv
         unused += !block->live;
         live_sum += block->live ? block->bytes : 0;
     }
-    return offset == held_bytes && live_sum == live_bytes && live == blocks->live_count && live == count_live(blocks) &&
+    return offset == end && live_sum == live_bytes && live == blocks->live_count && live == count_live(blocks) &&
            unused == count_free(blocks) && live + unused + count_spare(blocks) == blocks->slab_count * SLAB_RECORDS;
 }

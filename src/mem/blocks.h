@@ -27,7 +27,7 @@ struct block {
 };
 
 struct blocks {
-    struct block *first, *last;           // tile the held range
+    struct block *first, *last;           // tile the range from 0 to the end of the last
     struct block *classes[BLOCK_CLASSES]; // free blocks
     uint64_t used[BLOCK_CLASSES / 64];    // classes that have some
     struct block **live;                  // open-addressed by offset
@@ -62,7 +62,7 @@ void blocks_give(struct blocks *blocks, struct block *block, struct stream *stre
 // Every free block becomes safe for any stream.
 void blocks_forget_streams(struct blocks *blocks);
 
-// True when everything above agrees with everything else.
-bool blocks_check(const struct blocks *blocks, uint64_t held_bytes, uint64_t live_bytes);
+// True when everything above agrees with everything else, and the last block ends at `end`.
+bool blocks_check(const struct blocks *blocks, uint64_t end, uint64_t live_bytes);
 
 #endif

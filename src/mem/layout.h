@@ -3,6 +3,8 @@
 // Offline placement: every buffer's size and lifetime are known, so offsets are chosen before anything runs and the
 // whole set becomes one block. First fit in a few orders comes first, and where it misses the goal a search does.
 //
+// All sizes together, rounded up, are below 2^63 bytes.
+//
 // Pure functions: no device, no clock, no thread or rank rules; the same input gives the same offsets everywhere.
 #ifndef HEADROOM_MEM_LAYOUT_H
 #define HEADROOM_MEM_LAYOUT_H
@@ -16,6 +18,9 @@ struct mem_buffer {
     uint32_t birth; // first moment of use
     uint32_t death; // last moment of use, inclusive; birth <= death
 };
+
+// As much work as is worth while for a set that is placed once: twenty seconds or so, half of them for the goal itself.
+#define MEM_LAYOUT_WORK_MAX UINT64_C(22000000000)
 
 // When a layout is good enough.
 struct mem_layout_goal {

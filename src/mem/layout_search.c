@@ -606,18 +606,16 @@ static enum outcome try_orders(struct search *search, struct ranked *ranked)
     enum { PLAIN = 3, ORDERS = sizeof(orders) / sizeof(orders[0]) };
     uint64_t random = 1, restarts = 0, shortest = uint64_max(SHORT, 2 * (uint64_t)search->count);
     enum outcome outcome = GIVEN_UP;
-    for (uint64_t nodes = 2 * (uint64_t)search->count; search->work > 0; nodes *= 2) {
-        for (size_t i = 0; i < PLAIN && outcome == GIVEN_UP; i++) {
+    for (uint64_t nodes = 2 * (uint64_t)search->count; outcome == GIVEN_UP && search->work > 0; nodes *= 2) {
+        for (size_t i = 0; i < PLAIN && outcome == GIVEN_UP && search->work > 0; i++) {
             rank_plainly(search, orders[i], ranked);
             outcome = run(search, nodes);
         }
-        for (uint64_t spent = 0; spent < PLAIN * nodes && outcome == GIVEN_UP; restarts++) {
+        for (uint64_t spent = 0; spent < PLAIN * nodes && outcome == GIVEN_UP && search->work > 0; restarts++) {
+            uint64_t length = shortest * luby(restarts);
             rank_by_weight(search, orders[restarts % ORDERS], ranked, &random);
-            outcome = run(search, shortest * luby(restarts));
-            spent += shortest * luby(restarts);
-        }
-        if (outcome != GIVEN_UP) {
-            break;
+            outcome = run(search, length);
+            spent += length;
         }
     }
     return outcome;
@@ -625,7 +623,7 @@ static enum outcome try_orders(struct search *search, struct ranked *ranked)
 
 bool layout_search(const struct mem_buffer *buffers, size_t count, uint64_t capacity, uint64_t *work, uint64_t *offsets)
 {
-    if (count == 0 || count > UINT32_MAX / 2) {
+    if (count == 0 || *work == 0 || count > UINT32_MAX / 2) {
         return count == 0;
     }
     struct search search = {.count = (uint32_t)count, .capacity = capacity, .work = *work};

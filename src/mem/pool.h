@@ -4,10 +4,11 @@
 // every moment how much it holds and how much it could still hand out.
 //
 // The pool reserves one range of addresses and commits it from the bottom up, a granule at a time. Blocks tile it up to
-// `top`. A request takes the smallest free block that holds it (best fit, lowest address on a tie), is split off it,
-// and is coalesced with its free neighbours when it returns; a miss moves `top`, as little as it must. One growable
-// range instead of separate segments means that memory freed at the top serves a larger request without going back to
-// the device. Best fit in one growable range: Knuth, TAOCP 1, 2.5; PyTorch calls it expandable segments.
+// the top, the highest byte that was ever in one. A request takes the smallest free block that holds it (best fit,
+// lowest address on a tie), is split off it, and is coalesced with its free neighbours when it returns; a miss moves
+// the top, as little as it must. One growable range instead of separate segments means that memory freed at the top
+// serves a larger request without going back to the device. Best fit in one growable range: Knuth, TAOCP 1, 2.5;
+// PyTorch calls it expandable segments.
 //
 // Sizes are in bytes; each block is rounded up to MEM_POOL_ALIGNMENT, and `allocated` counts rounded blocks, as in
 // PyTorch. Always: allocated <= reserved <= limit.
@@ -54,7 +55,7 @@ struct mem_out_of_memory {
     enum mem_cause cause;
     uint64_t request_bytes; // as asked, before rounding
     uint64_t limit_bytes, allocated_bytes, reserved_bytes;
-    uint64_t largest_free_bytes; // the largest block that is held and free
+    uint64_t largest_free_bytes; // the largest piece that is held and free
     uint64_t pending_bytes;      // free, but only after a stream has passed
     struct device_info device;
     char tag[32]; // of the request
@@ -107,8 +108,8 @@ void mem_out_of_memory_format(const struct mem_out_of_memory *report, const stru
 
 // Tests: from now on every `every`-th call of mem_pool_alloc is refused (0: none).
 void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every);
-// Walks the whole structure; true when blocks tile the held range, neighbours are coalesced, the index of free
-// blocks and every sum agree.
+// Walks the whole structure; true when blocks tile the held range but for less than a granule, neighbours are
+// coalesced, the index of free blocks and every sum agree.
 bool mem_pool_check(const struct mem_pool *pool);
 
 // What a request of `bytes` adds to allocated. UINT64_MAX where that is beyond 64 bits.

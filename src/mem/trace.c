@@ -192,6 +192,14 @@ void mem_trace_finish(struct mem_trace *trace)
     *trace = (struct mem_trace){0};
 }
 
+uint64_t mem_trace_capacity(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *dot = strchr(slash == NULL ? path : slash, '.');
+    char *end;
+    uint64_t capacity = dot == NULL ? 0 : strtoull(dot + 1, &end, 10);
+    return dot != NULL && strcmp(end, ".csv") == 0 ? capacity : 0;
+}
+
 struct timed {
     struct mem_trace_event event;
     uint64_t moment;

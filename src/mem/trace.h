@@ -26,6 +26,9 @@ struct mem_trace_event {
 enum status mem_trace_read(const char *path, struct mem_trace *trace_p, struct error *error);
 void mem_trace_finish(struct mem_trace *trace);
 
+// The bytes that the file's name says its buffers fit in, as A.1048576.csv does; 0: it says none.
+uint64_t mem_trace_capacity(const char *path);
+
 // The order in which a program asks: moment by moment what ends before what begins, each in the file's order. 2 * count
 // events, for the caller to free; NULL when the host's memory runs out.
 struct mem_trace_event *mem_trace_events(const struct mem_trace *trace);

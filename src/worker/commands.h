@@ -4,6 +4,7 @@
 #ifndef HEADROOM_WORKER_COMMANDS_H
 #define HEADROOM_WORKER_COMMANDS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "mem/error.h"
@@ -26,6 +27,9 @@ int command_print_config(const struct command_line *command);
 // memory replay TRACE.csv: prints what a trace takes under several allocators. One process, no device. `arguments` are
 // those behind "memory", and then NULL.
 int command_memory(char *const *arguments);
+// The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
+// error. Answers the exit code.
+int command_finish(enum status status, struct error *error);
 // Refuses a command line. Every rank of the job calls it; one prints.
 int command_misused(const struct error *error);
 

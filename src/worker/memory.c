@@ -12,8 +12,7 @@
 #include "worker/commands.h"
 #include "worker/launcher.h"
 
-#define GRANULARITY UINT64_C(2097152)     // of a GPU's memory
-#define LAYOUT_WORK UINT64_C(22000000000) // twenty seconds or so, half of it for the lower bound
+#define GRANULARITY UINT64_C(2097152) // of a GPU's memory
 
 // Above the largest sum of live bytes.
 static void print_row(const char *name, uint64_t bytes, uint64_t live_bytes)
@@ -42,7 +41,7 @@ static enum status print_online(const struct mem_trace *trace, uint64_t live_byt
 
 static enum status print_layout(const struct mem_trace *trace, uint64_t live_bytes, struct error *error)
 {
-    const struct mem_layout_goal goal = {.work = LAYOUT_WORK};
+    const struct mem_layout_goal goal = {.work = MEM_LAYOUT_WORK_MAX};
     uint64_t *offsets = calloc(trace->count, sizeof(*offsets)), start_ns = clock_ns();
     if (offsets == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
@@ -89,12 +88,5 @@ int command_memory(char *const *arguments)
         error_set(&error, STATUS_INVALID, "memory takes: replay TRACE.csv; see headroom --help");
         return command_misused(&error);
     }
-    enum status status = replay(arguments[1], &error);
-    if (status == STATUS_OK && fflush(stdout) != 0) {
-        status = error_set(&error, STATUS_ERROR, "the output cannot be written");
-    }
-    if (status != STATUS_OK) {
-        fprintf(stderr, "headroom: %s\n", error.text);
-    }
-    return (int)status;
+    return command_finish(replay(arguments[1], &error), &error);
 }

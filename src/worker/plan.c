@@ -241,18 +241,6 @@ static enum status print_config(const struct command_line *command, struct error
     return STATUS_OK;
 }
 
-static int finish(enum status status, struct error *error)
-{
-    bool written = fflush(stdout) == 0 && ferror(stdout) == 0;
-    if (status == STATUS_OK && !written) {
-        status = error_set(error, STATUS_ERROR, "the output cannot be written");
-    }
-    if (status != STATUS_OK) {
-        fprintf(stderr, "headroom: %s\n", error->text);
-    }
-    return (int)status;
-}
-
 int command_plan(const struct command_line *command)
 {
     struct error error = {0};
@@ -260,11 +248,11 @@ int command_plan(const struct command_line *command)
         error_set(&error, STATUS_INVALID, "plan runs without a launcher; for N ranks say --ranks N");
         return command_misused(&error);
     }
-    return finish(plan(command, &error), &error);
+    return command_finish(plan(command, &error), &error);
 }
 
 int command_print_config(const struct command_line *command)
 {
     struct error error = {0};
-    return finish(print_config(command, &error), &error);
+    return command_finish(print_config(command, &error), &error);
 }

@@ -258,6 +258,13 @@ struct problem {
     struct layout a, b, c, d;
 };
 
+static struct problem problem_of(cublasLtMatmulDesc_t operation, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                 cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d)
+{
+    return {*inside<struct operation>(operation), *inside<struct layout>(a), *inside<struct layout>(b),
+            *inside<struct layout>(c), *inside<struct layout>(d)};
+}
+
 static bool has_bias(const struct operation *operation)
 {
     return (operation->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
@@ -379,8 +386,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulPreference_t preference_opaque, int requested,
                                               cublasLtMatmulHeuristicResult_t results[], int *returned_p)
 {
-    struct problem problem = {*inside<struct operation>(operation), *inside<struct layout>(a),
-                              *inside<struct layout>(b), *inside<struct layout>(c), *inside<struct layout>(d)};
+    struct problem problem = problem_of(operation, a, b, c, d);
     const struct preference *preference = inside<struct preference>(preference_opaque);
     *returned_p = 0;
     if (requested < 1 || !valid_shape(&problem)) {
@@ -409,8 +415,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t op
                                        const cublasLtMatmulAlgo_t *algorithm_opaque,
                                        cublasLtMatmulHeuristicResult_t *result)
 {
-    struct problem problem = {*inside<struct operation>(operation), *inside<struct layout>(a),
-                              *inside<struct layout>(b), *inside<struct layout>(c), *inside<struct layout>(d)};
+    struct problem problem = problem_of(operation, a, b, c, d);
     const struct algorithm *algorithm = inside<struct algorithm>(algorithm_opaque);
     *result = {};
     if (!valid_shape(&problem)) {
@@ -620,9 +625,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
                               void *workspace, size_t workspace_bytes, cudaStream_t stream)
 {
     struct product product = {};
-    product.problem = {*inside<struct operation>(operation), *inside<struct layout>(a_layout),
-                       *inside<struct layout>(b_layout), *inside<struct layout>(c_layout),
-                       *inside<struct layout>(d_layout)};
+    product.problem = problem_of(operation, a_layout, b_layout, c_layout, d_layout);
     product.a = a;
     product.b = b;
     product.c = c;

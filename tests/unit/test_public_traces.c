@@ -126,15 +126,6 @@ static void check_online(const struct mem_trace *trace, uint64_t live_bytes)
     free(events);
 }
 
-// NAME.CAPACITY.csv; 0: no capacity is said.
-static uint64_t capacity_of(const char *path)
-{
-    const char *dot = strchr(strrchr(path, '/'), '.');
-    char *end;
-    uint64_t capacity = strtoull(dot + 1, &end, 10);
-    return strcmp(end, ".csv") == 0 ? capacity : 0;
-}
-
 static void check_trace(const char *path)
 {
     struct mem_trace trace;
@@ -142,7 +133,7 @@ static void check_trace(const char *path)
     if (mem_trace_read(path, &trace, &error) != STATUS_OK) {
         fail_msg("%s", error.text);
     }
-    const struct mem_layout_goal goal = {.bytes = capacity_of(path), .work = UINT64_C(22000000000)};
+    const struct mem_layout_goal goal = {.bytes = mem_trace_capacity(path), .work = MEM_LAYOUT_WORK_MAX};
     uint64_t *offsets = calloc(trace.count, sizeof(*offsets));
     assert_non_null(offsets);
     uint64_t bytes = mem_layout_place(trace.buffers, trace.count, 1, &goal, offsets);
