@@ -155,7 +155,8 @@ static double median_hit_ns(struct bench *bench, void (*round)(struct bench *), 
     mem_pool_stats(bench->pool, &before);
     double median = median_pair_ns(bench, round, pairs);
     mem_pool_stats(bench->pool, &after);
-    must(after.device_calls == before.device_calls, "staying on the hit path");
+    must(after.num_device_alloc == before.num_device_alloc && after.num_device_free == before.num_device_free,
+         "staying on the hit path");
     return median;
 }
 

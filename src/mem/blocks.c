@@ -21,9 +21,9 @@ static size_t class_of(uint64_t bytes)
     return (size_t)(power - 3) * 16 + (size_t)((units >> (power - 4)) & 15);
 }
 
-static size_t home_of(const struct blocks *blocks, uint64_t offset)
+static size_t home_of(const struct blocks *blocks, device_address address)
 {
-    return (size_t)((offset / MEM_POOL_ALIGNMENT * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & (blocks->live_capacity - 1);
+    return (size_t)((address / MEM_POOL_ALIGNMENT * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & (blocks->live_capacity - 1);
 }
 
 bool blocks_init(struct blocks *blocks)
@@ -68,7 +68,7 @@ static bool add_slab(struct blocks *blocks)
 
 static void insert_live(struct blocks *blocks, struct block *block)
 {
-    size_t place = home_of(blocks, block->offset);
+    size_t place = home_of(blocks, block->address);
     while (blocks->live[place] != NULL) {
         place = (place + 1) & (blocks->live_capacity - 1);
     }
@@ -104,27 +104,27 @@ bool blocks_prepare(struct blocks *blocks)
     return (records || add_slab(blocks)) && (places || grow_live(blocks));
 }
 
-static size_t place_of(const struct blocks *blocks, uint64_t offset)
+static size_t place_of(const struct blocks *blocks, device_address address)
 {
-    size_t place = home_of(blocks, offset);
-    while (blocks->live[place] != NULL && blocks->live[place]->offset != offset) {
+    size_t place = home_of(blocks, address);
+    while (blocks->live[place] != NULL && blocks->live[place]->address != address) {
         place = (place + 1) & (blocks->live_capacity - 1);
     }
     return place;
 }
 
-struct block *blocks_find(const struct blocks *blocks, uint64_t offset)
+struct block *blocks_find(const struct blocks *blocks, device_address address)
 {
-    return blocks->live[place_of(blocks, offset)];
+    return blocks->live[place_of(blocks, address)];
 }
 
 // Linear probing without tombstones: later entries of the run move up (Knuth, TAOCP 3, 6.4, algorithm R).
 static void remove_live(struct blocks *blocks, const struct block *block)
 {
     size_t mask = blocks->live_capacity - 1;
-    size_t hole = place_of(blocks, block->offset);
+    size_t hole = place_of(blocks, block->address);
     for (size_t i = (hole + 1) & mask; blocks->live[i] != NULL; i = (i + 1) & mask) {
-        size_t home = home_of(blocks, blocks->live[i]->offset);
+        size_t home = home_of(blocks, blocks->live[i]->address);
         if (((i - home) & mask) >= ((i - hole) & mask)) {
             blocks->live[hole] = blocks->live[i];
             hole = i;
@@ -134,63 +134,64 @@ static void remove_live(struct blocks *blocks, const struct block *block)
     blocks->live_count--;
 }
 
-static void insert_free(struct blocks *blocks, struct block *block)
+static void insert_free(struct arena *arena, struct block *block)
 {
     size_t class = class_of(block->bytes);
     block->class_previous = NULL;
-    block->class_next = blocks->classes[class];
+    block->class_next = arena->classes[class];
     if (block->class_next != NULL) {
         block->class_next->class_previous = block;
     }
-    blocks->classes[class] = block;
-    blocks->used[class / 64] |= UINT64_C(1) << class % 64;
+    arena->classes[class] = block;
+    arena->used[class / 64] |= UINT64_C(1) << class % 64;
 }
 
-static void remove_free(struct blocks *blocks, struct block *block)
+static void remove_free(struct arena *arena, struct block *block)
 {
     size_t class = class_of(block->bytes);
     if (block->class_previous != NULL) {
         block->class_previous->class_next = block->class_next;
     } else {
-        blocks->classes[class] = block->class_next;
+        arena->classes[class] = block->class_next;
     }
     if (block->class_next != NULL) {
         block->class_next->class_previous = block->class_previous;
     }
-    if (blocks->classes[class] == NULL) {
-        blocks->used[class / 64] &= ~(UINT64_C(1) << class % 64);
+    if (arena->classes[class] == NULL) {
+        arena->used[class / 64] &= ~(UINT64_C(1) << class % 64);
     }
 }
 
 // The first class from `class` on that has a block; BLOCK_CLASSES: none.
-static size_t next_used(const struct blocks *blocks, size_t class)
+static size_t next_used(const struct arena *arena, size_t class)
 {
     size_t word = class / 64;
     if (word >= BLOCK_CLASSES / 64) {
         return BLOCK_CLASSES;
     }
-    uint64_t bits = blocks->used[word] & (~UINT64_C(0) << class % 64);
+    uint64_t bits = arena->used[word] & (~UINT64_C(0) << class % 64);
     while (bits == 0) {
         if (++word == BLOCK_CLASSES / 64) {
             return BLOCK_CLASSES;
         }
-        bits = blocks->used[word];
+        bits = arena->used[word];
     }
     return word * 64 + (size_t)__builtin_ctzll(bits);
 }
 
 static bool better(const struct block *block, const struct block *best)
 {
-    return best == NULL || block->bytes < best->bytes || (block->bytes == best->bytes && block->offset < best->offset);
+    return best == NULL || block->bytes < best->bytes ||
+           (block->bytes == best->bytes && block->address < best->address);
 }
 
-struct block *blocks_best_fit(const struct blocks *blocks, uint64_t bytes, const struct stream *stream,
+struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const struct stream *stream,
                               bool other_streams)
 {
     struct block *best = NULL;
-    for (size_t class = next_used(blocks, class_of(bytes)); class < BLOCK_CLASSES && best == NULL;
-         class = next_used(blocks, class + 1)) {
-        for (struct block *block = blocks->classes[class]; block != NULL; block = block->class_next) {
+    for (size_t class = next_used(arena, class_of(bytes)); class < BLOCK_CLASSES && best == NULL;
+         class = next_used(arena, class + 1)) {
+        for (struct block *block = arena->classes[class]; block != NULL; block = block->class_next) {
             bool safe = other_streams || block->stream == NULL || block->stream == stream;
             if (safe && block->bytes >= bytes && better(block, best)) {
                 best = block;
@@ -214,18 +215,22 @@ static void drop_record(struct blocks *blocks, struct block *block)
     blocks->spare = block;
 }
 
-static void unlink_block(struct blocks *blocks, struct block *block)
+static void unlink_block(struct block *block)
 {
-    *(block->previous != NULL ? &block->previous->next : &blocks->first) = block->next;
-    *(block->next != NULL ? &block->next->previous : &blocks->last) = block->previous;
+    struct segment *segment = block->segment;
+    *(block->previous != NULL ? &block->previous->next : &segment->first) = block->next;
+    *(block->next != NULL ? &block->next->previous : &segment->last) = block->previous;
+    segment->blocks--;
 }
 
-static void link_after(struct blocks *blocks, struct block *previous, struct block *block)
+static void link_after(struct segment *segment, struct block *previous, struct block *block)
 {
+    block->segment = segment;
     block->previous = previous;
-    block->next = previous != NULL ? previous->next : blocks->first;
-    *(block->previous != NULL ? &block->previous->next : &blocks->first) = block;
-    *(block->next != NULL ? &block->next->previous : &blocks->last) = block;
+    block->next = previous != NULL ? previous->next : segment->first;
+    *(block->previous != NULL ? &block->previous->next : &segment->first) = block;
+    *(block->next != NULL ? &block->next->previous : &segment->last) = block;
+    segment->blocks++;
 }
 
 // Of one stream, or safe for any: the whole is then safe for the one stream.
@@ -241,91 +246,108 @@ static void absorb_next(struct blocks *blocks, struct block *block)
     struct block *next = block->next;
     block->bytes += next->bytes;
     block->stream = block->stream != NULL ? block->stream : next->stream;
-    unlink_block(blocks, next);
+    unlink_block(next);
     drop_record(blocks, next);
 }
 
 // Enters a free block that is in no class, joined with its neighbours.
-static struct block *settle(struct blocks *blocks, struct block *block)
+static struct block *settle(struct blocks *blocks, struct arena *arena, struct block *block)
 {
     if (joinable(block, block->next)) {
-        remove_free(blocks, block->next);
+        remove_free(arena, block->next);
         absorb_next(blocks, block);
     }
     if (joinable(block->previous, block)) {
         block = block->previous;
-        remove_free(blocks, block);
+        remove_free(arena, block);
         absorb_next(blocks, block);
     }
-    insert_free(blocks, block);
+    insert_free(arena, block);
     return block;
 }
 
-struct block *blocks_append(struct blocks *blocks, uint64_t bytes, struct stream *stream)
+device_address segment_top(const struct segment *segment)
 {
-    struct block *block = new_record(blocks), *last = blocks->last;
-    *block = (struct block){.offset = last == NULL ? 0 : last->offset + last->bytes, .bytes = bytes, .stream = stream};
-    link_after(blocks, last, block);
-    return settle(blocks, block);
+    const struct block *last = segment->last;
+    return last == NULL ? segment->base : last->address + last->bytes;
 }
 
-void blocks_shorten_last(struct blocks *blocks, uint64_t bytes)
+struct block *blocks_append(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes,
+                            struct stream *stream)
 {
-    struct block *last = blocks->last;
+    struct block *block = new_record(blocks);
+    *block = (struct block){.address = segment_top(segment), .bytes = bytes, .stream = stream};
+    link_after(segment, segment->last, block);
+    return settle(blocks, arena, block);
+}
+
+void blocks_shorten_last(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes)
+{
+    struct block *last = segment->last;
     assert(!last->live && bytes <= last->bytes);
-    remove_free(blocks, last);
+    remove_free(arena, last);
     last->bytes -= bytes;
     if (last->bytes == 0) {
-        unlink_block(blocks, last);
+        unlink_block(last);
         drop_record(blocks, last);
     } else {
-        insert_free(blocks, last);
+        insert_free(arena, last);
     }
 }
 
-void blocks_take(struct blocks *blocks, struct block *block, uint64_t bytes, const char *tag)
+void blocks_take(struct blocks *blocks, struct arena *arena, struct block *block, uint64_t bytes)
 {
-    remove_free(blocks, block);
+    remove_free(arena, block);
     if (block->bytes > bytes) {
         struct block *rest = new_record(blocks);
-        *rest = (struct block){.offset = block->offset + bytes, .bytes = block->bytes - bytes, .stream = block->stream};
+        *rest =
+            (struct block){.address = block->address + bytes, .bytes = block->bytes - bytes, .stream = block->stream};
         block->bytes = bytes;
-        link_after(blocks, block, rest);
-        insert_free(blocks, rest);
+        link_after(block->segment, block, rest);
+        insert_free(arena, rest);
     }
     block->live = true;
-    size_t length = strnlen(tag, BLOCK_TAG_MAX - 1);
-    memcpy(block->tag, tag, length);
-    block->tag[length] = '\0';
+    block->segment->live_count++;
+    block->segment->live_bytes += bytes;
     insert_live(blocks, block);
 }
 
-void blocks_give(struct blocks *blocks, struct block *block, struct stream *stream)
+void blocks_give(struct blocks *blocks, struct arena *arena, struct block *block, struct stream *stream)
 {
     remove_live(blocks, block);
     block->live = false;
     block->stream = stream;
-    settle(blocks, block);
+    block->segment->live_count--;
+    block->segment->live_bytes -= block->bytes;
+    settle(blocks, arena, block);
 }
 
-void blocks_forget_streams(struct blocks *blocks)
+// Joins the block with those behind it.
+static void join_onward(struct blocks *blocks, struct arena *arena, struct block *block)
 {
-    for (struct block *block = blocks->first; block != NULL; block = block->next) {
-        block->stream = NULL;
+    while (joinable(block, block->next)) {
+        remove_free(arena, block);
+        remove_free(arena, block->next);
+        absorb_next(blocks, block);
+        insert_free(arena, block);
     }
-    for (struct block *block = blocks->first; block != NULL; block = block->next) {
-        while (joinable(block, block->next)) {
-            remove_free(blocks, block);
-            remove_free(blocks, block->next);
-            absorb_next(blocks, block);
-            insert_free(blocks, block);
+}
+
+void blocks_hand_over(struct blocks *blocks, struct arena *arena, struct stream *from, struct stream *to)
+{
+    for (struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        for (struct block *block = segment->first; block != NULL; block = block->next) {
+            block->stream = !block->live && block->stream == from ? to : block->stream;
+        }
+        for (struct block *block = segment->first; block != NULL; block = block->next) {
+            join_onward(blocks, arena, block);
         }
     }
 }
 
-static bool in_its_class(const struct blocks *blocks, const struct block *block)
+static bool in_its_class(const struct arena *arena, const struct block *block)
 {
-    const struct block *other = blocks->classes[class_of(block->bytes)];
+    const struct block *other = arena->classes[class_of(block->bytes)];
     while (other != NULL && other != block) {
         other = other->class_next;
     }
@@ -333,16 +355,16 @@ static bool in_its_class(const struct blocks *blocks, const struct block *block)
 }
 
 // Of all classes; SIZE_MAX where their links or the bitmap disagree.
-static size_t count_free(const struct blocks *blocks)
+static size_t count_free(const struct arena *arena)
 {
     size_t count = 0;
     for (size_t class = 0; class < BLOCK_CLASSES; class ++) {
-        bool used = (blocks->used[class / 64] >> class % 64 & 1) != 0;
-        if (used != (blocks->classes[class] != NULL)) {
+        bool used = (arena->used[class / 64] >> class % 64 & 1) != 0;
+        if (used != (arena->classes[class] != NULL)) {
             return SIZE_MAX;
         }
         const struct block *previous = NULL;
-        for (const struct block *block = blocks->classes[class]; block != NULL; block = block->class_next) {
+        for (const struct block *block = arena->classes[class]; block != NULL; block = block->class_next) {
             if (block->class_previous != previous) {
                 return SIZE_MAX;
             }
@@ -371,22 +393,44 @@ static size_t count_spare(const struct blocks *blocks)
     return count;
 }
 
-bool blocks_check(const struct blocks *blocks, uint64_t end, uint64_t live_bytes)
+// Blocks tile the segment, each is where it can be found, and the segment's sums are theirs.
+static bool segment_check(const struct blocks *blocks, const struct arena *arena, const struct segment *segment)
 {
-    uint64_t offset = 0, live_sum = 0;
-    size_t live = 0, unused = 0;
-    for (const struct block *block = blocks->first; block != NULL; block = block->next) {
-        bool known = block->live ? blocks_find(blocks, block->offset) == block : in_its_class(blocks, block);
-        bool linked = block->next == NULL ? blocks->last == block : block->next->previous == block;
-        bool sized = block->offset == offset && block->bytes > 0 && block->bytes % MEM_POOL_ALIGNMENT == 0;
-        if (!known || !linked || !sized || joinable(block, block->next)) {
+    device_address address = segment->base;
+    uint64_t count = 0, live = 0, live_bytes = 0;
+    for (const struct block *block = segment->first; block != NULL; block = block->next) {
+        bool known = block->live ? blocks_find(blocks, block->address) == block : in_its_class(arena, block);
+        bool linked = block->next == NULL ? segment->last == block : block->next->previous == block;
+        bool sized = block->address == address && block->bytes > 0 && block->bytes % MEM_POOL_ALIGNMENT == 0;
+        if (!known || !linked || !sized || block->segment != segment || joinable(block, block->next)) {
             return false;
         }
-        offset += block->bytes;
+        address += block->bytes;
+        count++;
         live += block->live;
-        unused += !block->live;
-        live_sum += block->live ? block->bytes : 0;
+        live_bytes += block->live ? block->bytes : 0;
     }
-    return offset == end && live_sum == live_bytes && live == blocks->live_count && live == count_live(blocks) &&
-           unused == count_free(blocks) && live + unused + count_spare(blocks) == blocks->slab_count * SLAB_RECORDS;
+    return address - segment->base <= segment->held_bytes && segment->held_bytes <= segment->range_bytes &&
+           count == segment->blocks && live == segment->live_count && live_bytes == segment->live_bytes;
+}
+
+bool blocks_check(const struct blocks *blocks, const struct arena *arenas, size_t count)
+{
+    uint64_t live = 0, unused = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t free_blocks = 0;
+        for (const struct segment *segment = arenas[i].segments; segment != NULL; segment = segment->next) {
+            if (!segment_check(blocks, &arenas[i], segment)) {
+                return false;
+            }
+            live += segment->live_count;
+            free_blocks += segment->blocks - segment->live_count;
+        }
+        if (free_blocks != count_free(&arenas[i])) {
+            return false;
+        }
+        unused += free_blocks;
+    }
+    return live == blocks->live_count && live == count_live(blocks) &&
+           live + unused + count_spare(blocks) == blocks->slab_count * SLAB_RECORDS;
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The pool's books: block records in order of address, free blocks by size, live blocks by address.
+// The pool's books: segments, the block records that tile them, free blocks by size, live blocks by address.
 //
-// Free blocks lie in classes of similar size, 16 to each power of two, with a bitmap of the classes in use (the index
-// of TLSF: Masmano et al., 2004). The best fit is the smallest in the first class that has one, so a hit looks at one
-// or two short lists.
+// A segment is a range of addresses with memory behind its beginning. Segments whose blocks may stand in for one
+// another form an arena. An arena's free blocks lie in classes of similar size, 16 to each power of two, with a bitmap
+// of the classes in use (the index of TLSF: Masmano et al., 2004). The best fit is the smallest in the first class that
+// has one, so a hit looks at one or two short lists.
 #ifndef HEADROOM_MEM_BLOCKS_H
 #define HEADROOM_MEM_BLOCKS_H
 
@@ -13,27 +14,51 @@
 #include <stdint.h>
 
 #include "mem/device.h"
+#include "mem/tags.h"
 
-#define BLOCK_TAG_MAX 32
 #define BLOCK_CLASSES 1024
 
 struct block {
-    uint64_t offset, bytes;                    // within the pool's range
-    struct block *previous, *next;             // in order of address
+    device_address address;
+    uint64_t bytes;
+    struct segment *segment;
+    struct block *previous, *next;             // in the segment, in order of address
     struct block *class_previous, *class_next; // while free
     struct stream *stream;                     // free: safe after this stream's work until then; NULL: safe for any
     bool live;
-    char tag[BLOCK_TAG_MAX];
+    uint64_t requested_bytes; // while live, as is what follows
+    uint64_t step;            // in which it was allocated
+    struct tag *tag;
 };
 
-struct blocks {
-    struct block *first, *last;           // tile the range from 0 to the end of the last
+// Free blocks of a segment that has live ones.
+struct split {
+    uint64_t blocks, bytes;
+};
+
+struct segment {
+    device_address base;
+    uint64_t range_bytes;       // of addresses
+    uint64_t held_bytes;        // with memory behind, from the base on
+    struct block *first, *last; // tile it from the base to its top; what is held above was never in a block
+    uint64_t blocks, live_count;
+    uint64_t live_bytes;
+    struct split counted; // in the pool's statistics
+    struct segment *next; // of the arena, in order of making
+};
+
+struct arena {
+    struct segment *segments;
     struct block *classes[BLOCK_CLASSES]; // free blocks
     uint64_t used[BLOCK_CLASSES / 64];    // classes that have some
-    struct block **live;                  // open-addressed by offset
-    size_t live_count, live_capacity;     // capacity: a power of two
-    struct block *spare;                  // unused records, linked by `next`
-    void **slabs;                         // of records
+};
+
+// What all arenas share.
+struct blocks {
+    struct block **live;              // open-addressed by address
+    size_t live_count, live_capacity; // capacity: a power of two
+    struct block *spare;              // unused records, linked by `next`
+    void **slabs;                     // of records
     size_t slab_count, slab_capacity;
 };
 
@@ -44,25 +69,29 @@ void blocks_finish(struct blocks *blocks);
 // Makes room for one more record and one more live block, so that what follows cannot fail.
 bool blocks_prepare(struct blocks *blocks);
 
+// The end of the segment's blocks.
+device_address segment_top(const struct segment *segment);
+
 // The smallest free block of at least `bytes` that is safe for `stream`, or for any stream if `other_streams`; the
 // lowest address among equals. NULL: none.
-struct block *blocks_best_fit(const struct blocks *blocks, uint64_t bytes, const struct stream *stream,
+struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const struct stream *stream,
                               bool other_streams);
-// Appends a free block for `stream` at the end, joined with a last block that is free and safe for it. Needs
+// Appends a free block for `stream` at the segment's top, joined with a last block that is free and safe for it. Needs
 // blocks_prepare.
-struct block *blocks_append(struct blocks *blocks, uint64_t bytes, struct stream *stream);
-// Shortens the free last block by `bytes`, or removes it whole.
-void blocks_shorten_last(struct blocks *blocks, uint64_t bytes);
+struct block *blocks_append(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes,
+                            struct stream *stream);
+// Shortens the segment's free last block by `bytes`, or removes it whole.
+void blocks_shorten_last(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes);
 
-// Makes the front of a free block live and leaves the rest free. Needs blocks_prepare.
-void blocks_take(struct blocks *blocks, struct block *block, uint64_t bytes, const char *tag);
-struct block *blocks_find(const struct blocks *blocks, uint64_t offset);
+// Makes the front of a free block live, for its caller to describe, and leaves the rest free. Needs blocks_prepare.
+void blocks_take(struct blocks *blocks, struct arena *arena, struct block *block, uint64_t bytes);
+struct block *blocks_find(const struct blocks *blocks, device_address address);
 // Makes a live block free and joins it with its neighbours.
-void blocks_give(struct blocks *blocks, struct block *block, struct stream *stream);
-// Every free block becomes safe for any stream.
-void blocks_forget_streams(struct blocks *blocks);
+void blocks_give(struct blocks *blocks, struct arena *arena, struct block *block, struct stream *stream);
+// Free blocks of stream `from` become those of `to` (NULL: safe for any).
+void blocks_hand_over(struct blocks *blocks, struct arena *arena, struct stream *from, struct stream *to);
 
-// True when everything above agrees with everything else, and the last block ends at `end`.
-bool blocks_check(const struct blocks *blocks, uint64_t end, uint64_t live_bytes);
+// True when everything above agrees with everything else.
+bool blocks_check(const struct blocks *blocks, const struct arena *arenas, size_t count);
 
 #endif

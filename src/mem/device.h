@@ -31,6 +31,7 @@ struct device_config {
     bool faulting_addresses; // CPU: hand out addresses that fault when the host touches them
     uint32_t index;          // CUDA: which of the GPUs that this process sees
     uint32_t sharers;        // CUDA: processes of this job on that GPU, at least 1
+    bool plain;              // as if the device had no virtual memory
 };
 
 struct device_info {
@@ -119,6 +120,7 @@ struct device_ops {
 
 struct device {
     const struct device_ops *ops;
+    bool plain; // without virtual memory: `reserve` takes the memory at once, and the range must be committed whole
 };
 
 // Whether the host reaches its memory by copies alone, which then run beside kernels: so with GPUs.

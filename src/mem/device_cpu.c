@@ -152,7 +152,7 @@ static enum status create(const struct device_config *config, struct device **de
     if (device == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    device->base.ops = &device_cpu;
+    device->base = (struct device){.ops = &device_cpu, .plain = config->plain};
     device->fault_bit = config->faulting_addresses ? DEVICE_CPU_FAULT_BIT : 0;
     uint64_t capacity = config->capacity_bytes > 0 ? config->capacity_bytes : machine_capacity();
     enum status status = ledger_attach(config->name, capacity, &device->ledger, error);

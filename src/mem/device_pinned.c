@@ -29,6 +29,7 @@ static enum status create(const struct device_config *config, struct device **de
         free(pinned);
         return status;
     }
+    pinned->cuda.base.plain = true;
     pinned->capacity_bytes = config->capacity_bytes;
     *device_p = &pinned->cuda.base;
     return STATUS_OK;

@@ -2,22 +2,98 @@
 #include "mem/pool.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "mem/blocks.h"
-#include "mem/uint64.h"
+#include "mem/pool_state.h"
 
-struct mem_pool {
-    struct device *device;
-    device_address base;
-    uint64_t range_bytes; // reserved addresses
-    struct blocks blocks;
-    struct mem_pool_stats stats;
-    struct mem_out_of_memory refusal;
-    uint64_t fail_every, calls; // injected failures
-};
+static uint64_t granularity_of(const struct mem_pool *pool)
+{
+    return pool->device->ops->granularity_bytes;
+}
+
+// ---- Segments ----
+
+// Addresses without memory, at the end of the arena's segments. NULL where there are none, or no host memory.
+static struct segment *add_segment(struct mem_pool *pool, struct arena *arena, uint64_t bytes)
+{
+    struct segment *segment = calloc(1, sizeof(*segment));
+    if (segment == NULL || pool->device->ops->reserve(pool->device, bytes, &segment->base) != STATUS_OK) {
+        free(segment);
+        return NULL;
+    }
+    segment->range_bytes = bytes;
+    struct segment **end = &arena->segments;
+    while (*end != NULL) {
+        end = &(*end)->next;
+    }
+    *end = segment;
+    return segment;
+}
+
+// *link is the segment, whose memory was released.
+static void remove_segment(struct mem_pool *pool, struct segment **link)
+{
+    struct segment *segment = *link;
+    pool->device->ops->unreserve(pool->device, segment->base, segment->range_bytes);
+    *link = segment->next;
+    free(segment);
+}
+
+// Puts memory behind `bytes` more of the segment, whole granules of them.
+static bool commit(struct mem_pool *pool, struct segment *segment, uint64_t bytes)
+{
+    const struct device_ops *ops = pool->device->ops;
+    uint64_t before = segment->held_bytes;
+    if (pool_held(pool) > pool_limit(pool) || bytes > pool_limit(pool) - pool_held(pool) ||
+        ops->commit(pool->device, segment->base + before, bytes) != STATUS_OK) {
+        return false;
+    }
+    segment->held_bytes += bytes;
+    pool_count_held(pool, segment, before);
+    return true;
+}
+
+// Gives the memory behind the segment's last `bytes` back. They are granules, free, and no stream uses them.
+static void release(struct mem_pool *pool, struct arena *arena, struct segment *segment, uint64_t bytes)
+{
+    uint64_t before = segment->held_bytes, keep = before - bytes, top = segment_top(segment) - segment->base;
+    if (top > keep) {
+        blocks_shorten_last(&pool->blocks, arena, segment, top - keep);
+    }
+    pool->device->ops->release(pool->device, segment->base + keep, bytes);
+    segment->held_bytes = keep;
+    pool_count_held(pool, segment, before);
+    pool_count_split(pool, segment);
+}
+
+// Where the segment's last live block ends, from its base.
+static uint64_t live_end(const struct segment *segment)
+{
+    const struct block *block = segment->last;
+    while (block != NULL && !block->live) {
+        block = block->previous;
+    }
+    return block == NULL ? 0 : block->address + block->bytes - segment->base;
+}
+
+uint64_t pool_releasable(const struct mem_pool *pool, const struct segment *segment)
+{
+    if (pool->device->plain) {
+        return segment->live_count == 0 ? segment->held_bytes : 0;
+    }
+    return segment->held_bytes - uint64_round_up(live_end(segment), granularity_of(pool));
+}
+
+uint64_t pool_arena_releasable(const struct mem_pool *pool, const struct arena *arena)
+{
+    uint64_t bytes = 0;
+    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        bytes += pool_releasable(pool, segment);
+    }
+    return bytes;
+}
+
+// ---- The pool ----
 
 enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct mem_pool **pool_p, struct error *error)
 {
@@ -32,16 +108,17 @@ enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct 
     }
     pool->device = device;
     pool->stats.limit_bytes = limit / granularity * granularity;
-    pool->range_bytes = uint64_max(pool->stats.limit_bytes, granularity);
-    if (device->ops->reserve(device, pool->range_bytes, &pool->base) != STATUS_OK) {
-        blocks_finish(&pool->blocks);
-        free(pool);
-        char size[MEM_SIZE_TEXT_MAX];
-        return error_set(
-            error, STATUS_ERROR,
-            "device %s: cannot reserve %s of addresses: lower the device's capacity, or raise the limit on "
-            "address space (ulimit -v)",
-            device->ops->name, mem_size_text(limit, size));
+    pool->stats.soft_limit_bytes = UINT64_MAX;
+    uint64_t range_bytes = uint64_max(pool->stats.limit_bytes, granularity);
+    for (size_t i = 0; i < LIFETIMES && !device->plain; i++) {
+        if (add_segment(pool, &pool->arenas[i], range_bytes) == NULL) {
+            char size[MEM_SIZE_TEXT_MAX];
+            mem_pool_destroy(pool);
+            return error_set(error, STATUS_ERROR,
+                             "device %s: cannot reserve %s of addresses: lower the device's capacity, or raise the "
+                             "limit on address space (ulimit -v)",
+                             device->ops->name, mem_size_text(range_bytes, size));
+        }
     }
     *pool_p = pool;
     return STATUS_OK;
@@ -52,182 +129,240 @@ void mem_pool_destroy(struct mem_pool *pool)
     if (pool == NULL) {
         return;
     }
-    pool->device->ops->synchronize(pool->device);
-    if (pool->stats.reserved_bytes > 0) {
-        pool->device->ops->release(pool->device, pool->base, pool->stats.reserved_bytes);
+    const struct device_ops *ops = pool->device->ops;
+    ops->synchronize(pool->device);
+    for (size_t i = 0; i < LIFETIMES; i++) {
+        while (pool->arenas[i].segments != NULL) {
+            const struct segment *segment = pool->arenas[i].segments;
+            if (segment->held_bytes > 0) {
+                ops->release(pool->device, segment->base, segment->held_bytes);
+            }
+            remove_segment(pool, &pool->arenas[i].segments);
+        }
     }
-    pool->device->ops->unreserve(pool->device, pool->base, pool->range_bytes);
+    tags_finish(&pool->tags);
     blocks_finish(&pool->blocks);
     free(pool);
 }
 
-// The end of the blocks. What is held above it, less than a granule, was never in one.
-static uint64_t top(const struct mem_pool *pool)
-{
-    const struct block *last = pool->blocks.last;
-    return last == NULL ? 0 : last->offset + last->bytes;
-}
+// ---- Streams ----
 
-// How far above the top a block of `bytes` that is safe for `stream` would reach.
-static uint64_t beyond_top(const struct mem_pool *pool, uint64_t bytes, const struct stream *stream)
-{
-    const struct block *last = pool->blocks.last;
-    bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
-    return bytes - (usable ? uint64_min(last->bytes, bytes) : 0);
-}
-
-// A free block of at least `bytes` at the top, for which only what is missing there is committed.
-static struct block *grow(struct mem_pool *pool, uint64_t bytes, struct stream *stream)
+bool pool_is_done(struct mem_pool *pool, struct stream *stream)
 {
     const struct device_ops *ops = pool->device->ops;
-    struct mem_pool_stats *stats = &pool->stats;
-    uint64_t more = beyond_top(pool, bytes, stream), spare = stats->reserved_bytes - top(pool);
-    uint64_t missing = more > spare ? uint64_round_up(more - spare, ops->granularity_bytes) : 0;
-    if (missing > stats->limit_bytes - stats->reserved_bytes) {
-        return NULL;
-    }
-    if (missing > 0) {
-        stats->device_calls++;
-        if (ops->commit(pool->device, pool->base + stats->reserved_bytes, missing) != STATUS_OK) {
-            return NULL;
-        }
-        stats->reserved_bytes += missing;
-        stats->reserved_peak_bytes = uint64_max(stats->reserved_peak_bytes, stats->reserved_bytes);
-    }
-    return blocks_append(&pool->blocks, more, stream);
-}
-
-static void synchronize(struct mem_pool *pool)
-{
-    pool->device->ops->synchronize(pool->device);
-    blocks_forget_streams(&pool->blocks);
-}
-
-// A block of another stream, once `stream` waits for that stream's work.
-static struct block *borrow(struct mem_pool *pool, uint64_t bytes, struct stream *stream)
-{
-    const struct device_ops *ops = pool->device->ops;
-    struct block *block = blocks_best_fit(&pool->blocks, bytes, stream, true);
     struct event *event;
-    if (block == NULL || ops->event_create(pool->device, &event) != STATUS_OK) {
-        return NULL;
+    if (stream == NULL) {
+        return true;
     }
-    ops->event_record(pool->device, event, block->stream);
+    if (ops->event_create(pool->device, &event) != STATUS_OK) {
+        return false;
+    }
+    ops->event_record(pool->device, event, stream);
+    bool done = ops->event_done(pool->device, event);
+    ops->event_destroy(pool->device, event);
+    return done;
+}
+
+// What `stream` does from now on comes after all that `other` was given. False where no event can be made.
+static bool order(struct mem_pool *pool, struct stream *stream, struct stream *other)
+{
+    const struct device_ops *ops = pool->device->ops;
+    struct event *event;
+    if (ops->event_create(pool->device, &event) != STATUS_OK) {
+        return false;
+    }
+    ops->event_record(pool->device, event, other);
     ops->event_wait(pool->device, stream, event);
     ops->event_destroy(pool->device, event);
-    return block;
+    return true;
 }
 
-static struct block *find(struct mem_pool *pool, uint64_t bytes, struct stream *stream)
+static void hand_over(struct mem_pool *pool, struct arena *arena, struct stream *from, struct stream *to)
 {
-    struct block *block = blocks_best_fit(&pool->blocks, bytes, stream, false);
-    if (block == NULL) {
-        block = grow(pool, bytes, stream);
+    blocks_hand_over(&pool->blocks, arena, from, to);
+    for (struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        pool_count_split(pool, segment);
     }
-    if (block == NULL) {
-        block = borrow(pool, bytes, stream);
-    }
-    if (block == NULL) {
-        synchronize(pool);
-        block = blocks_best_fit(&pool->blocks, bytes, stream, false);
-    }
-    if (block == NULL) {
-        block = grow(pool, bytes, stream);
-    }
-    return block;
 }
 
-static void count_tag(struct mem_out_of_memory *report, const struct block *block, const struct blocks *blocks)
+// A stream other than this one that a free block of the arena belongs to; NULL: there is none.
+static struct stream *other_stream(const struct arena *arena, const struct stream *stream)
 {
-    uint64_t sum = 0;
-    for (const struct block *other = blocks->first; other != NULL; other = other->next) {
-        if (other->live && strcmp(other->tag, block->tag) == 0) {
-            if (other->offset < block->offset) {
-                return; // counted there
+    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        for (const struct block *block = segment->first; block != NULL; block = block->next) {
+            if (!block->live && block->stream != NULL && block->stream != stream) {
+                return block->stream;
             }
-            sum += other->bytes;
         }
     }
-    for (size_t i = 0; i < MEM_TAGS_REPORTED; i++) {
-        if (sum > report->top[i].bytes) {
-            memmove(&report->top[i + 1], &report->top[i], (MEM_TAGS_REPORTED - 1 - i) * sizeof(report->top[0]));
-            report->top[i].bytes = sum;
-            memcpy(report->top[i].tag, block->tag, sizeof(report->top[i].tag));
-            return;
-        }
+    return NULL;
+}
+
+// The host waits for the stream; then what was its own is safe for any.
+static void wait_for(struct mem_pool *pool, struct stream *stream)
+{
+    pool->device->ops->stream_synchronize(pool->device, stream);
+    for (size_t i = 0; i < LIFETIMES; i++) {
+        hand_over(pool, &pool->arenas[i], stream, NULL);
     }
 }
 
-// What is live leaves no room under the limit, so no waiting and no trimming helps.
-static bool over_limit(const struct mem_pool *pool, uint64_t bytes)
-{
-    return uint64_max(bytes, 1) > pool->stats.limit_bytes - pool->stats.allocated_bytes;
-}
+// ---- Finding a block ----
 
-// Why a request found no place. If it is not over the limit, streams were synchronised and nothing is pending.
-static enum mem_cause find_cause(const struct mem_pool *pool, uint64_t bytes)
+// A free block of at least `bytes` at the segment's top, for which only what is missing there is committed.
+static struct block *raise_top(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
 {
-    if (over_limit(pool, bytes)) {
-        return MEM_CAUSE_CAPACITY;
+    struct segment *segment = arena->segments;
+    const struct block *last = segment->last;
+    bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
+    uint64_t more = bytes - (usable ? uint64_min(last->bytes, bytes) : 0);
+    uint64_t spare = segment->held_bytes - (segment_top(segment) - segment->base);
+    uint64_t missing = more > spare ? uint64_round_up(more - spare, granularity_of(pool)) : 0;
+    if (missing > 0 && !commit(pool, segment, missing)) {
+        return NULL;
     }
-    bool device_refused = beyond_top(pool, mem_pool_block_bytes(bytes), NULL) <= pool->stats.limit_bytes - top(pool);
-    return device_refused ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_FRAGMENTED;
+    return blocks_append(&pool->blocks, arena, segment, more, stream);
 }
 
-static enum status refuse(struct mem_pool *pool, uint64_t bytes, const char *tag, bool injected)
+// A segment of so many bytes, all of them one free block.
+static struct block *add_whole_segment(struct mem_pool *pool, struct arena *arena, uint64_t bytes)
 {
-    struct mem_out_of_memory *report = &pool->refusal;
-    *report = (struct mem_out_of_memory){
-        .request_bytes = bytes,
-        .limit_bytes = pool->stats.limit_bytes,
-        .allocated_bytes = pool->stats.allocated_bytes,
-        .reserved_bytes = pool->stats.reserved_bytes,
-    };
-    pool->stats.out_of_memory_count++;
-    pool->device->ops->info(pool->device, &report->device);
-    snprintf(report->tag, sizeof(report->tag), "%s", tag);
-    for (const struct block *block = pool->blocks.first; block != NULL; block = block->next) {
-        if (block->live) {
-            count_tag(report, block, &pool->blocks);
-        } else {
-            report->largest_free_bytes = uint64_max(report->largest_free_bytes, block->bytes);
-            report->pending_bytes += block->stream == NULL ? 0 : block->bytes;
+    struct segment *segment = NULL;
+    if (pool_held(pool) <= pool_limit(pool) && bytes <= pool_limit(pool) - pool_held(pool)) {
+        segment = add_segment(pool, arena, bytes);
+    }
+    if (segment == NULL) {
+        return NULL;
+    }
+    if (!commit(pool, segment, bytes)) {
+        struct segment **link = &arena->segments;
+        while (*link != segment) {
+            link = &(*link)->next;
+        }
+        remove_segment(pool, link);
+        return NULL;
+    }
+    return blocks_append(&pool->blocks, arena, segment, bytes, NULL);
+}
+
+#define PLAIN_SEGMENT_BYTES (UINT64_C(2) << 20) // where there is room for it, so that small blocks share one
+
+static struct block *grow(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
+{
+    if (!pool->device->plain) {
+        return raise_top(pool, arena, bytes, stream);
+    }
+    uint64_t granularity = granularity_of(pool), exact = uint64_round_up(bytes, granularity);
+    uint64_t roomy = uint64_round_up(bytes, uint64_max(PLAIN_SEGMENT_BYTES, granularity));
+    struct block *block = add_whole_segment(pool, arena, roomy);
+    return block == NULL && exact < roomy ? add_whole_segment(pool, arena, exact) : block;
+}
+
+// A block of another stream, once `stream` comes after it.
+static struct block *borrow(struct mem_pool *pool, const struct arena *arena, uint64_t bytes, struct stream *stream)
+{
+    struct block *block = blocks_best_fit(arena, bytes, stream, true);
+    return block != NULL && order(pool, stream, block->stream) ? block : NULL;
+}
+
+// One that neighbours of several streams make together, once `stream` comes after all of them.
+static struct block *gather(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
+{
+    struct stream *other = other_stream(arena, stream);
+    if (other == NULL) {
+        return NULL;
+    }
+    while (other != NULL && order(pool, stream, other)) {
+        hand_over(pool, arena, other, stream);
+        other = other_stream(arena, stream);
+    }
+    struct block *block = blocks_best_fit(arena, bytes, stream, false);
+    return block == NULL ? grow(pool, arena, bytes, stream) : block;
+}
+
+static struct block *find(struct mem_pool *pool, const struct request *request)
+{
+    struct arena *arena = &pool->arenas[request->lifetime];
+    uint64_t bytes = request->block_bytes;
+    if (bytes > pool->stats.limit_bytes - pool->stats.allocated_bytes.current) {
+        return NULL;
+    }
+    struct block *block = blocks_best_fit(arena, bytes, request->stream, false);
+    if (block == NULL) {
+        block = grow(pool, arena, bytes, request->stream);
+    }
+    if (block == NULL) {
+        block = borrow(pool, arena, bytes, request->stream);
+    }
+    return block == NULL ? gather(pool, arena, bytes, request->stream) : block;
+}
+
+static struct block *find_under_pressure(struct mem_pool *pool, const struct request *request)
+{
+    struct block *block = find(pool, request);
+    for (struct mem_pressure *pressure = pool->pressure; block == NULL && pressure != NULL; pressure = pressure->next) {
+        if (pressure->relieve(pressure->context, request->block_bytes)) {
+            block = find(pool, request);
         }
     }
-    const struct block *last = pool->blocks.last;
-    uint64_t spare = pool->stats.reserved_bytes - top(pool);
-    report->largest_free_bytes =
-        uint64_max(report->largest_free_bytes, spare + (last != NULL && !last->live ? last->bytes : 0));
-    report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, bytes);
+    return block;
+}
+
+static enum status refuse(struct mem_pool *pool, const struct request *request, bool injected)
+{
+    pool_refuse(pool, request, injected);
     return STATUS_OUT_OF_MEMORY;
+}
+
+static enum status allocate(struct mem_pool *pool, const struct request *request, device_address *address_p)
+{
+    pool->calls++;
+    if (pool->fail_every > 0 && pool->calls % pool->fail_every == 0) {
+        return refuse(pool, request, true);
+    }
+    struct tag *tag = tags_find(&pool->tags, request->tag);
+    if (tag == NULL || !blocks_prepare(&pool->blocks)) {
+        return STATUS_ERROR;
+    }
+    struct block *block = find_under_pressure(pool, request);
+    if (block == NULL) {
+        return refuse(pool, request, false);
+    }
+    blocks_take(&pool->blocks, &pool->arenas[request->lifetime], block, request->block_bytes);
+    block->requested_bytes = request->bytes;
+    block->step = pool->step;
+    block->tag = tag;
+    pool_count_taken(pool, block);
+    pool_count_split(pool, block->segment);
+    *address_p = block->address;
+    return STATUS_OK;
 }
 
 enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
                            device_address *address_p)
 {
-    pool->calls++;
-    if (pool->fail_every > 0 && pool->calls % pool->fail_every == 0) {
-        return refuse(pool, bytes, tag, true);
+    const struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_STEP};
+    return allocate(pool, &request, address_p);
+}
+
+enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
+                          device_address *address_p)
+{
+    const struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_RUN};
+    enum status status = allocate(pool, &request, address_p);
+    while (status == STATUS_OUT_OF_MEMORY && mem_pool_relieve(pool)) {
+        status = allocate(pool, &request, address_p);
     }
-    if (over_limit(pool, bytes)) {
-        return refuse(pool, bytes, tag, false);
+    return status;
+}
+
+static struct arena *arena_of(struct mem_pool *pool, const struct segment *segment)
+{
+    const struct segment *other = pool->arenas[FOR_STEP].segments;
+    while (other != NULL && other != segment) {
+        other = other->next;
     }
-    if (!blocks_prepare(&pool->blocks)) {
-        return STATUS_ERROR;
-    }
-    uint64_t block_bytes = mem_pool_block_bytes(bytes);
-    struct block *block = find(pool, block_bytes, stream);
-    if (block == NULL) {
-        return refuse(pool, bytes, tag, false);
-    }
-    blocks_take(&pool->blocks, block, block_bytes, tag);
-    struct mem_pool_stats *stats = &pool->stats;
-    stats->alloc_count++;
-    stats->live_blocks++;
-    stats->allocated_bytes += block_bytes;
-    stats->allocated_peak_bytes = uint64_max(stats->allocated_peak_bytes, stats->allocated_bytes);
-    *address_p = pool->base + block->offset;
-    return STATUS_OK;
+    return &pool->arenas[other == NULL ? FOR_RUN : FOR_STEP];
 }
 
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream)
@@ -235,12 +370,12 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
     if (address == 0) {
         return;
     }
-    struct block *block = blocks_find(&pool->blocks, address - pool->base);
+    struct block *block = blocks_find(&pool->blocks, address);
     assert(block != NULL);
-    pool->stats.free_count++;
-    pool->stats.live_blocks--;
-    pool->stats.allocated_bytes -= block->bytes;
-    blocks_give(&pool->blocks, block, stream);
+    struct segment *segment = block->segment;
+    pool_count_given(pool, block);
+    blocks_give(&pool->blocks, arena_of(pool, segment), block, stream);
+    pool_count_split(pool, segment);
 }
 
 void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)
@@ -248,62 +383,123 @@ void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)
     return pool->device->ops->host_pointer(pool->device, address);
 }
 
-uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
+// ---- Giving back ----
+
+// Returns memory of the segment, `most` bytes of it or a granule more.
+static void trim_segment(struct mem_pool *pool, struct arena *arena, struct segment *segment, uint64_t most)
 {
-    struct mem_pool_stats *stats = &pool->stats;
-    synchronize(pool);
-    const struct block *last = pool->blocks.last;
-    if (last == NULL || last->live) {
-        return 0; // less than a granule lies above
+    uint64_t bytes = pool_releasable(pool, segment);
+    if (!pool->device->plain) {
+        bytes = uint64_min(bytes, uint64_round_up(most, granularity_of(pool)));
     }
-    uint64_t granularity = pool->device->ops->granularity_bytes;
-    uint64_t keep = uint64_max(uint64_round_up(last->offset, granularity), bytes / granularity * granularity);
-    if (keep >= stats->reserved_bytes) {
-        return 0;
+    if (bytes == 0) {
+        return;
     }
-    uint64_t released = stats->reserved_bytes - keep;
-    blocks_shorten_last(&pool->blocks, top(pool) - keep);
-    pool->device->ops->release(pool->device, pool->base + keep, released);
-    stats->device_calls++;
-    stats->reserved_bytes = keep;
-    return released;
+    while (segment->last != NULL && segment->last->stream != NULL) {
+        wait_for(pool, segment->last->stream);
+    }
+    release(pool, arena, segment, bytes);
 }
 
-uint64_t mem_pool_empty_cache(struct mem_pool *pool)
+// Until no more than `bytes` are held, as far as this arena can help.
+static void trim_arena(struct mem_pool *pool, struct arena *arena, uint64_t bytes)
 {
-    return mem_pool_trim(pool, 0);
+    struct segment **link = &arena->segments;
+    while (*link != NULL && pool_held(pool) > bytes) {
+        struct segment *segment = *link;
+        trim_segment(pool, arena, segment, pool_held(pool) - bytes);
+        if (pool->device->plain && segment->held_bytes == 0) {
+            remove_segment(pool, link);
+        } else {
+            link = &segment->next;
+        }
+    }
+}
+
+uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
+{
+    uint64_t before = pool_held(pool);
+    trim_arena(pool, &pool->arenas[FOR_RUN], bytes);
+    trim_arena(pool, &pool->arenas[FOR_STEP], bytes);
+    return before - pool_held(pool);
+}
+
+// What the request lacks is taken from the other arena first: the cached memory of its own serves it where it is.
+bool mem_pool_relieve(struct mem_pool *pool)
+{
+    const struct request *request = &pool->refused;
+    uint64_t before = pool_held(pool), wanted = uint64_round_up(request->block_bytes, granularity_of(pool));
+    if (pool->refusal.cause != MEM_CAUSE_PENDING && pool->refusal.cause != MEM_CAUSE_FRAGMENTED) {
+        return false;
+    }
+    uint64_t keep = before - uint64_min(before, wanted);
+    trim_arena(pool, &pool->arenas[request->lifetime == FOR_STEP ? FOR_RUN : FOR_STEP], keep);
+    trim_arena(pool, &pool->arenas[request->lifetime], keep);
+    pool->stats.num_alloc_retries += pool_held(pool) < before;
+    return pool_held(pool) < before;
+}
+
+void mem_pool_set_soft_limit(struct mem_pool *pool, uint64_t bytes)
+{
+    pool->stats.soft_limit_bytes = bytes;
+    mem_pool_trim(pool, bytes);
+}
+
+void mem_pool_on_pressure(struct mem_pool *pool, struct mem_pressure *pressure)
+{
+    pressure->next = pool->pressure;
+    pool->pressure = pressure;
+}
+
+// ---- Looking ----
+
+uint64_t pool_largest_free(const struct arena *arena)
+{
+    uint64_t largest = 0;
+    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        for (const struct block *block = segment->first; block != NULL; block = block->next) {
+            largest = uint64_max(largest, block->live ? 0 : block->bytes);
+        }
+        largest = uint64_max(largest, segment->held_bytes - live_end(segment));
+    }
+    return largest;
+}
+
+// What the device would still give this process under the limits.
+static uint64_t growth(const struct mem_pool *pool, const struct device_info *info)
+{
+    uint64_t granularity = granularity_of(pool), limit = pool_limit(pool) / granularity * granularity;
+    uint64_t share = info->free_bytes / info->sharers / granularity * granularity;
+    return uint64_min(share, limit - uint64_min(limit, pool_held(pool)));
+}
+
+// What is held although others need it, or a limit was lowered.
+static uint64_t deficit(const struct mem_pool *pool, const struct device_info *info)
+{
+    uint64_t taken = info->held_bytes + info->others_bytes, limit = pool_limit(pool);
+    uint64_t over_capacity = taken - uint64_min(taken, info->capacity_bytes);
+    uint64_t over_limit = pool_held(pool) - uint64_min(pool_held(pool), limit);
+    return uint64_round_up(uint64_max(over_capacity, over_limit), granularity_of(pool));
 }
 
 uint64_t mem_pool_headroom(struct mem_pool *pool)
 {
     struct device_info info;
+    const struct arena *arena = &pool->arenas[FOR_STEP];
     pool->device->ops->info(pool->device, &info);
-    const struct mem_pool_stats *stats = &pool->stats;
-    uint64_t granularity = pool->device->ops->granularity_bytes;
-    const struct block *block = pool->blocks.last;
-    while (block != NULL && !block->live) {
-        block = block->previous;
+    uint64_t usable = growth(pool, &info) + pool_arena_releasable(pool, &pool->arenas[FOR_RUN]);
+    if (pool->device->plain) {
+        usable += pool_arena_releasable(pool, arena);
+    } else {
+        usable += arena->segments->held_bytes - live_end(arena->segments);
     }
-    uint64_t live_end = block == NULL ? 0 : block->offset + block->bytes;
-    uint64_t taken = info.held_bytes + info.others_bytes;
-    uint64_t end = stats->reserved_bytes + info.free_bytes / info.sharers / granularity * granularity;
-    if (taken > info.capacity_bytes) { // others need some of what is held here
-        uint64_t deficit = uint64_round_up(taken - info.capacity_bytes, granularity);
-        end -= uint64_min(end, deficit);
-    }
-    end = uint64_min(end, stats->limit_bytes);
-    return end > live_end ? end - live_end : 0;
+    usable -= uint64_min(usable, deficit(pool, &info));
+    return pool->device->plain ? uint64_max(usable, pool_largest_free(arena)) : usable;
 }
 
-void mem_pool_stats(const struct mem_pool *pool, struct mem_pool_stats *stats_p)
+void mem_pool_begin_step(struct mem_pool *pool, uint64_t step)
 {
-    *stats_p = pool->stats;
-}
-
-void mem_pool_reset_peaks(struct mem_pool *pool)
-{
-    pool->stats.allocated_peak_bytes = pool->stats.allocated_bytes;
-    pool->stats.reserved_peak_bytes = pool->stats.reserved_bytes;
+    pool->step = step;
 }
 
 const struct mem_out_of_memory *mem_pool_out_of_memory(const struct mem_pool *pool)
@@ -320,9 +516,14 @@ void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every)
 bool mem_pool_check(const struct mem_pool *pool)
 {
     const struct mem_pool_stats *stats = &pool->stats;
-    return stats->allocated_bytes <= stats->reserved_bytes && stats->reserved_bytes <= stats->limit_bytes &&
-           stats->allocated_peak_bytes >= stats->allocated_bytes &&
-           stats->reserved_peak_bytes >= stats->reserved_bytes && stats->live_blocks == pool->blocks.live_count &&
-           stats->reserved_bytes - top(pool) < pool->device->ops->granularity_bytes &&
-           blocks_check(&pool->blocks, top(pool), stats->allocated_bytes);
+    for (size_t i = 0; i < LIFETIMES; i++) {
+        for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
+            uint64_t spare = segment->base + segment->held_bytes - segment_top(segment);
+            if (spare >= (pool->device->plain ? 1 : granularity_of(pool))) {
+                return false;
+            }
+        }
+    }
+    return stats->allocated_bytes.current <= pool_held(pool) && pool_held(pool) <= stats->limit_bytes &&
+           pool_statistics_hold(pool) && blocks_check(&pool->blocks, pool->arenas, LIFETIMES);
 }

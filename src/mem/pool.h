@@ -3,18 +3,19 @@
 // The caching allocator: hands out blocks of a device's memory, keeps what is freed for the next call, and knows at
 // every moment how much it holds and how much it could still hand out.
 //
-// The pool reserves one range of addresses and commits it from the bottom up, a granule at a time. Blocks tile it up to
-// the top, the highest byte that was ever in one. A request takes the smallest free block that holds it (best fit,
-// lowest address on a tie), is split off it, and is coalesced with its free neighbours when it returns; a miss moves
-// the top, as little as it must. One growable range instead of separate segments means that memory freed at the top
-// serves a larger request without going back to the device. Best fit in one growable range: Knuth, TAOCP 1, 2.5;
-// PyTorch calls it expandable segments.
+// What a step needs (mem_pool_alloc) and what stays (mem_pool_hold) come from two ends that never meet: each has a
+// range of addresses of its own, with memory behind it from the bottom up, a granule at a time. So a step's blocks
+// leave no hole between those that stay, and all they took can go back to the device. Blocks tile a range up to its
+// top, the highest byte that was ever in one. A request takes the smallest free block that holds it (best fit, lowest
+// address on a tie), is split off it, and is coalesced with its free neighbours when it returns; a miss moves the top,
+// as little as it must. Best fit in a growable range: Knuth, TAOCP 1, 2.5; PyTorch calls it expandable segments. On a
+// plain device a miss takes a new segment instead, and only whole segments go back.
 //
 // Sizes are in bytes; each block is rounded up to MEM_POOL_ALIGNMENT, and `allocated` counts rounded blocks, as in
 // PyTorch. Always: allocated <= reserved <= limit.
 //
 // Stream order, as in RMM and cudaMallocAsync: `free` names the stream after whose present work the block may be
-// reused. The same stream reuses it at once; another only after the pool has ordered the two.
+// reused. The same stream reuses it at once; another only after the pool has made it wait for the first, on the device.
 //
 // Threads: one thread at a time. Ranks: nothing is collective.
 #ifndef HEADROOM_MEM_POOL_H
@@ -31,20 +32,28 @@
 
 struct mem_pool;
 
+// PyTorch's: since the pool was made `allocated` came and `freed` went; what is left is `current`.
+struct mem_stat {
+    uint64_t current, peak, allocated, freed;
+};
+
+// By the names of torch.cuda.memory_stats(). Freed blocks can be allocated again at once, in the order of streams, so
+// what PyTorch calls active is what is allocated.
 struct mem_pool_stats {
-    uint64_t limit_bytes;
-    uint64_t allocated_bytes, allocated_peak_bytes; // in live blocks
-    uint64_t reserved_bytes, reserved_peak_bytes;   // held from the device
-    uint64_t live_blocks;
-    uint64_t alloc_count, free_count;
-    uint64_t device_calls; // commits and releases
-    uint64_t out_of_memory_count;
+    uint64_t limit_bytes;                                // never exceeded
+    uint64_t soft_limit_bytes;                           // not exceeded by growing
+    struct mem_stat allocation, segment, inactive_split; // counts
+    struct mem_stat allocated_bytes, reserved_bytes, inactive_split_bytes, requested_bytes;
+    uint64_t num_alloc_retries; // requests that were tried again after waiting or trimming
+    uint64_t num_ooms;          // refusals
+    uint64_t num_device_alloc, num_device_free;
 };
 
 // Why a request was refused, and so what helps.
 enum mem_cause {
     MEM_CAUSE_CAPACITY,   // live + request > limit: ask for less
-    MEM_CAUSE_FRAGMENTED, // enough is free, not in one piece: trim or lay out anew
+    MEM_CAUSE_FRAGMENTED, // enough is free, not in one piece: trim
+    MEM_CAUSE_PENDING,    // as fragmented, but work that uses what trimming would return is not done: wait, then trim
     MEM_CAUSE_EXTERNAL,   // others hold what the limit promised: ask for less
     MEM_CAUSE_INJECTED,   // a fault asked for by a test
 };
@@ -54,10 +63,12 @@ enum mem_cause {
 struct mem_out_of_memory {
     enum mem_cause cause;
     uint64_t request_bytes; // as asked, before rounding
-    uint64_t limit_bytes, allocated_bytes, reserved_bytes;
+    uint64_t limit_bytes, soft_limit_bytes, allocated_bytes, reserved_bytes;
     uint64_t largest_free_bytes; // the largest piece that is held and free
     uint64_t pending_bytes;      // free, but only after a stream has passed
     struct device_info device;
+    struct device_usage usage;
+    bool usage_known;
     char tag[32]; // of the request
     struct {
         char tag[32];
@@ -65,36 +76,62 @@ struct mem_out_of_memory {
     } top[MEM_TAGS_REPORTED]; // the largest sums of live blocks by tag; unused ones have 0 bytes
 };
 
+// Asked before a request is refused that `bytes` more would satisfy: may free blocks of the pool, and answers whether
+// it did. The caller of mem_pool_on_pressure owns it; it stays until the pool is destroyed.
+struct mem_pressure {
+    bool (*relieve)(void *context, uint64_t bytes);
+    void *context;
+    struct mem_pressure *next; // the pool's
+};
+
 // `limit_bytes`: the most the pool will ever hold; 0: the device's capacity. The device must outlive the pool.
 enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct mem_pool **pool_p, struct error *error);
 // Gives everything back to the device. Live blocks die with it. Accepts NULL.
 void mem_pool_destroy(struct mem_pool *pool);
 
-// A block of at least `bytes` (0 counts as 1) for work on `stream`; contents undefined. `tag` names it in reports
-// (cut at 31 bytes). STATUS_OUT_OF_MEMORY leaves every block as it was; `mem_pool_out_of_memory` then tells why.
-// STATUS_ERROR does too; the host's memory has run out. Blocks the host only where nothing else can satisfy the
-// request.
+// A block of at least `bytes` (0 counts as 1) that a step uses on `stream`; contents undefined. `tag` names it in
+// reports (cut at 31 bytes). Never blocks the host. STATUS_OUT_OF_MEMORY leaves every block as it was;
+// `mem_pool_out_of_memory` then tells why. STATUS_ERROR does too; the host's memory has run out.
 enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
                            device_address *address_p);
+// The same for a block that outlives steps. Blocks the host where waiting or trimming helps.
+enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
+                          device_address *address_p);
 // `address` must come from this pool and be live, or be 0. Never blocks.
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream);
+
+// What the cause of the last refusal asks for: waits for work that is pending, or trims. False where neither would
+// help; else the request is worth another try.
+bool mem_pool_relieve(struct mem_pool *pool);
 
 // The address as a host pointer where the device's memory is the host's, else NULL.
 void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address);
 
-// Returns cached memory to the device, after synchronising it; answers how many bytes went back.
-uint64_t mem_pool_empty_cache(struct mem_pool *pool);
-// Returns cached memory to the device until no more than `bytes` are held, as far as live blocks allow.
+// Returns cached memory to the device until no more than `bytes` are held, as far as live blocks allow; answers how
+// many bytes went back. Waits for the streams that used what goes back, and for no others.
 uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes);
 
-// Bytes that one request could still get: what the device has free for this process under the limit, plus what the
-// pool holds above its highest live block. On a shared device each sharer counts an equal part of what is free. Does
-// not block.
+// From now on the pool does not grow beyond `bytes`, and returns cached memory beyond them, as mem_pool_trim does. Live
+// blocks may hold it above. UINT64_MAX: no such limit.
+void mem_pool_set_soft_limit(struct mem_pool *pool, uint64_t bytes);
+
+// The last that was added is asked first.
+void mem_pool_on_pressure(struct mem_pool *pool, struct mem_pressure *pressure);
+
+// Bytes that one request of a step could still get, once the pool has been relieved where that helps: what the device
+// has free for this process under the limits, plus what the pool holds and no live block keeps from it. On a shared
+// device each sharer counts an equal part of what is free. Does not block.
 uint64_t mem_pool_headroom(struct mem_pool *pool);
 
 void mem_pool_stats(const struct mem_pool *pool, struct mem_pool_stats *stats_p);
 // Peaks start again from the present.
 void mem_pool_reset_peaks(struct mem_pool *pool);
+
+// Blocks allocated from now on belong to this step.
+void mem_pool_begin_step(struct mem_pool *pool, uint64_t step);
+// The step's blocks that are still live, by tag and step, as "2 of 'scratch' (1.00 MiB) since step 3". Writes and
+// answers how many blocks there are; those that `size` has no room for are counted only.
+uint64_t mem_pool_leaks(const struct mem_pool *pool, char *text, size_t size);
 
 // The last refusal.
 const struct mem_out_of_memory *mem_pool_out_of_memory(const struct mem_pool *pool);
@@ -106,10 +143,10 @@ const char *mem_size_text(uint64_t bytes, char *text);
 void mem_out_of_memory_format(const struct mem_out_of_memory *report, const struct device_ops *ops, char *text,
                               size_t size);
 
-// Tests: from now on every `every`-th call of mem_pool_alloc is refused (0: none).
+// Tests: from now on every `every`-th call of mem_pool_alloc and mem_pool_hold is refused (0: none).
 void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every);
-// Walks the whole structure; true when blocks tile the held range but for less than a granule, neighbours are
-// coalesced, the index of free blocks and every sum agree.
+// Walks the whole structure; true when blocks tile what is held but for less than a granule, neighbours are coalesced,
+// the index of free blocks and every sum agree.
 bool mem_pool_check(const struct mem_pool *pool);
 
 // What a request of `bytes` adds to allocated. UINT64_MAX where that is beyond 64 bits.

@@ -1,18 +1,127 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A refusal in words.
+// A refusal: its cause, what surrounds it, and all that in words.
 #include <ctype.h>
+#include <stdarg.h>
 #include <stdio.h>
 
-#include "mem/pool.h"
+#include "mem/pool_state.h"
+
+// What a request would make an arena grow by once everything else was trimmed.
+static uint64_t growth_after_trim(const struct mem_pool *pool, const struct request *request)
+{
+    uint64_t granularity = pool->device->ops->granularity_bytes;
+    if (pool->device->plain) {
+        return uint64_round_up(request->block_bytes, granularity);
+    }
+    const struct segment *segment = pool->arenas[request->lifetime].segments;
+    const struct block *last = segment->last;
+    while (last != NULL && !last->live) {
+        last = last->previous;
+    }
+    uint64_t live_end = last == NULL ? 0 : last->address + last->bytes - segment->base;
+    return uint64_round_up(live_end + request->block_bytes, granularity) - uint64_round_up(live_end, granularity);
+}
+
+// Whether work that is under way uses a free block of what trimming would return.
+static bool trim_would_wait(struct mem_pool *pool)
+{
+    for (size_t i = 0; i < LIFETIMES; i++) {
+        for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
+            const struct block *last = segment->last;
+            if (pool_releasable(pool, segment) > 0 && last != NULL && !pool_is_done(pool, last->stream)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+// Nothing of another stream is to be had without the host: the request found no place among all free blocks.
+static enum mem_cause find_cause(struct mem_pool *pool, const struct request *request, const struct device_info *info)
+{
+    const struct mem_pool_stats *stats = &pool->stats;
+    uint64_t allocated = stats->allocated_bytes.current, limit = pool_limit(pool);
+    if (request->block_bytes > stats->limit_bytes - allocated) {
+        return MEM_CAUSE_CAPACITY;
+    }
+    if (allocated > limit || request->block_bytes > limit - allocated) {
+        return MEM_CAUSE_EXTERNAL;
+    }
+    uint64_t releasable = 0;
+    for (size_t i = 0; i < LIFETIMES; i++) {
+        releasable += pool_arena_releasable(pool, &pool->arenas[i]);
+    }
+    uint64_t needed = growth_after_trim(pool, request), keep = pool_held(pool) - releasable;
+    if (keep > limit || needed > limit - keep) {
+        return MEM_CAUSE_FRAGMENTED; // and trimming will not do
+    }
+    if (needed > info->free_bytes + releasable) {
+        return MEM_CAUSE_EXTERNAL;
+    }
+    return trim_would_wait(pool) ? MEM_CAUSE_PENDING : MEM_CAUSE_FRAGMENTED;
+}
+
+static uint64_t pending_bytes(struct mem_pool *pool)
+{
+    uint64_t bytes = 0;
+    struct stream *asked = NULL; // neighbours are often of one stream
+    bool done = true;
+    for (size_t i = 0; i < LIFETIMES; i++) {
+        for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
+            for (const struct block *block = segment->first; block != NULL; block = block->next) {
+                if (block->live || block->stream == NULL) {
+                    continue;
+                }
+                if (block->stream != asked) {
+                    asked = block->stream;
+                    done = pool_is_done(pool, asked);
+                }
+                bytes += done ? 0 : block->bytes;
+            }
+        }
+    }
+    return bytes;
+}
+
+static void list_tags(const struct mem_pool *pool, struct mem_out_of_memory *report)
+{
+    const struct tag *largest[MEM_TAGS_REPORTED];
+    size_t count = tags_largest(&pool->tags, largest, MEM_TAGS_REPORTED);
+    for (size_t i = 0; i < count; i++) {
+        snprintf(report->top[i].tag, sizeof(report->top[i].tag), "%s", largest[i]->name);
+        report->top[i].bytes = largest[i]->live_bytes;
+    }
+}
+
+void pool_refuse(struct mem_pool *pool, const struct request *request, bool injected)
+{
+    struct mem_out_of_memory *report = &pool->refusal;
+    const struct mem_pool_stats *stats = &pool->stats;
+    *report = (struct mem_out_of_memory){
+        .request_bytes = request->bytes,
+        .limit_bytes = stats->limit_bytes,
+        .soft_limit_bytes = stats->soft_limit_bytes,
+        .allocated_bytes = stats->allocated_bytes.current,
+        .reserved_bytes = pool_held(pool),
+        .largest_free_bytes =
+            uint64_max(pool_largest_free(&pool->arenas[FOR_STEP]), pool_largest_free(&pool->arenas[FOR_RUN])),
+        .pending_bytes = pending_bytes(pool),
+    };
+    pool->device->ops->info(pool->device, &report->device);
+    report->usage_known = pool->device->ops->usage(pool->device, &report->usage);
+    snprintf(report->tag, sizeof(report->tag), "%s", request->tag);
+    list_tags(pool, report);
+    report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, request, &report->device);
+    pool->refused = *request;
+    pool->stats.num_ooms++;
+}
 
 const char *mem_cause_name(enum mem_cause cause)
 {
     static const char *const names[] = {
-        [MEM_CAUSE_CAPACITY] = "capacity",
-        [MEM_CAUSE_FRAGMENTED] = "fragmented",
-        [MEM_CAUSE_EXTERNAL] = "external",
-        [MEM_CAUSE_INJECTED] = "injected",
+        [MEM_CAUSE_CAPACITY] = "capacity", [MEM_CAUSE_FRAGMENTED] = "fragmented", [MEM_CAUSE_PENDING] = "pending",
+        [MEM_CAUSE_EXTERNAL] = "external", [MEM_CAUSE_INJECTED] = "injected",
     };
     return names[cause];
 }
@@ -22,6 +131,7 @@ static const char *explanation(enum mem_cause cause)
     static const char *const texts[] = {
         [MEM_CAUSE_CAPACITY] = "what is live and the request together exceed the limit",
         [MEM_CAUSE_FRAGMENTED] = "enough is free, but not in one piece",
+        [MEM_CAUSE_PENDING] = "enough is free once work that is under way is done",
         [MEM_CAUSE_EXTERNAL] = "others hold what the limit promised",
         [MEM_CAUSE_INJECTED] = "a fault that the configuration asked for",
     };
@@ -40,29 +150,117 @@ const char *mem_size_text(uint64_t bytes, char *text)
     return text;
 }
 
+// Appends to text[size], of which `used` bytes are written already; answers how many are then.
+static size_t __attribute__((format(printf, 4, 5)))
+append(char *text, size_t size, size_t used, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int written = used < size ? vsnprintf(text + used, size - used, format, arguments) : 0;
+    va_end(arguments);
+    return written < 0 ? used : used + (size_t)written;
+}
+
+// Who else has a part of the device, as far as that is known.
+static size_t append_others(const struct mem_out_of_memory *report, char *text, size_t size, size_t used)
+{
+    char others[MEM_SIZE_TEXT_MAX], library[MEM_SIZE_TEXT_MAX];
+    if (!report->usage_known) {
+        return append(text, size, used, "others hold %s", mem_size_text(report->device.others_bytes, others));
+    }
+    mem_size_text(report->usage.library_bytes, library);
+    mem_size_text(report->usage.others_bytes, others);
+    return append(text, size, used, "this process's libraries hold %s, %u other processes %s", library,
+                  report->usage.other_processes, others);
+}
+
 void mem_out_of_memory_format(const struct mem_out_of_memory *report, const struct device_ops *ops, char *text,
                               size_t size)
 {
-    char kind[16], sizes[9][MEM_SIZE_TEXT_MAX];
+    char kind[16], sizes[5][MEM_SIZE_TEXT_MAX];
     size_t length = 0;
     for (; ops->name[length] != '\0' && length + 1 < sizeof(kind); length++) {
         kind[length] = (char)toupper((unsigned char)ops->name[length]);
     }
     kind[length] = '\0';
-    int used = snprintf(
-        text, size,
-        "%s out of memory. Tried to allocate %s (%s). The device has a total capacity of %s of which %s is free; "
-        "others hold %s. Under the limit of %s, %s is allocated, and %s is reserved but unallocated, the largest "
-        "free block %s. Cause: %s (%s).",
-        kind, mem_size_text(report->request_bytes, sizes[0]), report->tag,
-        mem_size_text(report->device.capacity_bytes, sizes[1]), mem_size_text(report->device.free_bytes, sizes[2]),
-        mem_size_text(report->device.others_bytes, sizes[3]), mem_size_text(report->limit_bytes, sizes[4]),
-        mem_size_text(report->allocated_bytes, sizes[5]),
-        mem_size_text(report->reserved_bytes - report->allocated_bytes, sizes[6]),
-        mem_size_text(report->largest_free_bytes, sizes[7]), mem_cause_name(report->cause), explanation(report->cause));
-    for (size_t i = 0; i < MEM_TAGS_REPORTED && report->top[i].bytes > 0 && used > 0 && (size_t)used < size; i++) {
-        used += snprintf(text + used, size - (size_t)used, "%s%s %s%s", i == 0 ? " Largest: " : ", ",
-                         report->top[i].tag, mem_size_text(report->top[i].bytes, sizes[8]),
-                         i + 1 == MEM_TAGS_REPORTED || report->top[i + 1].bytes == 0 ? "." : "");
+    size_t used = append(text, size, 0,
+                         "%s out of memory. Tried to allocate %s (%s). The device has a total capacity of %s of which "
+                         "%s is free; ",
+                         kind, mem_size_text(report->request_bytes, sizes[0]), report->tag,
+                         mem_size_text(report->device.capacity_bytes, sizes[1]),
+                         mem_size_text(report->device.free_bytes, sizes[2]));
+    used = append_others(report, text, size, used);
+    uint64_t limit_bytes = uint64_min(report->limit_bytes, report->soft_limit_bytes);
+    used =
+        append(text, size, used,
+               ". Under the limit of %s, %s is allocated, and %s is reserved but unallocated, the largest free block "
+               "%s",
+               mem_size_text(limit_bytes, sizes[0]), mem_size_text(report->allocated_bytes, sizes[1]),
+               mem_size_text(report->reserved_bytes - report->allocated_bytes, sizes[2]),
+               mem_size_text(report->largest_free_bytes, sizes[3]));
+    if (report->pending_bytes > 0) {
+        used = append(text, size, used, ", %s pending on streams", mem_size_text(report->pending_bytes, sizes[0]));
     }
+    used = append(text, size, used, ". Cause: %s (%s).", mem_cause_name(report->cause), explanation(report->cause));
+    for (size_t i = 0; i < MEM_TAGS_REPORTED && report->top[i].bytes > 0; i++) {
+        bool last = i + 1 == MEM_TAGS_REPORTED || report->top[i + 1].bytes == 0;
+        used = append(text, size, used, "%s%s %s%s", i == 0 ? " Largest: " : ", ", report->top[i].tag,
+                      mem_size_text(report->top[i].bytes, sizes[0]), last ? "." : "");
+    }
+}
+
+// The step's live blocks of one tag and step.
+struct leak {
+    const struct tag *tag;
+    uint64_t step, blocks, bytes;
+};
+
+static struct leak sum_leak(const struct arena *arena, const struct block *first)
+{
+    struct leak leak = {.tag = first->tag, .step = first->step};
+    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        for (const struct block *block = segment->first; block != NULL; block = block->next) {
+            if (block->live && block->tag == first->tag && block->step == first->step) {
+                leak.blocks++;
+                leak.bytes += block->bytes;
+            }
+        }
+    }
+    return leak;
+}
+
+// Whether no block before it is of the same tag and step.
+static bool leads(const struct arena *arena, const struct block *block)
+{
+    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        for (const struct block *other = segment->first; other != NULL; other = other->next) {
+            if (other == block) {
+                return true;
+            }
+            if (other->live && other->tag == block->tag && other->step == block->step) {
+                return false;
+            }
+        }
+    }
+    return false;
+}
+
+uint64_t mem_pool_leaks(const struct mem_pool *pool, char *text, size_t size)
+{
+    const struct arena *arena = &pool->arenas[FOR_STEP];
+    uint64_t blocks = 0;
+    size_t used = append(text, size, 0, "%s", "");
+    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        for (const struct block *block = segment->first; block != NULL; block = block->next) {
+            if (block->live && leads(arena, block)) {
+                char bytes[MEM_SIZE_TEXT_MAX];
+                struct leak leak = sum_leak(arena, block);
+                used = append(text, size, used, "%s%llu of '%s' (%s) since step %llu", used > 0 ? ", " : "",
+                              (unsigned long long)leak.blocks, leak.tag->name, mem_size_text(leak.bytes, bytes),
+                              (unsigned long long)leak.step);
+                blocks += leak.blocks;
+            }
+        }
+    }
+    return blocks;
 }

@@ -45,6 +45,12 @@ static void info(struct device *device, struct device_info *info_p)
         .capacity_bytes = capacity, .free_bytes = capacity - held, .held_bytes = held, .sharers = 1};
 }
 
+static bool usage(struct device *device, struct device_usage *usage_p)
+{
+    (void)device, (void)usage_p;
+    return false;
+}
+
 static void synchronize(struct device *device)
 {
     (void)device;
@@ -75,6 +81,7 @@ uint64_t mem_replay_pool(const struct mem_trace *trace, const struct mem_trace_e
         .commit = commit,
         .release = release,
         .info = info,
+        .usage = usage,
         .synchronize = synchronize,
     };
     struct counting_device device = {.base.ops = &ops};
@@ -85,7 +92,7 @@ uint64_t mem_replay_pool(const struct mem_trace *trace, const struct mem_trace_e
         replay(pool, trace, events, addresses)) {
         struct mem_pool_stats stats;
         mem_pool_stats(pool, &stats);
-        held = stats.reserved_peak_bytes;
+        held = stats.reserved_bytes.peak;
     }
     mem_pool_destroy(pool);
     free(addresses);

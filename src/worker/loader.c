@@ -166,7 +166,7 @@ static enum status start_threads(struct loader *loader, struct error *error)
 static bool stage(struct loader *loader, size_t part, uint64_t bytes, uint8_t **pointer_p)
 {
     struct mem_pool *pool = loader->config.staging;
-    if (mem_pool_alloc(pool, bytes, NULL, "loader", &loader->staging[part]) != STATUS_OK) {
+    if (mem_pool_hold(pool, bytes, NULL, "loader", &loader->staging[part]) != STATUS_OK) {
         return false;
     }
     *pointer_p = mem_pool_host_pointer(pool, loader->staging[part]);

@@ -24,7 +24,7 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
 {
     (void)comm;
     struct reducer_mpi *mpi = calloc(1, sizeof(*mpi));
-    if (mpi == NULL || mem_pool_alloc(staging, STAGING_BYTES, NULL, "all-reduce", &mpi->staging) != STATUS_OK) {
+    if (mpi == NULL || mem_pool_hold(staging, STAGING_BYTES, NULL, "all-reduce", &mpi->staging) != STATUS_OK) {
         free(mpi);
         return error_set(error, STATUS_ERROR, "out of host memory");
     }

@@ -195,10 +195,13 @@ static enum status run_micro_steps(struct worker *worker, const struct sample_ra
         }
         log_out_of_memory(worker, first, count);
         message->oom_retries++;
+        if (mem_pool_relieve(worker->pool)) {
+            continue;
+        }
         if (count > 1) {
             micro_batch = count / 2;
         } else if (!trimmed) {
-            mem_pool_empty_cache(worker->pool);
+            mem_pool_trim(worker->pool, 0);
             trimmed = true;
         } else {
             return give_up(worker, error);
@@ -212,12 +215,16 @@ static enum status measure(struct worker *worker, struct error *error)
     struct step_message *message = &worker->message;
     struct mem_pool_stats stats;
     mem_pool_stats(worker->pool, &stats);
-    message->allocated_peak_bytes = stats.allocated_peak_bytes;
-    message->reserved_peak_bytes = stats.reserved_peak_bytes;
-    if (stats.allocated_bytes != worker->resting_bytes) {
+    message->allocated_peak_bytes = stats.allocated_bytes.peak;
+    message->reserved_peak_bytes = stats.reserved_bytes.peak;
+    char leaks[512];
+    if (mem_pool_leaks(worker->pool, leaks, sizeof(leaks)) > 0) {
+        return error_set(error, STATUS_ERROR, "blocks are live after a step: %s: this is a bug", leaks);
+    }
+    if (stats.allocated_bytes.current != worker->resting_bytes) {
         return error_set(error, STATUS_ERROR,
                          "%" PRIu64 " bytes are allocated after a step, not %" PRIu64 ": this is a bug",
-                         stats.allocated_bytes, worker->resting_bytes);
+                         stats.allocated_bytes.current, worker->resting_bytes);
     }
     return STATUS_OK;
 }

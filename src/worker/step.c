@@ -38,7 +38,7 @@ static bool create_record(struct worker *worker, struct step_record *record)
     record->messages = calloc(ranks, sizeof(*record->messages));
     record->next_plan = calloc(ranks, sizeof(*record->next_plan));
     enum status staged =
-        mem_pool_alloc(worker->staging, sizeof(struct step_values), NULL, "step values", &record->staging);
+        mem_pool_hold(worker->staging, sizeof(struct step_values), NULL, "step values", &record->staging);
     if (record->messages == NULL || record->next_plan == NULL || staged != STATUS_OK) {
         return false;
     }
@@ -114,16 +114,12 @@ static void set_neighbours(struct worker *worker, uint64_t step)
     }
 }
 
-// Where others have pushed the device over its capacity, cached memory goes back.
+// What others leave of the device is this rank's limit: where they grew, cached memory goes back.
 static void yield_memory(struct worker *worker)
 {
     struct device_info info;
     worker->device->ops->info(worker->device, &info);
-    uint64_t taken = info.held_bytes + info.others_bytes;
-    if (taken > info.capacity_bytes) {
-        uint64_t deficit = taken - info.capacity_bytes;
-        mem_pool_trim(worker->pool, info.held_bytes > deficit ? info.held_bytes - deficit : 0);
-    }
+    mem_pool_set_soft_limit(worker->pool, info.capacity_bytes - uint64_min(info.capacity_bytes, info.others_bytes));
 }
 
 // Fills in this rank's report for the plan of step `next_step`.
@@ -198,7 +194,7 @@ static enum status decide_or_trim(struct worker *worker, uint64_t next_step, boo
 {
     enum status status = decide(worker, changed_p, error);
     for (int round = 0; status == STATUS_OUT_OF_MEMORY && round < 2; round++) {
-        mem_pool_empty_cache(worker->pool);
+        mem_pool_trim(worker->pool, 0);
         exchange_reports(worker, next_step);
         status = decide(worker, changed_p, error);
     }
@@ -270,6 +266,7 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     char name[32];
     snprintf(name, sizeof(name), "step %" PRIu64, step);
     range_begin(name);
+    mem_pool_begin_step(worker->pool, step);
     mark(worker, record, BEGUN);
     enum status status = run_share(worker, step, error);
     if (status != STATUS_OK) {

@@ -75,7 +75,7 @@ enum status warm_up_kernels(struct worker *worker, struct error *error)
         }
     }
     ops->stream_synchronize(worker->device, worker->stream);
-    mem_pool_empty_cache(worker->pool);
+    mem_pool_trim(worker->pool, 0);
     return ops->check(worker->device, error);
 }
 

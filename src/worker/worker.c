@@ -209,7 +209,7 @@ static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, 
     if (bytes == 0) {
         return STATUS_OK;
     }
-    enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, tag, address_p);
+    enum status status = mem_pool_hold(worker->pool, bytes, worker->stream, tag, address_p);
     if (status != STATUS_OK) {
         return status == STATUS_OUT_OF_MEMORY ? out_of_memory(worker, tag, error) : out_of_host_memory(error);
     }

@@ -104,7 +104,7 @@ static uint64_t staged_bytes(const struct mem_pool *staging)
 {
     struct mem_pool_stats stats;
     mem_pool_stats(staging, &stats);
-    return stats.allocated_bytes;
+    return stats.allocated_bytes.current;
 }
 
 static void bench_finish(struct bench *bench)

@@ -111,7 +111,7 @@ static uint64_t staged_bytes(const struct surroundings *around)
 {
     struct mem_pool_stats stats;
     mem_pool_stats(around->staging, &stats);
-    return stats.allocated_bytes;
+    return stats.allocated_bytes.current;
 }
 
 static void assert_nothing_is_left(const struct surroundings *around)

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the files of the pool share. Nobody else includes it.
+#ifndef HEADROOM_MEM_POOL_STATE_H
+#define HEADROOM_MEM_POOL_STATE_H
+
+#include "mem/blocks.h"
+#include "mem/pool.h"
+
+// One arena each.
+enum lifetime { FOR_STEP, FOR_RUN, LIFETIMES };
+
+struct request {
+    uint64_t bytes;       // as asked
+    uint64_t block_bytes; // what they take
+    struct stream *stream;
+    const char *tag;
+    enum lifetime lifetime;
+};
+
+struct mem_pool {
+    struct device *device;
+    struct arena arenas[LIFETIMES];
+    struct blocks blocks;
+    struct tags tags;
+    struct mem_pool_stats stats;
+    struct mem_pressure *pressure;
+    struct mem_out_of_memory refusal; // the last, and the request
+    struct request refused;
+    uint64_t step;
+    uint64_t fail_every, calls; // injected failures
+};
+
+// The most that may be held now.
+static inline uint64_t pool_limit(const struct mem_pool *pool)
+{
+    return uint64_min(pool->stats.limit_bytes, pool->stats.soft_limit_bytes);
+}
+
+static inline uint64_t pool_held(const struct mem_pool *pool)
+{
+    return pool->stats.reserved_bytes.current;
+}
+
+// What trimming would return of the segment.
+uint64_t pool_releasable(const struct mem_pool *pool, const struct segment *segment);
+// The same of all segments of an arena.
+uint64_t pool_arena_releasable(const struct mem_pool *pool, const struct arena *arena);
+// The bytes of the arena's largest piece that is held and free.
+uint64_t pool_largest_free(const struct arena *arena);
+// Whether all that the stream was given is done. NULL is always done.
+bool pool_is_done(struct mem_pool *pool, struct stream *stream);
+
+// Fills in pool->refusal for a request that found no place.
+void pool_refuse(struct mem_pool *pool, const struct request *request, bool injected);
+
+// Statistics follow what was done to a block, a segment's memory, or the free blocks of a segment.
+void pool_count_taken(struct mem_pool *pool, const struct block *block);
+void pool_count_given(struct mem_pool *pool, const struct block *block);
+void pool_count_held(struct mem_pool *pool, const struct segment *segment, uint64_t before_bytes);
+void pool_count_split(struct mem_pool *pool, struct segment *segment);
+bool pool_statistics_hold(const struct mem_pool *pool);
+
+#endif
