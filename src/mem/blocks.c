@@ -98,7 +98,7 @@ static bool grow_live(struct blocks *blocks)
 
 bool blocks_prepare(struct blocks *blocks)
 {
-    // Growing and splitting take a record each.
+    // Growing and cutting take a record each.
     bool records = blocks->spare != NULL && blocks->spare->next != NULL;
     bool places = 2 * (blocks->live_count + 1) <= blocks->live_capacity;
     return (records || add_slab(blocks)) && (places || grow_live(blocks));
@@ -185,20 +185,57 @@ static bool better(const struct block *block, const struct block *best)
            (block->bytes == best->bytes && block->address < best->address);
 }
 
-struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const struct stream *stream,
-                              bool other_streams)
+struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const struct stream *stream)
 {
     struct block *best = NULL;
     for (size_t class = next_used(arena, class_of(bytes)); class < BLOCK_CLASSES && best == NULL;
          class = next_used(arena, class + 1)) {
         for (struct block *block = arena->classes[class]; block != NULL; block = block->class_next) {
-            bool safe = other_streams || block->stream == NULL || block->stream == stream;
+            bool safe = block->stream == NULL || block->stream == stream;
             if (safe && block->bytes >= bytes && better(block, best)) {
                 best = block;
             }
         }
     }
     return best;
+}
+
+// Of the free blocks from this one on, which is free.
+static uint64_t run_bytes(const struct block *first)
+{
+    uint64_t bytes = 0;
+    for (const struct block *block = first; block != NULL && !block->live; block = block->next) {
+        bytes += block->bytes;
+    }
+    return bytes;
+}
+
+struct block *blocks_best_run(const struct arena *arena, uint64_t bytes)
+{
+    struct block *best = NULL;
+    uint64_t best_bytes = UINT64_MAX;
+    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        for (struct block *block = segment->first; block != NULL; block = block->next) {
+            bool begins = !block->live && (block->previous == NULL || block->previous->live);
+            uint64_t run = begins ? run_bytes(block) : 0;
+            if (run >= bytes && run < best_bytes) {
+                best = block;
+                best_bytes = run;
+            }
+        }
+    }
+    return best;
+}
+
+struct block *segment_last_run(const struct segment *segment, uint64_t *bytes_p)
+{
+    struct block *first = NULL;
+    *bytes_p = 0;
+    for (struct block *block = segment->last; block != NULL && !block->live; block = block->previous) {
+        first = block;
+        *bytes_p += block->bytes;
+    }
+    return first;
 }
 
 static struct block *new_record(struct blocks *blocks)
@@ -251,8 +288,9 @@ static void absorb_next(struct blocks *blocks, struct block *block)
 }
 
 // Enters a free block that is in no class, joined with its neighbours.
-static struct block *settle(struct blocks *blocks, struct arena *arena, struct block *block)
+static struct block *settle(struct blocks *blocks, struct block *block)
 {
+    struct arena *arena = block->segment->arena;
     if (joinable(block, block->next)) {
         remove_free(arena, block->next);
         absorb_next(blocks, block);
@@ -272,17 +310,26 @@ device_address segment_top(const struct segment *segment)
     return last == NULL ? segment->base : last->address + last->bytes;
 }
 
-struct block *blocks_append(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes,
-                            struct stream *stream)
+uint64_t segment_live_end(const struct segment *segment)
+{
+    const struct block *block = segment->last;
+    while (block != NULL && !block->live) {
+        block = block->previous;
+    }
+    return block == NULL ? 0 : block->address + block->bytes - segment->base;
+}
+
+struct block *blocks_append(struct blocks *blocks, struct segment *segment, uint64_t bytes, struct stream *stream)
 {
     struct block *block = new_record(blocks);
     *block = (struct block){.address = segment_top(segment), .bytes = bytes, .stream = stream};
     link_after(segment, segment->last, block);
-    return settle(blocks, arena, block);
+    return settle(blocks, block);
 }
 
-void blocks_shorten_last(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes)
+void blocks_shorten_last(struct blocks *blocks, struct segment *segment, uint64_t bytes)
 {
+    struct arena *arena = segment->arena;
     struct block *last = segment->last;
     assert(!last->live && bytes <= last->bytes);
     remove_free(arena, last);
@@ -295,52 +342,62 @@ void blocks_shorten_last(struct blocks *blocks, struct arena *arena, struct segm
     }
 }
 
-void blocks_take(struct blocks *blocks, struct arena *arena, struct block *block, uint64_t bytes)
+// Leaves the block its first `bytes`; what is behind them becomes a free block. It is in no class.
+static void cut(struct blocks *blocks, struct block *block, uint64_t bytes)
 {
-    remove_free(arena, block);
     if (block->bytes > bytes) {
         struct block *rest = new_record(blocks);
         *rest =
             (struct block){.address = block->address + bytes, .bytes = block->bytes - bytes, .stream = block->stream};
         block->bytes = bytes;
         link_after(block->segment, block, rest);
-        insert_free(arena, rest);
+        insert_free(block->segment->arena, rest);
     }
+}
+
+void blocks_take(struct blocks *blocks, struct block *block, uint64_t bytes)
+{
+    remove_free(block->segment->arena, block);
+    cut(blocks, block, bytes);
     block->live = true;
     block->segment->live_count++;
     block->segment->live_bytes += bytes;
     insert_live(blocks, block);
 }
 
-void blocks_give(struct blocks *blocks, struct arena *arena, struct block *block, struct stream *stream)
+void blocks_give(struct blocks *blocks, struct block *block, struct stream *stream)
 {
     remove_live(blocks, block);
     block->live = false;
     block->stream = stream;
     block->segment->live_count--;
     block->segment->live_bytes -= block->bytes;
-    settle(blocks, arena, block);
+    settle(blocks, block);
 }
 
-// Joins the block with those behind it.
-static void join_onward(struct blocks *blocks, struct arena *arena, struct block *block)
+struct block *blocks_join_run(struct blocks *blocks, struct block *first, uint64_t bytes, struct stream *stream)
 {
-    while (joinable(block, block->next)) {
-        remove_free(arena, block);
-        remove_free(arena, block->next);
-        absorb_next(blocks, block);
-        insert_free(arena, block);
+    struct arena *arena = first->segment->arena;
+    remove_free(arena, first);
+    cut(blocks, first, bytes);
+    while (first->bytes < bytes) {
+        remove_free(arena, first->next);
+        cut(blocks, first->next, bytes - first->bytes);
+        absorb_next(blocks, first);
     }
+    first->stream = stream;
+    return settle(blocks, first);
 }
 
-void blocks_hand_over(struct blocks *blocks, struct arena *arena, struct stream *from, struct stream *to)
+void blocks_forget_stream(struct blocks *blocks, struct arena *arena, const struct stream *stream)
 {
     for (struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
         for (struct block *block = segment->first; block != NULL; block = block->next) {
-            block->stream = !block->live && block->stream == from ? to : block->stream;
-        }
-        for (struct block *block = segment->first; block != NULL; block = block->next) {
-            join_onward(blocks, arena, block);
+            if (!block->live && block->stream == stream) {
+                remove_free(arena, block);
+                block->stream = NULL;
+                block = settle(blocks, block);
+            }
         }
     }
 }
@@ -402,7 +459,8 @@ static bool segment_check(const struct blocks *blocks, const struct arena *arena
         bool known = block->live ? blocks_find(blocks, block->address) == block : in_its_class(arena, block);
         bool linked = block->next == NULL ? segment->last == block : block->next->previous == block;
         bool sized = block->address == address && block->bytes > 0 && block->bytes % MEM_POOL_ALIGNMENT == 0;
-        if (!known || !linked || !sized || block->segment != segment || joinable(block, block->next)) {
+        if (!known || !linked || !sized || block->segment != segment || segment->arena != arena ||
+            joinable(block, block->next)) {
             return false;
         }
         address += block->bytes;

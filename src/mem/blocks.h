@@ -26,8 +26,9 @@ struct block {
     struct block *class_previous, *class_next; // while free
     struct stream *stream;                     // free: safe after this stream's work until then; NULL: safe for any
     bool live;
-    uint64_t requested_bytes; // while live, as is what follows
-    uint64_t step;            // in which it was allocated
+    bool stays; // while live: beyond the step; as is what follows
+    uint64_t requested_bytes;
+    uint64_t step; // in which it was allocated
     struct tag *tag;
 };
 
@@ -44,6 +45,7 @@ struct segment {
     uint64_t blocks, live_count;
     uint64_t live_bytes;
     struct split counted; // in the pool's statistics
+    struct arena *arena;
     struct segment *next; // of the arena, in order of making
 };
 
@@ -66,30 +68,37 @@ struct blocks {
 bool blocks_init(struct blocks *blocks);
 void blocks_finish(struct blocks *blocks);
 
-// Makes room for one more record and one more live block, so that what follows cannot fail.
+// Makes room for two more records and one more live block, so that what follows cannot fail.
 bool blocks_prepare(struct blocks *blocks);
 
 // The end of the segment's blocks.
 device_address segment_top(const struct segment *segment);
+// Where the segment's last live block ends, from its base.
+uint64_t segment_live_end(const struct segment *segment);
 
-// The smallest free block of at least `bytes` that is safe for `stream`, or for any stream if `other_streams`; the
-// lowest address among equals. NULL: none.
-struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const struct stream *stream,
-                              bool other_streams);
+// The smallest free block of at least `bytes` that is safe for `stream`; the lowest address among equals. NULL: none.
+struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const struct stream *stream);
+// The first of the fewest bytes of neighbouring free blocks, of whichever streams, that are at least `bytes` together.
+// NULL: there are none.
+struct block *blocks_best_run(const struct arena *arena, uint64_t bytes);
+// The first of the free blocks at the segment's end, and the bytes of all of them. NULL: there are none.
+struct block *segment_last_run(const struct segment *segment, uint64_t *bytes_p);
+// Joins free neighbours, from this one on, to one block of `stream` with at least `bytes`. What the last of them has
+// beyond stays as it is. Needs blocks_prepare.
+struct block *blocks_join_run(struct blocks *blocks, struct block *first, uint64_t bytes, struct stream *stream);
 // Appends a free block for `stream` at the segment's top, joined with a last block that is free and safe for it. Needs
 // blocks_prepare.
-struct block *blocks_append(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes,
-                            struct stream *stream);
+struct block *blocks_append(struct blocks *blocks, struct segment *segment, uint64_t bytes, struct stream *stream);
 // Shortens the segment's free last block by `bytes`, or removes it whole.
-void blocks_shorten_last(struct blocks *blocks, struct arena *arena, struct segment *segment, uint64_t bytes);
+void blocks_shorten_last(struct blocks *blocks, struct segment *segment, uint64_t bytes);
 
 // Makes the front of a free block live, for its caller to describe, and leaves the rest free. Needs blocks_prepare.
-void blocks_take(struct blocks *blocks, struct arena *arena, struct block *block, uint64_t bytes);
+void blocks_take(struct blocks *blocks, struct block *block, uint64_t bytes);
 struct block *blocks_find(const struct blocks *blocks, device_address address);
 // Makes a live block free and joins it with its neighbours.
-void blocks_give(struct blocks *blocks, struct arena *arena, struct block *block, struct stream *stream);
-// Free blocks of stream `from` become those of `to` (NULL: safe for any).
-void blocks_hand_over(struct blocks *blocks, struct arena *arena, struct stream *from, struct stream *to);
+void blocks_give(struct blocks *blocks, struct block *block, struct stream *stream);
+// The arena's free blocks of this stream become safe for any.
+void blocks_forget_stream(struct blocks *blocks, struct arena *arena, const struct stream *stream);
 
 // True when everything above agrees with everything else.
 bool blocks_check(const struct blocks *blocks, const struct arena *arenas, size_t count);

@@ -22,6 +22,7 @@ static struct segment *add_segment(struct mem_pool *pool, struct arena *arena, u
         return NULL;
     }
     segment->range_bytes = bytes;
+    segment->arena = arena;
     struct segment **end = &arena->segments;
     while (*end != NULL) {
         end = &(*end)->next;
@@ -54,11 +55,11 @@ static bool commit(struct mem_pool *pool, struct segment *segment, uint64_t byte
 }
 
 // Gives the memory behind the segment's last `bytes` back. They are granules, free, and no stream uses them.
-static void release(struct mem_pool *pool, struct arena *arena, struct segment *segment, uint64_t bytes)
+static void release(struct mem_pool *pool, struct segment *segment, uint64_t bytes)
 {
     uint64_t before = segment->held_bytes, keep = before - bytes, top = segment_top(segment) - segment->base;
     if (top > keep) {
-        blocks_shorten_last(&pool->blocks, arena, segment, top - keep);
+        blocks_shorten_last(&pool->blocks, segment, top - keep);
     }
     pool->device->ops->release(pool->device, segment->base + keep, bytes);
     segment->held_bytes = keep;
@@ -66,22 +67,12 @@ static void release(struct mem_pool *pool, struct arena *arena, struct segment *
     pool_count_split(pool, segment);
 }
 
-// Where the segment's last live block ends, from its base.
-static uint64_t live_end(const struct segment *segment)
-{
-    const struct block *block = segment->last;
-    while (block != NULL && !block->live) {
-        block = block->previous;
-    }
-    return block == NULL ? 0 : block->address + block->bytes - segment->base;
-}
-
 uint64_t pool_releasable(const struct mem_pool *pool, const struct segment *segment)
 {
     if (pool->device->plain) {
         return segment->live_count == 0 ? segment->held_bytes : 0;
     }
-    return segment->held_bytes - uint64_round_up(live_end(segment), granularity_of(pool));
+    return segment->held_bytes - uint64_round_up(segment_live_end(segment), granularity_of(pool));
 }
 
 uint64_t pool_arena_releasable(const struct mem_pool *pool, const struct arena *arena)
@@ -145,6 +136,24 @@ void mem_pool_destroy(struct mem_pool *pool)
     free(pool);
 }
 
+struct block *pool_next_block(struct mem_pool *pool, struct block *block)
+{
+    if (block != NULL && block->next != NULL) {
+        return block->next;
+    }
+    struct segment *segment = block == NULL ? pool->arenas[0].segments : block->segment->next;
+    struct arena *arena = block == NULL ? pool->arenas : block->segment->arena;
+    while (arena < pool->arenas + LIFETIMES) {
+        for (; segment != NULL; segment = segment->next) {
+            if (segment->first != NULL) {
+                return segment->first;
+            }
+        }
+        segment = ++arena < pool->arenas + LIFETIMES ? arena->segments : NULL;
+    }
+    return NULL;
+}
+
 // ---- Streams ----
 
 bool pool_is_done(struct mem_pool *pool, struct stream *stream)
@@ -177,51 +186,58 @@ static bool order(struct mem_pool *pool, struct stream *stream, struct stream *o
     return true;
 }
 
-static void hand_over(struct mem_pool *pool, struct arena *arena, struct stream *from, struct stream *to)
-{
-    blocks_hand_over(&pool->blocks, arena, from, to);
-    for (struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
-        pool_count_split(pool, segment);
-    }
-}
-
-// A stream other than this one that a free block of the arena belongs to; NULL: there is none.
-static struct stream *other_stream(const struct arena *arena, const struct stream *stream)
-{
-    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
-        for (const struct block *block = segment->first; block != NULL; block = block->next) {
-            if (!block->live && block->stream != NULL && block->stream != stream) {
-                return block->stream;
-            }
-        }
-    }
-    return NULL;
-}
-
 // The host waits for the stream; then what was its own is safe for any.
 static void wait_for(struct mem_pool *pool, struct stream *stream)
 {
     pool->device->ops->stream_synchronize(pool->device, stream);
     for (size_t i = 0; i < LIFETIMES; i++) {
-        hand_over(pool, &pool->arenas[i], stream, NULL);
+        blocks_forget_stream(&pool->blocks, &pool->arenas[i], stream);
+        for (struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
+            pool_count_split(pool, segment);
+        }
     }
 }
 
 // ---- Finding a block ----
 
-// A free block of at least `bytes` at the segment's top, for which only what is missing there is committed.
-static struct block *raise_top(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
+// Free neighbours from this one on, `bytes` of them together, as one block for `stream`, which first comes after all
+// that used them. NULL where no event can be made.
+static struct block *claim(struct mem_pool *pool, struct block *first, uint64_t bytes, struct stream *stream)
 {
-    struct segment *segment = arena->segments;
-    const struct block *last = segment->last;
-    bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
-    uint64_t more = bytes - (usable ? uint64_min(last->bytes, bytes) : 0);
+    uint64_t claimed = 0;
+    const struct stream *last = stream;
+    for (struct block *block = first; claimed < bytes; block = block->next) {
+        bool safe = block->stream == NULL || block->stream == stream || block->stream == last;
+        if (!safe && !order(pool, stream, block->stream)) {
+            return NULL;
+        }
+        last = block->stream;
+        claimed += block->bytes;
+    }
+    return blocks_join_run(&pool->blocks, first, bytes, stream);
+}
+
+// A free block of at least `bytes` at the segment's top, for which only what is missing there is committed. `first` is
+// the first of the free blocks there that become part of it, `free_bytes` together; NULL: none does.
+static struct block *raise_top(struct mem_pool *pool, struct segment *segment, uint64_t bytes, struct block *first,
+                               uint64_t free_bytes, struct stream *stream)
+{
+    uint64_t more = bytes - uint64_min(free_bytes, bytes);
     uint64_t spare = segment->held_bytes - (segment_top(segment) - segment->base);
     uint64_t missing = more > spare ? uint64_round_up(more - spare, granularity_of(pool)) : 0;
     if (missing > 0 && !commit(pool, segment, missing)) {
         return NULL;
     }
-    return blocks_append(&pool->blocks, arena, segment, more, stream);
+    struct block *top = blocks_append(&pool->blocks, segment, more, stream);
+    return first == NULL ? top : claim(pool, first, bytes, stream);
+}
+
+// The last block of the segment, if it is free for the stream.
+static struct block *own_last(const struct segment *segment, const struct stream *stream)
+{
+    struct block *last = segment->last;
+    bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
+    return usable ? last : NULL;
 }
 
 // A segment of so many bytes, all of them one free block.
@@ -242,7 +258,7 @@ static struct block *add_whole_segment(struct mem_pool *pool, struct arena *aren
         remove_segment(pool, link);
         return NULL;
     }
-    return blocks_append(&pool->blocks, arena, segment, bytes, NULL);
+    return blocks_append(&pool->blocks, segment, bytes, NULL);
 }
 
 #define PLAIN_SEGMENT_BYTES (UINT64_C(2) << 20) // where there is room for it, so that small blocks share one
@@ -250,7 +266,8 @@ static struct block *add_whole_segment(struct mem_pool *pool, struct arena *aren
 static struct block *grow(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
 {
     if (!pool->device->plain) {
-        return raise_top(pool, arena, bytes, stream);
+        struct block *last = own_last(arena->segments, stream);
+        return raise_top(pool, arena->segments, bytes, last, last == NULL ? 0 : last->bytes, stream);
     }
     uint64_t granularity = granularity_of(pool), exact = uint64_round_up(bytes, granularity);
     uint64_t roomy = uint64_round_up(bytes, uint64_max(PLAIN_SEGMENT_BYTES, granularity));
@@ -258,43 +275,43 @@ static struct block *grow(struct mem_pool *pool, struct arena *arena, uint64_t b
     return block == NULL && exact < roomy ? add_whole_segment(pool, arena, exact) : block;
 }
 
-// A block of another stream, once `stream` comes after it.
-static struct block *borrow(struct mem_pool *pool, const struct arena *arena, uint64_t bytes, struct stream *stream)
+// What other streams have freed, once `stream` comes after them.
+static struct block *take_over(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
 {
-    struct block *block = blocks_best_fit(arena, bytes, stream, true);
-    return block != NULL && order(pool, stream, block->stream) ? block : NULL;
-}
-
-// One that neighbours of several streams make together, once `stream` comes after all of them.
-static struct block *gather(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
-{
-    struct stream *other = other_stream(arena, stream);
-    if (other == NULL) {
+    struct block *first = blocks_best_run(arena, bytes);
+    if (first != NULL) {
+        return claim(pool, first, bytes, stream);
+    }
+    if (pool->device->plain) {
         return NULL;
     }
-    while (other != NULL && order(pool, stream, other)) {
-        hand_over(pool, arena, other, stream);
-        other = other_stream(arena, stream);
+    uint64_t free_bytes;
+    first = segment_last_run(arena->segments, &free_bytes);
+    if (first == own_last(arena->segments, stream)) {
+        return NULL; // growing has failed already
     }
-    struct block *block = blocks_best_fit(arena, bytes, stream, false);
-    return block == NULL ? grow(pool, arena, bytes, stream) : block;
+    return raise_top(pool, arena->segments, bytes, first, free_bytes, stream);
 }
 
-static struct block *find(struct mem_pool *pool, const struct request *request)
+static struct block *find_in(struct mem_pool *pool, struct arena *arena, const struct request *request)
 {
-    struct arena *arena = &pool->arenas[request->lifetime];
     uint64_t bytes = request->block_bytes;
-    if (bytes > pool->stats.limit_bytes - pool->stats.allocated_bytes.current) {
-        return NULL;
-    }
-    struct block *block = blocks_best_fit(arena, bytes, request->stream, false);
+    struct block *block = blocks_best_fit(arena, bytes, request->stream);
     if (block == NULL) {
         block = grow(pool, arena, bytes, request->stream);
     }
-    if (block == NULL) {
-        block = borrow(pool, arena, bytes, request->stream);
+    return block == NULL ? take_over(pool, arena, bytes, request->stream) : block;
+}
+
+// At the other end only where it must be.
+static struct block *find(struct mem_pool *pool, const struct request *request)
+{
+    enum lifetime other = request->lifetime == FOR_STEP ? FOR_RUN : FOR_STEP;
+    if (request->block_bytes > pool->stats.limit_bytes - pool->stats.allocated_bytes.current) {
+        return NULL;
     }
-    return block == NULL ? gather(pool, arena, bytes, request->stream) : block;
+    struct block *block = find_in(pool, &pool->arenas[request->lifetime], request);
+    return block == NULL && request->anywhere ? find_in(pool, &pool->arenas[other], request) : block;
 }
 
 static struct block *find_under_pressure(struct mem_pool *pool, const struct request *request)
@@ -328,7 +345,8 @@ static enum status allocate(struct mem_pool *pool, const struct request *request
     if (block == NULL) {
         return refuse(pool, request, false);
     }
-    blocks_take(&pool->blocks, &pool->arenas[request->lifetime], block, request->block_bytes);
+    blocks_take(&pool->blocks, block, request->block_bytes);
+    block->stays = request->lifetime == FOR_RUN;
     block->requested_bytes = request->bytes;
     block->step = pool->step;
     block->tag = tag;
@@ -341,28 +359,26 @@ static enum status allocate(struct mem_pool *pool, const struct request *request
 enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
                            device_address *address_p)
 {
-    const struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_STEP};
-    return allocate(pool, &request, address_p);
+    const struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_STEP, true};
+    enum status status = allocate(pool, &request, address_p);
+    pool->stats.num_ooms += status == STATUS_OUT_OF_MEMORY;
+    return status;
 }
 
 enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
                           device_address *address_p)
 {
-    const struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_RUN};
+    struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_RUN, false};
     enum status status = allocate(pool, &request, address_p);
     while (status == STATUS_OUT_OF_MEMORY && mem_pool_relieve(pool)) {
         status = allocate(pool, &request, address_p);
     }
-    return status;
-}
-
-static struct arena *arena_of(struct mem_pool *pool, const struct segment *segment)
-{
-    const struct segment *other = pool->arenas[FOR_STEP].segments;
-    while (other != NULL && other != segment) {
-        other = other->next;
+    if (status == STATUS_OUT_OF_MEMORY && pool->refusal.cause != MEM_CAUSE_INJECTED) {
+        request.anywhere = true;
+        status = allocate(pool, &request, address_p);
     }
-    return &pool->arenas[other == NULL ? FOR_RUN : FOR_STEP];
+    pool->stats.num_ooms += status == STATUS_OUT_OF_MEMORY;
+    return status;
 }
 
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream)
@@ -374,7 +390,7 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
     assert(block != NULL);
     struct segment *segment = block->segment;
     pool_count_given(pool, block);
-    blocks_give(&pool->blocks, arena_of(pool, segment), block, stream);
+    blocks_give(&pool->blocks, block, stream);
     pool_count_split(pool, segment);
 }
 
@@ -386,7 +402,7 @@ void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)
 // ---- Giving back ----
 
 // Returns memory of the segment, `most` bytes of it or a granule more.
-static void trim_segment(struct mem_pool *pool, struct arena *arena, struct segment *segment, uint64_t most)
+static void trim_segment(struct mem_pool *pool, struct segment *segment, uint64_t most)
 {
     uint64_t bytes = pool_releasable(pool, segment);
     if (!pool->device->plain) {
@@ -398,7 +414,7 @@ static void trim_segment(struct mem_pool *pool, struct arena *arena, struct segm
     while (segment->last != NULL && segment->last->stream != NULL) {
         wait_for(pool, segment->last->stream);
     }
-    release(pool, arena, segment, bytes);
+    release(pool, segment, bytes);
 }
 
 // Until no more than `bytes` are held, as far as this arena can help.
@@ -407,7 +423,7 @@ static void trim_arena(struct mem_pool *pool, struct arena *arena, uint64_t byte
     struct segment **link = &arena->segments;
     while (*link != NULL && pool_held(pool) > bytes) {
         struct segment *segment = *link;
-        trim_segment(pool, arena, segment, pool_held(pool) - bytes);
+        trim_segment(pool, segment, pool_held(pool) - bytes);
         if (pool->device->plain && segment->held_bytes == 0) {
             remove_segment(pool, link);
         } else {
@@ -460,7 +476,7 @@ uint64_t pool_largest_free(const struct arena *arena)
         for (const struct block *block = segment->first; block != NULL; block = block->next) {
             largest = uint64_max(largest, block->live ? 0 : block->bytes);
         }
-        largest = uint64_max(largest, segment->held_bytes - live_end(segment));
+        largest = uint64_max(largest, segment->held_bytes - segment_live_end(segment));
     }
     return largest;
 }
@@ -482,19 +498,22 @@ static uint64_t deficit(const struct mem_pool *pool, const struct device_info *i
     return uint64_round_up(uint64_max(over_capacity, over_limit), granularity_of(pool));
 }
 
+// The most that a request could get at one end, were what is cached at the other returned.
+static uint64_t reach(const struct mem_pool *pool, enum lifetime end, const struct device_info *info)
+{
+    const struct arena *arena = &pool->arenas[end], *other = &pool->arenas[end == FOR_STEP ? FOR_RUN : FOR_STEP];
+    uint64_t usable = growth(pool, info) + pool_arena_releasable(pool, other);
+    usable += pool->device->plain ? pool_arena_releasable(pool, arena)
+                                  : arena->segments->held_bytes - segment_live_end(arena->segments);
+    usable -= uint64_min(usable, deficit(pool, info));
+    return pool->device->plain ? uint64_max(usable, pool_largest_free(arena)) : usable;
+}
+
 uint64_t mem_pool_headroom(struct mem_pool *pool)
 {
     struct device_info info;
-    const struct arena *arena = &pool->arenas[FOR_STEP];
     pool->device->ops->info(pool->device, &info);
-    uint64_t usable = growth(pool, &info) + pool_arena_releasable(pool, &pool->arenas[FOR_RUN]);
-    if (pool->device->plain) {
-        usable += pool_arena_releasable(pool, arena);
-    } else {
-        usable += arena->segments->held_bytes - live_end(arena->segments);
-    }
-    usable -= uint64_min(usable, deficit(pool, &info));
-    return pool->device->plain ? uint64_max(usable, pool_largest_free(arena)) : usable;
+    return uint64_max(reach(pool, FOR_STEP, &info), reach(pool, FOR_RUN, &info));
 }
 
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step)
@@ -513,7 +532,7 @@ void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every)
     pool->calls = 0;
 }
 
-bool mem_pool_check(const struct mem_pool *pool)
+bool mem_pool_check(struct mem_pool *pool)
 {
     const struct mem_pool_stats *stats = &pool->stats;
     for (size_t i = 0; i < LIFETIMES; i++) {

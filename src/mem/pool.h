@@ -131,7 +131,7 @@ void mem_pool_reset_peaks(struct mem_pool *pool);
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step);
 // The step's blocks that are still live, by tag and step, as "2 of 'scratch' (1.00 MiB) since step 3". Writes and
 // answers how many blocks there are; those that `size` has no room for are counted only.
-uint64_t mem_pool_leaks(const struct mem_pool *pool, char *text, size_t size);
+uint64_t mem_pool_leaks(struct mem_pool *pool, char *text, size_t size);
 
 // The last refusal.
 const struct mem_out_of_memory *mem_pool_out_of_memory(const struct mem_pool *pool);
@@ -147,7 +147,7 @@ void mem_out_of_memory_format(const struct mem_out_of_memory *report, const stru
 void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every);
 // Walks the whole structure; true when blocks tile what is held but for less than a granule, neighbours are coalesced,
 // the index of free blocks and every sum agree.
-bool mem_pool_check(const struct mem_pool *pool);
+bool mem_pool_check(struct mem_pool *pool);
 
 // What a request of `bytes` adds to allocated. UINT64_MAX where that is beyond 64 bits.
 static inline uint64_t mem_pool_block_bytes(uint64_t bytes)

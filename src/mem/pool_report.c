@@ -2,25 +2,22 @@
 //
 // A refusal: its cause, what surrounds it, and all that in words.
 #include <ctype.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 
 #include "mem/pool_state.h"
 
-// What a request would make an arena grow by once everything else was trimmed.
-static uint64_t growth_after_trim(const struct mem_pool *pool, const struct request *request)
+// What a request would make the device give once everything was trimmed.
+static uint64_t growth_after_trim(const struct mem_pool *pool, uint64_t bytes)
 {
-    uint64_t granularity = pool->device->ops->granularity_bytes;
-    if (pool->device->plain) {
-        return uint64_round_up(request->block_bytes, granularity);
+    uint64_t granularity = pool->device->ops->granularity_bytes, least = uint64_round_up(bytes, granularity);
+    for (size_t i = 0; i < LIFETIMES && !pool->device->plain; i++) {
+        uint64_t live_end = segment_live_end(pool->arenas[i].segments);
+        uint64_t spare = uint64_round_up(live_end, granularity) - live_end;
+        least = uint64_min(least, uint64_round_up(bytes - uint64_min(bytes, spare), granularity));
     }
-    const struct segment *segment = pool->arenas[request->lifetime].segments;
-    const struct block *last = segment->last;
-    while (last != NULL && !last->live) {
-        last = last->previous;
-    }
-    uint64_t live_end = last == NULL ? 0 : last->address + last->bytes - segment->base;
-    return uint64_round_up(live_end + request->block_bytes, granularity) - uint64_round_up(live_end, granularity);
+    return least;
 }
 
 // Whether work that is under way uses a free block of what trimming would return.
@@ -52,7 +49,7 @@ static enum mem_cause find_cause(struct mem_pool *pool, const struct request *re
     for (size_t i = 0; i < LIFETIMES; i++) {
         releasable += pool_arena_releasable(pool, &pool->arenas[i]);
     }
-    uint64_t needed = growth_after_trim(pool, request), keep = pool_held(pool) - releasable;
+    uint64_t needed = growth_after_trim(pool, request->block_bytes), keep = pool_held(pool) - releasable;
     if (keep > limit || needed > limit - keep) {
         return MEM_CAUSE_FRAGMENTED; // and trimming will not do
     }
@@ -67,19 +64,15 @@ static uint64_t pending_bytes(struct mem_pool *pool)
     uint64_t bytes = 0;
     struct stream *asked = NULL; // neighbours are often of one stream
     bool done = true;
-    for (size_t i = 0; i < LIFETIMES; i++) {
-        for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
-            for (const struct block *block = segment->first; block != NULL; block = block->next) {
-                if (block->live || block->stream == NULL) {
-                    continue;
-                }
-                if (block->stream != asked) {
-                    asked = block->stream;
-                    done = pool_is_done(pool, asked);
-                }
-                bytes += done ? 0 : block->bytes;
-            }
+    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
+        if (block->live) {
+            continue;
         }
+        if (block->stream != asked) {
+            asked = block->stream;
+            done = pool_is_done(pool, asked);
+        }
+        bytes += done ? 0 : block->bytes;
     }
     return bytes;
 }
@@ -114,7 +107,6 @@ void pool_refuse(struct mem_pool *pool, const struct request *request, bool inje
     list_tags(pool, report);
     report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, request, &report->device);
     pool->refused = *request;
-    pool->stats.num_ooms++;
 }
 
 const char *mem_cause_name(enum mem_cause cause)
@@ -170,7 +162,7 @@ static size_t append_others(const struct mem_out_of_memory *report, char *text, 
     }
     mem_size_text(report->usage.library_bytes, library);
     mem_size_text(report->usage.others_bytes, others);
-    return append(text, size, used, "this process's libraries hold %s, %u other processes %s", library,
+    return append(text, size, used, "this process's libraries hold %s, %" PRIu32 " other processes %s", library,
                   report->usage.other_processes, others);
 }
 
@@ -209,58 +201,38 @@ void mem_out_of_memory_format(const struct mem_out_of_memory *report, const stru
     }
 }
 
-// The step's live blocks of one tag and step.
-struct leak {
-    const struct tag *tag;
-    uint64_t step, blocks, bytes;
-};
-
-static struct leak sum_leak(const struct arena *arena, const struct block *first)
+static bool same_leak(const struct block *a, const struct block *b)
 {
-    struct leak leak = {.tag = first->tag, .step = first->step};
-    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
-        for (const struct block *block = segment->first; block != NULL; block = block->next) {
-            if (block->live && block->tag == first->tag && block->step == first->step) {
-                leak.blocks++;
-                leak.bytes += block->bytes;
-            }
-        }
-    }
-    return leak;
+    return a->live && !a->stays && a->tag == b->tag && a->step == b->step;
 }
 
-// Whether no block before it is of the same tag and step.
-static bool leads(const struct arena *arena, const struct block *block)
+// Whether it is the first of its tag and step.
+static bool leads(struct mem_pool *pool, const struct block *block)
 {
-    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
-        for (const struct block *other = segment->first; other != NULL; other = other->next) {
-            if (other == block) {
-                return true;
-            }
-            if (other->live && other->tag == block->tag && other->step == block->step) {
-                return false;
-            }
-        }
+    struct block *other = pool_next_block(pool, NULL);
+    while (other != block && !same_leak(other, block)) {
+        other = pool_next_block(pool, other);
     }
-    return false;
+    return other == block;
 }
 
-uint64_t mem_pool_leaks(const struct mem_pool *pool, char *text, size_t size)
+uint64_t mem_pool_leaks(struct mem_pool *pool, char *text, size_t size)
 {
-    const struct arena *arena = &pool->arenas[FOR_STEP];
-    uint64_t blocks = 0;
+    uint64_t leaks = 0;
     size_t used = append(text, size, 0, "%s", "");
-    for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
-        for (const struct block *block = segment->first; block != NULL; block = block->next) {
-            if (block->live && leads(arena, block)) {
-                char bytes[MEM_SIZE_TEXT_MAX];
-                struct leak leak = sum_leak(arena, block);
-                used = append(text, size, used, "%s%llu of '%s' (%s) since step %llu", used > 0 ? ", " : "",
-                              (unsigned long long)leak.blocks, leak.tag->name, mem_size_text(leak.bytes, bytes),
-                              (unsigned long long)leak.step);
-                blocks += leak.blocks;
-            }
+    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
+        if (!block->live || block->stays || !leads(pool, block)) {
+            continue;
         }
+        uint64_t blocks = 0, bytes = 0;
+        for (struct block *other = block; other != NULL; other = pool_next_block(pool, other)) {
+            blocks += same_leak(other, block);
+            bytes += same_leak(other, block) ? other->bytes : 0;
+        }
+        char total[MEM_SIZE_TEXT_MAX];
+        used = append(text, size, used, "%s%" PRIu64 " of '%s' (%s) since step %" PRIu64, used > 0 ? ", " : "", blocks,
+                      block->tag->name, mem_size_text(bytes, total), block->step);
+        leaks += blocks;
     }
-    return blocks;
+    return leaks;
 }

@@ -16,6 +16,7 @@ struct request {
     struct stream *stream;
     const char *tag;
     enum lifetime lifetime;
+    bool anywhere; // at the other end too
 };
 
 struct mem_pool {
@@ -42,6 +43,8 @@ static inline uint64_t pool_held(const struct mem_pool *pool)
     return pool->stats.reserved_bytes.current;
 }
 
+// The block behind this one, over all segments; behind NULL the first. NULL: there is none.
+struct block *pool_next_block(struct mem_pool *pool, struct block *block);
 // What trimming would return of the segment.
 uint64_t pool_releasable(const struct mem_pool *pool, const struct segment *segment);
 // The same of all segments of an arena.
@@ -59,6 +62,6 @@ void pool_count_taken(struct mem_pool *pool, const struct block *block);
 void pool_count_given(struct mem_pool *pool, const struct block *block);
 void pool_count_held(struct mem_pool *pool, const struct segment *segment, uint64_t before_bytes);
 void pool_count_split(struct mem_pool *pool, struct segment *segment);
-bool pool_statistics_hold(const struct mem_pool *pool);
+bool pool_statistics_hold(struct mem_pool *pool);
 
 #endif

@@ -72,7 +72,7 @@ static bool stat_holds(const struct mem_stat *stat, uint64_t current)
     return stat->current == current && stat->allocated - stat->freed == current && stat->peak >= current;
 }
 
-bool pool_statistics_hold(const struct mem_pool *pool)
+bool pool_statistics_hold(struct mem_pool *pool)
 {
     uint64_t live = 0, live_bytes = 0, requested_bytes = 0, held_bytes = 0, segments = 0;
     struct split split = {0};
@@ -84,10 +84,10 @@ bool pool_statistics_hold(const struct mem_pool *pool)
             segments += segment->held_bytes > 0;
             split.blocks += split_of(segment).blocks;
             split.bytes += split_of(segment).bytes;
-            for (const struct block *block = segment->first; block != NULL; block = block->next) {
-                requested_bytes += block->live ? block->requested_bytes : 0;
-            }
         }
+    }
+    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
+        requested_bytes += block->live ? block->requested_bytes : 0;
     }
     uint64_t tagged = 0, tagged_bytes = 0;
     for (size_t i = 0; i < pool->tags.capacity; i++) {

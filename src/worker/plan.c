@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "mem/uint64.h"
 #include "worker/commands.h"
 #include "worker/launcher.h"
 #include "worker/worker.h"
@@ -75,8 +74,7 @@ static enum status report_ranks(struct planning *planning, struct error *error)
     }
     for (uint64_t i = 0; i < planning->ranks; i++) {
         uint64_t limit = rank_limit(planning, i, machine);
-        uint64_t resting = uint64_round_up(planning->resting_bytes, planning->device->granularity_bytes);
-        uint64_t headroom = limit - uint64_min(limit, resting);
+        uint64_t headroom = limit > planning->resting_bytes ? limit - planning->resting_bytes : 0;
         planning->limits[i] = limit;
         planning->reports[i] = (struct sched_report){
             .headroom_bytes = headroom,
