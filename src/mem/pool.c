@@ -513,7 +513,8 @@ uint64_t mem_pool_headroom(struct mem_pool *pool)
 {
     struct device_info info;
     pool->device->ops->info(pool->device, &info);
-    return uint64_max(reach(pool, FOR_STEP, &info), reach(pool, FOR_RUN, &info));
+    uint64_t bytes = reach(pool, FOR_STEP, &info);
+    return bytes > 0 ? bytes : reach(pool, FOR_RUN, &info);
 }
 
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step)

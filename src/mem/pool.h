@@ -122,6 +122,13 @@ void mem_pool_on_pressure(struct mem_pool *pool, struct mem_pressure *pressure);
 // has free for this process under the limits, plus what the pool holds and no live block keeps from it. On a shared
 // device each sharer counts an equal part of what is free. Does not block.
 uint64_t mem_pool_headroom(struct mem_pool *pool);
+// The same of a pool of `limit_bytes` in which `held_bytes` are held and no step has begun. Where no whole granule is
+// left for steps, they get the rest of the last one.
+static inline uint64_t mem_pool_headroom_beside(uint64_t held_bytes, uint64_t limit_bytes, uint64_t granularity_bytes)
+{
+    uint64_t rounded = uint64_round_up(held_bytes, granularity_bytes);
+    return limit_bytes - uint64_min(limit_bytes, rounded < limit_bytes ? rounded : held_bytes);
+}
 
 void mem_pool_stats(const struct mem_pool *pool, struct mem_pool_stats *stats_p);
 // Peaks start again from the present.

@@ -74,7 +74,8 @@ static enum status report_ranks(struct planning *planning, struct error *error)
     }
     for (uint64_t i = 0; i < planning->ranks; i++) {
         uint64_t limit = rank_limit(planning, i, machine);
-        uint64_t headroom = limit > planning->resting_bytes ? limit - planning->resting_bytes : 0;
+        uint64_t headroom =
+            mem_pool_headroom_beside(planning->resting_bytes, limit, planning->device->granularity_bytes);
         planning->limits[i] = limit;
         planning->reports[i] = (struct sched_report){
             .headroom_bytes = headroom,
