@@ -75,7 +75,7 @@ class Precision(headroom_run.ProgramTest):
 
     def test_more_samples_fit(self):
         for config, _ in CONFIGS:
-            fits = [self.train(config, "device.capacity=768KiB", "train.steps=1", f"train.precision={precision}")
+            fits = [self.train(config, "device.capacity=896KiB", "train.steps=1", f"train.precision={precision}")
                     .of_rank(0, "micro_batch")[0] for precision in ("fp32", "bf16")]
             self.assertGreater(fits[1], fits[0])
 
