@@ -29,6 +29,7 @@ enum config_optimizer { CONFIG_SGD, CONFIG_ADAMW };
 enum config_schedule { CONFIG_CONSTANT, CONFIG_COSINE, CONFIG_LINEAR };
 enum config_data { CONFIG_DATA_IDX, CONFIG_DATA_TEXT, CONFIG_DATA_TOKENS, CONFIG_DATA_SYNTHETIC };
 enum config_device { CONFIG_DEVICE_AUTO, CONFIG_DEVICE_CPU, CONFIG_DEVICE_CUDA };
+enum config_segments { CONFIG_EXPANDABLE, CONFIG_PLAIN };
 enum config_precision { CONFIG_FP32, CONFIG_BF16 };
 enum config_comm { CONFIG_COMM_AUTO, CONFIG_COMM_SELF, CONFIG_COMM_MPI };
 enum config_reduce { CONFIG_REDUCE_AUTO, CONFIG_REDUCE_MPI, CONFIG_REDUCE_NCCL };
@@ -82,6 +83,7 @@ struct config {
         size_t capacities_count;              // 0: what the machine has, one device for all ranks of a host
         uint64_t ranks_per_device;
         bool faulting_addresses;
+        enum config_segments segments;
         struct config_neighbour neighbours[CONFIG_NEIGHBOURS_MAX];
         size_t neighbours_count;
     } device;

@@ -26,6 +26,7 @@ static const char *const optimizer_names[] = {"sgd", "adamw", NULL};
 static const char *const schedule_names[] = {"constant", "cosine", "linear", NULL};
 static const char *const data_names[] = {"idx", "text", "tokens", "synthetic", NULL};
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const segment_names[] = {"expandable", "plain", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
@@ -125,6 +126,9 @@ const struct config_key config_keys[] = {
      .help = "cpu: neighbouring ranks that share one device"},
     {"device.faulting_addresses", CONFIG_TYPE_BOOL, ONE(device.faulting_addresses), .fallback = "false",
      .help = "cpu: addresses of device memory fault when the host uses them, as a GPU's do"},
+    {"device.segments", CONFIG_TYPE_CHOICE, ONE(device.segments), .names = segment_names, .fallback = "expandable",
+     .help =
+         "how memory is held; expandable: in ranges that grow, where the device can; plain: in pieces, as they come"},
     {"device.neighbours", CONFIG_TYPE_NEIGHBOUR, LIST(device.neighbours), .fallback = "[]",
      .help = "cpu: others who take memory of a rank's device while from_step <= step < to_step"},
 

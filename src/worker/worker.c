@@ -185,6 +185,7 @@ static enum status open_device(struct worker *worker, const char *name, struct e
         .faulting_addresses = config->device.faulting_addresses,
         .index = worker->place.index,
         .sharers = worker->place.sharers,
+        .plain = config->device.segments == CONFIG_PLAIN,
     };
     enum status status = worker->place.ops->create(&device, &worker->device, error);
     if (status == STATUS_OK) {
