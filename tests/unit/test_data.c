@@ -502,7 +502,7 @@ static struct config text_config(uint64_t seq_len)
 {
     return (struct config){
         .model = {.kind = CONFIG_MODEL_GPT, .vocab_size = 256, .seq_len = seq_len},
-        .data = {.kind = CONFIG_DATA_TEXT, .path = "text"},
+        .data = {.kind = CONFIG_DATA_TEXT, .path = "text", .pack = true},
     };
 }
 

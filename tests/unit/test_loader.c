@@ -171,7 +171,7 @@ static void request(struct loader *loader, struct surroundings *around, uint64_t
     memset(arrivals, 0x55, sizeof(*arrivals));
     arrivals->first = first;
     arrivals->count = count;
-    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, (uintptr_t)arrivals->inputs,
+    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, TARGETS, (uintptr_t)arrivals->inputs,
                                  (uintptr_t)arrivals->targets, NULL),
                      STATUS_OK);
     arrivals->end = around->lazy.enqueued;
@@ -226,7 +226,7 @@ static void assert_next_fails(struct loader *loader, struct surroundings *around
     struct error error = {.text = ""};
     char line[64];
     snprintf(line, sizeof(line), "sample %d is broken", (int)broken);
-    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, (uintptr_t)arrivals.inputs,
+    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, TARGETS, (uintptr_t)arrivals.inputs,
                                  (uintptr_t)arrivals.targets, &error),
                      STATUS_ERROR);
     assert_string_equal(error.text, line);

@@ -118,7 +118,7 @@ static char *run_micro_batch(struct workplace *workplace, enum list_purpose purp
     struct target *target = workplace->target;
     const struct model *model = workplace->model;
     struct list list;
-    assert_true(model_list(model, count, purpose, &list));
+    assert_true(model_list(model, model_shape_max(model, count), purpose, &list));
     char *inputs = host_array(list.inputs_bytes, 0xff), *locals = host_array(list.locals_bytes, 0xff);
     memcpy(inputs + list.tensors[list.inputs].offset_bytes, workplace->inputs + first * model->input_elements,
            4 * count * model->input_elements);
@@ -744,7 +744,7 @@ static void test_the_head_is_tied(void **state)
     struct model *model;
     struct list list;
     assert_int_equal(model_create(&gpt, &model, NULL), STATUS_OK);
-    assert_true(model_list(model, 1, LIST_TRAIN, &list));
+    assert_true(model_list(model, model_shape_max(model, 1), LIST_TRAIN, &list));
     tensor_id wte = 0;
     while (strcmp(list.tensors[wte].name, "wte.weight") != 0) {
         wte++;
@@ -856,7 +856,7 @@ static uint64_t largest_local(const struct model_config *config, size_t micro_ba
     struct list list;
     uint64_t largest = 0;
     assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
-    assert_true(model_list(model, micro_batch, LIST_TRAIN, &list));
+    assert_true(model_list(model, model_shape_max(model, micro_batch), LIST_TRAIN, &list));
     for (size_t i = 0; i < list.tensor_count; i++) {
         bool local = list.tensors[i].kind == TENSOR_LOCAL;
         largest = local && list.tensors[i].elements > largest ? list.tensors[i].elements : largest;

@@ -112,8 +112,9 @@ static void run_within(struct bench *bench, const struct list *list, device_addr
 static void check_peak(struct bench *bench, enum list_purpose purpose, size_t micro_batch)
 {
     struct mem_pool_stats before, after;
-    uint64_t predicted = mem_pool_block_bytes(price_block_bytes(bench->book, purpose, micro_batch));
-    const struct list *list = price_list(bench->book, purpose, micro_batch);
+    uint64_t predicted =
+        mem_pool_block_bytes(price_block_bytes(bench->book, purpose, model_shape_max(bench->model, micro_batch)));
+    const struct list *list = price_list(bench->book, purpose, model_shape_max(bench->model, micro_batch));
     device_address block, fence;
     mem_pool_reset_peaks(bench->pool);
     mem_pool_stats(bench->pool, &before);
@@ -202,7 +203,7 @@ static void check_inputs(const struct list *list)
 static double check_placement(const struct model *model, enum list_purpose purpose, size_t micro_batch)
 {
     struct list list;
-    assert_true(model_list(model, micro_batch, purpose, &list));
+    assert_true(model_list(model, model_shape_max(model, micro_batch), purpose, &list));
     struct mem_buffer *buffers = calloc(list.tensor_count, sizeof(*buffers));
     uint64_t *offsets = calloc(list.tensor_count, sizeof(*offsets)), bound = 0;
     check_inputs(&list);
@@ -263,7 +264,7 @@ static uint64_t block_bytes(const struct model_config *config, enum kernel_preci
 {
     struct model *model = make_model(config, precision);
     struct price_book *book = price_book_create(model, 1);
-    uint64_t bytes = price_block_bytes(book, purpose, 4);
+    uint64_t bytes = price_block_bytes(book, purpose, model_shape_max(model, 4));
     price_book_destroy(book);
     model_destroy(model);
     return bytes;
@@ -288,13 +289,15 @@ static void test_a_list_costs_its_price(void **state)
     struct model *model = make_model(&gpt, KERNEL_FP32);
     struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
-        const struct list *first = price_list(book, purposes[i], 1); // list before price
-        assert_int_equal(price_block_bytes(book, purposes[i], 1), 2 * first->inputs_bytes + first->locals_bytes);
-        uint64_t bytes = price_block_bytes(book, purposes[i], 3); // price before list
-        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], 3)), bytes);
-        assert_ptr_equal(price_list(book, purposes[i], 1), first);
+        const struct list *first = price_list(book, purposes[i], model_shape_max(model, 1)); // list before price
+        assert_int_equal(price_block_bytes(book, purposes[i], model_shape_max(model, 1)),
+                         2 * first->inputs_bytes + first->locals_bytes);
+        uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, 3)); // price before list
+        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], model_shape_max(model, 3))), bytes);
+        assert_ptr_equal(price_list(book, purposes[i], model_shape_max(model, 1)), first);
     }
-    assert_true(price_block_bytes(book, LIST_EVALUATE, 3) < price_block_bytes(book, LIST_TRAIN, 3));
+    assert_true(price_block_bytes(book, LIST_EVALUATE, model_shape_max(model, 3)) <
+                price_block_bytes(book, LIST_TRAIN, model_shape_max(model, 3)));
     price_book_destroy(book);
     model_destroy(model);
 }
@@ -307,20 +310,21 @@ static void test_a_book_keeps_few_lists(void **state)
     const struct list *kept[PRICE_LISTS_KEPT];
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
-            kept[micro_batch - 1] = price_list(book, purposes[i], micro_batch);
+            kept[micro_batch - 1] = price_list(book, purposes[i], model_shape_max(model, micro_batch));
         }
         for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
-            assert_ptr_equal(price_list(book, purposes[i], micro_batch), kept[micro_batch - 1]);
+            assert_ptr_equal(price_list(book, purposes[i], model_shape_max(model, micro_batch)), kept[micro_batch - 1]);
             assert_true(micro_batch == 1 || kept[micro_batch - 1] != kept[micro_batch - 2]);
         }
         for (size_t micro_batch = PRICE_LISTS_KEPT + 1; micro_batch <= 3 * PRICE_LISTS_KEPT; micro_batch++) {
-            const struct list *list = price_list(book, purposes[i], micro_batch);
+            const struct list *list = price_list(book, purposes[i], model_shape_max(model, micro_batch));
             assert_ptr_equal(list, kept[(micro_batch - 1) % PRICE_LISTS_KEPT]); // in the place of the oldest
-            assert_int_equal(price_list_bytes(book, list), price_block_bytes(book, purposes[i], micro_batch));
-            assert_ptr_equal(price_list(book, purposes[i], micro_batch), list);
+            assert_int_equal(price_list_bytes(book, list),
+                             price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch)));
+            assert_ptr_equal(price_list(book, purposes[i], model_shape_max(model, micro_batch)), list);
         }
-        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], 1)),
-                         price_block_bytes(book, purposes[i], 1));
+        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], model_shape_max(model, 1))),
+                         price_block_bytes(book, purposes[i], model_shape_max(model, 1)));
     }
     price_book_destroy(book);
     model_destroy(model);
@@ -332,8 +336,8 @@ static void assert_price_grows(const struct model_config *config, enum kernel_pr
     struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 2; micro_batch <= 256; micro_batch++) {
-            assert_true(price_block_bytes(book, purposes[i], micro_batch - 1) <=
-                        price_block_bytes(book, purposes[i], micro_batch));
+            assert_true(price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch - 1)) <=
+                        price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch)));
         }
     }
     price_book_destroy(book);
@@ -350,11 +354,12 @@ static void test_the_price_grows_with_the_micro_batch(void **state)
     }
 }
 
-static size_t largest_fit_by_trying(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most)
+static size_t largest_fit_by_trying(const struct model *model, struct price_book *book, enum list_purpose purpose,
+                                    uint64_t bytes, size_t most)
 {
     size_t fits = 0;
     for (size_t micro_batch = 1; micro_batch <= most; micro_batch++) {
-        fits = price_block_bytes(book, purpose, micro_batch) <= bytes ? micro_batch : fits;
+        fits = price_block_bytes(book, purpose, model_shape_max(model, micro_batch)) <= bytes ? micro_batch : fits;
     }
     return fits;
 }
@@ -366,17 +371,17 @@ static void test_the_largest_fit(void **state)
     struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= 20; micro_batch++) {
-            uint64_t bytes = price_block_bytes(book, purposes[i], micro_batch);
+            uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch));
             for (uint64_t budget = bytes - 1; budget <= bytes + 1; budget++) {
                 assert_int_equal(price_largest_fit(book, purposes[i], budget, 20),
-                                 largest_fit_by_trying(book, purposes[i], budget, 20));
+                                 largest_fit_by_trying(model, book, purposes[i], budget, 20));
                 assert_int_equal(price_largest_fit(book, purposes[i], budget, 7),
-                                 largest_fit_by_trying(book, purposes[i], budget, 7));
+                                 largest_fit_by_trying(model, book, purposes[i], budget, 7));
             }
         }
         assert_int_equal(price_largest_fit(book, purposes[i], 0, 20), 0);
         assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 20), 20);
-        uint64_t bytes = price_block_bytes(book, purposes[i], 20);
+        uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, 20));
         assert_int_equal(price_largest_fit(book, purposes[i], bytes, SIZE_MAX / 2), 20); // prices nothing near the most
         assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 0), 0);
     }
