@@ -11,8 +11,9 @@
 
 #include "model/model.h"
 
-// More than one share's micro-steps have sizes: two of its cut, and their halves where memory runs short.
-#define PRICE_LISTS_KEPT 16
+// More than a share's micro-steps have shapes: two sizes of its cut, and their halves where memory runs short; where
+// lengths differ, dozens of these.
+#define PRICE_LISTS_KEPT 64
 
 struct price_book;
 
