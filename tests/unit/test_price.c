@@ -17,6 +17,7 @@
 #include "mem/uint64.h"
 #include "model/ops.h"
 #include "model/price.h"
+#include "random_bits.h"
 
 static const struct model_config mlp = {.kind = MODEL_MLP,
                                         .mlp = {.sizes = {33, 50, 20, 10}, .count = 4, .activation = MODEL_RELU}};
@@ -153,6 +154,49 @@ static void test_the_price_is_what_the_allocator_sees(void **state)
         for (size_t slots = 1; slots <= 2; slots++) {
             check_peaks(&mlp, precisions[i], slots);
             check_peaks(&gpt, precisions[i], slots);
+        }
+    }
+}
+
+// A micro-step of any shape takes no more than the largest, however shapes follow one another: what the pool holds for
+// that is enough for all of them.
+static void check_shapes(const struct model_config *config, enum kernel_precision precision, enum list_purpose purpose)
+{
+    enum { SAMPLES_MAX = 8, MICRO_STEPS = 400 };
+    struct bench bench;
+    struct mem_pool_stats stats;
+    device_address block;
+    bench_init(&bench, config, precision, 2);
+    struct model_shape largest = model_shape_max(bench.model, SAMPLES_MAX);
+    uint64_t largest_bytes = price_block_bytes(bench.book, purpose, largest), random = 1;
+    assert_int_equal(mem_pool_alloc(bench.pool, largest_bytes, NULL, "largest", &block), STATUS_OK);
+    mem_pool_stats(bench.pool, &stats);
+    uint64_t reserved_bytes = stats.reserved_bytes;
+    mem_pool_free(bench.pool, block, NULL);
+    mem_pool_empty_cache(bench.pool);
+    mem_pool_reset_peaks(bench.pool);
+    for (size_t i = 0; i < MICRO_STEPS; i++) {
+        struct model_shape shape = {.samples = 1 + random_bits(&random) % SAMPLES_MAX,
+                                    .length = 1 + random_bits(&random) % largest.length};
+        const struct list *list = price_list(bench.book, purpose, shape);
+        assert_true(price_list_bytes(bench.book, list) <= largest_bytes);
+        assert_int_equal(mem_pool_alloc(bench.pool, price_list_bytes(bench.book, list), NULL, "micro-step", &block),
+                         STATUS_OK);
+        run_within(&bench, list, block);
+        mem_pool_free(bench.pool, block, NULL);
+    }
+    mem_pool_stats(bench.pool, &stats);
+    assert_true(stats.reserved_peak_bytes <= reserved_bytes);
+    assert_true(mem_pool_check(bench.pool));
+    bench_finish(&bench);
+}
+
+static void test_shapes_that_change_leave_no_holes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t k = 0; k < 2; k++) {
+            check_shapes(&gpt, precisions[i], purposes[k]);
         }
     }
 }
@@ -302,6 +346,27 @@ static void test_a_list_costs_its_price(void **state)
     model_destroy(model);
 }
 
+static void test_a_book_tells_shapes_apart(void **state)
+{
+    (void)state;
+    struct model *model = make_model(&gpt, KERNEL_FP32);
+    struct price_book *book = price_book_create(model, 2);
+    for (size_t samples = 1; samples <= 4; samples++) {
+        for (size_t length = gpt.gpt.seq_len; length > 0; length--) {
+            struct model_shape shape = {.samples = samples, .length = length};
+            const struct list *list = price_list(book, LIST_TRAIN, shape);
+            assert_int_equal(list->tensors[list->inputs].elements, samples * length);
+            assert_int_equal(list->tensors[list->targets].elements, samples * length);
+            assert_int_equal(price_block_bytes(book, LIST_TRAIN, shape), price_list_bytes(book, list));
+            assert_ptr_equal(price_list(book, LIST_TRAIN, shape), list);
+        }
+    }
+    assert_int_equal(price_block_bytes(book, LIST_TRAIN, (struct model_shape){.samples = 2, .length = 6}),
+                     price_block_bytes(book, LIST_TRAIN, (struct model_shape){.samples = 1, .length = 12}));
+    price_book_destroy(book);
+    model_destroy(model);
+}
+
 static void test_a_book_keeps_few_lists(void **state)
 {
     (void)state;
@@ -393,9 +458,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_price_is_what_the_allocator_sees),
+        cmocka_unit_test(test_shapes_that_change_leave_no_holes),
         cmocka_unit_test(test_placement_is_valid_and_tight),
         cmocka_unit_test(test_bfloat16_halves_the_price),
         cmocka_unit_test(test_a_list_costs_its_price),
+        cmocka_unit_test(test_a_book_tells_shapes_apart),
         cmocka_unit_test(test_a_book_keeps_few_lists),
         cmocka_unit_test(test_the_price_grows_with_the_micro_batch),
         cmocka_unit_test(test_the_largest_fit),
