@@ -38,6 +38,13 @@ class Plan(headroom_run.ProgramTest):
                 run = self.train(config, "train.steps=1", f"train.micro_batch_size={micro_batch}")
                 self.assertEqual(run.steps[0]["ranks"][0]["allocated_peak_bytes"], peak)
 
+    def test_peaks_of_lines_are_those_of_the_longest(self):
+        peaks = peaks_of(self.headroom("plan", "lines.yaml").out)
+        for micro_batch in (1, 4):
+            run = self.train("lines.yaml", "train.steps=20", f"train.micro_batch_size={micro_batch}")
+            used = [step["ranks"][0]["allocated_peak_bytes"] for step in run.steps]
+            self.assertEqual(max(used), peaks[micro_batch])
+
     def test_shares_of_unequal_ranks(self):
         for config, capacities in CONFIGS:
             plan = self.headroom("plan", config, capacities).out
