@@ -13,8 +13,8 @@ uint64_t position_hash(uint64_t position)
     return random_draw(0, position);
 }
 
-// Kernels work on tiles of so many rows or more, so shorter tiles gain nothing; and few lengths are few lists to build
-// and to keep.
+// Kernels work on tiles of so many rows or more, so less would gain nothing; and few lengths are few lists to build and
+// to keep.
 #define LENGTH_MULTIPLE 16
 
 // The shape of a micro-step of these samples: as long as the longest of them.
@@ -39,9 +39,9 @@ static struct model_shape largest_shape(const struct worker *worker, const struc
     return largest;
 }
 
-// The block that a share's micro-steps use one after the other, larger from the first on that needs more: slots of
-// inputs, which stay where they are while the block does, because the copy of one micro-step's runs beside the kernels
-// of another; then what operations write.
+// The block that a share's micro-steps use one after the other, until one needs more: slots of inputs, which stay where
+// they are whatever list comes next, because the copy of one micro-step's runs beside the kernels of another; then what
+// operations write.
 struct block {
     device_address address; // 0: none is held
     uint64_t bytes, slot_bytes;

@@ -358,7 +358,7 @@ static void check_padded_samples(struct target *target)
     pad_samples(&workplace);
     float *whole = whole_gradient(&workplace);
     struct kernel_tally expected = workplace.tally;
-    for (size_t count = 1; count <= SAMPLES; count++) {
+    for (size_t count = 1; count <= SAMPLES; count += target_is_cpu(target) ? 1 : 4) {
         char what[48];
         snprintf(what, sizeof(what), "micro-steps of %zu, as long as their longest", count);
         clear(&workplace);
