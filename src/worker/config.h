@@ -73,6 +73,7 @@ struct config {
         double validation_fraction;  // text, tokens without validation_path: the end of the data, kept apart
         uint64_t samples;            // synthetic: of the training set
         uint64_t validation_samples; // synthetic
+        bool pack;                   // text: false: a sample is a line
         bool shuffle;
         uint64_t threads, prefetch_bytes;
     } data;

@@ -108,6 +108,9 @@ const struct config_key config_keys[] = {
      .fallback = "null", .help = "synthetic: size of the training set"},
     {"data.validation_samples", CONFIG_TYPE_COUNT, ONE(data.validation_samples), RANGE("0", "1099511627776"),
      .fallback = "0", .help = "synthetic: size of the validation set; 0: none"},
+    {"data.pack", CONFIG_TYPE_BOOL, ONE(data.pack), .fallback = "true",
+     .help = "true: samples are of one length; false, for text: a sample is a line, in pieces where it is longer than "
+             "model.seq_len"},
     {"data.shuffle", CONFIG_TYPE_BOOL, ONE(data.shuffle), .fallback = "true",
      .help = "each epoch in an order of its own, the same for any number of ranks"},
     {"data.threads", CONFIG_TYPE_COUNT, ONE(data.threads), RANGE("1", "256"), .fallback = "2",

@@ -109,9 +109,9 @@ uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_
 }
 
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
-                           uint64_t micro_batch)
+                           struct model_shape shape)
 {
-    return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, micro_batch));
+    return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, shape));
 }
 
 enum status worker_check(struct worker *worker, struct error *error)
@@ -363,7 +363,7 @@ static const struct reduce_ops *choose_reduce(const struct worker *worker)
 // Steps under way, and how their gradients are added up.
 static enum status make_steps(struct worker *worker, struct error *error)
 {
-    const struct list *list = price_list(worker->prices, LIST_TRAIN, 1);
+    const struct list *list = price_list(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1));
     if (list == NULL) {
         return out_of_host_memory(error);
     }

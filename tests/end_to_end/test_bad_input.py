@@ -85,6 +85,14 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"nowhere: there is no such file", "train", "idx.yaml", "data.images=nowhere")
         self.refused(r"none\*\.bin", "train", "tokens.yaml", "data.path=none*.bin", ranks=[None])
 
+    def test_lines(self):
+        self.refused(r"data\.pack=false: false is for data\.kind text.*allowed here: true", "train", "tokens.yaml",
+                     "data.pack=false")
+        self.write("lines.txt", "")
+        self.refused(r"lines\.txt: the file is empty", "train", "lines.yaml")
+        self.write("lines.txt", "\n\n\r\n")
+        self.refused(r"lines\.txt: no line for training has anything to predict", "train", "lines.yaml")
+
     def test_truncated_idx(self):
         self.write("images", idx_file(0x803, (20, 4, 4), [7] * 300))
         self.refused(r"images: truncated: .*320 bytes.*300 bytes", "train", "idx.yaml")

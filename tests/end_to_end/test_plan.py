@@ -38,6 +38,16 @@ class Plan(headroom_run.ProgramTest):
                 run = self.train(config, "train.steps=1", f"train.micro_batch_size={micro_batch}")
                 self.assertEqual(run.steps[0]["ranks"][0]["allocated_peak_bytes"], peak)
 
+    def test_peaks_of_lines_are_those_of_the_longest(self):
+        """However micro-steps change their shape, hundreds of them: nothing more is ever reserved."""
+        peaks = peaks_of(self.headroom("plan", "lines.yaml").out)
+        for micro_batch in (1, 4):
+            run = self.train("lines.yaml", "train.steps=60", "data.validation_fraction=0",
+                             f"train.micro_batch_size={micro_batch}")
+            self.assertEqual(max(run.of_rank(0, "allocated_peak_bytes")), peaks[micro_batch])
+            held = max(run.of_rank(0, "reserved_peak_bytes"))
+            self.assertLess(held - peaks[micro_batch], 65536)  # the CPU device's granularity
+
     def test_shares_of_unequal_ranks(self):
         for config, capacities in CONFIGS:
             plan = self.headroom("plan", config, capacities).out

@@ -648,7 +648,7 @@ static void graph_of_model(struct graph *graph, const struct model_config *confi
     precise.precision = precision;
     assert_int_equal(model_create(&precise, &model, NULL), STATUS_OK);
     graph_init(graph, SEED, precision);
-    assert_true(model_list(model, micro_batch, LIST_TRAIN, &graph->list));
+    assert_true(model_list(model, model_shape_max(model, micro_batch), LIST_TRAIN, &graph->list));
     fill_model_inputs(graph, model);
     graph->parameter_elements = model->elements;
     graph_allocate(graph);

@@ -17,6 +17,7 @@
 #include "mem/uint64.h"
 #include "model/ops.h"
 #include "model/price.h"
+#include "random_bits.h"
 
 static const struct model_config mlp = {.kind = MODEL_MLP,
                                         .mlp = {.sizes = {33, 50, 20, 10}, .count = 4, .activation = MODEL_RELU}};
@@ -112,8 +113,9 @@ static void run_within(struct bench *bench, const struct list *list, device_addr
 static void check_peak(struct bench *bench, enum list_purpose purpose, size_t micro_batch)
 {
     struct mem_pool_stats before, after;
-    uint64_t predicted = mem_pool_block_bytes(price_block_bytes(bench->book, purpose, micro_batch));
-    const struct list *list = price_list(bench->book, purpose, micro_batch);
+    uint64_t predicted =
+        mem_pool_block_bytes(price_block_bytes(bench->book, purpose, model_shape_max(bench->model, micro_batch)));
+    const struct list *list = price_list(bench->book, purpose, model_shape_max(bench->model, micro_batch));
     device_address block, fence;
     mem_pool_reset_peaks(bench->pool);
     mem_pool_stats(bench->pool, &before);
@@ -152,6 +154,49 @@ static void test_the_price_is_what_the_allocator_sees(void **state)
         for (size_t slots = 1; slots <= 2; slots++) {
             check_peaks(&mlp, precisions[i], slots);
             check_peaks(&gpt, precisions[i], slots);
+        }
+    }
+}
+
+// A micro-step of any shape takes no more than the largest, however shapes follow one another: what the pool holds for
+// that is enough for all of them.
+static void check_shapes(const struct model_config *config, enum kernel_precision precision, enum list_purpose purpose)
+{
+    enum { SAMPLES_MAX = 8, MICRO_STEPS = 400 };
+    struct bench bench;
+    struct mem_pool_stats stats;
+    device_address block;
+    bench_init(&bench, config, precision, 2);
+    struct model_shape largest = model_shape_max(bench.model, SAMPLES_MAX);
+    uint64_t largest_bytes = price_block_bytes(bench.book, purpose, largest), random = 1;
+    assert_int_equal(mem_pool_alloc(bench.pool, largest_bytes, NULL, "largest", &block), STATUS_OK);
+    mem_pool_stats(bench.pool, &stats);
+    uint64_t reserved_bytes = stats.reserved_bytes;
+    mem_pool_free(bench.pool, block, NULL);
+    mem_pool_empty_cache(bench.pool);
+    mem_pool_reset_peaks(bench.pool);
+    for (size_t i = 0; i < MICRO_STEPS; i++) {
+        struct model_shape shape = {.samples = 1 + random_bits(&random) % SAMPLES_MAX,
+                                    .length = 1 + random_bits(&random) % largest.length};
+        const struct list *list = price_list(bench.book, purpose, shape);
+        assert_true(price_list_bytes(bench.book, list) <= largest_bytes);
+        assert_int_equal(mem_pool_alloc(bench.pool, price_list_bytes(bench.book, list), NULL, "micro-step", &block),
+                         STATUS_OK);
+        run_within(&bench, list, block);
+        mem_pool_free(bench.pool, block, NULL);
+    }
+    mem_pool_stats(bench.pool, &stats);
+    assert_true(stats.reserved_peak_bytes <= reserved_bytes);
+    assert_true(mem_pool_check(bench.pool));
+    bench_finish(&bench);
+}
+
+static void test_shapes_that_change_leave_no_holes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t k = 0; k < 2; k++) {
+            check_shapes(&gpt, precisions[i], purposes[k]);
         }
     }
 }
@@ -202,7 +247,7 @@ static void check_inputs(const struct list *list)
 static double check_placement(const struct model *model, enum list_purpose purpose, size_t micro_batch)
 {
     struct list list;
-    assert_true(model_list(model, micro_batch, purpose, &list));
+    assert_true(model_list(model, model_shape_max(model, micro_batch), purpose, &list));
     struct mem_buffer *buffers = calloc(list.tensor_count, sizeof(*buffers));
     uint64_t *offsets = calloc(list.tensor_count, sizeof(*offsets)), bound = 0;
     check_inputs(&list);
@@ -263,7 +308,7 @@ static uint64_t block_bytes(const struct model_config *config, enum kernel_preci
 {
     struct model *model = make_model(config, precision);
     struct price_book *book = price_book_create(model, 1);
-    uint64_t bytes = price_block_bytes(book, purpose, 4);
+    uint64_t bytes = price_block_bytes(book, purpose, model_shape_max(model, 4));
     price_book_destroy(book);
     model_destroy(model);
     return bytes;
@@ -288,13 +333,36 @@ static void test_a_list_costs_its_price(void **state)
     struct model *model = make_model(&gpt, KERNEL_FP32);
     struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
-        const struct list *first = price_list(book, purposes[i], 1); // list before price
-        assert_int_equal(price_block_bytes(book, purposes[i], 1), 2 * first->inputs_bytes + first->locals_bytes);
-        uint64_t bytes = price_block_bytes(book, purposes[i], 3); // price before list
-        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], 3)), bytes);
-        assert_ptr_equal(price_list(book, purposes[i], 1), first);
+        const struct list *first = price_list(book, purposes[i], model_shape_max(model, 1)); // list before price
+        assert_int_equal(price_block_bytes(book, purposes[i], model_shape_max(model, 1)),
+                         2 * first->inputs_bytes + first->locals_bytes);
+        uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, 3)); // price before list
+        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], model_shape_max(model, 3))), bytes);
+        assert_ptr_equal(price_list(book, purposes[i], model_shape_max(model, 1)), first);
     }
-    assert_true(price_block_bytes(book, LIST_EVALUATE, 3) < price_block_bytes(book, LIST_TRAIN, 3));
+    assert_true(price_block_bytes(book, LIST_EVALUATE, model_shape_max(model, 3)) <
+                price_block_bytes(book, LIST_TRAIN, model_shape_max(model, 3)));
+    price_book_destroy(book);
+    model_destroy(model);
+}
+
+static void test_a_book_tells_shapes_apart(void **state)
+{
+    (void)state;
+    struct model *model = make_model(&gpt, KERNEL_FP32);
+    struct price_book *book = price_book_create(model, 2);
+    for (size_t samples = 1; samples <= 4; samples++) {
+        for (size_t length = gpt.gpt.seq_len; length > 0; length--) {
+            struct model_shape shape = {.samples = samples, .length = length};
+            const struct list *list = price_list(book, LIST_TRAIN, shape);
+            assert_int_equal(list->tensors[list->inputs].elements, samples * length);
+            assert_int_equal(list->tensors[list->targets].elements, samples * length);
+            assert_int_equal(price_block_bytes(book, LIST_TRAIN, shape), price_list_bytes(book, list));
+            assert_ptr_equal(price_list(book, LIST_TRAIN, shape), list);
+        }
+    }
+    assert_int_equal(price_block_bytes(book, LIST_TRAIN, (struct model_shape){.samples = 2, .length = 6}),
+                     price_block_bytes(book, LIST_TRAIN, (struct model_shape){.samples = 1, .length = 12}));
     price_book_destroy(book);
     model_destroy(model);
 }
@@ -307,20 +375,21 @@ static void test_a_book_keeps_few_lists(void **state)
     const struct list *kept[PRICE_LISTS_KEPT];
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
-            kept[micro_batch - 1] = price_list(book, purposes[i], micro_batch);
+            kept[micro_batch - 1] = price_list(book, purposes[i], model_shape_max(model, micro_batch));
         }
         for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
-            assert_ptr_equal(price_list(book, purposes[i], micro_batch), kept[micro_batch - 1]);
+            assert_ptr_equal(price_list(book, purposes[i], model_shape_max(model, micro_batch)), kept[micro_batch - 1]);
             assert_true(micro_batch == 1 || kept[micro_batch - 1] != kept[micro_batch - 2]);
         }
         for (size_t micro_batch = PRICE_LISTS_KEPT + 1; micro_batch <= 3 * PRICE_LISTS_KEPT; micro_batch++) {
-            const struct list *list = price_list(book, purposes[i], micro_batch);
+            const struct list *list = price_list(book, purposes[i], model_shape_max(model, micro_batch));
             assert_ptr_equal(list, kept[(micro_batch - 1) % PRICE_LISTS_KEPT]); // in the place of the oldest
-            assert_int_equal(price_list_bytes(book, list), price_block_bytes(book, purposes[i], micro_batch));
-            assert_ptr_equal(price_list(book, purposes[i], micro_batch), list);
+            assert_int_equal(price_list_bytes(book, list),
+                             price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch)));
+            assert_ptr_equal(price_list(book, purposes[i], model_shape_max(model, micro_batch)), list);
         }
-        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], 1)),
-                         price_block_bytes(book, purposes[i], 1));
+        assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], model_shape_max(model, 1))),
+                         price_block_bytes(book, purposes[i], model_shape_max(model, 1)));
     }
     price_book_destroy(book);
     model_destroy(model);
@@ -332,8 +401,8 @@ static void assert_price_grows(const struct model_config *config, enum kernel_pr
     struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 2; micro_batch <= 256; micro_batch++) {
-            assert_true(price_block_bytes(book, purposes[i], micro_batch - 1) <=
-                        price_block_bytes(book, purposes[i], micro_batch));
+            assert_true(price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch - 1)) <=
+                        price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch)));
         }
     }
     price_book_destroy(book);
@@ -350,11 +419,12 @@ static void test_the_price_grows_with_the_micro_batch(void **state)
     }
 }
 
-static size_t largest_fit_by_trying(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most)
+static size_t largest_fit_by_trying(const struct model *model, struct price_book *book, enum list_purpose purpose,
+                                    uint64_t bytes, size_t most)
 {
     size_t fits = 0;
     for (size_t micro_batch = 1; micro_batch <= most; micro_batch++) {
-        fits = price_block_bytes(book, purpose, micro_batch) <= bytes ? micro_batch : fits;
+        fits = price_block_bytes(book, purpose, model_shape_max(model, micro_batch)) <= bytes ? micro_batch : fits;
     }
     return fits;
 }
@@ -366,17 +436,17 @@ static void test_the_largest_fit(void **state)
     struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= 20; micro_batch++) {
-            uint64_t bytes = price_block_bytes(book, purposes[i], micro_batch);
+            uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch));
             for (uint64_t budget = bytes - 1; budget <= bytes + 1; budget++) {
                 assert_int_equal(price_largest_fit(book, purposes[i], budget, 20),
-                                 largest_fit_by_trying(book, purposes[i], budget, 20));
+                                 largest_fit_by_trying(model, book, purposes[i], budget, 20));
                 assert_int_equal(price_largest_fit(book, purposes[i], budget, 7),
-                                 largest_fit_by_trying(book, purposes[i], budget, 7));
+                                 largest_fit_by_trying(model, book, purposes[i], budget, 7));
             }
         }
         assert_int_equal(price_largest_fit(book, purposes[i], 0, 20), 0);
         assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 20), 20);
-        uint64_t bytes = price_block_bytes(book, purposes[i], 20);
+        uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, 20));
         assert_int_equal(price_largest_fit(book, purposes[i], bytes, SIZE_MAX / 2), 20); // prices nothing near the most
         assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 0), 0);
     }
@@ -388,9 +458,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_price_is_what_the_allocator_sees),
+        cmocka_unit_test(test_shapes_that_change_leave_no_holes),
         cmocka_unit_test(test_placement_is_valid_and_tight),
         cmocka_unit_test(test_bfloat16_halves_the_price),
         cmocka_unit_test(test_a_list_costs_its_price),
+        cmocka_unit_test(test_a_book_tells_shapes_apart),
         cmocka_unit_test(test_a_book_keeps_few_lists),
         cmocka_unit_test(test_the_price_grows_with_the_micro_batch),
         cmocka_unit_test(test_the_largest_fit),
