@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/list.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,14 +133,17 @@ bool list_place(struct list *list)
     }
     struct mem_buffer *buffers = calloc(count, sizeof(*buffers));
     uint64_t *offsets = calloc(count, sizeof(*offsets));
+    struct mem_layout layout;
     bool ok = buffers != NULL && offsets != NULL;
     if (ok) {
         const struct mem_layout_goal goal = {.work = LAYOUT_WORK};
         place_inputs(list);
         find_lifetimes(list, buffers);
-        list->locals_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, &goal, offsets);
-        assert(mem_layout_valid(buffers, offsets, count, list->locals_bytes));
-        list->lower_bound_bytes = mem_layout_lower_bound(buffers, count, LIST_ALIGNMENT);
+        ok = mem_layout_place(buffers, count, LIST_ALIGNMENT, &goal, offsets, &layout);
+    }
+    if (ok) {
+        list->locals_bytes = layout.bytes;
+        list->lower_bound_bytes = layout.lower_bound_bytes;
         for (size_t i = 0; i < count; i++) {
             if (list->tensors[i].kind == TENSOR_LOCAL) {
                 list->tensors[i].offset_bytes = offsets[i];

@@ -216,7 +216,7 @@ static double check_placement(const struct model *model, enum list_purpose purpo
     for (uint32_t moment = 0; moment <= list.op_count; moment++) {
         bound = uint64_max(bound, live_bytes(buffers, list.tensor_count, moment));
     }
-    assert_true(mem_layout_valid(buffers, offsets, list.tensor_count, list.locals_bytes));
+    assert_true(mem_layout_valid(buffers, offsets, list.tensor_count, LIST_ALIGNMENT, list.locals_bytes));
     assert_int_equal(list.lower_bound_bytes, bound);
     assert_true(list.locals_bytes >= list.lower_bound_bytes);
     double gap = (double)list.locals_bytes / (double)list.lower_bound_bytes - 1;
