@@ -46,16 +46,23 @@ static enum status print_layout(const struct mem_trace *trace, uint64_t live_byt
     if (offsets == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    uint64_t bytes = mem_layout_place(trace->buffers, trace->count, 1, &goal, offsets);
+    struct mem_layout layout;
+    bool placed = mem_layout_place(trace->buffers, trace->count, 1, &goal, offsets, &layout);
     double seconds = (double)(clock_ns() - start_ns) / 1e9;
-    bool valid = mem_layout_valid(trace->buffers, offsets, trace->count, bytes);
+    bool valid = placed && mem_layout_valid(trace->buffers, offsets, trace->count, 1, layout.bytes);
     free(offsets);
+    if (!placed) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
     if (!valid) {
         return error_set(error, STATUS_ERROR, "the layout is not valid: this is a bug");
     }
     char name[48];
     snprintf(name, sizeof(name), "layout, known ahead (%.1f s)", seconds);
-    print_row(name, bytes, live_bytes);
+    print_row(name, layout.bytes, live_bytes);
+    if (layout.optimal && layout.bytes > live_bytes) {
+        printf("no layout takes less\n");
+    }
     return STATUS_OK;
 }
 
@@ -67,6 +74,10 @@ static enum status replay(const char *path, struct error *error)
         return status;
     }
     uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, 1);
+    if (live_bytes == UINT64_MAX) {
+        mem_trace_finish(&trace);
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
     printf("%s: %zu buffers\n\n%-34s %14s %20s %10s\n", path, trace.count, "", "held", "bytes", "above live");
     print_row("largest sum of live bytes", live_bytes, live_bytes);
     status = print_online(&trace, live_bytes, error);

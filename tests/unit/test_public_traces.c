@@ -136,11 +136,12 @@ static void check_trace(const char *path)
     const struct mem_layout_goal goal = {.bytes = mem_trace_capacity(path), .work = MEM_LAYOUT_WORK_MAX};
     uint64_t *offsets = calloc(trace.count, sizeof(*offsets));
     assert_non_null(offsets);
-    uint64_t bytes = mem_layout_place(trace.buffers, trace.count, 1, &goal, offsets);
-    uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, 1);
+    struct mem_layout layout;
+    assert_true(mem_layout_place(trace.buffers, trace.count, 1, &goal, offsets, &layout));
+    uint64_t bytes = layout.bytes, live_bytes = layout.lower_bound_bytes;
     print_message("%s, above the largest sum of live bytes: layout %.3f %%", strrchr(path, '/') + 1,
                   above(bytes, live_bytes));
-    assert_true(mem_layout_valid(trace.buffers, offsets, trace.count, bytes));
+    assert_true(mem_layout_valid(trace.buffers, offsets, trace.count, 1, bytes));
     assert_true(goal.bytes > 0 ? bytes <= goal.bytes : above(bytes, live_bytes) <= GAP_MAX);
     check_online(&trace, live_bytes);
     free(offsets);
