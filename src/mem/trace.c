@@ -65,10 +65,9 @@ static enum status add_row(struct rows *rows, const struct row *row, struct erro
     return STATUS_OK;
 }
 
-static enum status read_line(const char *path, size_t number, char *line, struct rows *rows, struct error *error)
+static enum status parse_line(const char *path, size_t number, const char *line, struct rows *rows, struct error *error)
 {
     struct row row;
-    line[strcspn(line, "\r\n")] = '\0';
     if (number == 1) {
         return strcmp(line, HEADER) == 0
                    ? STATUS_OK
@@ -89,16 +88,37 @@ static enum status read_line(const char *path, size_t number, char *line, struct
     return add_row(rows, &row, error);
 }
 
+// Up to the line's end, or to where there is no more room. False at the file's end.
+static bool read_line(FILE *file, char line[LINE_MAX_BYTES], size_t *length_p)
+{
+    size_t length = 0;
+    int next = getc(file);
+    for (; next != EOF && next != '\n' && length + 1 < LINE_MAX_BYTES; next = getc(file)) {
+        line[length++] = (char)next;
+    }
+    bool ended = next == EOF && length == 0;
+    if (length > 0 && line[length - 1] == '\r') {
+        length--;
+    }
+    line[length] = '\0';
+    *length_p = length;
+    return !ended;
+}
+
 static enum status read_rows(const char *path, FILE *file, struct rows *rows, struct error *error)
 {
     char line[LINE_MAX_BYTES];
+    size_t length;
     enum status status = STATUS_OK;
-    for (size_t number = 1; status == STATUS_OK && fgets(line, sizeof(line), file) != NULL; number++) {
-        if (strchr(line, '\n') == NULL && !feof(file)) {
+    for (size_t number = 1; status == STATUS_OK && read_line(file, line, &length); number++) {
+        if (length + 1 == LINE_MAX_BYTES) {
             return error_set(error, STATUS_INVALID, "%s:%zu: the line is longer than %d bytes", path, number,
                              LINE_MAX_BYTES - 2);
         }
-        status = read_line(path, number, line, rows, error);
+        if (strlen(line) < length) {
+            return error_set(error, STATUS_INVALID, "%s:%zu: the line holds a NUL byte", path, number);
+        }
+        status = parse_line(path, number, line, rows, error);
     }
     if (status == STATUS_OK && ferror(file)) {
         return error_set(error, STATUS_INVALID, "%s: %s", path, strerror(errno));

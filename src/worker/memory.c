@@ -12,14 +12,17 @@
 #include "worker/commands.h"
 #include "worker/launcher.h"
 
-#define GRANULARITY UINT64_C(2097152) // of a GPU's memory
+#define GRANULARITY      UINT64_C(2097152) // of a GPU's memory
+#define LAYOUT_ALIGNMENT UINT64_C(1)       // as the traces' own figures are
 
-// Above the largest sum of live bytes.
-static void print_row(const char *name, uint64_t bytes, uint64_t live_bytes)
+// How far above the largest sum of live bytes, where anything is live at all.
+static void print_row(const char *name, uint64_t alignment, uint64_t bytes, uint64_t live_bytes)
 {
-    char text[MEM_SIZE_TEXT_MAX];
-    double above = live_bytes == 0 ? 0 : 100 * ((double)bytes / (double)live_bytes - 1);
-    printf("%-34s %14s %20" PRIu64 " %8.3f %%\n", name, mem_size_text(bytes, text), bytes, above);
+    char held[MEM_SIZE_TEXT_MAX], above[32] = "-";
+    if (live_bytes > 0) {
+        snprintf(above, sizeof(above), "%.3f %%", 100 * ((double)bytes / (double)live_bytes - 1));
+    }
+    printf("%-34s %10" PRIu64 " %14s %20" PRIu64 " %10s\n", name, alignment, mem_size_text(bytes, held), bytes, above);
 }
 
 static enum status print_online(const struct mem_trace *trace, uint64_t live_bytes, struct error *error)
@@ -34,8 +37,8 @@ static enum status print_online(const struct mem_trace *trace, uint64_t live_byt
     if (pool == UINT64_MAX || pytorch == UINT64_MAX) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    print_row("pool, as they come", pool, live_bytes);
-    print_row("PyTorch's rules, as they come", pytorch, live_bytes);
+    print_row("pool, as they come", MEM_POOL_ALIGNMENT, pool, live_bytes);
+    print_row("PyTorch's rules, as they come", MEM_POOL_ALIGNMENT, pytorch, live_bytes);
     return STATUS_OK;
 }
 
@@ -46,7 +49,7 @@ static enum status print_layout(const struct mem_trace *trace, uint64_t live_byt
     if (offsets == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    uint64_t bytes = mem_layout_place(trace->buffers, trace->count, 1, &goal, offsets);
+    uint64_t bytes = mem_layout_place(trace->buffers, trace->count, LAYOUT_ALIGNMENT, &goal, offsets);
     double seconds = (double)(clock_ns() - start_ns) / 1e9;
     bool valid = mem_layout_valid(trace->buffers, offsets, trace->count, bytes);
     free(offsets);
@@ -55,7 +58,7 @@ static enum status print_layout(const struct mem_trace *trace, uint64_t live_byt
     }
     char name[48];
     snprintf(name, sizeof(name), "layout, known ahead (%.1f s)", seconds);
-    print_row(name, bytes, live_bytes);
+    print_row(name, LAYOUT_ALIGNMENT, bytes, live_bytes);
     return STATUS_OK;
 }
 
@@ -66,9 +69,10 @@ static enum status replay(const char *path, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
-    uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, 1);
-    printf("%s: %zu buffers\n\n%-34s %14s %20s %10s\n", path, trace.count, "", "held", "bytes", "above live");
-    print_row("largest sum of live bytes", live_bytes, live_bytes);
+    uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, LAYOUT_ALIGNMENT);
+    printf("%s: %zu buffers\n\n%-34s %10s %14s %20s %10s\n", path, trace.count, "", "rounded to", "held", "bytes",
+           "above live");
+    print_row("largest sum of live bytes", LAYOUT_ALIGNMENT, live_bytes, live_bytes);
     status = print_online(&trace, live_bytes, error);
     if (status == STATUS_OK) {
         status = print_layout(&trace, live_bytes, error);

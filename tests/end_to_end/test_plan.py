@@ -72,9 +72,15 @@ class Plan(headroom_run.ProgramTest):
         rows = "".join(f"{i},{i},{i + 2},1048576\n" for i in range(3))
         self.write("trace.csv", "id,lower,upper,size\n" + rows)
         out = self.headroom("memory", "replay", "trace.csv").out
-        for name in ("largest sum of live bytes", "pool, as they come", "layout, known ahead .*"):
+        for name in ("largest sum of live bytes +1", "pool, as they come +512", "layout, known ahead .* +1",
+                     "PyTorch's rules, as they come +512"):
             self.assertRegex(out, rf"{name} +2\.00 MiB +2097152 +0\.000 %\n")
-        self.assertRegex(out, r"PyTorch's rules, as they come +2\.00 MiB +2097152 ")
+
+    def test_a_trace_of_nothing(self):
+        self.write("trace.csv", "id,lower,upper,size\n0,0,1,0\n")
+        out = self.headroom("memory", "replay", "trace.csv").out
+        self.assertRegex(out, r"largest sum of live bytes +1 +0 bytes +0 +-\n")
+        self.assertRegex(out, r"PyTorch's rules, as they come +512 +0 bytes +0 +-\n")
 
     def test_every_capacity(self):
         """The largest micro-batch that is promised for a capacity is the one that runs."""

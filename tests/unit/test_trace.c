@@ -16,16 +16,21 @@
 #define HEADER "id,lower,upper,size\n"
 #define MIB    UINT64_C(1048576)
 
-static enum status read_text(const char *text, struct mem_trace *trace, struct error *error)
+static enum status read_bytes(const char *text, size_t size, struct mem_trace *trace, struct error *error)
 {
     char path[] = "/tmp/test_trace_XXXXXX";
     int file = mkstemp(path);
     assert_true(file >= 0);
-    assert_int_equal(write(file, text, strlen(text)), strlen(text));
+    assert_int_equal(write(file, text, size), size);
     close(file);
     enum status status = mem_trace_read(path, trace, error);
     unlink(path);
     return status;
+}
+
+static enum status read_text(const char *text, struct mem_trace *trace, struct error *error)
+{
+    return read_bytes(text, strlen(text), trace, error);
 }
 
 static struct mem_trace trace_of(const char *rows)
@@ -101,6 +106,8 @@ static void a_mistake_is_named_with_its_line(void **state)
         {HEADER "\n", ":2: '' is not four numbers below 2^63: id,lower,upper,size"},
         {HEADER "1,2,3,600000000000000000\n1,2,3,600000000000000000\n", ":3: sizes add up to 2^60 bytes or more"},
         {HEADER "1,3,3,4\n", ":2: upper 3 is not above lower 3"},
+        {HEADER "1,2,3,4\r1,2,3,5\n", ":2: '1,2,3,4\r1,2,3,5' is not four numbers below 2^63"},
+        {HEADER "1,2,3,4\r\r\n", ":2: '1,2,3,4\r' is not four numbers below 2^63"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct mem_trace trace;
@@ -110,6 +117,20 @@ static void a_mistake_is_named_with_its_line(void **state)
             fail_msg("%s is not %s", error.text, cases[i].line);
         }
     }
+}
+
+static void a_nul_byte_is_refused(void **state)
+{
+    (void)state;
+    static const char ended[] = HEADER "1,2,3,4\0\n", last[] = HEADER "1,2,3,4\0,5", first[] = "\0" HEADER;
+    struct mem_trace trace;
+    struct error error = {0};
+    assert_int_equal(read_bytes(ended, sizeof(ended) - 1, &trace, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, ":2: the line holds a NUL byte"));
+    assert_int_equal(read_bytes(last, sizeof(last) - 1, &trace, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, ":2: the line holds a NUL byte"));
+    assert_int_equal(read_bytes(first, sizeof(first) - 1, &trace, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, ":1: the line holds a NUL byte"));
 }
 
 static void long_lines_and_missing_files_are_named(void **state)
@@ -156,16 +177,25 @@ static void pytorch_s_rules(void **state)
     expect_held("0,0,1,2097152\n1,2,3,1048576\n", 2 * MIB, 22 * MIB);
     expect_held("0,0,1,1000000000000000000\n", UINT64_C(1000000000000000000) / (2 * MIB) * 2 * MIB + 2 * MIB,
                 UINT64_C(1000000000000000000) / (2 * MIB) * 2 * MIB + 2 * MIB);
+    // Empty buffers take no block; ours takes the smallest.
+    expect_held("0,0,1,0\n", 2 * MIB, 0);
     // Free neighbours are joined, and serve what neither could.
     expect_held("0,0,2,8388608\n1,0,2,8388608\n2,3,4,20971520\n", 20 * MIB, 20 * MIB);
+    // Of equal blocks the lowest serves, beyond 2 TiB too: the end of the first segment, which so stays cut in two.
+    expect_held("0,0,1,4398071676928\n1,0,3,25165824\n2,1,4,4398046511104\n3,3,9,25165824\n4,4,9,4398071676928\n",
+                UINT64_C(8796143353856), UINT64_C(8796168519680));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moments_are_counted_from_the_first),     cmocka_unit_test(far_apart_only_changes_count),
-        cmocka_unit_test(what_ends_comes_before_what_begins),     cmocka_unit_test(a_mistake_is_named_with_its_line),
-        cmocka_unit_test(long_lines_and_missing_files_are_named), cmocka_unit_test(pytorch_s_rules),
+        cmocka_unit_test(moments_are_counted_from_the_first),
+        cmocka_unit_test(far_apart_only_changes_count),
+        cmocka_unit_test(what_ends_comes_before_what_begins),
+        cmocka_unit_test(a_mistake_is_named_with_its_line),
+        cmocka_unit_test(long_lines_and_missing_files_are_named),
+        cmocka_unit_test(pytorch_s_rules),
+        cmocka_unit_test(a_nul_byte_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
