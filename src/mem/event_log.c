@@ -46,11 +46,12 @@ static void write_buffer(struct event_log *log)
 
 enum status event_log_create(const char *path, struct event_log **log_p, struct error *error)
 {
-    struct event_log *log = calloc(1, sizeof(*log) + strlen(path) + 1);
+    size_t length = strlen(path);
+    struct event_log *log = calloc(1, sizeof(*log) + length + 1);
     if (log == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    strcpy(log->path, path);
+    memcpy(log->path, path, length);
     log->file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (log->file < 0) {
         enum status status = error_set(error, STATUS_ERROR, "%s: %s", path, strerror(errno));

@@ -15,7 +15,7 @@
 enum { LINE_MAX_BYTES = 256 };
 
 struct reader {
-    struct trace_line line;
+    const char *path;
     bool from_rmm;
     struct trace_rmm rmm;
     struct trace_rows rows;
@@ -40,9 +40,8 @@ static enum status parse_buffer(const struct trace_line *line, struct trace_rows
     return trace_rows_add(rows, line, &row, error);
 }
 
-static enum status parse_line(struct reader *reader, struct error *error)
+static enum status parse_line(struct reader *reader, struct trace_line *line, struct error *error)
 {
-    struct trace_line *line = &reader->line;
     if (line->number == 1) {
         reader->from_rmm = trace_rmm_begin(&reader->rmm, line->text);
         return reader->from_rmm || strcmp(line->text, HEADER) == 0
@@ -75,22 +74,21 @@ static bool read_line(FILE *file, char text[LINE_MAX_BYTES], size_t *length_p)
 static enum status read_lines(struct reader *reader, FILE *file, struct error *error)
 {
     char text[LINE_MAX_BYTES];
+    struct trace_line line = {.path = reader->path, .number = 1, .text = text};
     size_t length;
-    struct trace_line *line = &reader->line;
     enum status status = STATUS_OK;
-    line->text = text;
-    for (line->number = 1; status == STATUS_OK && read_line(file, text, &length); line->number++) {
+    for (; status == STATUS_OK && read_line(file, text, &length); line.number++) {
         if (length + 1 == LINE_MAX_BYTES) {
-            return error_set(error, STATUS_INVALID, "%s:%zu: the line is longer than %d bytes", line->path,
-                             line->number, LINE_MAX_BYTES - 2);
+            return error_set(error, STATUS_INVALID, "%s:%zu: the line is longer than %d bytes", line.path, line.number,
+                             LINE_MAX_BYTES - 2);
         }
         if (strlen(text) < length) {
-            return error_set(error, STATUS_INVALID, "%s:%zu: the line holds a NUL byte", line->path, line->number);
+            return error_set(error, STATUS_INVALID, "%s:%zu: the line holds a NUL byte", line.path, line.number);
         }
-        status = parse_line(reader, error);
+        status = parse_line(reader, &line, error);
     }
     if (status == STATUS_OK && ferror(file)) {
-        return error_set(error, STATUS_INVALID, "%s: %s", line->path, strerror(errno));
+        return error_set(error, STATUS_INVALID, "%s: %s", line.path, strerror(errno));
     }
     return status;
 }
@@ -99,15 +97,15 @@ static enum status read_file(struct reader *reader, FILE *file, struct error *er
 {
     enum status status = read_lines(reader, file, error);
     if (status == STATUS_OK && reader->from_rmm) {
-        status = trace_rmm_end(&reader->rmm, reader->line.path, &reader->rows, error);
+        status = trace_rmm_end(&reader->rmm, reader->path, &reader->rows, error);
     }
     if (status == STATUS_OK && reader->rows.count == 0) {
         return error_set(error, STATUS_INVALID,
                          "%s: there is no buffer in it; a trace begins with " HEADER " or " TRACE_RMM_HEADER,
-                         reader->line.path);
+                         reader->path);
     }
     if (status == STATUS_OK && reader->rows.count > UINT32_MAX / 4) {
-        return error_set(error, STATUS_INVALID, "%s: more than %" PRIu32 " buffers", reader->line.path, UINT32_MAX / 4);
+        return error_set(error, STATUS_INVALID, "%s: more than %" PRIu32 " buffers", reader->path, UINT32_MAX / 4);
     }
     return status;
 }
@@ -171,7 +169,7 @@ static enum status make_buffers(const struct trace_rows *rows, struct mem_trace 
 
 enum status mem_trace_read(const char *path, struct mem_trace *trace_p, struct error *error)
 {
-    struct reader reader = {.line.path = path};
+    struct reader reader = {.path = path};
     *trace_p = (struct mem_trace){0};
     FILE *file = fopen(path, "r");
     if (file == NULL) {

@@ -19,9 +19,8 @@ struct trace_rmm_event {
 
 bool trace_rmm_begin(struct trace_rmm *rmm, const char *first_line)
 {
-    bool with_tag = strcmp(first_line, WITH_TAG) == 0;
-    rmm->columns = with_tag ? COLUMNS_MAX : COLUMNS_MAX - 1;
-    return with_tag || strcmp(first_line, TRACE_RMM_HEADER) == 0;
+    rmm->with_tags = strcmp(first_line, WITH_TAG) == 0;
+    return rmm->with_tags || strcmp(first_line, TRACE_RMM_HEADER) == 0;
 }
 
 static enum status bad_value(const struct trace_line *line, const char *value, const char *expected,
@@ -30,21 +29,17 @@ static enum status bad_value(const struct trace_line *line, const char *value, c
     return error_set(error, STATUS_INVALID, "%s:%zu: '%s' is not %s", line->path, line->number, value, expected);
 }
 
-static enum status cut(const struct trace_line *line, size_t columns, const char *column[COLUMNS_MAX],
-                       struct error *error)
+// Ends each column where its comma is. False, with the text as it was, where there are not so many.
+static bool cut(char *text, bool with_tag, const char *column[COLUMNS_MAX])
 {
-    size_t count = 1;
-    for (const char *comma = strchr(line->text, ','); comma != NULL; comma = strchr(comma + 1, ',')) {
+    size_t columns = with_tag ? COLUMNS_MAX : COLUMNS_MAX - 1, count = 1;
+    for (const char *comma = strchr(text, ','); comma != NULL; comma = strchr(comma + 1, ',')) {
         count++;
     }
-    if (count != columns) {
-        return bad_value(line, line->text, columns == COLUMNS_MAX ? WITH_TAG : TRACE_RMM_HEADER, error);
+    for (size_t i = 0; count == columns && i < columns; i++) {
+        column[i] = strsep(&text, ",");
     }
-    char *rest = line->text;
-    for (size_t i = 0; i < columns; i++) {
-        column[i] = strsep(&rest, ",");
-    }
-    return STATUS_OK;
+    return count == columns;
 }
 
 // RMM has written hexadecimal with 0x and without, and what printf makes of a null pointer.
@@ -87,9 +82,8 @@ enum status trace_rmm_line(struct trace_rmm *rmm, struct trace_line *line, struc
 {
     const char *column[COLUMNS_MAX];
     uint64_t pointer, bytes;
-    enum status status = cut(line, rmm->columns, column, error);
-    if (status != STATUS_OK) {
-        return status;
+    if (!cut(line->text, rmm->with_tags, column)) {
+        return bad_value(line, line->text, rmm->with_tags ? WITH_TAG : TRACE_RMM_HEADER, error);
     }
     if (!parse_pointer(column[POINTER], &pointer)) {
         return bad_value(line, column[POINTER], "a pointer in hexadecimal digits", error);

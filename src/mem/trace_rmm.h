@@ -13,7 +13,7 @@
 struct trace_rmm_event;
 
 struct trace_rmm {
-    size_t columns;
+    bool with_tags;
     struct trace_rmm_event *events;
     size_t count, capacity;
     size_t moments; // lines
