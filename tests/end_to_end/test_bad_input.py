@@ -155,6 +155,8 @@ class BadInput(headroom_run.ProgramTest):
     def test_traces(self):
         self.write("trace.csv", "id,lower,upper,size\n0,0,4,100\n1,4,3,100\n")
         self.refused(r"trace\.csv:3: upper 3 is not above lower 4", "memory", "replay", "trace.csv", ranks=[None])
+        self.write("log.csv", "Thread,Time,Action,Pointer,Size,Stream\n1,15:47:02.841961,free,0x200,100,0\n")
+        self.refused(r"log\.csv:2: 0x200 is freed but not allocated", "memory", "replay", "log.csv", ranks=[None])
         self.refused(r"none\.csv: No such file", "memory", "replay", "none.csv", ranks=[None])
         for arguments in ([], ["replay"], ["play", "trace.csv"], ["replay", "trace.csv", "trace.csv"]):
             self.refused(r"memory takes: replay TRACE\.csv", "memory", *arguments, ranks=[None])
