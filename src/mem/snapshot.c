@@ -192,7 +192,8 @@ static void put_sums(struct writer *writer, const struct mem_snapshot_segment *s
 
 static void put_segment(struct writer *writer, const struct mem_snapshot_segment *segment, uint32_t device)
 {
-    assert(blocks_tile(segment));
+    bool tiled = blocks_tile(segment);
+    assert(tiled), (void)tiled;
     pickle_dict_begin(writer->file);
     put_number(writer, DEVICE, device);
     put_number(writer, ADDRESS, segment->address);
