@@ -473,8 +473,10 @@ uint64_t pool_largest_free(const struct arena *arena)
 {
     uint64_t largest = 0;
     for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        uint64_t run = 0; // neighbours of several streams serve together
         for (const struct block *block = segment->first; block != NULL; block = block->next) {
-            largest = uint64_max(largest, block->live ? 0 : block->bytes);
+            run = block->live ? 0 : run + block->bytes;
+            largest = uint64_max(largest, run);
         }
         largest = uint64_max(largest, segment->held_bytes - segment_live_end(segment));
     }
