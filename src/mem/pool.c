@@ -54,15 +54,12 @@ static bool commit(struct mem_pool *pool, struct segment *segment, uint64_t byte
     return true;
 }
 
-// Gives the memory behind the segment's last `bytes` back. They are granules, free, and no stream uses them.
+// Gives the memory behind the segment's last `bytes` back. They are granules, in no block, and no stream uses them.
 static void release(struct mem_pool *pool, struct segment *segment, uint64_t bytes)
 {
-    uint64_t before = segment->held_bytes, keep = before - bytes, top = segment_top(segment) - segment->base;
-    if (top > keep) {
-        blocks_shorten_last(&pool->blocks, segment, top - keep);
-    }
-    pool->device->ops->release(pool->device, segment->base + keep, bytes);
-    segment->held_bytes = keep;
+    uint64_t before = segment->held_bytes;
+    pool->device->ops->release(pool->device, segment->base + before - bytes, bytes);
+    segment->held_bytes -= bytes;
     pool_count_held(pool, segment, before);
     pool_count_split(pool, segment);
 }
@@ -401,6 +398,19 @@ void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)
 
 // ---- Giving back ----
 
+// Takes what is above `end` out of the segment's blocks. It is dropped before its stream is waited for: what that makes
+// safe for any joins its neighbours, whose streams may go on.
+static void drop_blocks(struct mem_pool *pool, struct segment *segment, device_address end)
+{
+    while (segment_top(segment) > end) {
+        struct stream *stream = segment->last->stream;
+        blocks_shorten_last(&pool->blocks, segment, uint64_min(segment->last->bytes, segment_top(segment) - end));
+        if (stream != NULL) {
+            wait_for(pool, stream);
+        }
+    }
+}
+
 // Returns memory of the segment, `most` bytes of it or a granule more.
 static void trim_segment(struct mem_pool *pool, struct segment *segment, uint64_t most)
 {
@@ -411,9 +421,7 @@ static void trim_segment(struct mem_pool *pool, struct segment *segment, uint64_
     if (bytes == 0) {
         return;
     }
-    while (segment->last != NULL && segment->last->stream != NULL) {
-        wait_for(pool, segment->last->stream);
-    }
+    drop_blocks(pool, segment, segment->base + segment->held_bytes - bytes);
     release(pool, segment, bytes);
 }
 
