@@ -25,9 +25,12 @@ static bool trim_would_wait(struct mem_pool *pool)
 {
     for (size_t i = 0; i < LIFETIMES; i++) {
         for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
-            const struct block *last = segment->last;
-            if (pool_releasable(pool, segment) > 0 && last != NULL && !pool_is_done(pool, last->stream)) {
-                return true;
+            device_address end = segment->base + segment->held_bytes - pool_releasable(pool, segment);
+            for (const struct block *block = segment->last; block != NULL && block->address + block->bytes > end;
+                 block = block->previous) {
+                if (!pool_is_done(pool, block->stream)) {
+                    return true;
+                }
             }
         }
     }
