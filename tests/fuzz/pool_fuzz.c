@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/random.h"
 #include "oracle.h"
 #include "picture.h"
 #include "require.h"
@@ -620,16 +621,10 @@ static void make_request(struct world *world, uint64_t lifetime)
         ask(world, &asked, owned ? owner : SIZE_MAX, &address);
         return;
     }
-    uint64_t failed = 0;
-    for (size_t i = 0; i < SIM_CALLS; i++) {
-        failed += world->coverage->failed_calls[i];
-    }
+    const uint64_t failed = world->sim.failed;
     enum status status = ask_persistently(world, &asked, &address);
-    for (size_t i = 0; i < SIM_CALLS; i++) {
-        failed -= world->coverage->failed_calls[i];
-    }
     // Where trimming was to help, it did.
-    require(status == STATUS_OK || failed != 0 || world->fail_every > 0 ||
+    require(status == STATUS_OK || world->sim.failed > failed || world->fail_every > 0 ||
             !oracle_trim_would_do(&world->oracle, world->request_bytes));
 }
 
@@ -674,10 +669,14 @@ static void check_headroom(struct world *world)
     stop_injecting(world);
     uint64_t headroom = mem_pool_headroom(world->pool);
     require(headroom <= world->oracle.limit_bytes);
+    const uint64_t failed = world->sim.failed;
     device_address address;
     if (headroom > 0) {
         asked.bytes = headroom / MEM_POOL_ALIGNMENT * MEM_POOL_ALIGNMENT;
-        require(ask_persistently(world, &asked, &address) == STATUS_OK);
+        if (ask_persistently(world, &asked, &address) != STATUS_OK) {
+            require(world->sim.failed > failed);
+            return;
+        }
         free_address(world, address, asked.stream);
         world->coverage->headroom_kept++;
     }
@@ -686,7 +685,8 @@ static void check_headroom(struct world *world)
     }
     asked.bytes = headroom + MEM_POOL_ALIGNMENT;
     if (ask_persistently(world, &asked, &address) == STATUS_OK) {
-        require(is_hole(world, address) || (headroom > 0 && lifetime_at(world, address) == FOR_RUN));
+        require(world->sim.failed > failed || is_hole(world, address) ||
+                (headroom > 0 && lifetime_at(world, address) == FOR_RUN));
         free_address(world, address, asked.stream);
     }
 }
@@ -719,19 +719,27 @@ static void fail_call(struct world *world)
     world->sim.fail_at[call] = world->sim.calls[call] + 1 + next_below(world, 4);
 }
 
+// Of 78 bytes so many ask for the operation.
+static const uint8_t weights[FUZZ_OPERATIONS] = {
+    [FUZZ_ALLOC] = 22,    [FUZZ_HOLD] = 8,      [FUZZ_FREE] = 18,       [FUZZ_FREE_ON_ANOTHER] = 8,
+    [FUZZ_TOUCH] = 2,     [FUZZ_TRIM] = 2,      [FUZZ_RELIEVE] = 2,     [FUZZ_SOFT_LIMIT] = 2,
+    [FUZZ_NEIGHBOUR] = 2, [FUZZ_COMPLETE] = 3,  [FUZZ_BEGIN_STEP] = 1,  [FUZZ_LEAKS] = 1,
+    [FUZZ_INJECT] = 1,    [FUZZ_FAIL_CALL] = 2, [FUZZ_RESET_PEAKS] = 1, [FUZZ_HEADROOM] = 3,
+};
+#define WEIGHTS 78
+
+uint8_t fuzz_operation_byte(enum fuzz_operation operation)
+{
+    uint8_t byte = 0;
+    for (size_t i = 0; i < operation; i++) {
+        byte = (uint8_t)(byte + weights[i]);
+    }
+    return byte;
+}
+
 static enum fuzz_operation next_operation(struct world *world)
 {
-    static const uint8_t weights[FUZZ_OPERATIONS] = {
-        [FUZZ_ALLOC] = 22,    [FUZZ_HOLD] = 8,      [FUZZ_FREE] = 18,       [FUZZ_FREE_ON_ANOTHER] = 8,
-        [FUZZ_TOUCH] = 2,     [FUZZ_TRIM] = 2,      [FUZZ_RELIEVE] = 2,     [FUZZ_SOFT_LIMIT] = 2,
-        [FUZZ_NEIGHBOUR] = 2, [FUZZ_COMPLETE] = 3,  [FUZZ_BEGIN_STEP] = 1,  [FUZZ_LEAKS] = 1,
-        [FUZZ_INJECT] = 1,    [FUZZ_FAIL_CALL] = 2, [FUZZ_RESET_PEAKS] = 1, [FUZZ_HEADROOM] = 2,
-    };
-    uint64_t sum = 0;
-    for (size_t i = 0; i < FUZZ_OPERATIONS; i++) {
-        sum += weights[i];
-    }
-    uint64_t draw = next_below(world, sum);
+    uint64_t draw = next_below(world, WEIGHTS);
     size_t operation = 0;
     while (draw >= weights[operation]) {
         draw -= weights[operation++];
@@ -837,7 +845,7 @@ static bool open_world(struct world *world, struct fuzz_fault fault)
     config.capacity_bytes = config.granularity_bytes * (1 + next_below(world, SIM_GRANULES_MAX)) + next(world);
     uint64_t limit = next_below(world, 4) == 0 ? 0 : 1 + config.capacity_bytes / 128 * next_below(world, 256);
     sim_init(&world->sim, &config);
-    world->sim.fail_at[fault.call] = fault.number;
+    world->sim.fault_at[fault.call] = fault.number;
     world->coverage->plain_runs += config.plain;
     struct error error;
     host_of = &world->sim;
@@ -845,6 +853,7 @@ static bool open_world(struct world *world, struct fuzz_fault fault)
     host_of = NULL;
     if (status != STATUS_OK) {
         require(status == STATUS_ERROR && world->sim.seen.failed > 0);
+        note_seen(world);
         return false;
     }
     uint64_t most = limit == 0 ? config.capacity_bytes : uint64_min(limit, config.capacity_bytes);
@@ -892,6 +901,13 @@ struct fuzz_run fuzz_pool(const uint8_t *bytes, size_t size, struct fuzz_fault f
     struct fuzz_run run = {.operations = require_place.operation};
     memcpy(run.calls, world.sim.calls, sizeof(run.calls));
     return run;
+}
+
+void fuzz_fill(uint8_t *bytes, size_t size, uint64_t seed)
+{
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = (uint8_t)random_draw(seed, i);
+    }
 }
 
 static void print_counts(const char *what, const char *const *labels, const uint64_t *counts, size_t count)

@@ -11,8 +11,6 @@
 #include "mem/pool.h"
 #include "sim_device.h"
 
-#define FUZZ_HEADER_BYTES 8
-
 enum fuzz_operation {
     FUZZ_ALLOC,
     FUZZ_HOLD,
@@ -58,6 +56,10 @@ struct fuzz_run {
 
 // Adds to what is covered.
 struct fuzz_run fuzz_pool(const uint8_t *bytes, size_t size, struct fuzz_fault fault, struct fuzz_coverage *coverage);
+// A byte that asks for the operation.
+uint8_t fuzz_operation_byte(enum fuzz_operation operation);
+// Pseudo-random bytes.
+void fuzz_fill(uint8_t *bytes, size_t size, uint64_t seed);
 void fuzz_print(const struct fuzz_coverage *coverage);
 
 #endif

@@ -212,11 +212,13 @@ uint64_t sim_range_held(const struct sim_device *sim, const struct sim_range *ra
 
 bool sim_fails(struct sim_device *sim, enum sim_call call)
 {
-    if (++sim->calls[call] != sim->fail_at[call]) {
+    uint64_t number = ++sim->calls[call];
+    if (number != sim->fail_at[call] && number != sim->fault_at[call]) {
         return false;
     }
     sim->seen.failed_call[call] = true;
     sim->seen.failed++;
+    sim->failed++;
     return true;
 }
 

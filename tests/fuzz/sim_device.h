@@ -68,8 +68,10 @@ struct sim_device {
     size_t piece_count;
     uint64_t events;
     uint64_t held_bytes, others_bytes;
-    uint64_t allowed_bytes;                               // no commit may go beyond
-    uint64_t calls[SIM_CALLS], fail_at[SIM_CALLS];        // the call of that number fails; 0: none
+    uint64_t allowed_bytes; // no commit may go beyond
+    uint64_t calls[SIM_CALLS];
+    uint64_t fail_at[SIM_CALLS], fault_at[SIM_CALLS]; // the calls of these numbers fail; 0: none
+    uint64_t failed;
     uint64_t commits, releases;                           // since it was made, as is what follows
     uint64_t peak_bytes, committed_bytes, released_bytes; // the peak: since it was last set
     uint64_t segments, segments_peak, segments_begun, segments_ended;

@@ -3,18 +3,10 @@
 // test_fuzz_pool [FIRST_SEED RUNS]: the pool under operations from fixed pseudo-random bytes, and what it did.
 #include <stdlib.h>
 
-#include "mem/random.h"
 #include "pool_fuzz.h"
 #include "require.h"
 
 #define RUN_BYTES 4096
-
-static void fill(uint8_t *bytes, size_t size, uint64_t seed)
-{
-    for (size_t i = 0; i < size; i++) {
-        bytes[i] = (uint8_t)random_draw(seed, i);
-    }
-}
 
 int main(int count, char **arguments)
 {
@@ -24,7 +16,7 @@ int main(int count, char **arguments)
     uint64_t operations = 0;
     for (uint64_t seed = first; seed < first + runs; seed++) {
         uint8_t bytes[RUN_BYTES];
-        fill(bytes, sizeof(bytes), seed);
+        fuzz_fill(bytes, sizeof(bytes), seed);
         require_place.seed = seed;
         operations += fuzz_pool(bytes, sizeof(bytes), (struct fuzz_fault){0}, &coverage).operations;
     }
