@@ -54,15 +54,12 @@ static bool commit(struct mem_pool *pool, struct segment *segment, uint64_t byte
     return true;
 }
 
-// Gives the memory behind the segment's last `bytes` back. They are granules, free, and no stream uses them.
+// Gives the memory behind the segment's last `bytes` back. They are granules, in no block, and no stream uses them.
 static void release(struct mem_pool *pool, struct segment *segment, uint64_t bytes)
 {
-    uint64_t before = segment->held_bytes, keep = before - bytes, top = segment_top(segment) - segment->base;
-    if (top > keep) {
-        blocks_shorten_last(&pool->blocks, segment, top - keep);
-    }
-    pool->device->ops->release(pool->device, segment->base + keep, bytes);
-    segment->held_bytes = keep;
+    uint64_t before = segment->held_bytes;
+    pool->device->ops->release(pool->device, segment->base + before - bytes, bytes);
+    segment->held_bytes -= bytes;
     pool_count_held(pool, segment, before);
     pool_count_split(pool, segment);
 }
@@ -172,20 +169,6 @@ bool pool_is_done(struct mem_pool *pool, struct stream *stream)
     return done;
 }
 
-// What `stream` does from now on comes after all that `other` was given. False where no event can be made.
-static bool order(struct mem_pool *pool, struct stream *stream, struct stream *other)
-{
-    const struct device_ops *ops = pool->device->ops;
-    struct event *event;
-    if (ops->event_create(pool->device, &event) != STATUS_OK) {
-        return false;
-    }
-    ops->event_record(pool->device, event, other);
-    ops->event_wait(pool->device, stream, event);
-    ops->event_destroy(pool->device, event);
-    return true;
-}
-
 // The host waits for the stream; then what was its own is safe for any.
 static void wait_for(struct mem_pool *pool, struct stream *stream)
 {
@@ -200,16 +183,18 @@ static void wait_for(struct mem_pool *pool, struct stream *stream)
 
 // ---- Finding a block ----
 
-// Free neighbours from this one on, `bytes` of them together, as one block for `stream`, which first comes after all
-// that used them. NULL where no event can be made.
-static struct block *claim(struct mem_pool *pool, struct block *first, uint64_t bytes, struct stream *stream)
+// Free neighbours from this one on, `bytes` of them together, as one block for `stream`, which by `event` first comes
+// after all that used them.
+static struct block *claim(struct mem_pool *pool, struct block *first, uint64_t bytes, struct stream *stream,
+                           struct event *event)
 {
+    const struct device_ops *ops = pool->device->ops;
     uint64_t claimed = 0;
     const struct stream *last = stream;
     for (struct block *block = first; claimed < bytes; block = block->next) {
-        bool safe = block->stream == NULL || block->stream == stream || block->stream == last;
-        if (!safe && !order(pool, stream, block->stream)) {
-            return NULL;
+        if (block->stream != NULL && block->stream != stream && block->stream != last) {
+            ops->event_record(pool->device, event, block->stream);
+            ops->event_wait(pool->device, stream, event);
         }
         last = block->stream;
         claimed += block->bytes;
@@ -218,9 +203,10 @@ static struct block *claim(struct mem_pool *pool, struct block *first, uint64_t 
 }
 
 // A free block of at least `bytes` at the segment's top, for which only what is missing there is committed. `first` is
-// the first of the free blocks there that become part of it, `free_bytes` together; NULL: none does.
+// the first of the free blocks there that become part of it, `free_bytes` together; NULL: none does. `event` is as
+// for claim.
 static struct block *raise_top(struct mem_pool *pool, struct segment *segment, uint64_t bytes, struct block *first,
-                               uint64_t free_bytes, struct stream *stream)
+                               uint64_t free_bytes, struct stream *stream, struct event *event)
 {
     uint64_t more = bytes - uint64_min(free_bytes, bytes);
     uint64_t spare = segment->held_bytes - (segment_top(segment) - segment->base);
@@ -229,7 +215,7 @@ static struct block *raise_top(struct mem_pool *pool, struct segment *segment, u
         return NULL;
     }
     struct block *top = blocks_append(&pool->blocks, segment, more, stream);
-    return first == NULL ? top : claim(pool, first, bytes, stream);
+    return first == NULL ? top : claim(pool, first, bytes, stream, event);
 }
 
 // The last block of the segment, if it is free for the stream.
@@ -267,7 +253,7 @@ static struct block *grow(struct mem_pool *pool, struct arena *arena, uint64_t b
 {
     if (!pool->device->plain) {
         struct block *last = own_last(arena->segments, stream);
-        return raise_top(pool, arena->segments, bytes, last, last == NULL ? 0 : last->bytes, stream);
+        return raise_top(pool, arena->segments, bytes, last, last == NULL ? 0 : last->bytes, stream, NULL);
     }
     uint64_t granularity = granularity_of(pool), exact = uint64_round_up(bytes, granularity);
     uint64_t roomy = uint64_round_up(bytes, uint64_max(PLAIN_SEGMENT_BYTES, granularity));
@@ -275,22 +261,27 @@ static struct block *grow(struct mem_pool *pool, struct arena *arena, uint64_t b
     return block == NULL && exact < roomy ? add_whole_segment(pool, arena, exact) : block;
 }
 
-// What other streams have freed, once `stream` comes after them.
+// What other streams have freed, once `stream` comes after them. Where no event can be made, nothing has changed.
 static struct block *take_over(struct mem_pool *pool, struct arena *arena, uint64_t bytes, struct stream *stream)
 {
+    const struct device_ops *ops = pool->device->ops;
+    uint64_t free_bytes = 0;
     struct block *first = blocks_best_run(arena, bytes);
-    if (first != NULL) {
-        return claim(pool, first, bytes, stream);
+    bool grows = first == NULL && !pool->device->plain;
+    if (grows) {
+        first = segment_last_run(arena->segments, &free_bytes);
+        if (first == own_last(arena->segments, stream)) {
+            return NULL; // growing has failed already
+        }
     }
-    if (pool->device->plain) {
+    struct event *event;
+    if (first == NULL || ops->event_create(pool->device, &event) != STATUS_OK) {
         return NULL;
     }
-    uint64_t free_bytes;
-    first = segment_last_run(arena->segments, &free_bytes);
-    if (first == own_last(arena->segments, stream)) {
-        return NULL; // growing has failed already
-    }
-    return raise_top(pool, arena->segments, bytes, first, free_bytes, stream);
+    struct block *block = grows ? raise_top(pool, arena->segments, bytes, first, free_bytes, stream, event)
+                                : claim(pool, first, bytes, stream, event);
+    ops->event_destroy(pool->device, event);
+    return block;
 }
 
 static struct block *find_in(struct mem_pool *pool, struct arena *arena, const struct request *request)
@@ -401,6 +392,19 @@ void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)
 
 // ---- Giving back ----
 
+// Takes what is above `end` out of the segment's blocks. It is dropped before its stream is waited for: what that makes
+// safe for any joins its neighbours, whose streams may go on.
+static void drop_blocks(struct mem_pool *pool, struct segment *segment, device_address end)
+{
+    while (segment_top(segment) > end) {
+        struct stream *stream = segment->last->stream;
+        blocks_shorten_last(&pool->blocks, segment, uint64_min(segment->last->bytes, segment_top(segment) - end));
+        if (stream != NULL) {
+            wait_for(pool, stream);
+        }
+    }
+}
+
 // Returns memory of the segment, `most` bytes of it or a granule more.
 static void trim_segment(struct mem_pool *pool, struct segment *segment, uint64_t most)
 {
@@ -411,9 +415,7 @@ static void trim_segment(struct mem_pool *pool, struct segment *segment, uint64_
     if (bytes == 0) {
         return;
     }
-    while (segment->last != NULL && segment->last->stream != NULL) {
-        wait_for(pool, segment->last->stream);
-    }
+    drop_blocks(pool, segment, segment->base + segment->held_bytes - bytes);
     release(pool, segment, bytes);
 }
 
@@ -473,8 +475,10 @@ uint64_t pool_largest_free(const struct arena *arena)
 {
     uint64_t largest = 0;
     for (const struct segment *segment = arena->segments; segment != NULL; segment = segment->next) {
+        uint64_t run = 0; // neighbours of several streams serve together
         for (const struct block *block = segment->first; block != NULL; block = block->next) {
-            largest = uint64_max(largest, block->live ? 0 : block->bytes);
+            run = block->live ? 0 : run + block->bytes;
+            largest = uint64_max(largest, run);
         }
         largest = uint64_max(largest, segment->held_bytes - segment_live_end(segment));
     }

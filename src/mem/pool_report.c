@@ -25,9 +25,12 @@ static bool trim_would_wait(struct mem_pool *pool)
 {
     for (size_t i = 0; i < LIFETIMES; i++) {
         for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
-            const struct block *last = segment->last;
-            if (pool_releasable(pool, segment) > 0 && last != NULL && !pool_is_done(pool, last->stream)) {
-                return true;
+            device_address end = segment->base + segment->held_bytes - pool_releasable(pool, segment);
+            for (const struct block *block = segment->last; block != NULL && block->address + block->bytes > end;
+                 block = block->previous) {
+                if (!pool_is_done(pool, block->stream)) {
+                    return true;
+                }
             }
         }
     }
@@ -53,7 +56,8 @@ static enum mem_cause find_cause(struct mem_pool *pool, const struct request *re
     if (keep > limit || needed > limit - keep) {
         return MEM_CAUSE_FRAGMENTED; // and trimming will not do
     }
-    if (needed > info->free_bytes + releasable) {
+    uint64_t taken = info->held_bytes + info->others_bytes, owed = taken - uint64_min(taken, info->capacity_bytes);
+    if (needed + owed > info->free_bytes + releasable) {
         return MEM_CAUSE_EXTERNAL;
     }
     return trim_would_wait(pool) ? MEM_CAUSE_PENDING : MEM_CAUSE_FRAGMENTED;
