@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "mem/device.h"
+#include "mem/recorder.h"
 #include "mem/uint64.h"
 
 #define MEM_POOL_ALIGNMENT UINT64_C(512)
@@ -133,6 +134,13 @@ static inline uint64_t mem_pool_headroom_beside(uint64_t held_bytes, uint64_t li
 void mem_pool_stats(const struct mem_pool *pool, struct mem_pool_stats *stats_p);
 // Peaks start again from the present.
 void mem_pool_reset_peaks(struct mem_pool *pool);
+
+// From now on what the pool does is recorded. The recorder is the caller's, outlives the pool, and has a whole history
+// only where this comes before the first block.
+void mem_pool_record(struct mem_pool *pool, struct mem_recorder *recorder);
+// Writes what the pool holds, and what is recorded, as a file for PyTorch's memory viewer (mem/snapshot.h), in which
+// the device has this number. Whole or not at all.
+enum status mem_pool_snapshot(struct mem_pool *pool, uint32_t device, const char *path, struct error *error);
 
 // Blocks allocated from now on belong to this step.
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step);
