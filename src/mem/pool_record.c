@@ -7,11 +7,6 @@
 #include "mem/pool_state.h"
 #include "mem/snapshot.h"
 
-void mem_pool_record(struct mem_pool *pool, struct mem_recorder *recorder)
-{
-    pool->recorder = recorder;
-}
-
 // In order of appearance, from 1; 0: no stream, or one too many.
 static uint64_t number_of(struct mem_pool *pool, struct stream *stream)
 {
@@ -63,6 +58,31 @@ void pool_record_refusal(struct mem_pool *pool, const struct request *request)
                                   .requested_bytes = request->bytes,
                                   .device_free_bytes = pool->refusal.device.free_bytes};
         append(pool, &event, request->tag);
+    }
+}
+
+static void record_holdings(struct mem_pool *pool)
+{
+    for (size_t i = 0; i < LIFETIMES; i++) {
+        for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
+            if (segment->held_bytes > 0) {
+                pool_record_segment(pool, pool->device->plain ? MEM_ACTION_SEGMENT_ALLOC : MEM_ACTION_SEGMENT_MAP,
+                                    segment->base, segment->held_bytes);
+            }
+        }
+    }
+    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
+        if (block->live) {
+            pool_record_block(pool, MEM_ACTION_ALLOC, block, NULL);
+        }
+    }
+}
+
+void mem_pool_record(struct mem_pool *pool, struct mem_recorder *recorder)
+{
+    pool->recorder = recorder;
+    if (recorder != NULL) {
+        record_holdings(pool);
     }
 }
 

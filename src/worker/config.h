@@ -21,6 +21,7 @@
 
 #define CONFIG_LIST_MAX       64
 #define CONFIG_NEIGHBOURS_MAX 16
+#define CONFIG_NO_STEP        UINT64_MAX
 #define CONFIG_ALL_RANKS      UINT64_MAX
 
 enum config_model { CONFIG_MODEL_MLP, CONFIG_MODEL_GPT };
@@ -94,9 +95,11 @@ struct config {
         uint64_t bucket_bytes;
     } comm;
     struct {
-        char *folder;         // made if missing; by default runs/ and the name of the configuration file
-        uint64_t log_every;   // steps between lines where the console is no terminal
-        bool log_micro_steps; // write the samples of every micro-step into the rank logs
+        char *folder;           // made if missing; by default runs/ and the name of the configuration file
+        uint64_t log_every;     // steps between lines where the console is no terminal
+        bool memory_trace;      // write what every rank's allocator does into the run folder
+        uint64_t snapshot_step; // CONFIG_NO_STEP: none
+        bool log_micro_steps;   // write the samples of every micro-step into the rank logs
     } run;
     struct {                            // for tests of what happens when memory runs out
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none

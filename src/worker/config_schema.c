@@ -146,6 +146,11 @@ const struct config_key config_keys[] = {
      .help = "where the run's files go; null: runs/ and the name of the configuration file"},
     {"run.log_every", CONFIG_TYPE_COUNT, ONE(run.log_every), RANGE("1", STEPS_MAX), .fallback = "10",
      .help = "steps between lines where the console is no terminal"},
+    {"run.memory_trace", CONFIG_TYPE_BOOL, ONE(run.memory_trace), .fallback = "false",
+     .help = "write all that every rank's allocator does to memory/rank_N.csv, for headroom memory replay"},
+    {"run.snapshot_step", CONFIG_TYPE_COUNT, ONE(run.snapshot_step), RANGE("0", STEPS_MAX),
+     WORD("null", CONFIG_NO_STEP), .fallback = "null",
+     .help = "write a snapshot of every rank's memory after this step, for PyTorch's memory viewer"},
     {"run.log_micro_steps", CONFIG_TYPE_BOOL, ONE(run.log_micro_steps), .fallback = "false",
      .help = "write the samples of every micro-step into the rank logs"},
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/samples.h"
+#include "worker/memory_files.h"
 
 #include <inttypes.h>
 
@@ -164,6 +165,7 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
 {
     char text[1024];
     mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
+    memory_files_out_of_memory(worker);
     worker_log(worker, "micro-step of samples %" PRIu64 "..%" PRIu64 " dropped: %s", first, first + count - 1, text);
 }
 

@@ -11,6 +11,7 @@
 
 #include "mem/uint64.h"
 #include "worker/bind.h"
+#include "worker/memory_files.h"
 #include "worker/step.h"
 #include "worker/threads.h"
 #include "worker/warm_up.h"
@@ -461,6 +462,7 @@ static void close_device(struct worker *worker)
 {
     const struct device_ops *ops = worker->device->ops;
     ops->synchronize(worker->device);
+    memory_files_close(worker);
     if (worker->reducer != NULL) {
         worker->reducer->ops->destroy(worker->reducer);
     }

@@ -86,6 +86,8 @@ struct worker {
     struct step_message *messages; // every rank's, after a step or an evaluation
     struct step_records *records;  // of the steps under way
 
+    struct memory_files *memory_files; // NULL before the run has a folder
+
     FILE *log;     // this rank's
     int log_errno; // of the first line that could not be written; 0: all were
 };
