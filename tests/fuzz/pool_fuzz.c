@@ -334,8 +334,21 @@ static void check_report(const struct world *world, uint64_t bytes, size_t tag, 
     world->coverage->refusals[report->cause]++;
 }
 
-// A request of a step: decided at once, with nothing given back and nobody waited for.
-static void check_placed(struct world *world, const struct placement *placement, device_address address)
+// Of the free blocks from the address on that a request takes, those that others freed.
+static uint64_t foreign_blocks(const struct world *world, device_address address, const struct stream *stream)
+{
+    uint64_t foreign = 0;
+    for (size_t i = 0; i < world->before.block_count; i++) {
+        const struct picture_block *block = &world->before.blocks[i];
+        foreign += block->address >= address && block->address < address + world->request_bytes &&
+                   block->stream != NULL && block->stream != stream;
+    }
+    return foreign;
+}
+
+// With the memory that it takes and no more, after whoever had that and nobody else.
+static void check_placed(struct world *world, const struct placement *placement, device_address address,
+                         const struct stream *stream)
 {
     const struct sim_seen *seen = &world->sim.seen;
     world->coverage->places[placement->how]++;
@@ -347,8 +360,7 @@ static void check_placed(struct world *world, const struct placement *placement,
     } else {
         require(address == placement->address);
     }
-    bool orders = placement->how == PLACE_RUN || placement->how == PLACE_RUN_GROWTH;
-    require(orders || seen->stream_waits == 0);
+    require(seen->stream_waits <= foreign_blocks(world, address, stream));
 }
 
 // Where the request goes, from how the pool was when it last decided.
@@ -373,6 +385,7 @@ static uint64_t lifetime_at(const struct world *world, device_address address)
     return world->after.segments[world->after.blocks[i].segment].lifetime;
 }
 
+// Decided at once, with nothing given back and nobody waited for.
 static void check_step_answer(struct world *world, const struct asked *asked, enum status status,
                               device_address address)
 {
@@ -389,7 +402,7 @@ static void check_step_answer(struct world *world, const struct asked *asked, en
     }
     struct placement placement = place_anywhere(world, asked);
     if (status == STATUS_OK) {
-        check_placed(world, &placement, address);
+        check_placed(world, &placement, address, asked->stream);
     } else if (mem_pool_out_of_memory(world->pool)->cause != MEM_CAUSE_INJECTED) {
         require(placement.how == PLACE_NONE);
     }
@@ -423,7 +436,7 @@ static void check_hold_answer(struct world *world, const struct asked *asked, en
     struct placement_request own = at_end(world, asked, world->before.stats.reserved_bytes.current);
     if (seen->releases == 0 && status == STATUS_OK) {
         struct placement placement = place_anywhere(world, asked);
-        check_placed(world, &placement, address);
+        check_placed(world, &placement, address, asked->stream);
     } else if (seen->releases > 0 && world->asked == 0) {
         require(picture_place(&world->before, &own).how == PLACE_NONE);
     }
@@ -533,6 +546,10 @@ static void check_trimmed(const struct world *world)
         bool joined = gave > 1 || world->sim.seen.releases > 1;
         require(!world->sim.seen.synchronized[i] || gave_back(world, &world->sim.streams[i], joined));
     }
+    for (size_t i = 0; i < world->after.block_count; i++) {
+        const struct stream *stream = world->after.blocks[i].stream;
+        require(stream == NULL || !world->sim.seen.synchronized[stream->number]);
+    }
     require(world->sim.seen.commits == 0 && world->sim.seen.stream_waits == 0);
     require(picture_same_live(&world->before, &world->after));
 }
@@ -570,6 +587,25 @@ static void set_soft_limit(struct world *world)
     check_trimmed_to(world, bytes);
 }
 
+static uint64_t held_at(const struct picture *picture, uint64_t lifetime)
+{
+    uint64_t held = 0;
+    for (size_t i = 0; i < picture->segment_count; i++) {
+        held += picture->segments[i].lifetime == lifetime ? picture->segments[i].held_bytes : 0;
+    }
+    return held;
+}
+
+// As much went back as the request takes that was refused last, of its own end only what the other had not.
+static void check_relieved(const struct world *world, uint64_t held)
+{
+    uint64_t bytes = mem_pool_block_bytes(mem_pool_out_of_memory(world->pool)->request_bytes);
+    uint64_t wanted = uint64_round_up(bytes, world->sim.config.granularity_bytes);
+    uint64_t own = world->pool->refused.lifetime;
+    check_trimmed_to(world, held - uint64_min(held, wanted));
+    require(held_at(&world->after, own) == held_at(&world->before, own) || releasable_at(world, 1 - own) == 0);
+}
+
 static bool relieve(struct world *world)
 {
     begin(world);
@@ -580,7 +616,9 @@ static bool relieve(struct world *world)
     require(world->pool->stats.num_alloc_retries == retries + relieved);
     require(!relieved || cause == MEM_CAUSE_PENDING || cause == MEM_CAUSE_FRAGMENTED);
     end(world);
-    check_trimmed(world);
+    if (relieved) {
+        check_relieved(world, held);
+    }
     world->coverage->relieved += relieved;
     world->coverage->retried += relieved;
     return relieved;

@@ -83,15 +83,23 @@ static struct script trade(bool plain)
     return script;
 }
 
-// More blocks than the books have room for at first.
+// More blocks than the books have room for at first. Where one record is left, one asks for a segment of its own and a
+// part of that, which is two.
 static struct script crowd(bool plain)
 {
     struct script script = begin_script(plain, 7, 128);
     for (size_t i = 0; i < 600; i++) {
+        if (i == 254) {
+            put_operation(&script, FUZZ_ALLOC);
+            put(&script, 0);
+            put(&script, 4); // 256ths of the limit
+            put(&script, 65);
+            put(&script, 64);
+        }
         put_request(&script, FUZZ_ALLOC, (uint8_t)i, 0, false);
     }
     for (size_t i = 0; i < 200; i++) {
-        put_free(&script, i * 2, 600 - i);
+        put_free(&script, i * 2, 601 - i);
     }
     put_trim(&script);
     return script;
