@@ -60,6 +60,7 @@ static bool commit(struct mem_pool *pool, struct segment *segment, uint64_t byte
 static void release(struct mem_pool *pool, struct segment *segment, uint64_t bytes)
 {
     uint64_t before = segment->held_bytes;
+    pool_guard_returned(pool, segment->base + before - bytes, bytes);
     pool->device->ops->release(pool->device, segment->base + before - bytes, bytes);
     segment->held_bytes -= bytes;
     pool_record_segment(pool, pool->device->plain ? MEM_ACTION_SEGMENT_FREE : MEM_ACTION_SEGMENT_UNMAP,
@@ -127,6 +128,7 @@ void mem_pool_destroy(struct mem_pool *pool)
         while (pool->arenas[i].segments != NULL) {
             const struct segment *segment = pool->arenas[i].segments;
             if (segment->held_bytes > 0) {
+                pool_guard_returned(pool, segment->base, segment->held_bytes);
                 ops->release(pool->device, segment->base, segment->held_bytes);
             }
             remove_segment(pool, &pool->arenas[i].segments);
@@ -349,14 +351,22 @@ static enum status allocate(struct mem_pool *pool, const struct request *request
     pool_count_taken(pool, block);
     pool_count_split(pool, block->segment);
     pool_record_block(pool, MEM_ACTION_ALLOC, block, request->stream);
-    *address_p = block->address;
+    pool_guard_taken(pool, block, request->stream);
+    *address_p = pool_user_address(pool, block);
     return STATUS_OK;
+}
+
+// With red zones.
+static uint64_t block_bytes(const struct mem_pool *pool, uint64_t bytes)
+{
+    uint64_t rounded = mem_pool_block_bytes(bytes), zones = 2 * pool->guard_bytes;
+    return rounded > UINT64_MAX - zones ? UINT64_MAX : rounded + zones;
 }
 
 enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
                            device_address *address_p)
 {
-    const struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_STEP, true};
+    const struct request request = {bytes, block_bytes(pool, bytes), stream, tag, FOR_STEP, true};
     enum status status = allocate(pool, &request, address_p);
     pool->stats.num_ooms += status == STATUS_OUT_OF_MEMORY;
     return status;
@@ -365,7 +375,7 @@ enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream 
 enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
                           device_address *address_p)
 {
-    struct request request = {bytes, mem_pool_block_bytes(bytes), stream, tag, FOR_RUN, false};
+    struct request request = {bytes, block_bytes(pool, bytes), stream, tag, FOR_RUN, false};
     enum status status = allocate(pool, &request, address_p);
     while (status == STATUS_OUT_OF_MEMORY && mem_pool_relieve(pool)) {
         status = allocate(pool, &request, address_p);
@@ -383,9 +393,10 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
     if (address == 0) {
         return;
     }
-    struct block *block = blocks_find(&pool->blocks, address);
+    struct block *block = blocks_find(&pool->blocks, address - pool->guard_bytes);
     assert(block != NULL);
     struct segment *segment = block->segment;
+    pool_guard_given(pool, block, stream);
     pool_record_block(pool, MEM_ACTION_FREE, block, stream);
     pool_count_given(pool, block);
     blocks_give(&pool->blocks, block, stream);
@@ -525,7 +536,8 @@ uint64_t mem_pool_headroom(struct mem_pool *pool)
     struct device_info info;
     pool->device->ops->info(pool->device, &info);
     uint64_t bytes = reach(pool, FOR_STEP, &info);
-    return bytes > 0 ? bytes : reach(pool, FOR_RUN, &info);
+    bytes = bytes > 0 ? bytes : reach(pool, FOR_RUN, &info);
+    return bytes - uint64_min(bytes, 2 * pool->guard_bytes);
 }
 
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step)

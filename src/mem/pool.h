@@ -138,6 +138,11 @@ void mem_pool_stats_visit(const struct mem_pool_stats *stats,
 // Peaks start again from the present.
 void mem_pool_reset_peaks(struct mem_pool *pool);
 
+// For a device with a sanitizer (mem/sanitizer.h), before the first block: every block gets red zones of 512 bytes that
+// nobody may write, and bytes that read as NaN when it is new and when it is freed. `allocated` does not count the
+// zones. From then on alloc and free block the host.
+void mem_pool_sanitize(struct mem_pool *pool);
+
 // From now on what the pool does is recorded, after what it holds now, as if it came just then. The recorder is the
 // caller's and must stay until it is replaced; NULL: none.
 void mem_pool_record(struct mem_pool *pool, struct mem_recorder *recorder);

@@ -68,6 +68,11 @@ void pool_record_block(struct mem_pool *pool, enum mem_action action, const stru
 void pool_record_segment(struct mem_pool *pool, enum mem_action action, device_address address, uint64_t bytes);
 void pool_record_refusal(struct mem_pool *pool, const struct request *request);
 
+// For a sanitizer, where there is one: after a block was taken, before it is given back, and before its memory is.
+void pool_guard_taken(struct mem_pool *pool, const struct block *block, struct stream *stream);
+void pool_guard_given(struct mem_pool *pool, const struct block *block, struct stream *stream);
+void pool_guard_returned(struct mem_pool *pool, device_address address, uint64_t bytes);
+
 // What the block's user may use of it.
 static inline device_address pool_user_address(const struct mem_pool *pool, const struct block *block)
 {

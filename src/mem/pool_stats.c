@@ -28,19 +28,19 @@ static void move(struct mem_stat *stat, uint64_t before, uint64_t after)
 void pool_count_taken(struct mem_pool *pool, const struct block *block)
 {
     add(&pool->stats.allocation, 1);
-    add(&pool->stats.allocated_bytes, block->bytes);
+    add(&pool->stats.allocated_bytes, pool_user_bytes(pool, block));
     add(&pool->stats.requested_bytes, block->requested_bytes);
     block->tag->live_blocks++;
-    block->tag->live_bytes += block->bytes;
+    block->tag->live_bytes += pool_user_bytes(pool, block);
 }
 
 void pool_count_given(struct mem_pool *pool, const struct block *block)
 {
     subtract(&pool->stats.allocation, 1);
-    subtract(&pool->stats.allocated_bytes, block->bytes);
+    subtract(&pool->stats.allocated_bytes, pool_user_bytes(pool, block));
     subtract(&pool->stats.requested_bytes, block->requested_bytes);
     block->tag->live_blocks--;
-    block->tag->live_bytes -= block->bytes;
+    block->tag->live_bytes -= pool_user_bytes(pool, block);
 }
 
 void pool_count_held(struct mem_pool *pool, const struct segment *segment, uint64_t before_bytes)
@@ -81,7 +81,7 @@ bool pool_statistics_hold(struct mem_pool *pool)
     for (size_t i = 0; i < LIFETIMES; i++) {
         for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
             live += segment->live_count;
-            live_bytes += segment->live_bytes;
+            live_bytes += segment->live_bytes - segment->live_count * 2 * pool->guard_bytes;
             held_bytes += segment->held_bytes;
             segments += segment->held_bytes > 0;
             split.blocks += split_of(segment).blocks;

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,6 +260,21 @@ void sanitizer_block_freed(struct device *device, device_address address, struct
         uses_free_block_after(&sanitizer->uses, address, &freed, &slot->clock, &conflict);
         report(sanitizer, &freed, &conflict);
     }
+    leave(sanitizer);
+}
+
+void sanitizer_report(struct device *device, const char *format, ...)
+{
+    struct sanitizer *sanitizer = enter(device);
+    if (sanitizer == NULL) {
+        return;
+    }
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    error_set(next_finding(sanitizer), STATUS_ERROR, "sanitizer: %s", text);
     leave(sanitizer);
 }
 

@@ -37,6 +37,9 @@ void sanitizer_block_freed(struct device *device, device_address address, struct
 void sanitizer_access(struct device *device, struct stream *stream, device_address address, uint64_t bytes, bool writes,
                       const char *place);
 
+// A finding of somebody else's: the rest of the line, behind "sanitizer: ".
+void sanitizer_report(struct device *device, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 // Uses that were found wrong. The device's `check` tells of the first.
 uint64_t sanitizer_findings(struct device *device);
 // Ranges of memory that are told apart, which is what the sanitizer's own memory grows with.

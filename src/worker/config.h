@@ -86,6 +86,7 @@ struct config {
         uint64_t ranks_per_device;
         bool faulting_addresses;
         enum config_segments segments;
+        bool sanitize; // look for wrong uses of memory
         struct config_neighbour neighbours[CONFIG_NEIGHBOURS_MAX];
         size_t neighbours_count;
     } device;

@@ -132,6 +132,8 @@ const struct config_key config_keys[] = {
     {"device.segments", CONFIG_TYPE_CHOICE, ONE(device.segments), .names = segment_names, .fallback = "expandable",
      .help =
          "how memory is held; expandable: in ranges that grow, where the device can; plain: in pieces, as they come"},
+    {"device.sanitize", CONFIG_TYPE_BOOL, ONE(device.sanitize), .fallback = "false",
+     .help = "look for writes outside of a block, uses after a free, and uses by two streams in no order; slow"},
     {"device.neighbours", CONFIG_TYPE_NEIGHBOUR, LIST(device.neighbours), .fallback = "[]",
      .help = "cpu: others who take memory of a rank's device while from_step <= step < to_step"},
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/samples.h"
+#include "model/ops.h"
 #include "worker/memory_files.h"
 
 #include <inttypes.h>
 
 #include "mem/clock.h"
 #include "mem/range.h"
+#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "worker/random.h"
 
@@ -97,9 +99,28 @@ static enum status fill_slot(struct worker *worker, const struct sample_range *r
     return status;
 }
 
+// For a sanitizer: all that is not data or a weight may be written.
+static void tell_uses(struct worker *worker, const struct list *list, size_t first, size_t end,
+                      const struct list_memory *memory)
+{
+    for (size_t i = first; worker->config->device.sanitize && i < end; i++) {
+        const struct op *op = &list->ops[i];
+        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+            tensor_id id = op->tensors[slot];
+            if (id != TENSOR_NONE) {
+                enum tensor_kind kind = list->tensors[id].kind;
+                sanitizer_access(worker->device, worker->stream, list_address(list, memory, id),
+                                 list_tensor_bytes(list, id), kind != TENSOR_INPUT && kind != TENSOR_PARAMETER,
+                                 op->type->name);
+            }
+        }
+    }
+}
+
 static void run_operations(struct worker *worker, const struct list *list, size_t first, size_t end,
                            const struct list_memory *memory)
 {
+    tell_uses(worker, list, first, end, memory);
     if (worker->profile != NULL) {
         profile_run(worker->profile, list, first, end, worker->kernels, memory);
     } else {
@@ -172,9 +193,10 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
 static enum status give_up(struct worker *worker, struct error *error)
 {
     char text[768];
-    mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
-    return error_set(error, STATUS_OUT_OF_MEMORY,
-                     "cannot hold a single sample: %s Raise device.capacity, or make the model smaller.", text);
+    const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
+    mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
+    return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold a single sample: %s %s", text,
+                     worker_advice(worker, report->cause));
 }
 
 static uint64_t predict_peak(struct worker *worker, const struct sample_range *range)

@@ -11,6 +11,7 @@
 #include "mem/device_cpu.h"
 #include "mem/range.h"
 #include "mem/uint64.h"
+#include "worker/memory_files.h"
 #include "worker/samples.h"
 
 // Points of a step on the device's stream.
@@ -146,16 +147,16 @@ static enum status no_plan(const struct worker *worker, struct error *error)
         rank++;
     }
     const struct step_message *message = &worker->messages[rank];
-    uint64_t own_bytes = worker->resting_bytes + message->report.headroom_bytes;
+    uint64_t granularity = worker->device->ops->granularity_bytes;
+    uint64_t own_bytes = uint64_round_up(worker->resting_bytes, granularity) + message->report.headroom_bytes;
     uint64_t others_bytes = message->limit_bytes - uint64_min(message->limit_bytes, own_bytes);
     return error_set(error, STATUS_OUT_OF_MEMORY,
                      "rank %" PRIu32 " cannot hold a single sample: a micro-step of one needs %" PRIu64
                      " bytes and its headroom is %" PRIu64 " bytes. Of its limit of %" PRIu64 " bytes it holds %" PRIu64
-                     " itself, and %" PRIu64
-                     " are held by others on its device. Raise device.capacity, make the model smaller, or leave the "
-                     "device to this job.",
+                     " itself, and %" PRIu64 " are held by others on its device. %s",
                      rank, price_block_bytes(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1)),
-                     message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes, others_bytes);
+                     message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes, others_bytes,
+                     worker_advice(worker, others_bytes > 0 ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY));
 }
 
 static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
@@ -197,6 +198,9 @@ static enum status decide_or_trim(struct worker *worker, uint64_t next_step, boo
         mem_pool_trim(worker->pool, 0);
         exchange_reports(worker, next_step);
         status = decide(worker, changed_p, error);
+    }
+    if (status == STATUS_OUT_OF_MEMORY) {
+        memory_files_out_of_memory(worker);
     }
     return status;
 }

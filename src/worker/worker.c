@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "worker/bind.h"
 #include "worker/memory_files.h"
@@ -189,19 +190,52 @@ static enum status open_device(struct worker *worker, const char *name, struct e
         .plain = config->device.segments == CONFIG_PLAIN,
     };
     enum status status = worker->place.ops->create(&device, &worker->device, error);
+    if (status == STATUS_OK && config->device.sanitize) {
+        status = sanitizer_attach(worker->device, error);
+    }
     if (status == STATUS_OK) {
         worker->others_bytes = others_bytes(worker->device);
         status = make_streams(worker, error);
     }
-    return status == STATUS_OK ? mem_pool_create(worker->device, device.capacity_bytes, &worker->pool, error) : status;
+    if (status == STATUS_OK) {
+        status = mem_pool_create(worker->device, device.capacity_bytes, &worker->pool, error);
+    }
+    if (status == STATUS_OK && config->device.sanitize) {
+        mem_pool_sanitize(worker->pool);
+    }
+    return status;
+}
+
+const char *worker_advice(const struct worker *worker, enum mem_cause cause)
+{
+    const struct config *config = worker->config;
+    bool gpt = config->model.kind == CONFIG_MODEL_GPT, wide = config->train.precision != CONFIG_BF16;
+    bool capacity = config->device.capacities_count > 0;
+    if (cause == MEM_CAUSE_FRAGMENTED && config->device.segments == CONFIG_PLAIN) {
+        return "Set device.segments: expandable.";
+    }
+    if (cause == MEM_CAUSE_EXTERNAL) {
+        return gpt ? "Leave the device to this job, or lower model.seq_len or model.channels."
+                   : "Leave the device to this job, or make model.layers smaller.";
+    }
+    if (capacity) {
+        return gpt ? "Raise device.capacity, or lower model.seq_len or model.channels."
+                   : "Raise device.capacity, or make model.layers smaller.";
+    }
+    if (wide) {
+        return gpt ? "Set train.precision: bf16, or lower model.seq_len or model.channels."
+                   : "Set train.precision: bf16, or make model.layers smaller.";
+    }
+    return gpt ? "Lower model.seq_len or model.channels." : "Make model.layers smaller.";
 }
 
 static enum status out_of_memory(struct worker *worker, const char *tag, struct error *error)
 {
     char text[768];
-    mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
-    return error_set(error, STATUS_OUT_OF_MEMORY,
-                     "cannot hold the %s: %s Raise device.capacity, or make the model smaller.", tag, text);
+    const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
+    mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
+    return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold the %s: %s %s", tag, text,
+                     worker_advice(worker, report->cause));
 }
 
 // Zeroed memory for the whole run; none where `bytes` is 0.

@@ -106,6 +106,9 @@ enum status worker_check(struct worker *worker, struct error *error);
 // One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+// Which key to change where memory was refused for good, in a sentence.
+const char *worker_advice(const struct worker *worker, enum mem_cause cause);
+
 // The config's model and optimizer in the words of src/model/.
 struct model_config worker_model_config(const struct config *config);
 struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);

@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory is what the price said, and never more than the limit."""
 
+import json
+import os
+import pickle
+import signal
+import subprocess
+import time
+
 import headroom_run
 
 GRANULARITY = 65536  # of the CPU device
@@ -72,6 +79,92 @@ class Memory(headroom_run.ProgramTest):
         run = self.train("mlp.yaml", "device.capacity=640KiB", "train.micro_batch_size=300", "train.steps=2")
         self.check_steps(run, 512)
         self.assertLess(run.steps[0]["ranks"][0]["micro_batch"], 300)
+
+
+class MemoryFiles(headroom_run.ProgramTest):
+    """What a run leaves in its folder's memory/."""
+
+    def snapshot(self, path):
+        with open(path, "rb") as file:
+            snapshot = pickle.load(file)
+        for segment in snapshot["segments"]:
+            address = segment["address"]
+            for block in segment["blocks"]:
+                self.assertEqual(block["address"], address)
+                address += block["size"]
+            self.assertEqual(address, segment["address"] + segment["total_size"])
+        return snapshot
+
+    def test_statistics_have_pytorch_names(self):
+        run = self.train("mlp.yaml", "train.steps=3", ranks=2)
+        for rank in range(2):
+            with open(f"{run.path}/memory/rank_{rank}.json", encoding="utf-8") as file:
+                stats = json.load(file)
+            for name in ("allocated_bytes", "reserved_bytes", "active", "inactive_split_bytes", "requested_bytes"):
+                for part in ("current", "peak", "allocated", "freed"):
+                    self.assertIn(f"{name}.all.{part}", stats)
+            self.assertEqual(stats["reserved_bytes.all.allocated"] - stats["reserved_bytes.all.freed"],
+                             stats["reserved_bytes.all.current"])
+            self.assertEqual(stats["allocation.all.current"], 4)  # weights, gradients, momentum, sums
+            self.assertEqual(stats["num_ooms"], 0)
+
+    def test_a_snapshot_of_a_step(self):
+        run = self.train("gpt.yaml", "train.steps=4", "run.snapshot_step=2", ranks=2)
+        self.assertEqual(sorted(name for name in os.listdir(f"{run.path}/memory") if name.endswith("pickle")),
+                         ["rank_0.step_2.pickle", "rank_1.step_2.pickle"])
+        snapshot = self.snapshot(f"{run.path}/memory/rank_1.step_2.pickle")
+        live = [block for segment in snapshot["segments"] for block in segment["blocks"]
+                if block["state"] == "active_allocated"]
+        self.assertIn("weights", str(live))
+        [trace] = [trace for trace in snapshot["device_traces"] if trace]
+        self.assertEqual(sum("micro-step" in str(event) and event["action"] == "alloc" for event in trace), 3)
+        self.assertRegex(run.logs[1], r"step 2: memory snapshot .*rank_1\.step_2\.pickle")
+
+    def test_a_snapshot_of_the_first_refusal(self):
+        squeeze = "device.neighbours=[{rank: 0, bytes: 1MiB, from_step: 3, to_step: 9}]"
+        self.headroom("train", "mlp.yaml", "device.capacity=[1MiB, 1MiB]", squeeze, "run.folder=run", ranks=2, code=3)
+        snapshot = self.snapshot(self.path("run/memory/rank_0.step_3.out_of_memory.pickle"))
+        self.assertGreater(len(snapshot["segments"]), 0)
+
+    def test_a_snapshot_on_demand(self):
+        with subprocess.Popen([headroom_run.HEADROOM, "train", "mlp.yaml", "train.steps=1000000", "run.folder=run"],
+                              cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            def wait_for(there):
+                deadline = time.monotonic() + 60
+                while not there() and process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                self.assertTrue(there())
+
+            def names():
+                folder = self.path("run/memory")
+                return [name for name in os.listdir(folder) if name.endswith(".pickle")] if os.path.isdir(folder) else []
+            try:
+                wait_for(lambda: os.path.exists(self.path("run/metrics.jsonl")))
+                process.send_signal(signal.SIGUSR2)
+                wait_for(names)
+                self.assertIsNone(process.poll())
+            finally:
+                process.kill()
+        self.assertRegex(names()[0], r"^rank_0\.step_\d+\.pickle$")
+        self.snapshot(self.path(f"run/memory/{names()[0]}"))
+
+    def test_a_log_that_can_be_replayed(self):
+        run = self.train("gpt.yaml", "train.steps=5", "run.memory_trace=true")
+        path = f"{run.path}/memory/rank_0.csv"
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        self.assertEqual(lines[0], "Thread,Time,Action,Pointer,Size,Stream,Tag")
+        self.assertEqual(sum(line.endswith(",micro-step") and ",allocate," in line for line in lines), 6)  # a validation too
+        out = self.headroom("memory", "replay", path).out
+        for row in ("pool, as they come", "pool in plain segments", "PyTorch's rules", "layout, known ahead"):
+            self.assertIn(row, out)
+
+    def test_plain_segments_and_a_sanitizer_change_nothing(self):
+        for config in ("mlp.yaml", "gpt.yaml"):
+            reference = self.train(config, "train.steps=8", "device.capacity=16MiB", ranks=2)
+            for override in ("device.segments=plain", "device.sanitize=true"):
+                run = self.train(config, "train.steps=8", "device.capacity=16MiB", override, ranks=2)
+                self.assert_same_losses(run, reference, f"{config}, {override}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ class RunFolder(headroom_run.ProgramTest):
         for _ in range(2):
             self.headroom("train", "mlp.yaml", "train.steps=1", "run.folder=out/")
         self.assertEqual(sorted(name for name in os.listdir(self.folder) if name.startswith("out")), ["out", "out-2"])
-        self.assertEqual(sorted(os.listdir(self.path("out"))), ["env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"])
+        self.assertEqual(sorted(os.listdir(self.path("out"))),
+                         ["env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"])
 
     def refused_file(self, name, *overrides):
         finished = self.headroom("train", "mlp.yaml", "run.folder=run", *overrides, code=1,

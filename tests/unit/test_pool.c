@@ -13,6 +13,7 @@
 #include "mem/blocks.h"
 #include "mem/device_cpu.h"
 #include "mem/pool.h"
+#include "mem/sanitizer.h"
 
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
@@ -1032,6 +1033,111 @@ static void a_step_that_leaves_blocks_is_told_which(void **context)
     close_fixture(&f);
 }
 
+// With a sanitizer ---------------------------------------------------------------------------------------------------
+
+// On addresses at which AddressSanitizer does not look, so that what it would stop is left to the pool.
+static struct fixture open_sanitized(void)
+{
+    struct fixture f = open_fixture(4 * MIB, 0, NULL, true);
+    mem_pool_destroy(f.pool);
+    f.device->ops = &device_cpu;
+    assert_int_equal(sanitizer_attach(f.device, NULL), STATUS_OK);
+    assert_int_equal(mem_pool_create(f.device, 0, &f.pool, NULL), STATUS_OK);
+    mem_pool_sanitize(f.pool);
+    return f;
+}
+
+static void expect_finding(struct fixture *f, const char *text)
+{
+    struct error error = {0};
+    assert_int_equal(f->device->ops->check(f->device, &error), text == NULL ? STATUS_OK : STATUS_ERROR);
+    if (text != NULL && strstr(error.text, text) == NULL) {
+        fail_msg("'%s' is not in: %s", text, error.text);
+    }
+}
+
+static void close_sanitized(struct fixture *f)
+{
+    sanitizer_detach(f->device);
+    f->device->ops = watched_cpu();
+    close_fixture(f);
+}
+
+static void what_is_new_or_free_reads_as_nan(void **context)
+{
+    (void)context;
+    struct fixture f = open_sanitized();
+    device_address a = take(&f, 1000);
+    const unsigned char *bytes = device_cpu_pointer(a);
+    for (size_t i = 0; i < 1000; i++) {
+        assert_int_equal(bytes[i], 0xff);
+    }
+    memset(device_cpu_pointer(a), 1, 1000);
+    assert_int_equal(stats_of(&f).allocated_bytes.current, 1024); // without the zones
+    assert_int_equal(stats_of(&f).requested_bytes.current, 1000);
+    give(&f, a);
+    for (size_t i = 0; i < 1000; i++) {
+        assert_int_equal(bytes[i], 0xff);
+    }
+    expect_finding(&f, NULL);
+    uint64_t headroom = mem_pool_headroom(f.pool);
+    assert_int_equal(headroom, 4 * MIB - 1024);
+    give(&f, take(&f, headroom));
+    close_sanitized(&f);
+}
+
+static void writes_outside_of_a_block_are_found(void **context)
+{
+    (void)context;
+    static const struct {
+        int64_t place;
+        const char *finding;
+    } writes[] = {{-1, "byte -1 is outside"},
+                  {-512, "byte -512 is outside"},
+                  {1000, "byte 1000 is outside"},
+                  {1535, "byte 1535 is outside"}};
+    for (size_t i = 0; i < sizeof(writes) / sizeof(writes[0]); i++) {
+        struct fixture f = open_sanitized();
+        mem_pool_begin_step(f.pool, 7);
+        device_address a = take(&f, 1000);
+        ((unsigned char *)device_cpu_pointer(a))[writes[i].place] = 0;
+        expect_finding(&f, NULL);
+        give(&f, a);
+        expect_finding(&f, writes[i].finding);
+        expect_finding(&f, "block 'test' of 1000 bytes, allocated in step 7");
+        close_sanitized(&f);
+    }
+}
+
+static void a_use_of_a_block_that_was_freed_is_found(void **context)
+{
+    (void)context;
+    struct fixture f = open_sanitized();
+    char bytes[512] = {0};
+    device_address a = take(&f, 512);
+    f.device->ops->copy_to_device(f.device, f.streams[1], a, bytes, sizeof(bytes));
+    expect_finding(&f, NULL);
+    give_on(&f, a, 1);
+    f.device->ops->copy_to_device(f.device, f.streams[1], a, bytes, sizeof(bytes));
+    expect_finding(&f, "copy_to_device on stream");
+    expect_finding(&f, "of block 'test' after free on stream");
+    close_sanitized(&f);
+}
+
+static void a_stream_that_does_not_wait_is_found(void **context)
+{
+    (void)context;
+    struct fixture f = open_sanitized();
+    char bytes[512] = {0};
+    device_address a = take_on(&f, 512, 1);
+    f.device->ops->copy_to_device(f.device, f.streams[1], a, bytes, sizeof(bytes));
+    sanitizer_access(f.device, f.streams[2], a + 100, 10, false, "a kernel");
+    expect_finding(&f, "a kernel on stream");
+    expect_finding(&f, "bytes 100..109 of block 'test', which copy_to_device on stream");
+    give_on(&f, a, 1);
+    close_sanitized(&f);
+}
+
 // Without virtual memory --------------------------------------------------------------------------------------------
 
 static struct fixture open_segmented(uint64_t capacity)
@@ -1445,6 +1551,10 @@ int main(void)
         cmocka_unit_test(owners_are_asked_before_a_request_is_refused),
         cmocka_unit_test(statistics_are_counted_as_pytorch_does),
         cmocka_unit_test(a_step_that_leaves_blocks_is_told_which),
+        cmocka_unit_test(what_is_new_or_free_reads_as_nan),
+        cmocka_unit_test(writes_outside_of_a_block_are_found),
+        cmocka_unit_test(a_use_of_a_block_that_was_freed_is_found),
+        cmocka_unit_test(a_stream_that_does_not_wait_is_found),
         cmocka_unit_test(a_plain_device_gives_whole_segments),
         cmocka_unit_test(plain_segments_are_traded_by_trimming),
         cmocka_unit_test(a_refused_plain_segment_leaves_nothing_behind),
