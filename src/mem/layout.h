@@ -20,7 +20,7 @@ struct mem_buffer {
 };
 
 // As much work as is worth while for a set that is placed once: twenty seconds or so, half of them for the goal itself.
-#define MEM_LAYOUT_WORK_MAX UINT64_C(22000000000)
+#define MEM_LAYOUT_WORK_MAX UINT64_C(11000000000)
 
 // When a layout is good enough.
 struct mem_layout_goal {
