@@ -747,7 +747,7 @@ static enum layout_answer try_orders(struct layout_search *search)
             answer = run(search, nodes);
         }
         if (answer == LAYOUT_GIVEN_UP && search->work > 0) {
-            answer = try_weights(search, WEIGHTED * PLAIN * nodes, turn);
+            answer = try_weights(search, nodes * WEIGHTED * PLAIN, turn);
         }
     }
     return answer;
