@@ -59,6 +59,7 @@ static bool prepare(struct packing *packing, const struct mem_buffer *buffers, s
             packing->granule = common_divisor(packing->granule, bytes);
         }
     }
+    packing->granule = uint64_max(packing->granule, 1); // where there are no buffers
     packing->bound = packing->least = mem_layout_lower_bound(packing->buffers, packing->count, 1);
     return packing->bound != UINT64_MAX;
 }

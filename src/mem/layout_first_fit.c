@@ -60,54 +60,56 @@ static int order_by_birth(const void *a, const void *b)
     return by_birth(a, b);
 }
 
-static bool live_together(const struct item *x, const struct item *y)
-{
-    return x->birth <= y->death && y->birth <= x->death;
-}
+// What the next one has to keep off, side by side in memory: all of them are looked at for each.
+struct range {
+    uint64_t offset, end;
+    uint32_t birth, death;
+};
 
 // The lowest offset at which the item fits between those that are alive with it. placed[count] is in order of offset.
-static uint64_t first_fit(const struct item *item, struct item *const *placed, size_t count)
+static uint64_t first_fit(const struct item *item, const struct range *placed, size_t count)
 {
     uint64_t offset = 0;
     for (size_t i = 0; i < count; i++) {
-        const struct item *other = placed[i];
-        if (!live_together(item, other)) {
+        const struct range *other = &placed[i];
+        if (other->birth > item->death || item->birth > other->death) {
             continue;
         }
         if (other->offset >= offset + item->bytes) {
             break;
         }
-        uint64_t end = other->offset + other->bytes;
-        offset = uint64_max(offset, end);
+        offset = uint64_max(offset, other->end);
     }
     return offset;
 }
 
-static void insert_by_offset(struct item **placed, size_t count, struct item *item)
+static void insert_by_offset(struct range *placed, size_t count, const struct range *range)
 {
     size_t low = 0, high = count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (placed[middle]->offset <= item->offset) {
+        if (placed[middle].offset <= range->offset) {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
     memmove(&placed[low + 1], &placed[low], (count - low) * sizeof(*placed));
-    placed[low] = item;
+    placed[low] = *range;
 }
 
 // Places the items in the order they are in; answers the end of the highest.
-static uint64_t place_in_order(struct item *items, size_t count, struct item **placed)
+static uint64_t place_in_order(struct item *items, size_t count, struct range *placed)
 {
-    uint64_t end = 0;
+    uint64_t highest = 0;
     for (size_t i = 0; i < count; i++) {
-        items[i].offset = first_fit(&items[i], placed, i);
-        insert_by_offset(placed, i, &items[i]);
-        end = uint64_max(end, items[i].offset + items[i].bytes);
+        struct item *item = &items[i];
+        item->offset = first_fit(item, placed, i);
+        uint64_t end = item->offset + item->bytes;
+        insert_by_offset(placed, i, &(struct range){item->offset, end, item->birth, item->death});
+        highest = uint64_max(highest, end);
     }
-    return end;
+    return highest;
 }
 
 uint64_t layout_first_fit(const struct mem_buffer *buffers, size_t count, uint64_t goal_bytes, uint64_t *offsets)
@@ -115,7 +117,7 @@ uint64_t layout_first_fit(const struct mem_buffer *buffers, size_t count, uint64
     static int (*const orders[])(const void *, const void *) = {order_by_size, order_by_area, order_by_duration,
                                                                 order_by_birth};
     struct item *items = malloc((count + 1) * sizeof(*items));
-    struct item **placed = malloc((count + 1) * sizeof(struct item *));
+    struct range *placed = malloc((count + 1) * sizeof(*placed));
     uint64_t best = UINT64_MAX;
     for (size_t i = 0; items != NULL && i < count; i++) {
         items[i] =

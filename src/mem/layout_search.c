@@ -382,8 +382,29 @@ static void find_floor(struct layout_search *search, struct section *section)
     }
 }
 
-// Whether what is left of each section fits above its floor.
-static bool sections_hold(struct layout_search *search, uint32_t first, uint32_t last)
+// Whether what cannot go below `top` fits above it.
+static bool rest_holds(struct layout_search *search, const struct section *section, uint64_t top)
+{
+    uint64_t bytes = 0;
+    spend(search, section->end - section->first);
+    for (size_t k = section->first; k < section->end; k++) {
+        uint32_t at = search->members[k];
+        bytes += search->lowest[at] >= top && !search->pieces[at].placed ? search->pieces[at].bytes : 0;
+    }
+    return bytes <= search->capacity - top;
+}
+
+static bool section_holds(struct layout_search *search, const struct section *section, uint64_t top)
+{
+    if (section->left_bytes > search->capacity - section->floor) {
+        return false;
+    }
+    return section->floor >= top || section->left_bytes <= search->capacity - top || rest_holds(search, section, top);
+}
+
+// Whether what is left of each section fits above its floor, and what the piece that was placed last has raised to its
+// top fits above that.
+static bool sections_hold(struct layout_search *search, uint32_t first, uint32_t last, uint64_t top)
 {
     spend(search, last - first + 1);
     for (uint32_t s = first; s <= last; s++) {
@@ -394,7 +415,7 @@ static bool sections_hold(struct layout_search *search, uint32_t first, uint32_t
         if (search->lowest[section->witness] != section->floor || search->pieces[section->witness].placed) {
             find_floor(search, section);
         }
-        if (section->left_bytes > search->capacity - section->floor) {
+        if (!section_holds(search, section, top)) {
             section->weight++;
             return false;
         }
@@ -413,7 +434,8 @@ static bool place(struct layout_search *search, uint32_t index, bool *alone_p)
     for (uint32_t s = first; s <= last; s++) {
         search->sections[s].left_bytes -= piece->bytes;
     }
-    return raise_others(search, index, &first, &last, alone_p) && sections_hold(search, first, last);
+    return raise_others(search, index, &first, &last, alone_p) &&
+           sections_hold(search, first, last, search->lowest[index] + piece->bytes);
 }
 
 // Undoes what was done since the frame began.
@@ -607,8 +629,16 @@ static enum layout_answer run(struct layout_search *search, uint64_t nodes)
 
 // ---- Orders ----
 
-#define SHORT  1000 // nodes
-#define FADING 0.8  // of weights, from run to run
+#define SHORT    1000 // nodes
+#define WEIGHTED 8    // nodes by weight for each in a plain order
+#define FADING   0.9  // of weights, from run to run
+
+enum { PLAIN = 3, ORDERS = 6 }; // those tried plainly come first
+
+static const enum key orders[ORDERS][KEYS] = {
+    {WIDTH, AREA, TOTAL}, {TOTAL, AREA, WIDTH}, {TOTAL, WIDTH, AREA},
+    {AREA, TOTAL, WIDTH}, {AREA, WIDTH, TOTAL}, {WIDTH, TOTAL, AREA},
+};
 
 // 1 to 1.125. Exact, so that a machine that multiplies and adds in one step gets the same.
 static double noise(uint64_t *state)
@@ -688,26 +718,36 @@ static uint64_t luby(uint64_t n)
     return (size + 1) / 2;
 }
 
-// Plain orders with ever more nodes, and as much work again in short runs by weight.
+// Short runs by weight until they had so many nodes. Weights of before are forgotten: they would lead to where the
+// search was stuck.
+static enum layout_answer try_weights(struct layout_search *search, uint64_t nodes, uint64_t turn)
+{
+    uint64_t shortest = uint64_max(SHORT, 2 * (uint64_t)search->count), length;
+    enum layout_answer answer = LAYOUT_GIVEN_UP;
+    for (uint32_t s = 0; s < search->section_count; s++) {
+        search->sections[s].weight = 0;
+    }
+    for (uint64_t restarts = 0, spent = 0; spent < nodes && answer == LAYOUT_GIVEN_UP && search->work > 0; restarts++) {
+        length = shortest * luby(restarts);
+        rank_by_weight(search, orders[(restarts + turn) % ORDERS]);
+        answer = run(search, length);
+        spent += length;
+    }
+    return answer;
+}
+
+// Plain orders with ever more nodes, and several times as many in runs by weight.
 static enum layout_answer try_orders(struct layout_search *search)
 {
-    static const enum key orders[][KEYS] = {
-        {WIDTH, AREA, TOTAL}, {TOTAL, AREA, WIDTH}, {TOTAL, WIDTH, AREA},
-        {AREA, TOTAL, WIDTH}, {AREA, WIDTH, TOTAL}, {WIDTH, TOTAL, AREA},
-    };
-    enum { PLAIN = 3, ORDERS = sizeof(orders) / sizeof(orders[0]) };
-    uint64_t restarts = 0, shortest = uint64_max(SHORT, 2 * (uint64_t)search->count);
     enum layout_answer answer = LAYOUT_GIVEN_UP;
-    for (uint64_t nodes = 2 * (uint64_t)search->count; answer == LAYOUT_GIVEN_UP && search->work > 0; nodes *= 2) {
+    uint64_t nodes = 2 * (uint64_t)search->count;
+    for (uint64_t turn = 0; answer == LAYOUT_GIVEN_UP && search->work > 0; turn++, nodes *= 2) {
         for (size_t i = 0; i < PLAIN && answer == LAYOUT_GIVEN_UP && search->work > 0; i++) {
             rank_plainly(search, orders[i]);
             answer = run(search, nodes);
         }
-        for (uint64_t spent = 0; spent < PLAIN * nodes && answer == LAYOUT_GIVEN_UP && search->work > 0; restarts++) {
-            uint64_t length = shortest * luby(restarts);
-            rank_by_weight(search, orders[restarts % ORDERS]);
-            answer = run(search, length);
-            spent += length;
+        if (answer == LAYOUT_GIVEN_UP && search->work > 0) {
+            answer = try_weights(search, nodes * WEIGHTED * PLAIN, turn);
         }
     }
     return answer;
@@ -717,9 +757,6 @@ enum layout_answer layout_search_run(struct layout_search *search, uint64_t capa
 {
     search->capacity = capacity;
     search->work = *work;
-    for (uint32_t s = 0; s < search->section_count; s++) {
-        search->sections[s].weight = 0;
-    }
     enum layout_answer answer = *work == 0 ? LAYOUT_GIVEN_UP : try_orders(search);
     for (uint32_t i = 0; answer == LAYOUT_FITS && i < search->count; i++) {
         offsets[search->pieces[i].buffer] = search->lowest[i];

@@ -8,7 +8,7 @@
 
 struct price {
     struct model_shape shape;
-    uint64_t block_bytes;
+    uint64_t block_bytes, slack_bytes;
 };
 
 struct kept {
@@ -126,23 +126,38 @@ uint64_t price_list_bytes(const struct price_book *book, const struct list *list
     return book->slots * list->inputs_bytes + list->locals_bytes;
 }
 
-uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
+// NULL when the host's memory runs out.
+static const struct price *find_price(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
 {
     struct page *page = &book->pages[purpose];
     size_t place = place_of(page, shape);
     struct list list;
     if (place < page->count && compare(page->prices[place].shape, shape) == 0) {
-        return page->prices[place].block_bytes;
+        return &page->prices[place];
     }
     if (!make_room(page) || !model_list(book->model, shape, purpose, &list)) {
-        return UINT64_MAX;
+        return NULL;
     }
     struct price *price = &page->prices[place];
     memmove(price + 1, price, (page->count - place) * sizeof(*price));
     page->count++;
-    *price = (struct price){.shape = shape, .block_bytes = price_list_bytes(book, &list)};
+    *price = (struct price){.shape = shape,
+                            .block_bytes = price_list_bytes(book, &list),
+                            .slack_bytes = list.locals_bytes - list.lower_bound_bytes};
     list_finish(&list);
-    return price->block_bytes;
+    return price;
+}
+
+uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
+{
+    const struct price *price = find_price(book, purpose, shape);
+    return price == NULL ? UINT64_MAX : price->block_bytes;
+}
+
+uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
+{
+    const struct price *price = find_price(book, purpose, shape);
+    return price == NULL ? UINT64_MAX : price->slack_bytes;
 }
 
 static bool fits_in(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t samples)

@@ -31,6 +31,9 @@ uint64_t price_list_bytes(const struct price_book *book, const struct list *list
 // Those of the list for the shape. UINT64_MAX when the host's memory runs out.
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
+// How many of these the layout takes beyond its lower bound. UINT64_MAX when the host's memory runs out.
+uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
+
 // The largest micro-batch <= `most` of samples of the greatest length whose block fits in `bytes`; 0 when not even one
 // sample does. Prices none above twice of what it answers.
 size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most);

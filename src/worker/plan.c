@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "mem/uint64.h"
 #include "worker/commands.h"
 #include "worker/launcher.h"
 #include "worker/worker.h"
@@ -150,7 +151,7 @@ static void print_resting(const struct planning *planning)
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
 static void print_peaks(const struct planning *planning)
 {
-    uint64_t largest = 1;
+    uint64_t largest = 1, slack_bytes = 0;
     char bytes[MEM_SIZE_TEXT_MAX];
     for (uint64_t i = 0; i < planning->ranks; i++) {
         uint64_t fits = planning->reports[i].micro_batch_max;
@@ -160,8 +161,11 @@ static void print_peaks(const struct planning *planning)
     for (uint64_t micro_batch = 1, next; micro_batch <= largest; micro_batch = next) {
         uint64_t peak = peak_bytes(planning, micro_batch);
         printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, mem_size_text(peak, bytes), peak);
+        slack_bytes = uint64_max(slack_bytes, price_slack_bytes(planning->prices, LIST_TRAIN,
+                                                                model_shape_max(planning->model, micro_batch)));
         next = micro_batch < largest && 2 * micro_batch > largest ? largest : 2 * micro_batch;
     }
+    printf("layouts at most %" PRIu64 " bytes above their lower bound\n", slack_bytes);
 }
 
 static void print_rank(const struct planning *planning, uint64_t rank, const struct sched_share *share)

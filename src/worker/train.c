@@ -135,8 +135,10 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
 {
     const struct sched_share *share = &plan[worker->comm->rank];
     worker_log(worker,
-               "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64,
-               step, share->first, share->first + share->samples - 1, share->micro_batch, share->accumulation_steps);
+               "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64
+               ", layout %" PRIu64 " bytes above its lower bound",
+               step, share->first, share->first + share->samples - 1, share->micro_batch, share->accumulation_steps,
+               price_slack_bytes(worker->prices, LIST_TRAIN, model_shape_max(worker->model, share->micro_batch)));
 }
 
 // STATUS_DIVERGED on every rank, or STATUS_OK.

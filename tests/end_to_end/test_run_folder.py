@@ -57,7 +57,8 @@ class RunFolder(headroom_run.ProgramTest):
         for log in run.logs.values():
             self.assertRegex(log, r"(?m)^device cpu \(CPU\), limit \d+ bytes, resting \d+ bytes, headroom \d+ bytes, "
                                   r"all-reduce by mpi$")
-            self.assertRegex(log, r"(?m)^step 0: share \d+\.\.\d+, micro-batch \d+, accumulation steps \d+$")
+            cut = r"share \d+\.\.\d+, micro-batch \d+, accumulation steps \d+"
+            self.assertRegex(log, rf"(?m)^step 0: {cut}, layout 0 bytes above its lower bound$")
         with open(f"{run.path}/env.txt", encoding="utf-8") as file:
             environment = file.read()
         self.assertRegex(environment, r"^headroom \d+\.\d+\.\d+ \(")

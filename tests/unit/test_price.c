@@ -393,6 +393,7 @@ static void test_a_list_costs_its_price(void **state)
         uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, 3)); // price before list
         assert_int_equal(price_list_bytes(book, price_list(book, purposes[i], model_shape_max(model, 3))), bytes);
         assert_ptr_equal(price_list(book, purposes[i], model_shape_max(model, 1)), first);
+        assert_int_equal(price_slack_bytes(book, purposes[i], model_shape_max(model, 3)), 0);
     }
     assert_true(price_block_bytes(book, LIST_EVALUATE, model_shape_max(model, 3)) <
                 price_block_bytes(book, LIST_TRAIN, model_shape_max(model, 3)));
