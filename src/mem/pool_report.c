@@ -150,9 +150,12 @@ const char *mem_size_text(uint64_t bytes, char *text)
 static size_t __attribute__((format(printf, 4, 5)))
 append(char *text, size_t size, size_t used, const char *format, ...)
 {
+    if (used >= size) {
+        return used;
+    }
     va_list arguments;
     va_start(arguments, format);
-    int written = used < size ? vsnprintf(text + used, size - used, format, arguments) : 0;
+    int written = vsnprintf(text + used, size - used, format, arguments);
     va_end(arguments);
     return written < 0 ? used : used + (size_t)written;
 }

@@ -24,8 +24,8 @@ int command_train(const struct command_line *command);
 int command_plan(const struct command_line *command);
 // Prints the resolved configuration.
 int command_print_config(const struct command_line *command);
-// memory replay TRACE.csv: prints what a trace takes under several allocators. One process, no device. `arguments` are
-// those behind "memory", and then NULL.
+// memory replay TRACE.csv: prints what a trace takes under several allocators. memory snapshot PROCESS ...: asks ranks
+// for one. One process, no device. `arguments` are those behind "memory", and then NULL.
 int command_memory(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.

@@ -15,6 +15,7 @@
 static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
                             "       headroom plan CONFIG.yaml [--ranks N] [section.key=value ...]\n"
                             "       headroom memory replay TRACE.csv\n"
+                            "       headroom memory snapshot PROCESS ...\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | --version\n";
 
@@ -45,6 +46,7 @@ static int print_help(void)
           "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
           "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
           "plan          prints, without running, the memory that each micro-batch takes and what each rank would get\n"
+          "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
           "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
           "--print-config prints the whole configuration, defaults included\n"
           "\n"

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// headroom memory replay: what a trace would take under our layout, our pool, and PyTorch's rules.
+// headroom memory replay: what a trace would take under our layout, our pool, and PyTorch's rules; and headroom memory
+// snapshot: asks running ranks for a snapshot.
+#include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mem/clock.h"
 #include "mem/pool.h"
@@ -94,6 +98,42 @@ static enum status replay(const char *path, struct error *error)
     return status;
 }
 
+// The program that a process runs; "" where there is none, or it is another user's.
+static void find_program(const char *process, char *path, size_t size)
+{
+    char link[64];
+    snprintf(link, sizeof(link), "/proc/%s/exe", process);
+    ssize_t length = readlink(link, path, size - 1);
+    path[length < 0 ? 0 : length] = '\0';
+}
+
+// The signal would end any other program.
+static enum status ask_for_snapshot(const char *process, struct error *error)
+{
+    char own[1024], other[1024];
+    char *end;
+    long number = strtol(process, &end, 10);
+    find_program("self", own, sizeof(own));
+    find_program(process, other, sizeof(other));
+    if (number <= 0 || *end != '\0' || *process < '1' || *process > '9' || strcmp(own, other) != 0) {
+        return error_set(error, STATUS_INVALID, "'%s' is no process of this program and user on this machine", process);
+    }
+    if (kill((pid_t)number, SIGUSR2) != 0) {
+        return error_set(error, STATUS_ERROR, "process %s: %s", process, strerror(errno));
+    }
+    printf("process %s writes its memory into its run folder after this step\n", process);
+    return STATUS_OK;
+}
+
+static enum status snapshot(char *const *processes, struct error *error)
+{
+    enum status status = STATUS_OK;
+    for (size_t i = 0; status == STATUS_OK && processes[i] != NULL; i++) {
+        status = ask_for_snapshot(processes[i], error);
+    }
+    return status;
+}
+
 int command_memory(char *const *arguments)
 {
     struct error error = {0};
@@ -101,9 +141,14 @@ int command_memory(char *const *arguments)
         error_set(&error, STATUS_INVALID, "memory runs without a launcher");
         return command_misused(&error);
     }
-    if (arguments[0] == NULL || strcmp(arguments[0], "replay") != 0 || arguments[1] == NULL || arguments[2] != NULL) {
-        error_set(&error, STATUS_INVALID, "memory takes: replay TRACE.csv; see headroom --help");
-        return command_misused(&error);
+    if (arguments[0] != NULL && arguments[1] != NULL) {
+        if (strcmp(arguments[0], "replay") == 0 && arguments[2] == NULL) {
+            return command_finish(replay(arguments[1], &error), &error);
+        }
+        if (strcmp(arguments[0], "snapshot") == 0) {
+            return command_finish(snapshot(arguments + 1, &error), &error);
+        }
     }
-    return command_finish(replay(arguments[1], &error), &error);
+    error_set(&error, STATUS_INVALID, "memory takes: replay TRACE.csv, or snapshot PROCESS ...; see headroom --help");
+    return command_misused(&error);
 }

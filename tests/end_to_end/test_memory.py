@@ -140,6 +140,9 @@ class MemoryFiles(headroom_run.ProgramTest):
                 return [name for name in os.listdir(folder) if name.endswith(".pickle")] if os.path.isdir(folder) else []
             try:
                 wait_for(lambda: os.path.exists(self.path("run/metrics.jsonl")))
+                self.headroom("memory", "snapshot", str(process.pid))
+                wait_for(names)
+                os.remove(self.path(f"run/memory/{names()[0]}"))
                 process.send_signal(signal.SIGUSR2)
                 wait_for(names)
                 self.assertIsNone(process.poll())
@@ -147,6 +150,12 @@ class MemoryFiles(headroom_run.ProgramTest):
                 process.kill()
         self.assertRegex(names()[0], r"^rank_0\.step_\d+\.pickle$")
         self.snapshot(self.path(f"run/memory/{names()[0]}"))
+
+    def test_nothing_else_is_asked_for_a_snapshot(self):
+        for process in (str(os.getpid()), "1x", "-1", "0", "999999999"):
+            refused = self.headroom("memory", "snapshot", process, code=2)
+            self.assertEqual(refused.complaints,
+                             [f"headroom: '{process}' is no process of this program and user on this machine"])
 
     def test_a_log_that_can_be_replayed(self):
         run = self.train("gpt.yaml", "train.steps=5", "run.memory_trace=true")
