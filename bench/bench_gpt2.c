@@ -152,7 +152,7 @@ static double step_seconds(struct bench *bench, uint32_t step)
 {
     double start = now_seconds();
     const struct kernels *kernels = bench->kernels->kernels;
-    const struct list *list = price_list(bench->prices, LIST_TRAIN, MICRO_BATCH);
+    const struct list *list = price_list(bench->prices, LIST_TRAIN, model_shape_max(bench->model, MICRO_BATCH));
     must(list != NULL, "list");
     bench->device->ops->fill_zero(bench->device, bench->stream, bench->memory.gradients,
                                   bench->model->elements * sizeof(float));

@@ -10,16 +10,20 @@
 #include "mem/clock.h"
 #include "mem/trace.h"
 
-static void measure(const struct mem_trace *trace, const struct mem_layout_goal *goal, uint64_t *offsets)
+static bool measure(const struct mem_trace *trace, const struct mem_layout_goal *goal, uint64_t *offsets)
 {
+    struct mem_layout layout;
     uint64_t start_ns = clock_ns();
-    uint64_t bytes = mem_layout_place(trace->buffers, trace->count, 1, goal, offsets);
+    if (!mem_layout_place(trace->buffers, trace->count, 1, goal, offsets, &layout)) {
+        return false;
+    }
     double seconds = (double)(clock_ns() - start_ns) / 1e9;
-    uint64_t bound = mem_layout_lower_bound(trace->buffers, trace->count, 1);
-    bool valid = mem_layout_valid(trace->buffers, offsets, trace->count, bytes);
-    printf(" %14" PRIu64 " %8.3f %% %7.2f s%s", bytes, 100 * ((double)bytes / (double)bound - 1), seconds,
+    double above = (double)layout.bytes / (double)layout.lower_bound_bytes - 1;
+    bool valid = mem_layout_valid(trace->buffers, offsets, trace->count, 1, layout.bytes);
+    printf(" %14" PRIu64 " %8.3f %% %7.2f s%s%s", layout.bytes, 100 * above, seconds, layout.optimal ? " optimal" : "",
            valid ? "" : " INVALID");
     fflush(stdout);
+    return true;
 }
 
 int main(int argc, char **argv)
@@ -34,14 +38,15 @@ int main(int argc, char **argv)
             return EXIT_FAILURE;
         }
         uint64_t *offsets = malloc(trace.count * sizeof(*offsets)), capacity = mem_trace_capacity(argv[i]);
-        if (offsets == NULL) {
+        printf("%-22s %8zu", name, trace.count);
+        bool placed =
+            offsets != NULL && measure(&trace, &(struct mem_layout_goal){.bytes = capacity}, offsets) &&
+            measure(&trace, &(struct mem_layout_goal){.bytes = capacity, .work = MEM_LAYOUT_WORK_MAX}, offsets);
+        putchar('\n');
+        if (!placed) {
             fprintf(stderr, "bench_layout: out of host memory\n");
             return EXIT_FAILURE;
         }
-        printf("%-22s %8zu", name, trace.count);
-        measure(&trace, &(struct mem_layout_goal){.bytes = capacity}, offsets);
-        measure(&trace, &(struct mem_layout_goal){.bytes = capacity, .work = MEM_LAYOUT_WORK_MAX}, offsets);
-        putchar('\n');
         free(offsets);
         mem_trace_finish(&trace);
     }

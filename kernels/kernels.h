@@ -3,8 +3,8 @@
 // The kernels: one table of functions for each device and precision, one contract for all of them.
 //
 // Contract, for every entry:
-//   - Addresses are device addresses of row-major arrays, at least 16-byte aligned; arrays do not overlap unless the
-//     entry says that it works in place.
+//   - Addresses are device addresses of row-major arrays, at least 16-byte aligned; arrays do not overlap, except that
+//     an entry may say which of them may be one and the same.
 //   - An array is `real` unless said otherwise: float32 or bfloat16, by the table's precision. Sums inside a kernel
 //     are float32 or wider, and reals are rounded to nearest even once, when they are written.
 //   - Work is enqueued on the context's stream and does not block the host. Sizes of 0 are allowed; a sum over nothing
@@ -98,26 +98,28 @@ struct kernels {
     // y = x[count], float32, rounded to the table's precision; written.
     void (*convert)(struct kernel_context *context, device_address y, device_address x, size_t count);
 
-    // In place: x = max(x, 0), NaN stays. Then dx = dy where y > 0, else 0, written; y is what relu left; dx may be dy.
+    // In place: x = max(x, 0), NaN stays. Then dx = dy where y > 0, else 0, written; y is what relu left; dx may be dy
+    // or y.
     void (*relu)(struct kernel_context *context, device_address x, size_t count);
     void (*relu_backward)(struct kernel_context *context, device_address dx, device_address dy, device_address y,
                           size_t count);
-    // y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), written. Then dx = dy * gelu'(x), written; dx may be dy.
+    // y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), written; y may be x. Then dx = dy * gelu'(x), written; dx
+    // may be dy or x.
     void (*gelu)(struct kernel_context *context, device_address y, device_address x, size_t count);
     void (*gelu_backward)(struct kernel_context *context, device_address dx, device_address dy, device_address x,
                           size_t count);
 
-    // y = a + b, written; y may be a. All of `count`.
+    // y = a + b, written; y may be a or b, or both. All of `count`.
     void (*add)(struct kernel_context *context, device_address y, device_address a, device_address b, size_t count);
 
     // With s[rows, C] = x + residual, written at `sum`, or s = x where `residual` and `sum` are 0:
     // y[rows, C] = (s - mean) * rstd * gamma + beta; mean[rows] and rstd[rows] = 1/sqrt(variance + 1e-5), float32, are
-    // written. What is normalised is s as it is stored.
+    // written. What is normalised is s as it is stored. y and `sum` may each be x or `residual`, but not the same one.
     void (*layer_norm)(struct kernel_context *context, device_address y, device_address sum, device_address mean,
                        device_address rstd, device_address x, device_address residual, device_address gamma,
                        device_address beta, size_t rows, size_t channels);
     // For x that was normalised: dx is added to if `accumulate`, else written; dgamma[C] and dbeta[C], float32, are
-    // added to.
+    // added to. Where it is written dx may be dy or x.
     void (*layer_norm_backward)(struct kernel_context *context, device_address dx, device_address dgamma,
                                 device_address dbeta, device_address dy, device_address x, device_address mean,
                                 device_address rstd, device_address gamma, size_t rows, size_t channels,

@@ -212,6 +212,16 @@ static void layer_norm_backward(struct kernel_context *context, device_address d
     const float *mean = device_cpu_pointer(mean_at), *rstd = device_cpu_pointer(rstd_at);
     float *dgamma = device_cpu_pointer(dgamma_at), *dbeta = device_cpu_pointer(dbeta_at);
 
+    for (size_t i = 0; i < channels; i++) { // first: dx may be dy or x
+        double gamma_sum = 0, beta_sum = 0;
+        for (size_t row = 0; row < rows; row++) {
+            double d = get(dy, row * channels + i);
+            gamma_sum += d * (get(x, row * channels + i) - (double)mean[row]) * (double)rstd[row];
+            beta_sum += d;
+        }
+        dgamma[i] = (float)((double)dgamma[i] + gamma_sum);
+        dbeta[i] = (float)((double)dbeta[i] + beta_sum);
+    }
     for (size_t row = 0; row < rows; row++) {
         const double m = (double)mean[row], r = (double)rstd[row];
         double g_mean = 0, gn_mean = 0;
@@ -225,16 +235,6 @@ static void layer_norm_backward(struct kernel_context *context, device_address d
             double before = accumulate ? get(dx, i) : 0;
             put(dx, i, before + r * (g - g_mean - (get(x, i) - m) * r * gn_mean));
         }
-    }
-    for (size_t i = 0; i < channels; i++) {
-        double gamma_sum = 0, beta_sum = 0;
-        for (size_t row = 0; row < rows; row++) {
-            double d = get(dy, row * channels + i);
-            gamma_sum += d * (get(x, row * channels + i) - (double)mean[row]) * (double)rstd[row];
-            beta_sum += d;
-        }
-        dgamma[i] = (float)((double)dgamma[i] + gamma_sum);
-        dbeta[i] = (float)((double)dbeta[i] + beta_sum);
     }
 }
 

@@ -74,11 +74,12 @@ struct device_ops {
     // No other process will open the device by its name: what the name took on the host is removed.
     void (*forget_name)(struct device *device);
 
-    // Memory. `reserve` takes a range of addresses without memory; `commit` puts memory behind a part of it, its
-    // contents undefined; `release` gives that memory back (commit's ranges may be joined or cut at multiples of
-    // the granularity); `unreserve` returns the range, which must hold no memory. `commit` answers
-    // STATUS_OUT_OF_MEMORY when the device has not that much free, and then nothing has changed. The caller of
-    // `release` makes sure that no stream still uses the memory. None of them waits for a stream.
+    // Memory, for devices that are not plain (struct device says what those do). `reserve` takes a range of addresses
+    // without memory; `commit` puts memory behind a part of it, its contents undefined; `release` gives that memory
+    // back (commit's ranges may be joined or cut at multiples of the granularity); `unreserve` returns the range, which
+    // must hold no memory. `commit` answers STATUS_OUT_OF_MEMORY when the device has not that much free, and then
+    // nothing has changed. The caller of `release` makes sure that no stream still uses the memory. None of them waits
+    // for a stream.
     enum status (*reserve)(struct device *device, uint64_t bytes, device_address *address_p);
     void (*unreserve)(struct device *device, device_address address, uint64_t bytes);
     enum status (*commit)(struct device *device, device_address address, uint64_t bytes);
@@ -120,7 +121,8 @@ struct device_ops {
 
 struct device {
     const struct device_ops *ops;
-    bool plain; // without virtual memory: `reserve` takes the memory at once, and the range must be committed whole
+    bool plain; // without virtual memory: a range has its memory from `reserve` to `unreserve`, whose caller makes sure
+                // that no stream still uses it; `commit` and `release` of the whole range only say that it is in use
 };
 
 // Whether the host reaches its memory by copies alone, which then run beside kernels: so with GPUs.

@@ -4,8 +4,8 @@
 // physical memory is mapped behind it granule by granule, so that ranges can be joined and cut at any of them. The
 // driver's calls are asked for at run time: the program starts on machines without one.
 //
-// A GPU without virtual memory (some are passed to virtual machines that way) is refused. The pool's range spans the
-// GPU, so with cudaMalloc it would take all memory at once and could give none back.
+// A GPU without virtual memory (some are passed to virtual machines that way) is a plain device: a range is what
+// cudaMalloc answers.
 #include <cuda.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,28 +57,21 @@ static bool find(const char *symbol, void *function_p)
     return result == cudaSuccess && found == cudaDriverEntryPointSuccess;
 }
 
-static enum status find_driver(struct driver *driver, struct error *error)
+static bool find_driver(struct driver *driver)
 {
-    bool found = find("cuMemAddressReserve", &driver->address_reserve) &&
-                 find("cuMemAddressFree", &driver->address_free) && find("cuMemCreate", &driver->create) &&
-                 find("cuMemRelease", &driver->release) && find("cuMemMap", &driver->map) &&
-                 find("cuMemUnmap", &driver->unmap) && find("cuMemSetAccess", &driver->set_access) &&
-                 find("cuMemGetAllocationGranularity", &driver->granularity) &&
-                 find("cuGetErrorString", &driver->error_text);
-    return found ? STATUS_OK
-                 : error_set(error, STATUS_ERROR, "the NVIDIA driver has no virtual memory management; update it");
+    return find("cuMemAddressReserve", &driver->address_reserve) && find("cuMemAddressFree", &driver->address_free) &&
+           find("cuMemCreate", &driver->create) && find("cuMemRelease", &driver->release) &&
+           find("cuMemMap", &driver->map) && find("cuMemUnmap", &driver->unmap) &&
+           find("cuMemSetAccess", &driver->set_access) && find("cuMemGetAllocationGranularity", &driver->granularity) &&
+           find("cuGetErrorString", &driver->error_text);
 }
 
-static enum status check_granularity(const struct gpu *gpu, struct error *error)
+// Whether memory can be mapped in pieces of GRANULARITY.
+static bool maps_granules(const struct gpu *gpu)
 {
     size_t bytes = 0;
     CUresult result = gpu->driver.granularity(&bytes, &gpu->properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
-    if (result == CUDA_SUCCESS && bytes > 0 && GRANULARITY % bytes == 0) {
-        return STATUS_OK;
-    }
-    return error_set(error, STATUS_ERROR,
-                     "GPU %d (%s) has no virtual memory management in pieces of 2 MiB, which this program needs",
-                     gpu->cuda.gpu, gpu->cuda.description);
+    return result == CUDA_SUCCESS && bytes > 0 && GRANULARITY % bytes == 0;
 }
 
 static enum status create(const struct device_config *config, struct device **device_p, struct error *error)
@@ -97,15 +90,7 @@ static enum status create(const struct device_config *config, struct device **de
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
         .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = gpu->cuda.gpu},
     };
-    status = find_driver(&gpu->driver, error);
-    if (status == STATUS_OK) {
-        status = check_granularity(gpu, error);
-    }
-    if (status != STATUS_OK) {
-        cuda_close(&gpu->cuda);
-        free(gpu);
-        return status;
-    }
+    gpu->cuda.base.plain = config->plain || !find_driver(&gpu->driver) || !maps_granules(gpu);
     *device_p = &gpu->cuda.base;
     return STATUS_OK;
 }
@@ -119,15 +104,56 @@ static void note(struct gpu *gpu, CUresult result, const char *what)
     }
 }
 
+// Held by nobody, and of that what may be committed.
+struct room {
+    uint64_t total_bytes, free_bytes, usable_bytes;
+};
+
+static struct room look(struct device *device)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+    device_cuda_note(device, cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
+    uint64_t code_bytes = uint64_min(CODE_BYTES, total_bytes / 64);
+    return (struct room){total_bytes, free_bytes, free_bytes - uint64_min(free_bytes, code_bytes)};
+}
+
+static enum status take_range(struct gpu *gpu, uint64_t bytes, CUdeviceptr *address_p)
+{
+    if (!gpu->cuda.base.plain) {
+        return gpu->driver.address_reserve(address_p, bytes, GRANULARITY, 0, 0) == CUDA_SUCCESS ? STATUS_OK
+                                                                                                : STATUS_ERROR;
+    }
+    void *memory = NULL;
+    if (bytes > look(&gpu->cuda.base).usable_bytes) {
+        return STATUS_OUT_OF_MEMORY;
+    }
+    if (cudaMalloc(&memory, bytes) != cudaSuccess) {
+        cudaGetLastError(); // answered here
+        return STATUS_OUT_OF_MEMORY;
+    }
+    *address_p = (CUdeviceptr)(uintptr_t)memory;
+    return STATUS_OK;
+}
+
+static void return_range(struct gpu *gpu, device_address address, uint64_t bytes)
+{
+    if (gpu->cuda.base.plain) {
+        device_cuda_note(&gpu->cuda.base, cudaFree(device_cuda_pointer(address)), "cudaFree");
+    } else {
+        note(gpu, gpu->driver.address_free(address, bytes), "cuMemAddressFree");
+    }
+}
+
 static enum status reserve(struct device *device, uint64_t bytes, device_address *address_p)
 {
     struct gpu *gpu = gpu_of(device);
     CUdeviceptr address;
-    if (gpu->driver.address_reserve(&address, bytes, GRANULARITY, 0, 0) != CUDA_SUCCESS) {
-        return STATUS_ERROR;
+    enum status status = take_range(gpu, bytes, &address);
+    if (status != STATUS_OK) {
+        return status;
     }
     if (!cuda_keep_range(&gpu->cuda, address, bytes)) {
-        gpu->driver.address_free(address, bytes);
+        return_range(gpu, address, bytes);
         return STATUS_ERROR;
     }
     *address_p = address;
@@ -138,7 +164,7 @@ static void unreserve(struct device *device, device_address address, uint64_t by
 {
     struct gpu *gpu = gpu_of(device);
     cuda_forget_range(&gpu->cuda, address);
-    note(gpu, gpu->driver.address_free(address, bytes), "cuMemAddressFree");
+    return_range(gpu, address, bytes);
 }
 
 // The mapping alone keeps the memory: unmapping gives it back.
@@ -177,30 +203,23 @@ static void destroy(struct device *device)
     }
     struct gpu *gpu = gpu_of(device);
     while (gpu->cuda.ranges != NULL) {
-        unmap_remains(gpu, gpu->cuda.ranges);
+        if (!device->plain) {
+            unmap_remains(gpu, gpu->cuda.ranges);
+        }
         unreserve(device, gpu->cuda.ranges->address, gpu->cuda.ranges->bytes);
     }
     cuda_close(&gpu->cuda);
     free(gpu);
 }
 
-// Held by nobody, and of that what may be committed.
-struct room {
-    uint64_t total_bytes, free_bytes, usable_bytes;
-};
-
-static struct room look(struct device *device)
-{
-    size_t free_bytes = 0, total_bytes = 0;
-    device_cuda_note(device, cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
-    uint64_t code_bytes = uint64_min(CODE_BYTES, total_bytes / 64);
-    return (struct room){total_bytes, free_bytes, free_bytes - uint64_min(free_bytes, code_bytes)};
-}
-
 static enum status commit(struct device *device, device_address address, uint64_t bytes)
 {
     struct gpu *gpu = gpu_of(device);
     const CUmemAccessDesc access = {.location = gpu->properties.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    if (device->plain) { // the memory came with the range
+        gpu->held_bytes += bytes;
+        return STATUS_OK;
+    }
     if (bytes > look(device).usable_bytes) { // asked first: gigabytes would have to be mapped and returned
         return STATUS_OUT_OF_MEMORY;
     }
@@ -227,7 +246,9 @@ static enum status commit(struct device *device, device_address address, uint64_
 static void release(struct device *device, device_address address, uint64_t bytes)
 {
     struct gpu *gpu = gpu_of(device);
-    unmap(gpu, address, bytes);
+    if (!device->plain) {
+        unmap(gpu, address, bytes);
+    }
     gpu->held_bytes -= bytes;
 }
 

@@ -28,15 +28,24 @@ struct mem_layout_goal {
     uint64_t work;  // that a search may take beyond first fit, in steps of a nanosecond or two each; 0: none
 };
 
-// Fills offsets[count], each a multiple of `alignment` (a power of two), so that buffers alive at the same moment never
-// overlap, and answers the bytes of the whole (the end of the highest buffer). Buffers of 0 bytes get offset 0.
-uint64_t mem_layout_place(const struct mem_buffer *buffers, size_t count, uint64_t alignment,
-                          const struct mem_layout_goal *goal, uint64_t *offsets);
+struct mem_layout {
+    uint64_t bytes;             // of the whole: the end of the highest buffer
+    uint64_t lower_bound_bytes; // that of mem_layout_lower_bound
+    bool optimal;               // proved: no layout takes less
+};
 
-// The largest sum of live bytes at any moment, each size rounded up to `alignment`: no layout needs less.
+// Fills offsets[count], each a multiple of `alignment` (a power of two), so that buffers alive at the same moment never
+// overlap. Buffers of 0 bytes get offset 0. First fit takes O(count^2). False when the host's memory runs out.
+bool mem_layout_place(const struct mem_buffer *buffers, size_t count, uint64_t alignment,
+                      const struct mem_layout_goal *goal, uint64_t *offsets, struct mem_layout *layout_p);
+
+// The largest sum of live bytes at any moment, each size rounded up to `alignment`: no layout needs less. UINT64_MAX
+// when the host's memory runs out.
 uint64_t mem_layout_lower_bound(const struct mem_buffer *buffers, size_t count, uint64_t alignment);
 
-// True when no two buffers alive at the same moment overlap and all end within `bytes`.
-bool mem_layout_valid(const struct mem_buffer *buffers, const uint64_t *offsets, size_t count, uint64_t bytes);
+// True when every offset is a multiple of `alignment`, no two buffers alive at the same moment overlap, and all end
+// within `bytes`. Looks at every pair.
+bool mem_layout_valid(const struct mem_buffer *buffers, const uint64_t *offsets, size_t count, uint64_t alignment,
+                      uint64_t bytes);
 
 #endif

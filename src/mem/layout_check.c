@@ -3,11 +3,13 @@
 // Shares nothing with what places buffers: every pair is looked at.
 #include "mem/layout.h"
 
-bool mem_layout_valid(const struct mem_buffer *buffers, const uint64_t *offsets, size_t count, uint64_t bytes)
+bool mem_layout_valid(const struct mem_buffer *buffers, const uint64_t *offsets, size_t count, uint64_t alignment,
+                      uint64_t bytes)
 {
     for (size_t i = 0; i < count; i++) {
         const struct mem_buffer *a = &buffers[i];
-        if (a->bytes > 0 && (offsets[i] > bytes || a->bytes > bytes - offsets[i])) {
+        bool within = offsets[i] <= bytes && a->bytes <= bytes - offsets[i];
+        if (a->bytes > 0 && (offsets[i] % alignment != 0 || !within)) {
             return false;
         }
         for (size_t j = 0; j < i; j++) {

@@ -114,8 +114,8 @@ uint64_t layout_first_fit(const struct mem_buffer *buffers, size_t count, uint64
 {
     static int (*const orders[])(const void *, const void *) = {order_by_size, order_by_area, order_by_duration,
                                                                 order_by_birth};
-    struct item *items = malloc(count * sizeof(*items));
-    struct item **placed = malloc(count * sizeof(struct item *));
+    struct item *items = malloc((count + 1) * sizeof(*items));
+    struct item **placed = malloc((count + 1) * sizeof(struct item *));
     uint64_t best = UINT64_MAX;
     for (size_t i = 0; items != NULL && i < count; i++) {
         items[i] =

@@ -46,33 +46,55 @@ struct change {
 struct frame {
     uint32_t head, end;
     uint64_t least_place;  // the next to be tried is not before this place,
-    uint32_t least_rank;   // or at it but before this rank
+    uint32_t least_rank;   // or at it but before this rank,
+    uint32_t tried;        // nor, at the same place, like this one; the search's count: none
     uint64_t limit;        // the one at the bottom is below that, or another would fit beneath it
     bool alone;            // nothing that is not placed lives at the time of the one that was tried
     uint32_t rest;         // where the part of what is above it begins that is to be solved next
     size_t changes, steps; // when it began
 };
 
-struct search {
+struct ranked {
+    double keys[KEYS];
+    uint32_t piece;
+};
+
+struct layout_search {
     struct piece *pieces; // in order of birth
     uint64_t *lowest;     // of each: place above those placed before it; once it is placed: where
     uint32_t count;
     struct section *sections;
     uint32_t section_count;
     uint32_t *members;
+    size_t member_count;
     uint64_t capacity, work;
     struct change *changes;
     size_t change_count, change_capacity;
     uint32_t *steps; // pieces in the order in which they were placed
     size_t step_count;
     struct frame *frames;
+    struct ranked *ranked;
+    uint64_t random;
 };
 
-enum outcome { FITS, FITS_NOT, GIVEN_UP };
+// More than these would take a gigabyte each of the host's memory.
+#define MEMBERS_MAX (UINT64_C(1) << 28)
+#define CHANGES_MAX (UINT64_C(1) << 26)
 
-static void spend(struct search *search, uint64_t work)
+#define MEMBER_WORK 8 // of preparing a member, most of it waiting for memory
+
+static void spend(struct layout_search *search, uint64_t work)
 {
     search->work -= uint64_min(search->work, work);
+}
+
+static uint64_t sort_work(uint64_t count)
+{
+    uint64_t levels = 1;
+    while (count >> levels > 0) {
+        levels++;
+    }
+    return 4 * count * levels;
 }
 
 // ---- Pieces and sections ----
@@ -82,6 +104,12 @@ static int order_by_birth(const void *a, const void *b)
     const struct piece *x = a, *y = b;
     if (x->birth != y->birth) {
         return x->birth < y->birth ? -1 : 1;
+    }
+    if (x->death != y->death) {
+        return x->death > y->death ? -1 : 1;
+    }
+    if (x->bytes != y->bytes) {
+        return x->bytes > y->bytes ? -1 : 1;
     }
     return x->buffer < y->buffer ? -1 : x->buffer > y->buffer;
 }
@@ -108,7 +136,7 @@ static uint32_t section_at(const uint32_t *begins, uint32_t count, uint32_t mome
 }
 
 // A birth that follows a death begins a section. moments[2 * count] is scratch.
-static void find_sections(struct search *search, uint32_t *moments)
+static void find_sections(struct layout_search *search, uint32_t *moments)
 {
     uint32_t *deaths = moments, *begins = moments + search->count, dead = 0;
     for (uint32_t i = 0; i < search->count; i++) {
@@ -130,21 +158,26 @@ static void find_sections(struct search *search, uint32_t *moments)
     }
 }
 
-static size_t count_members(struct search *search)
+// What each section holds, from what begins and what ends there: O(pieces + sections).
+static void measure_sections(struct layout_search *search)
 {
-    size_t count = 0;
+    struct section *sections = search->sections;
     for (uint32_t i = 0; i < search->count; i++) {
         const struct piece *piece = &search->pieces[i];
-        for (uint32_t s = piece->first; s <= piece->last; s++) {
-            search->sections[s].end++;
-            search->sections[s].bytes += piece->bytes;
-        }
-        count += piece->last - piece->first + 1;
+        sections[piece->first].end++;
+        sections[piece->first].bytes += piece->bytes;
+        sections[piece->last + 1].end--;
+        sections[piece->last + 1].bytes -= piece->bytes;
     }
-    return count;
+    search->member_count = sections[0].end;
+    for (uint32_t s = 1; s < search->section_count; s++) {
+        sections[s].end += sections[s - 1].end;
+        sections[s].bytes += sections[s - 1].bytes;
+        search->member_count += sections[s].end;
+    }
 }
 
-static void fill_members(struct search *search)
+static void fill_members(struct layout_search *search)
 {
     size_t next = 0;
     for (uint32_t s = 0; s < search->section_count; s++) {
@@ -166,7 +199,7 @@ static void fill_members(struct search *search)
     }
 }
 
-static void find_keys(struct search *search)
+static void find_keys(struct layout_search *search)
 {
     for (uint32_t i = 0; i < search->count; i++) {
         struct piece *piece = &search->pieces[i];
@@ -174,15 +207,19 @@ static void find_keys(struct search *search)
         for (uint32_t s = piece->first; s <= piece->last; s++) {
             total = uint64_max(total, search->sections[s].bytes);
         }
-        double width = (double)piece->death - piece->birth + 1;
+        double width = (double)(piece->last - piece->first) + 1; // whatever the moments between are numbered
         piece->keys[WIDTH] = width;
         piece->keys[AREA] = width * (double)piece->bytes;
         piece->keys[TOTAL] = (double)total;
     }
 }
 
-static void finish(struct search *search)
+void layout_search_destroy(struct layout_search *search)
 {
+    if (search == NULL) {
+        return;
+    }
+    free(search->ranked);
     free(search->frames);
     free(search->steps);
     free(search->changes);
@@ -190,48 +227,85 @@ static void finish(struct search *search)
     free(search->sections);
     free(search->lowest);
     free(search->pieces);
+    free(search);
 }
 
-// False when the host's memory runs out.
-static bool prepare(struct search *search, const struct mem_buffer *buffers)
+static bool allocate(struct layout_search *search, size_t count)
+{
+    search->pieces = calloc(count, sizeof(*search->pieces));
+    search->lowest = malloc(count * sizeof(*search->lowest));
+    search->sections = calloc(count + 1, sizeof(*search->sections));
+    search->steps = malloc(count * sizeof(*search->steps));
+    search->frames = malloc((count + 2) * sizeof(*search->frames));
+    search->ranked = malloc(count * sizeof(*search->ranked));
+    return search->pieces != NULL && search->lowest != NULL && search->sections != NULL && search->steps != NULL &&
+           search->frames != NULL && search->ranked != NULL;
+}
+
+static bool find_pieces(struct layout_search *search, const struct mem_buffer *buffers)
 {
     size_t count = search->count;
     uint32_t *moments = malloc(2 * count * sizeof(*moments));
-    search->pieces = calloc(count, sizeof(*search->pieces));
-    search->lowest = malloc(count * sizeof(*search->lowest));
-    search->sections = calloc(count, sizeof(*search->sections));
-    search->steps = malloc(count * sizeof(*search->steps));
-    search->frames = malloc((count + 2) * sizeof(*search->frames));
-    bool made = moments != NULL && search->pieces != NULL && search->lowest != NULL && search->sections != NULL &&
-                search->steps != NULL && search->frames != NULL;
-    if (made) {
-        for (size_t i = 0; i < count; i++) {
-            search->pieces[i] = (struct piece){
-                .bytes = buffers[i].bytes, .birth = buffers[i].birth, .death = buffers[i].death, .buffer = i};
-        }
-        qsort(search->pieces, count, sizeof(*search->pieces), order_by_birth);
-        find_sections(search, moments);
-        search->members = malloc((count_members(search) + 1) * sizeof(*search->members));
-        made = search->members != NULL;
+    if (moments == NULL) {
+        return false;
     }
-    if (made) {
-        fill_members(search);
-        find_keys(search);
+    for (size_t i = 0; i < count; i++) {
+        search->pieces[i] = (struct piece){
+            .bytes = buffers[i].bytes, .birth = buffers[i].birth, .death = buffers[i].death, .buffer = i};
     }
+    qsort(search->pieces, count, sizeof(*search->pieces), order_by_birth);
+    find_sections(search, moments);
     free(moments);
-    return made;
+    return true;
+}
+
+static bool find_members(struct layout_search *search)
+{
+    measure_sections(search);
+    uint64_t work = MEMBER_WORK * (uint64_t)search->member_count;
+    if (search->member_count > MEMBERS_MAX || work >= search->work) {
+        return false;
+    }
+    spend(search, work);
+    search->members = malloc(search->member_count * sizeof(*search->members));
+    if (search->members == NULL) {
+        return false;
+    }
+    fill_members(search);
+    find_keys(search);
+    return true;
+}
+
+struct layout_search *layout_search_create(const struct mem_buffer *buffers, size_t count, uint64_t *work)
+{
+    uint64_t sorting = 2 * sort_work(count);
+    if (count == 0 || count > UINT32_MAX / 2 || sorting >= *work) {
+        return NULL;
+    }
+    struct layout_search *search = calloc(1, sizeof(*search));
+    if (search == NULL) {
+        return NULL;
+    }
+    *search = (struct layout_search){.count = (uint32_t)count, .work = *work - sorting, .random = 1};
+    bool made = allocate(search, count) && find_pieces(search, buffers) && find_members(search);
+    *work = search->work;
+    if (!made) {
+        layout_search_destroy(search);
+        return NULL;
+    }
+    return search;
 }
 
 // ---- Placing one ----
 
-// Makes sure that placing a piece can note all its changes. False, and the end of all work, when memory runs out.
-static bool reserve_changes(struct search *search)
+// Makes sure that placing a piece can note all its changes. False, and the end of all work, when they take too much.
+static bool reserve_changes(struct layout_search *search)
 {
     size_t needed = search->change_count + search->count + 2 * (size_t)search->section_count;
     if (needed <= search->change_capacity) {
         return true;
     }
-    struct change *moved = realloc(search->changes, 2 * needed * sizeof(*moved));
+    struct change *moved = needed > CHANGES_MAX ? NULL : realloc(search->changes, 2 * needed * sizeof(*moved));
     if (moved == NULL) {
         search->work = 0;
         return false;
@@ -241,14 +315,15 @@ static bool reserve_changes(struct search *search)
     return true;
 }
 
-static void set(struct search *search, uint64_t *where, uint64_t value)
+static void set(struct layout_search *search, uint64_t *where, uint64_t value)
 {
     search->changes[search->change_count++] = (struct change){where, *where};
     *where = value;
 }
 
-static void blame(struct search *search, const struct piece *piece)
+static void blame(struct layout_search *search, const struct piece *piece)
 {
+    spend(search, piece->last - piece->first + 1);
     for (uint32_t s = piece->first; s <= piece->last; s++) {
         search->sections[s].weight += 1.0 / (piece->last - piece->first + 1);
     }
@@ -256,7 +331,8 @@ static void blame(struct search *search, const struct piece *piece)
 
 // Those that live at the piece's time and are not placed go above it. False where one of them then ends too high.
 // Widens first..last to the sections of those that were raised.
-static bool raise_others(struct search *search, uint32_t index, uint32_t *first_p, uint32_t *last_p, bool *alone_p)
+static bool raise_others(struct layout_search *search, uint32_t index, uint32_t *first_p, uint32_t *last_p,
+                         bool *alone_p)
 {
     const struct piece *piece = &search->pieces[index];
     uint64_t top = search->lowest[index] + piece->bytes;
@@ -287,7 +363,7 @@ static bool raise_others(struct search *search, uint32_t index, uint32_t *first_
     return true;
 }
 
-static void find_floor(struct search *search, struct section *section)
+static void find_floor(struct layout_search *search, struct section *section)
 {
     uint64_t floor = UINT64_MAX, witness = section->witness;
     for (size_t k = section->first; k < section->end && floor != section->floor; k++) {
@@ -307,7 +383,7 @@ static void find_floor(struct search *search, struct section *section)
 }
 
 // Whether what is left of each section fits above its floor.
-static bool sections_hold(struct search *search, uint32_t first, uint32_t last)
+static bool sections_hold(struct layout_search *search, uint32_t first, uint32_t last)
 {
     spend(search, last - first + 1);
     for (uint32_t s = first; s <= last; s++) {
@@ -327,12 +403,13 @@ static bool sections_hold(struct search *search, uint32_t first, uint32_t last)
 }
 
 // False where the rest cannot fit any more.
-static bool place(struct search *search, uint32_t index, bool *alone_p)
+static bool place(struct layout_search *search, uint32_t index, bool *alone_p)
 {
     struct piece *piece = &search->pieces[index];
     uint32_t first = piece->first, last = piece->last;
     search->steps[search->step_count++] = index;
     piece->placed = true;
+    spend(search, last - first + 1);
     for (uint32_t s = first; s <= last; s++) {
         search->sections[s].left_bytes -= piece->bytes;
     }
@@ -340,8 +417,9 @@ static bool place(struct search *search, uint32_t index, bool *alone_p)
 }
 
 // Undoes what was done since the frame began.
-static void take_back(struct search *search, const struct frame *frame)
+static void take_back(struct layout_search *search, const struct frame *frame)
 {
+    spend(search, search->change_count - frame->changes);
     while (search->change_count > frame->changes) {
         const struct change *change = &search->changes[--search->change_count];
         *change->where = change->before;
@@ -349,6 +427,7 @@ static void take_back(struct search *search, const struct frame *frame)
     while (search->step_count > frame->steps) {
         struct piece *piece = &search->pieces[search->steps[--search->step_count]];
         piece->placed = false;
+        spend(search, piece->last - piece->first + 1);
         for (uint32_t s = piece->first; s <= piece->last; s++) {
             search->sections[s].left_bytes += piece->bytes;
         }
@@ -358,7 +437,7 @@ static void take_back(struct search *search, const struct frame *frame)
 // ---- The search ----
 
 // Whether what is left of the sections fits above the frame's least place.
-static bool sections_hold_above(const struct search *search, const struct frame *frame)
+static bool sections_hold_above(struct layout_search *search, const struct frame *frame)
 {
     uint32_t next = 0;
     for (uint32_t i = frame->head; i < frame->end; i++) {
@@ -369,18 +448,20 @@ static bool sections_hold_above(const struct search *search, const struct frame 
                 return false;
             }
             next = s + 1;
+            spend(search, 1);
         }
     }
     return true;
 }
 
-static void begin(struct search *search, struct frame *frame, uint32_t head, uint32_t end, uint64_t least_place,
+static void begin(struct layout_search *search, struct frame *frame, uint32_t head, uint32_t end, uint64_t least_place,
                   uint32_t least_rank)
 {
     *frame = (struct frame){.head = head,
                             .end = end,
                             .least_place = least_place,
                             .least_rank = least_rank,
+                            .tried = search->count,
                             .limit = UINT64_MAX,
                             .changes = search->change_count,
                             .steps = search->step_count};
@@ -396,8 +477,20 @@ static void begin(struct search *search, struct frame *frame, uint32_t head, uin
     spend(search, UINT64_C(2) * (end - head));
 }
 
+// Whether it takes nothing away to put one where the other was.
+static bool alike(const struct piece *a, const struct piece *b)
+{
+    return a->bytes == b->bytes && a->first == b->first && a->last == b->last;
+}
+
+static bool was_tried(const struct layout_search *search, const struct frame *frame, const struct piece *piece)
+{
+    return piece->rank < frame->least_rank ||
+           (frame->tried < search->count && alike(piece, &search->pieces[frame->tried]));
+}
+
 // The next piece for the bottom; the frame's end: none.
-static uint32_t next_candidate(struct search *search, const struct frame *frame)
+static uint32_t next_candidate(struct layout_search *search, const struct frame *frame)
 {
     const uint64_t *lowest = search->lowest;
     uint32_t best = frame->end;
@@ -407,7 +500,7 @@ static uint32_t next_candidate(struct search *search, const struct frame *frame)
             continue;
         }
         const struct piece *piece = &search->pieces[i];
-        bool tried = lowest[i] == frame->least_place && piece->rank < frame->least_rank;
+        bool tried = lowest[i] == frame->least_place && was_tried(search, frame, piece);
         bool first = lowest[i] < best_place || piece->rank < search->pieces[best].rank;
         if (!piece->placed && !tried && first) {
             best = i;
@@ -419,7 +512,7 @@ static uint32_t next_candidate(struct search *search, const struct frame *frame)
 }
 
 // Places the next piece at the frame's bottom above which the rest may fit. False where there is none.
-static bool advance(struct search *search, struct frame *frame)
+static bool advance(struct layout_search *search, struct frame *frame)
 {
     while (true) {
         uint32_t candidate = next_candidate(search, frame);
@@ -428,6 +521,7 @@ static bool advance(struct search *search, struct frame *frame)
         }
         frame->least_place = search->lowest[candidate];
         frame->least_rank = search->pieces[candidate].rank + 1;
+        frame->tried = candidate;
         frame->rest = frame->head;
         if (place(search, candidate, &frame->alone)) {
             return true;
@@ -436,7 +530,7 @@ static bool advance(struct search *search, struct frame *frame)
     }
 }
 
-static uint32_t next_unplaced(const struct search *search, uint32_t i, uint32_t end)
+static uint32_t next_unplaced(const struct layout_search *search, uint32_t i, uint32_t end)
 {
     while (i < end && search->pieces[i].placed) {
         i++;
@@ -446,23 +540,26 @@ static uint32_t next_unplaced(const struct search *search, uint32_t i, uint32_t 
 
 // Begins `above` with the next part of what is left of the frame's pieces, which shares no time with the others. False
 // where none is left.
-static bool begin_rest(struct search *search, const struct frame *frame, struct frame *above)
+static bool begin_rest(struct layout_search *search, const struct frame *frame, struct frame *above)
 {
     uint32_t head = next_unplaced(search, frame->rest, frame->end), end = head;
     if (head == frame->end) {
+        spend(search, head - frame->rest);
         return false;
     }
     for (uint32_t last = search->pieces[head].last; end < frame->end && search->pieces[end].first <= last;
          end = next_unplaced(search, end + 1, frame->end)) {
         last = search->pieces[end].last > last ? search->pieces[end].last : last;
     }
+    spend(search, end - frame->rest);
     bool whole = frame->rest == frame->head && end == frame->end;
     begin(search, above, head, end, whole ? frame->least_place : 0, whole ? frame->least_rank : 0);
     return true;
 }
 
-static void reset(struct search *search)
+static void reset(struct layout_search *search)
 {
+    spend(search, (uint64_t)search->count + search->section_count);
     search->change_count = search->step_count = 0;
     for (uint32_t i = 0; i < search->count; i++) {
         search->pieces[i].placed = false;
@@ -477,18 +574,18 @@ static void reset(struct search *search)
 }
 
 // One run of at most so many nodes.
-static enum outcome run(struct search *search, uint64_t nodes)
+static enum layout_answer run(struct layout_search *search, uint64_t nodes)
 {
     struct frame *const root = search->frames, *frame = root;
     *root = (struct frame){.end = search->count};
     reset(search);
     if (!reserve_changes(search)) {
-        return GIVEN_UP;
+        return LAYOUT_GIVEN_UP;
     }
     while (true) {
         while (!begin_rest(search, frame, frame + 1)) {
             if (frame == root) {
-                return FITS;
+                return LAYOUT_FITS;
             }
             frame--;
             frame->rest = frame[1].end;
@@ -497,13 +594,13 @@ static enum outcome run(struct search *search, uint64_t nodes)
         while (!advance(search, frame)) {
             do {
                 if (--frame == root) {
-                    return FITS_NOT;
+                    return LAYOUT_IMPOSSIBLE;
                 }
                 take_back(search, frame);
             } while (frame->alone); // another at the bottom leaves the rest as it is
         }
         if (--nodes == 0 || search->work == 0 || !reserve_changes(search)) {
-            return GIVEN_UP;
+            return LAYOUT_GIVEN_UP;
         }
     }
 }
@@ -511,19 +608,14 @@ static enum outcome run(struct search *search, uint64_t nodes)
 // ---- Orders ----
 
 #define SHORT  1000 // nodes
-#define NOISE  0.1
-#define FADING 0.8 // of weights, from run to run
+#define FADING 0.8  // of weights, from run to run
 
-static double random_part(uint64_t *state)
+// 1 to 1.125. Exact, so that a machine that multiplies and adds in one step gets the same.
+static double noise(uint64_t *state)
 {
     *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407); // Knuth's MMIX
-    return (double)(*state >> 11) / (double)(UINT64_C(1) << 53);
+    return 1 + (double)(*state >> 44) * 0x1p-23;
 }
-
-struct ranked {
-    double keys[KEYS];
-    uint32_t piece;
-};
 
 static int order_by_keys(const void *a, const void *b)
 {
@@ -537,50 +629,50 @@ static int order_by_keys(const void *a, const void *b)
 }
 
 // A piece's share of the failures lately.
-static double weight_of(const struct search *search, const struct piece *piece)
+static double weight_of(struct layout_search *search, const struct piece *piece)
 {
     double sum = 0;
+    spend(search, piece->last - piece->first + 1);
     for (uint32_t s = piece->first; s <= piece->last; s++) {
         sum += search->sections[s].weight;
     }
     return sum;
 }
 
-static void rank(struct search *search, struct ranked *ranked)
+static void rank(struct layout_search *search)
 {
-    qsort(ranked, search->count, sizeof(*ranked), order_by_keys);
+    qsort(search->ranked, search->count, sizeof(*search->ranked), order_by_keys);
     for (uint32_t i = 0; i < search->count; i++) {
-        search->pieces[ranked[i].piece].rank = i;
+        search->pieces[search->ranked[i].piece].rank = i;
     }
-    spend(search, search->count);
+    spend(search, sort_work(search->count));
 }
 
-static void rank_plainly(struct search *search, const enum key order[KEYS], struct ranked *ranked)
+static void rank_plainly(struct layout_search *search, const enum key order[KEYS])
 {
     for (uint32_t i = 0; i < search->count; i++) {
-        ranked[i].piece = i;
+        search->ranked[i].piece = i;
         for (size_t k = 0; k < KEYS; k++) {
-            ranked[i].keys[k] = search->pieces[i].keys[order[k]];
+            search->ranked[i].keys[k] = search->pieces[i].keys[order[k]];
         }
     }
-    rank(search, ranked);
+    rank(search);
 }
 
-static void rank_by_weight(struct search *search, const enum key order[KEYS], struct ranked *ranked, uint64_t *random)
+static void rank_by_weight(struct layout_search *search, const enum key order[KEYS])
 {
     for (uint32_t i = 0; i < search->count; i++) {
         const struct piece *piece = &search->pieces[i];
-        ranked[i].piece = i;
+        search->ranked[i].piece = i;
         for (size_t k = 0; k < KEYS; k++) {
             double key = k == 0 ? weight_of(search, piece) : piece->keys[order[k]];
-            double noise = NOISE * random_part(random), more = key * noise; // no multiply-add: alike on all machines
-            ranked[i].keys[k] = key + more;
+            search->ranked[i].keys[k] = key * noise(&search->random);
         }
     }
     for (uint32_t s = 0; s < search->section_count; s++) {
         search->sections[s].weight *= FADING;
     }
-    rank(search, ranked);
+    rank(search);
 }
 
 // 1 1 2 1 1 2 4 1 1 2 ..., counted from 0.
@@ -597,43 +689,41 @@ static uint64_t luby(uint64_t n)
 }
 
 // Plain orders with ever more nodes, and as much work again in short runs by weight.
-static enum outcome try_orders(struct search *search, struct ranked *ranked)
+static enum layout_answer try_orders(struct layout_search *search)
 {
     static const enum key orders[][KEYS] = {
         {WIDTH, AREA, TOTAL}, {TOTAL, AREA, WIDTH}, {TOTAL, WIDTH, AREA},
         {AREA, TOTAL, WIDTH}, {AREA, WIDTH, TOTAL}, {WIDTH, TOTAL, AREA},
     };
     enum { PLAIN = 3, ORDERS = sizeof(orders) / sizeof(orders[0]) };
-    uint64_t random = 1, restarts = 0, shortest = uint64_max(SHORT, 2 * (uint64_t)search->count);
-    enum outcome outcome = GIVEN_UP;
-    for (uint64_t nodes = 2 * (uint64_t)search->count; outcome == GIVEN_UP && search->work > 0; nodes *= 2) {
-        for (size_t i = 0; i < PLAIN && outcome == GIVEN_UP && search->work > 0; i++) {
-            rank_plainly(search, orders[i], ranked);
-            outcome = run(search, nodes);
+    uint64_t restarts = 0, shortest = uint64_max(SHORT, 2 * (uint64_t)search->count);
+    enum layout_answer answer = LAYOUT_GIVEN_UP;
+    for (uint64_t nodes = 2 * (uint64_t)search->count; answer == LAYOUT_GIVEN_UP && search->work > 0; nodes *= 2) {
+        for (size_t i = 0; i < PLAIN && answer == LAYOUT_GIVEN_UP && search->work > 0; i++) {
+            rank_plainly(search, orders[i]);
+            answer = run(search, nodes);
         }
-        for (uint64_t spent = 0; spent < PLAIN * nodes && outcome == GIVEN_UP && search->work > 0; restarts++) {
+        for (uint64_t spent = 0; spent < PLAIN * nodes && answer == LAYOUT_GIVEN_UP && search->work > 0; restarts++) {
             uint64_t length = shortest * luby(restarts);
-            rank_by_weight(search, orders[restarts % ORDERS], ranked, &random);
-            outcome = run(search, length);
+            rank_by_weight(search, orders[restarts % ORDERS]);
+            answer = run(search, length);
             spent += length;
         }
     }
-    return outcome;
+    return answer;
 }
 
-bool layout_search(const struct mem_buffer *buffers, size_t count, uint64_t capacity, uint64_t *work, uint64_t *offsets)
+enum layout_answer layout_search_run(struct layout_search *search, uint64_t capacity, uint64_t *work, uint64_t *offsets)
 {
-    if (count == 0 || *work == 0 || count > UINT32_MAX / 2) {
-        return count == 0;
+    search->capacity = capacity;
+    search->work = *work;
+    for (uint32_t s = 0; s < search->section_count; s++) {
+        search->sections[s].weight = 0;
     }
-    struct search search = {.count = (uint32_t)count, .capacity = capacity, .work = *work};
-    struct ranked *ranked = malloc(count * sizeof(*ranked));
-    bool fits = ranked != NULL && prepare(&search, buffers) && try_orders(&search, ranked) == FITS;
-    for (uint32_t i = 0; fits && i < search.count; i++) {
-        offsets[search.pieces[i].buffer] = search.lowest[i];
+    enum layout_answer answer = *work == 0 ? LAYOUT_GIVEN_UP : try_orders(search);
+    for (uint32_t i = 0; answer == LAYOUT_FITS && i < search->count; i++) {
+        offsets[search->pieces[i].buffer] = search->lowest[i];
     }
-    *work = search.work;
-    free(ranked);
-    finish(&search);
-    return fits;
+    *work = search->work;
+    return answer;
 }

@@ -51,6 +51,8 @@ static bool commit(struct mem_pool *pool, struct segment *segment, uint64_t byte
     }
     segment->held_bytes += bytes;
     pool_count_held(pool, segment, before);
+    pool_record_segment(pool, pool->device->plain ? MEM_ACTION_SEGMENT_ALLOC : MEM_ACTION_SEGMENT_MAP,
+                        segment->base + before, bytes);
     return true;
 }
 
@@ -60,6 +62,8 @@ static void release(struct mem_pool *pool, struct segment *segment, uint64_t byt
     uint64_t before = segment->held_bytes;
     pool->device->ops->release(pool->device, segment->base + before - bytes, bytes);
     segment->held_bytes -= bytes;
+    pool_record_segment(pool, pool->device->plain ? MEM_ACTION_SEGMENT_FREE : MEM_ACTION_SEGMENT_UNMAP,
+                        segment->base + segment->held_bytes, bytes);
     pool_count_held(pool, segment, before);
     pool_count_split(pool, segment);
 }
@@ -319,6 +323,7 @@ static struct block *find_under_pressure(struct mem_pool *pool, const struct req
 static enum status refuse(struct mem_pool *pool, const struct request *request, bool injected)
 {
     pool_refuse(pool, request, injected);
+    pool_record_refusal(pool, request);
     return STATUS_OUT_OF_MEMORY;
 }
 
@@ -343,6 +348,7 @@ static enum status allocate(struct mem_pool *pool, const struct request *request
     block->tag = tag;
     pool_count_taken(pool, block);
     pool_count_split(pool, block->segment);
+    pool_record_block(pool, MEM_ACTION_ALLOC, block, request->stream);
     *address_p = block->address;
     return STATUS_OK;
 }
@@ -380,6 +386,7 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
     struct block *block = blocks_find(&pool->blocks, address);
     assert(block != NULL);
     struct segment *segment = block->segment;
+    pool_record_block(pool, MEM_ACTION_FREE, block, stream);
     pool_count_given(pool, block);
     blocks_give(&pool->blocks, block, stream);
     pool_count_split(pool, segment);

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "mem/device.h"
+#include "mem/recorder.h"
 #include "mem/uint64.h"
 
 #define MEM_POOL_ALIGNMENT UINT64_C(512)
@@ -131,8 +132,18 @@ static inline uint64_t mem_pool_headroom_beside(uint64_t held_bytes, uint64_t li
 }
 
 void mem_pool_stats(const struct mem_pool *pool, struct mem_pool_stats *stats_p);
+// Calls `visit` with each statistic, under the name that torch.cuda.memory_stats() has for it.
+void mem_pool_stats_visit(const struct mem_pool_stats *stats,
+                          void (*visit)(void *context, const char *name, uint64_t value), void *context);
 // Peaks start again from the present.
 void mem_pool_reset_peaks(struct mem_pool *pool);
+
+// From now on what the pool does is recorded, after what it holds now, as if it came just then. The recorder is the
+// caller's and must stay until it is replaced; NULL: none.
+void mem_pool_record(struct mem_pool *pool, struct mem_recorder *recorder);
+// Writes what the pool holds, and what is recorded, as a file for PyTorch's memory viewer (mem/snapshot.h), in which
+// the device has this number. Whole or not at all.
+enum status mem_pool_snapshot(struct mem_pool *pool, uint32_t device, const char *path, struct error *error);
 
 // Blocks allocated from now on belong to this step.
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step);

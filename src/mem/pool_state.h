@@ -6,6 +6,9 @@
 
 #include "mem/blocks.h"
 #include "mem/pool.h"
+#include "mem/recorder.h"
+
+#define POOL_STREAMS_MAX 64 // that records tell apart
 
 // One arena each.
 enum lifetime { FOR_STEP, FOR_RUN, LIFETIMES };
@@ -26,7 +29,10 @@ struct mem_pool {
     struct tags tags;
     struct mem_pool_stats stats;
     struct mem_pressure *pressure;
-    struct mem_out_of_memory refusal; // the last, and the request
+    struct mem_recorder *recorder;            // NULL: none
+    struct stream *streams[POOL_STREAMS_MAX]; // by their numbers in records, from 1
+    uint64_t guard_bytes;                     // on each side of a block; 0: not sanitized
+    struct mem_out_of_memory refusal;         // the last, and the request
     struct request refused;
     uint64_t step;
     uint64_t fail_every, calls; // injected failures
@@ -56,6 +62,21 @@ bool pool_is_done(struct mem_pool *pool, struct stream *stream);
 
 // Fills in pool->refusal for a request that found no place.
 void pool_refuse(struct mem_pool *pool, const struct request *request, bool injected);
+
+// Records, where there is a recorder.
+void pool_record_block(struct mem_pool *pool, enum mem_action action, const struct block *block, struct stream *stream);
+void pool_record_segment(struct mem_pool *pool, enum mem_action action, device_address address, uint64_t bytes);
+void pool_record_refusal(struct mem_pool *pool, const struct request *request);
+
+// What the block's user may use of it.
+static inline device_address pool_user_address(const struct mem_pool *pool, const struct block *block)
+{
+    return block->address + pool->guard_bytes;
+}
+static inline uint64_t pool_user_bytes(const struct mem_pool *pool, const struct block *block)
+{
+    return block->bytes - 2 * pool->guard_bytes;
+}
 
 // Statistics follow what was done to a block, a segment's memory, or the free blocks of a segment.
 void pool_count_taken(struct mem_pool *pool, const struct block *block);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+
 #include "mem/pool_state.h"
 
 static void add(struct mem_stat *stat, uint64_t amount)
@@ -116,4 +118,40 @@ void mem_pool_reset_peaks(struct mem_pool *pool)
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         all[i]->peak = all[i]->current;
     }
+}
+
+void mem_pool_stats_visit(const struct mem_pool_stats *stats,
+                          void (*visit)(void *context, const char *name, uint64_t value), void *context)
+{
+    const struct {
+        const char *name;
+        const struct mem_stat *stat;
+    } all[] = {
+        {"active", &stats->allocation},
+        {"active_bytes", &stats->allocated_bytes},
+        {"allocated_bytes", &stats->allocated_bytes},
+        {"allocation", &stats->allocation},
+        {"inactive_split", &stats->inactive_split},
+        {"inactive_split_bytes", &stats->inactive_split_bytes},
+        {"requested_bytes", &stats->requested_bytes},
+        {"reserved_bytes", &stats->reserved_bytes},
+        {"segment", &stats->segment},
+    };
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        const struct mem_stat *stat = all[i].stat;
+        const struct {
+            const char *name;
+            uint64_t value;
+        } parts[] = {
+            {"current", stat->current}, {"peak", stat->peak}, {"allocated", stat->allocated}, {"freed", stat->freed}};
+        for (size_t k = 0; k < sizeof(parts) / sizeof(parts[0]); k++) {
+            char name[64];
+            snprintf(name, sizeof(name), "%s.all.%s", all[i].name, parts[k].name);
+            visit(context, name, parts[k].value);
+        }
+    }
+    visit(context, "num_alloc_retries", stats->num_alloc_retries);
+    visit(context, "num_device_alloc", stats->num_device_alloc);
+    visit(context, "num_device_free", stats->num_device_free);
+    visit(context, "num_ooms", stats->num_ooms);
 }

@@ -9,14 +9,16 @@
 struct counting_device {
     struct device base;
     uint64_t held_bytes;
+    device_address next; // of the addresses
 };
 
 enum { ADDRESS_BITS = 62 }; // more than any trace has
 
 static enum status reserve(struct device *device, uint64_t bytes, device_address *address_p)
 {
-    (void)device, (void)bytes;
-    *address_p = UINT64_C(1) << ADDRESS_BITS;
+    struct counting_device *counting = (struct counting_device *)device;
+    *address_p = counting->next;
+    counting->next += bytes;
     return STATUS_OK;
 }
 
@@ -71,7 +73,7 @@ static bool replay(struct mem_pool *pool, const struct mem_trace *trace, const s
 }
 
 uint64_t mem_replay_pool(const struct mem_trace *trace, const struct mem_trace_event *events,
-                         uint64_t granularity_bytes)
+                         uint64_t granularity_bytes, bool plain)
 {
     const struct device_ops ops = {
         .name = "counting",
@@ -84,7 +86,7 @@ uint64_t mem_replay_pool(const struct mem_trace *trace, const struct mem_trace_e
         .usage = usage,
         .synchronize = synchronize,
     };
-    struct counting_device device = {.base.ops = &ops};
+    struct counting_device device = {.base = {.ops = &ops, .plain = plain}, .next = granularity_bytes};
     struct mem_pool *pool = NULL;
     device_address *addresses = malloc(trace->count * sizeof(*addresses));
     uint64_t held = UINT64_MAX;

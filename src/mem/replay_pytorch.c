@@ -18,7 +18,7 @@ struct block {
     bool small, free;
     struct block *previous, *next;           // of the segment
     struct block *free_previous, *free_next; // of its kind
-    uint64_t order;                          // of its segment and within it: stands for the address
+    uint64_t segment, offset;                // stand for the address
 };
 
 struct cache {
@@ -48,13 +48,20 @@ static void leave(struct cache *cache, struct block *block)
     }
 }
 
+// By size, then by address.
+static bool precedes(const struct block *a, const struct block *b)
+{
+    if (a->bytes != b->bytes) {
+        return a->bytes < b->bytes;
+    }
+    return a->segment != b->segment ? a->segment < b->segment : a->offset < b->offset;
+}
+
 static struct block *best_fit(const struct cache *cache, uint64_t bytes, bool small)
 {
     struct block *best = NULL;
     for (struct block *block = cache->free[small]; block != NULL; block = block->free_next) {
-        bool better =
-            best == NULL || block->bytes < best->bytes || (block->bytes == best->bytes && block->order < best->order);
-        if (block->bytes >= bytes && better) {
+        if (block->bytes >= bytes && (best == NULL || precedes(block, best))) {
             best = block;
         }
     }
@@ -77,7 +84,7 @@ static struct block *new_segment(struct cache *cache, uint64_t bytes)
     }
     block->bytes = segment_bytes(bytes);
     block->small = bytes <= SMALL_SIZE;
-    block->order = cache->segments++ << 32;
+    block->segment = cache->segments++;
     cache->held_bytes += block->bytes;
     enter(cache, block);
     return block;
@@ -98,7 +105,8 @@ static bool split(struct cache *cache, struct block *block, uint64_t bytes)
                            .small = block->small,
                            .previous = block,
                            .next = block->next,
-                           .order = block->order + bytes / MIN_BLOCK};
+                           .segment = block->segment,
+                           .offset = block->offset + bytes};
     if (rest->next != NULL) {
         rest->next->previous = rest;
     }
@@ -110,7 +118,7 @@ static bool split(struct cache *cache, struct block *block, uint64_t bytes)
 
 static bool take(struct cache *cache, uint32_t buffer, uint64_t request)
 {
-    uint64_t bytes = uint64_round_up(uint64_max(request, 1), MIN_BLOCK);
+    uint64_t bytes = uint64_round_up(request, MIN_BLOCK);
     struct block *block = best_fit(cache, bytes, bytes <= SMALL_SIZE);
     if (block == NULL) {
         block = new_segment(cache, bytes);
@@ -155,6 +163,9 @@ uint64_t mem_replay_pytorch(const struct mem_trace *trace, const struct mem_trac
     bool done = cache.live != NULL;
     for (size_t i = 0; done && i < 2 * trace->count; i++) {
         uint32_t buffer = events[i].buffer;
+        if (trace->buffers[buffer].bytes == 0) {
+            continue; // PyTorch allocates no block
+        }
         if (!events[i].frees) {
             done = take(&cache, buffer, trace->buffers[buffer].bytes);
         } else {

@@ -7,104 +7,105 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADER    "id,lower,upper,size"
-#define BYTES_MAX (UINT64_C(1) << 60) // of all buffers together
+#include "mem/trace_rmm.h"
+#include "mem/trace_rows.h"
+
+#define HEADER "id,lower,upper,size"
 
 enum { LINE_MAX_BYTES = 256 };
 
-// A line as it was read.
-struct row {
-    uint64_t lower, upper, bytes;
+struct reader {
+    const char *path;
+    bool from_rmm;
+    struct trace_rmm rmm;
+    struct trace_rows rows;
 };
 
-struct rows {
-    struct row *rows;
-    size_t count, capacity;
-    uint64_t bytes; // of all
-};
-
-static enum status out_of_host_memory(struct error *error)
+static enum status parse_buffer(const struct trace_line *line, struct trace_rows *rows, struct error *error)
 {
-    return error_set(error, STATUS_ERROR, "out of host memory");
-}
-
-// A number and the character behind it; NULL where there is none such.
-static const char *parse_number(const char *text, char behind, uint64_t *number_p)
-{
-    char *end;
-    if (*text < '0' || *text > '9') {
-        return NULL;
-    }
-    errno = 0;
-    *number_p = strtoull(text, &end, 10);
-    return errno == 0 && *number_p <= INT64_MAX && *end == behind ? end + 1 : NULL;
-}
-
-static bool parse_row(const char *line, struct row *row)
-{
+    struct trace_row row;
     uint64_t id;
-    const char *text = parse_number(line, ',', &id);
-    text = text == NULL ? NULL : parse_number(text, ',', &row->lower);
-    text = text == NULL ? NULL : parse_number(text, ',', &row->upper);
-    return text != NULL && parse_number(text, '\0', &row->bytes) != NULL;
-}
-
-static enum status add_row(struct rows *rows, const struct row *row, struct error *error)
-{
-    if (rows->count == rows->capacity) {
-        size_t larger = rows->capacity == 0 ? 1024 : 2 * rows->capacity;
-        struct row *moved = realloc(rows->rows, larger * sizeof(*moved));
-        if (moved == NULL) {
-            return out_of_host_memory(error);
-        }
-        rows->rows = moved;
-        rows->capacity = larger;
-    }
-    rows->rows[rows->count++] = *row;
-    rows->bytes += row->bytes;
-    return STATUS_OK;
-}
-
-static enum status read_line(const char *path, size_t number, char *line, struct rows *rows, struct error *error)
-{
-    struct row row;
-    line[strcspn(line, "\r\n")] = '\0';
-    if (number == 1) {
-        return strcmp(line, HEADER) == 0
-                   ? STATUS_OK
-                   : error_set(error, STATUS_INVALID, "%s:1: '%s' is not the first line of a trace: " HEADER, path,
-                               line);
-    }
-    if (!parse_row(line, &row)) {
-        return error_set(error, STATUS_INVALID, "%s:%zu: '%s' is not four numbers below 2^63: " HEADER, path, number,
-                         line);
+    const char *text = trace_number(line->text, ',', &id);
+    text = text == NULL ? NULL : trace_number(text, ',', &row.lower);
+    text = text == NULL ? NULL : trace_number(text, ',', &row.upper);
+    text = text == NULL ? NULL : trace_number(text, '\0', &row.bytes);
+    if (text == NULL) {
+        return error_set(error, STATUS_INVALID, "%s:%zu: '%s' is not four numbers below 2^63: " HEADER, line->path,
+                         line->number, line->text);
     }
     if (row.lower >= row.upper) {
-        return error_set(error, STATUS_INVALID, "%s:%zu: upper %" PRIu64 " is not above lower %" PRIu64, path, number,
-                         row.upper, row.lower);
+        return error_set(error, STATUS_INVALID, "%s:%zu: upper %" PRIu64 " is not above lower %" PRIu64, line->path,
+                         line->number, row.upper, row.lower);
     }
-    if (row.bytes >= BYTES_MAX - rows->bytes) {
-        return error_set(error, STATUS_INVALID, "%s:%zu: sizes add up to 2^60 bytes or more", path, number);
-    }
-    return add_row(rows, &row, error);
+    return trace_rows_add(rows, line, &row, error);
 }
 
-static enum status read_rows(const char *path, FILE *file, struct rows *rows, struct error *error)
+static enum status parse_line(struct reader *reader, struct trace_line *line, struct error *error)
 {
-    char line[LINE_MAX_BYTES];
+    if (line->number == 1) {
+        reader->from_rmm = trace_rmm_begin(&reader->rmm, line->text);
+        return reader->from_rmm || strcmp(line->text, HEADER) == 0
+                   ? STATUS_OK
+                   : error_set(error, STATUS_INVALID,
+                               "%s:1: '%s' is not the first line of a trace: " HEADER " or " TRACE_RMM_HEADER,
+                               line->path, line->text);
+    }
+    return reader->from_rmm ? trace_rmm_line(&reader->rmm, line, &reader->rows, error)
+                            : parse_buffer(line, &reader->rows, error);
+}
+
+// Up to the line's end, or to where there is no more room. False at the file's end.
+static bool read_line(FILE *file, char text[LINE_MAX_BYTES], size_t *length_p)
+{
+    size_t length = 0;
+    int next = getc(file);
+    for (; next != EOF && next != '\n' && length + 1 < LINE_MAX_BYTES; next = getc(file)) {
+        text[length++] = (char)next;
+    }
+    bool ended = next == EOF && length == 0;
+    if (length > 0 && text[length - 1] == '\r') {
+        length--;
+    }
+    text[length] = '\0';
+    *length_p = length;
+    return !ended;
+}
+
+static enum status read_lines(struct reader *reader, FILE *file, struct error *error)
+{
+    char text[LINE_MAX_BYTES];
+    struct trace_line line = {.path = reader->path, .number = 1, .text = text};
+    size_t length;
     enum status status = STATUS_OK;
-    for (size_t number = 1; status == STATUS_OK && fgets(line, sizeof(line), file) != NULL; number++) {
-        if (strchr(line, '\n') == NULL && !feof(file)) {
-            return error_set(error, STATUS_INVALID, "%s:%zu: the line is longer than %d bytes", path, number,
+    for (; status == STATUS_OK && read_line(file, text, &length); line.number++) {
+        if (length + 1 == LINE_MAX_BYTES) {
+            return error_set(error, STATUS_INVALID, "%s:%zu: the line is longer than %d bytes", line.path, line.number,
                              LINE_MAX_BYTES - 2);
         }
-        status = read_line(path, number, line, rows, error);
+        if (strlen(text) < length) {
+            return error_set(error, STATUS_INVALID, "%s:%zu: the line holds a NUL byte", line.path, line.number);
+        }
+        status = parse_line(reader, &line, error);
     }
     if (status == STATUS_OK && ferror(file)) {
-        return error_set(error, STATUS_INVALID, "%s: %s", path, strerror(errno));
+        return error_set(error, STATUS_INVALID, "%s: %s", line.path, strerror(errno));
     }
-    if (status == STATUS_OK && rows->count == 0) {
-        return error_set(error, STATUS_INVALID, "%s: there is no buffer in it; a trace begins with " HEADER, path);
+    return status;
+}
+
+static enum status read_file(struct reader *reader, FILE *file, struct error *error)
+{
+    enum status status = read_lines(reader, file, error);
+    if (status == STATUS_OK && reader->from_rmm) {
+        status = trace_rmm_end(&reader->rmm, reader->path, &reader->rows, error);
+    }
+    if (status == STATUS_OK && reader->rows.count == 0) {
+        return error_set(error, STATUS_INVALID,
+                         "%s: there is no buffer in it; a trace begins with " HEADER " or " TRACE_RMM_HEADER,
+                         reader->path);
+    }
+    if (status == STATUS_OK && reader->rows.count > UINT32_MAX / 4) {
+        return error_set(error, STATUS_INVALID, "%s: more than %" PRIu32 " buffers", reader->path, UINT32_MAX / 4);
     }
     return status;
 }
@@ -116,7 +117,7 @@ static int order_numbers(const void *a, const void *b)
 }
 
 // All times, in order, each once. NULL when memory runs out.
-static uint64_t *sorted_times(const struct rows *rows, size_t *count_p)
+static uint64_t *sorted_times(const struct trace_rows *rows, size_t *count_p)
 {
     size_t count = 2 * rows->count, distinct = 0;
     uint64_t *times = malloc((count + 1) * sizeof(*times));
@@ -146,17 +147,17 @@ static uint32_t moment_of(const uint64_t *times, size_t count, uint64_t time)
     return (uint32_t)(found - times);
 }
 
-static enum status make_buffers(const struct rows *rows, struct mem_trace *trace, struct error *error)
+static enum status make_buffers(const struct trace_rows *rows, struct mem_trace *trace, struct error *error)
 {
     size_t count = 0;
     uint64_t *times = sorted_times(rows, &count);
     trace->buffers = calloc(rows->count + 1, sizeof(*trace->buffers));
     if (times == NULL || trace->buffers == NULL) {
         free(times);
-        return out_of_host_memory(error);
+        return error_set(error, STATUS_ERROR, "out of host memory");
     }
     for (size_t i = 0; i < rows->count; i++) {
-        const struct row *row = &rows->rows[i];
+        const struct trace_row *row = &rows->rows[i];
         trace->buffers[i] = (struct mem_buffer){.bytes = row->bytes,
                                                 .birth = moment_of(times, count, row->lower),
                                                 .death = moment_of(times, count, row->upper) - 1};
@@ -168,21 +169,19 @@ static enum status make_buffers(const struct rows *rows, struct mem_trace *trace
 
 enum status mem_trace_read(const char *path, struct mem_trace *trace_p, struct error *error)
 {
-    struct rows rows = {0};
+    struct reader reader = {.path = path};
     *trace_p = (struct mem_trace){0};
     FILE *file = fopen(path, "r");
     if (file == NULL) {
         return error_set(error, STATUS_INVALID, "%s: %s", path, strerror(errno));
     }
-    enum status status = read_rows(path, file, &rows, error);
+    enum status status = read_file(&reader, file, error);
     fclose(file);
-    if (status == STATUS_OK && rows.count > UINT32_MAX / 4) {
-        status = error_set(error, STATUS_INVALID, "%s: more than %" PRIu32 " buffers", path, UINT32_MAX / 4);
-    }
     if (status == STATUS_OK) {
-        status = make_buffers(&rows, trace_p, error);
+        status = make_buffers(&reader.rows, trace_p, error);
     }
-    free(rows.rows);
+    trace_rmm_finish(&reader.rmm);
+    trace_rows_finish(&reader.rows);
     return status;
 }
 

@@ -2,10 +2,16 @@
 //
 // Allocation traces: who needed how many bytes from when to when.
 //
-// The format is the one that published traces have: CSV, a first line "id,lower,upper,size", then one buffer a line,
-// which lives from moment `lower` to before moment `upper` and takes `size` bytes, all of them decimal numbers below
-// 2^63, all sizes together below 2^60. Moments are counted from the first; where they lie 2^32 or more apart, only
-// those count in which something changes.
+// Two formats, told apart by the first line:
+//
+// - that of published traces: "id,lower,upper,size", then one buffer a line, which lives from moment `lower` to before
+//   moment `upper` and takes `size` bytes, all of them decimal numbers;
+// - the log of RMM's logging_resource_adaptor, or of a mem_recorder: "Thread,Time,Action,Pointer,Size,Stream", perhaps
+//   with ",Tag" behind it, then one event a line. An allocation lives until the next free of its pointer, or to the
+//   end; moments are events. Failures, and what is at a null pointer, count as moments only.
+//
+// All numbers are below 2^63, all sizes together below 2^60. Moments are counted from the first; where they lie 2^32 or
+// more apart, only those count in which something changes.
 #ifndef HEADROOM_MEM_TRACE_H
 #define HEADROOM_MEM_TRACE_H
 
@@ -22,7 +28,8 @@ struct mem_trace_event {
     bool frees;
 };
 
-// STATUS_INVALID with a line that names file and line; STATUS_ERROR when memory runs out. The caller owns the trace.
+// STATUS_INVALID with a line that names file, line and value; STATUS_ERROR when memory runs out. The caller owns the
+// trace.
 enum status mem_trace_read(const char *path, struct mem_trace *trace_p, struct error *error);
 void mem_trace_finish(struct mem_trace *trace);
 

@@ -13,7 +13,7 @@ struct architecture {
     // Fills parameters[parameter_count], all but their offsets, and the size of a sample.
     void (*describe)(const struct model_config *config, struct model *model);
     // Appends the forward pass. weights[i] is the tensor of parameter i.
-    void (*forward)(const struct model *model, size_t micro_batch, struct list *list, tensor_id tally,
+    void (*forward)(const struct model *model, struct model_shape shape, struct list *list, tensor_id tally,
                     const tensor_id *weights);
 };
 

@@ -110,37 +110,37 @@ static void describe(const struct model_config *config, struct model *model)
     model->target_elements = config->gpt.seq_len;
 }
 
-static tensor_id attention_branch(const struct model_config *config, size_t batch, struct list *list, tensor_id x,
-                                  const tensor_id *w)
+static tensor_id attention_branch(const struct model_config *config, struct model_shape shape, struct list *list,
+                                  tensor_id x, const tensor_id *w)
 {
-    size_t length = config->gpt.seq_len, channels = config->gpt.channels, rows = batch * length;
+    size_t channels = config->gpt.channels, rows = shape.samples * shape.length;
     tensor_id norm = op_layer_norm(list, x, w[LN_1_WEIGHT], w[LN_1_BIAS], rows, channels, "ln_1");
     tensor_id qkv = op_linear(list, norm, w[QKV_WEIGHT], w[QKV_BIAS], rows, channels, 3 * channels, "qkv");
-    tensor_id heads = op_attention(list, qkv, batch, length, channels, config->gpt.heads, "attention");
+    tensor_id heads = op_attention(list, qkv, shape.samples, shape.length, channels, config->gpt.heads, "attention");
     return op_linear(list, heads, w[PROJ_WEIGHT], w[PROJ_BIAS], rows, channels, channels, "attention_projection");
 }
 
-static tensor_id mlp_branch(const struct model_config *config, size_t batch, struct list *list, tensor_id x,
+static tensor_id mlp_branch(const struct model_config *config, struct model_shape shape, struct list *list, tensor_id x,
                             const tensor_id *w)
 {
-    size_t channels = config->gpt.channels, rows = batch * config->gpt.seq_len;
+    size_t channels = config->gpt.channels, rows = shape.samples * shape.length;
     tensor_id norm = op_layer_norm(list, x, w[LN_2_WEIGHT], w[LN_2_BIAS], rows, channels, "ln_2");
     tensor_id wide = op_linear(list, norm, w[FC_WEIGHT], w[FC_BIAS], rows, channels, 4 * channels, "fc");
     tensor_id gelu = op_gelu(list, wide, "gelu");
     return op_linear(list, gelu, w[FC_PROJ_WEIGHT], w[FC_PROJ_BIAS], rows, 4 * channels, channels, "fc_projection");
 }
 
-static void forward(const struct model *model, size_t micro_batch, struct list *list, tensor_id tally,
+static void forward(const struct model *model, struct model_shape shape, struct list *list, tensor_id tally,
                     const tensor_id *weights)
 {
     const struct model_config *config = &model->config;
-    size_t channels = config->gpt.channels, rows = micro_batch * config->gpt.seq_len, vocab = padded_vocab(config);
-    tensor_id x = op_embedding(list, list->inputs, weights[WTE], weights[WPE], micro_batch, config->gpt.seq_len,
-                               channels, vocab, "embedding");
+    size_t channels = config->gpt.channels, rows = shape.samples * shape.length, vocab = padded_vocab(config);
+    tensor_id x = op_embedding(list, list->inputs, weights[WTE], weights[WPE], shape.samples, shape.length, channels,
+                               vocab, "embedding");
     const tensor_id *block = &weights[BLOCKS];
     for (size_t i = 0; i < config->gpt.blocks; i++, block += BLOCK_PARAMETERS) {
-        x = op_add(list, x, attention_branch(config, micro_batch, list, x, block), "attention_residual");
-        x = op_add(list, x, mlp_branch(config, micro_batch, list, x, block), "mlp_residual");
+        x = op_add(list, x, attention_branch(config, shape, list, x, block), "attention_residual");
+        x = op_add(list, x, mlp_branch(config, shape, list, x, block), "mlp_residual");
     }
     tensor_id norm = op_layer_norm(list, x, block[0], block[1], rows, channels, "ln_f");
     tensor_id logits = op_linear(list, norm, weights[WTE], TENSOR_NONE, rows, channels, vocab, "logits");

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/list.h"
 
-#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +111,64 @@ static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
     }
 }
 
+static bool has_slot(unsigned slots, size_t slot)
+{
+    return slots >> slot & 1;
+}
+
+// Whether the operation mentions the tensor only where it may be written over.
+static bool may_be_lost(const struct op *op, tensor_id input)
+{
+    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+        if (op->tensors[slot] == input && !has_slot(op->type->over.inputs, slot)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// The buffer of an input that the output of operation i, born there and needed later, may be written over; TENSOR_NONE
+// if there is none.
+static tensor_id find_buffer(const struct list *list, const struct mem_buffer *buffers, size_t i, tensor_id output)
+{
+    const struct op *op = &list->ops[i];
+    const struct mem_buffer *own = &buffers[output];
+    bool begins = own->bytes > 0 && own->birth == i + 1 && own->death > i + 1;
+    for (size_t slot = 0; begins && slot < OP_TENSORS_MAX; slot++) {
+        tensor_id input = op->tensors[slot];
+        if (input == TENSOR_NONE || !has_slot(op->type->over.inputs, slot) || !may_be_lost(op, input)) {
+            continue;
+        }
+        tensor_id buffer = list->tensors[input].buffer;
+        if (buffers[buffer].birth <= i && buffers[buffer].death == i + 1 && buffers[buffer].bytes == own->bytes) {
+            return buffer;
+        }
+    }
+    return TENSOR_NONE;
+}
+
+// Tensors that are written over one another become one buffer, and all but the first have no bytes of their own.
+static void join_buffers(struct list *list, struct mem_buffer *buffers)
+{
+    for (size_t i = 0; i < list->tensor_count; i++) {
+        list->tensors[i].buffer = (tensor_id)i;
+    }
+    for (size_t i = 0; i < list->op_count; i++) {
+        const struct op *op = &list->ops[i];
+        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+            tensor_id output = op->tensors[slot], buffer = TENSOR_NONE;
+            if (output != TENSOR_NONE && has_slot(op->type->over.outputs, slot)) {
+                buffer = find_buffer(list, buffers, i, output);
+            }
+            if (buffer != TENSOR_NONE) {
+                list->tensors[output].buffer = buffer;
+                buffers[buffer].death = buffers[output].death;
+                buffers[output].bytes = 0;
+            }
+        }
+    }
+}
+
 // One after the other.
 static void place_inputs(struct list *list)
 {
@@ -134,17 +191,21 @@ bool list_place(struct list *list)
     }
     struct mem_buffer *buffers = calloc(count, sizeof(*buffers));
     uint64_t *offsets = calloc(count, sizeof(*offsets));
+    struct mem_layout layout;
     bool ok = buffers != NULL && offsets != NULL;
     if (ok) {
         const struct mem_layout_goal goal = {.work = LAYOUT_WORK};
         place_inputs(list);
         find_lifetimes(list, buffers);
-        list->locals_bytes = mem_layout_place(buffers, count, LIST_ALIGNMENT, &goal, offsets);
-        assert(mem_layout_valid(buffers, offsets, count, list->locals_bytes));
-        list->lower_bound_bytes = mem_layout_lower_bound(buffers, count, LIST_ALIGNMENT);
+        join_buffers(list, buffers);
+        ok = mem_layout_place(buffers, count, LIST_ALIGNMENT, &goal, offsets, &layout);
+    }
+    if (ok) {
+        list->locals_bytes = layout.bytes;
+        list->lower_bound_bytes = layout.lower_bound_bytes;
         for (size_t i = 0; i < count; i++) {
             if (list->tensors[i].kind == TENSOR_LOCAL) {
-                list->tensors[i].offset_bytes = offsets[i];
+                list->tensors[i].offset_bytes = offsets[list->tensors[i].buffer];
             }
         }
     }

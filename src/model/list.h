@@ -42,6 +42,7 @@ struct tensor {
     bool constant; // data: no gradient reaches it
     uint64_t elements;
     uint64_t first_element; // of the buffer, where it lives in one
+    tensor_id buffer;       // once placed: itself, or a tensor of as many bytes whose memory it is written over
     uint64_t offset_bytes;  // once placed: into the inputs, or the locals
 };
 
@@ -57,7 +58,7 @@ struct list {
     tensor_id inputs, targets;  // the samples of the micro-batch
     uint64_t inputs_bytes;      // set by list_place, as is what follows
     uint64_t locals_bytes;      // what the operations write
-    uint64_t lower_bound_bytes; // the largest sum of live locals: no placement needs less
+    uint64_t lower_bound_bytes; // the largest sum of live buffers: no placement needs less
     bool failed;                // the host's memory ran out while building
 };
 
@@ -85,7 +86,8 @@ void list_fuse(struct list *list);
 // Whether one of the operations from `first` on mentions the tensor.
 bool list_mentions(const struct list *list, tensor_id tensor, size_t first);
 
-// Sets the offsets and the bytes. False when the host's memory ran out, now or while the list was built.
+// Sets the offsets and the bytes. What an operation may write over an input that nothing needs after it is. False when
+// the host's memory ran out, now or while the list was built.
 bool list_place(struct list *list);
 
 // Bytes of a tensor.

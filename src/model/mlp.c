@@ -43,7 +43,7 @@ static void describe(const struct model_config *config, struct model *model)
     model->target_elements = 1;
 }
 
-static void forward(const struct model *model, size_t micro_batch, struct list *list, tensor_id tally,
+static void forward(const struct model *model, struct model_shape shape, struct list *list, tensor_id tally,
                     const tensor_id *weights)
 {
     const struct model_config *config = &model->config;
@@ -53,13 +53,13 @@ static void forward(const struct model *model, size_t micro_batch, struct list *
         size_t in = config->mlp.sizes[i], out = config->mlp.sizes[i + 1];
         char name[TENSOR_NAME_MAX];
         snprintf(name, sizeof(name), "layers.%zu", i);
-        x = op_linear(list, x, weights[2 * i], weights[2 * i + 1], micro_batch, in, out, name);
+        x = op_linear(list, x, weights[2 * i], weights[2 * i + 1], shape.samples, in, out, name);
         if (i < last) {
             x = config->mlp.activation == MODEL_RELU ? op_relu(list, x) : op_gelu(list, x, "gelu");
         }
     }
     size_t classes = config->mlp.sizes[last + 1];
-    op_cross_entropy(list, tally, x, list->targets, micro_batch, classes, classes);
+    op_cross_entropy(list, tally, x, list->targets, shape.samples, classes, classes);
 }
 
 const struct architecture architecture_mlp = {

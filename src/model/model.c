@@ -97,8 +97,10 @@ static tensor_id parameter_tensor(const struct parameter *parameter, struct list
 }
 
 // The forward pass, and the backward pass where one is wanted.
-static bool build(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list)
+static bool build(const struct model *model, struct model_shape shape, enum list_purpose purpose, struct list *list)
 {
+    uint64_t targets = (uint64_t)shape.samples * shape.length;
+    uint64_t inputs = targets * (model->input_elements / model->target_elements);
     tensor_id *weights = calloc(model->parameter_count, sizeof(*weights));
     if (weights == NULL) {
         return false;
@@ -106,10 +108,10 @@ static bool build(const struct model *model, size_t micro_batch, enum list_purpo
     for (size_t i = 0; i < model->parameter_count; i++) {
         weights[i] = parameter_tensor(&model->parameters[i], list);
     }
-    list->inputs = list_tensor(list, TENSOR_INPUT, model->input_type, micro_batch * model->input_elements, "inputs");
-    list->targets = list_tensor(list, TENSOR_INPUT, TENSOR_INT32, micro_batch * model->target_elements, "targets");
+    list->inputs = list_tensor(list, TENSOR_INPUT, model->input_type, inputs, "inputs");
+    list->targets = list_tensor(list, TENSOR_INPUT, TENSOR_INT32, targets, "targets");
     tensor_id tally = list_tensor(list, TENSOR_TALLY, TENSOR_FLOAT32, sizeof(struct kernel_tally) / 4, "tally");
-    architecture_of(model->config.kind)->forward(model, micro_batch, list, tally, weights);
+    architecture_of(model->config.kind)->forward(model, shape, list, tally, weights);
     free(weights);
     list->forward_count = list->op_count;
     if (purpose == LIST_TRAIN) {
@@ -118,10 +120,15 @@ static bool build(const struct model *model, size_t micro_batch, enum list_purpo
     return !list->failed;
 }
 
-bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list)
+struct model_shape model_shape_max(const struct model *model, size_t samples)
+{
+    return (struct model_shape){.samples = samples, .length = model->target_elements};
+}
+
+bool model_list(const struct model *model, struct model_shape shape, enum list_purpose purpose, struct list *list)
 {
     list_init(list, model->config.precision);
-    bool built = build(model, micro_batch, purpose, list);
+    bool built = build(model, shape, purpose, list);
     if (built) {
         list_fuse(list);
     }
@@ -182,7 +189,7 @@ void model_initial_values(const struct model *model, size_t parameter, uint64_t 
 uint64_t model_sample_flops(const struct model *model)
 {
     struct list list;
-    if (!model_list(model, 1, LIST_TRAIN, &list)) {
+    if (!model_list(model, model_shape_max(model, 1), LIST_TRAIN, &list)) {
         return 0;
     }
     uint64_t flops = list_flops(&list);

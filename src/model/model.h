@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A model: its parameters, and the list of operations of a micro-step for any micro-batch size.
+// A model: its parameters, and the list of operations of a micro-step of any shape.
 //
 // Parameters of all models live in one buffer of float32, those that weight decay applies to first. The buffer of
 // gradients and each buffer of the optimizer's state have the same size and the same offsets. Where the precision is
@@ -17,6 +17,13 @@
 
 enum model_kind { MODEL_MLP, MODEL_GPT };
 enum model_activation { MODEL_RELU, MODEL_GELU };
+
+// The size of a micro-step. A gpt's samples may be shorter than the longest one that it knows; all of a micro-step are
+// as long as the longest of them, and targets after a sample's own end are KERNEL_TARGET_NONE.
+struct model_shape {
+    size_t samples; // at least 1
+    size_t length;  // targets of a sample, 1 to the model's target_elements
+};
 
 struct model_config {
     enum model_kind kind;
@@ -56,7 +63,7 @@ struct model {
     uint64_t decaying_elements; // at its front
     uint64_t weights;           // that are trained: without gaps and padding
     enum tensor_type input_type;
-    uint64_t input_elements, target_elements; // of one sample; targets are int32
+    uint64_t input_elements, target_elements; // of one sample of the greatest length; targets are int32
 };
 
 enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
@@ -65,9 +72,12 @@ enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
 enum status model_create(const struct model_config *config, struct model **model_p, struct error *error);
 void model_destroy(struct model *model);
 
-// Builds, fuses and places the list for micro_batch >= 1 samples; LIST_EVALUATE has no backward pass. The caller owns
-// what it finishes with list_finish. False when the host's memory runs out; nothing is owned then.
-bool model_list(const struct model *model, size_t micro_batch, enum list_purpose purpose, struct list *list);
+// The shape of samples of the greatest length.
+struct model_shape model_shape_max(const struct model *model, size_t samples);
+
+// Builds, fuses and places the list for the shape; LIST_EVALUATE has no backward pass. The caller owns what it finishes
+// with list_finish. False when the host's memory runs out; nothing is owned then.
+bool model_list(const struct model *model, struct model_shape shape, enum list_purpose purpose, struct list *list);
 
 // Writes the initial values of `parameter` at values[rows * columns]. They depend on the seed, the parameter's number
 // and the element alone.
@@ -76,7 +86,7 @@ void model_initial_values(const struct model *model, size_t parameter, uint64_t 
 // Bytes of the copy of the parameters that lists work with; 0 where they work with the parameters themselves.
 uint64_t model_copy_bytes(const struct model *model);
 
-// Floating-point operations of training on one sample, forward and backward.
+// Floating-point operations of training on one sample of the greatest length, forward and backward.
 uint64_t model_sample_flops(const struct model *model);
 
 #endif

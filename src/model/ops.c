@@ -8,6 +8,7 @@
 // Appends an operation whose tensors are those given, the rest TENSOR_NONE.
 #define TENSORS(...) ((const tensor_id[OP_TENSORS_MAX + 1]){__VA_ARGS__, TENSOR_END})
 #define TENSOR_END   ((tensor_id)-2)
+#define SLOT(slot)   (1U << (slot))
 
 static void append(struct list *list, struct op op, const tensor_id *tensors)
 {
@@ -136,7 +137,8 @@ static void run_relu_backward(const struct op *op, struct kernel_context *contex
     context->kernels->relu_backward(context, a[0], a[1], a[2], op->elementwise.count);
 }
 
-static const struct op_type relu_backward = {.name = "relu_backward", .run = run_relu_backward};
+static const struct op_type relu_backward = {
+    .name = "relu_backward", .run = run_relu_backward, .over = {SLOT(0), SLOT(1) | SLOT(2)}};
 
 static void differentiate_relu(struct differentiation *pass, const struct op *op)
 {
@@ -166,7 +168,8 @@ static void run_gelu_backward(const struct op *op, struct kernel_context *contex
     context->kernels->gelu_backward(context, a[0], a[1], a[2], op->elementwise.count);
 }
 
-static const struct op_type gelu_backward = {.name = "gelu_backward", .run = run_gelu_backward};
+static const struct op_type gelu_backward = {
+    .name = "gelu_backward", .run = run_gelu_backward, .over = {SLOT(0), SLOT(1) | SLOT(2)}};
 
 static void differentiate_gelu(struct differentiation *pass, const struct op *op)
 {
@@ -176,7 +179,8 @@ static void differentiate_gelu(struct differentiation *pass, const struct op *op
     append(pass->list, (struct op){.type = &gelu_backward, .elementwise = op->elementwise}, TENSORS(dx, dy, x));
 }
 
-static const struct op_type gelu = {.name = "gelu", .run = run_gelu, .differentiate = differentiate_gelu};
+static const struct op_type gelu = {
+    .name = "gelu", .run = run_gelu, .differentiate = differentiate_gelu, .over = {SLOT(0), SLOT(1)}};
 
 tensor_id op_gelu(struct list *list, tensor_id x, const char *name)
 {
@@ -199,7 +203,8 @@ static void differentiate_add(struct differentiation *pass, const struct op *op)
     gradient_share(pass, op->tensors[2], dy);
 }
 
-static const struct op_type add = {.name = "add", .run = run_add, .differentiate = differentiate_add};
+static const struct op_type add = {
+    .name = "add", .run = run_add, .differentiate = differentiate_add, .over = {SLOT(0), SLOT(1) | SLOT(2)}};
 
 void op_add_into(struct list *list, tensor_id y, tensor_id a, tensor_id b)
 {
@@ -227,7 +232,8 @@ static void run_layer_norm_backward(const struct op *op, struct kernel_context *
                                           op->norm.channels, op->norm.accumulate);
 }
 
-static const struct op_type layer_norm_backward = {.name = "layer_norm_backward", .run = run_layer_norm_backward};
+static const struct op_type layer_norm_backward = {
+    .name = "layer_norm_backward", .run = run_layer_norm_backward, .over = {SLOT(0), SLOT(3) | SLOT(4)}};
 
 static void differentiate_layer_norm(struct differentiation *pass, const struct op *op)
 {
@@ -243,8 +249,10 @@ static void differentiate_layer_norm(struct differentiation *pass, const struct 
            TENSORS(dx, dgamma, dbeta, gradient_of(pass, y), x, mean, rstd, gamma));
 }
 
-static const struct op_type layer_norm = {
-    .name = "layer_norm", .run = run_layer_norm, .differentiate = differentiate_layer_norm};
+static const struct op_type layer_norm = {.name = "layer_norm",
+                                          .run = run_layer_norm,
+                                          .differentiate = differentiate_layer_norm,
+                                          .over = {SLOT(0) | SLOT(1), SLOT(4) | SLOT(5)}};
 
 tensor_id op_layer_norm(struct list *list, tensor_id x, tensor_id gamma, tensor_id beta, size_t rows, size_t channels,
                         const char *name)

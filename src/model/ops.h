@@ -15,6 +15,10 @@ struct op_type {
     void (*run)(const struct op *op, struct kernel_context *context, const device_address *a);
     void (*differentiate)(struct differentiation *pass, const struct op *op); // NULL: a backward operation
     uint64_t (*flops)(const struct op *op);                                   // NULL: not worth counting
+    // Slots, as bits: each of these outputs may be written over any of these inputs, of which nothing is left then.
+    struct {
+        unsigned outputs, inputs;
+    } over;
 };
 
 struct op {

@@ -7,18 +7,18 @@
 #define PURPOSES 2
 
 struct price {
-    size_t micro_batch;
+    struct model_shape shape;
     uint64_t block_bytes;
 };
 
 struct kept {
-    size_t micro_batch; // 0: none yet
+    struct model_shape shape; // no samples: none yet
     struct list list;
 };
 
 // For one purpose.
 struct page {
-    struct price *prices; // micro-batches rising
+    struct price *prices; // in the order of `compare`
     size_t count, capacity;
     struct kept kept[PRICE_LISTS_KEPT];
     size_t oldest; // of those kept
@@ -54,41 +54,50 @@ void price_book_destroy(struct price_book *book)
     free(book);
 }
 
-static const struct list *find_list(const struct page *page, size_t micro_batch)
+// By length, then by samples.
+static int compare(struct model_shape a, struct model_shape b)
+{
+    if (a.length != b.length) {
+        return a.length < b.length ? -1 : 1;
+    }
+    return (a.samples > b.samples) - (a.samples < b.samples);
+}
+
+static const struct list *find_list(const struct page *page, struct model_shape shape)
 {
     for (size_t i = 0; i < PRICE_LISTS_KEPT; i++) {
-        if (page->kept[i].micro_batch == micro_batch) {
+        if (compare(page->kept[i].shape, shape) == 0) {
             return &page->kept[i].list;
         }
     }
     return NULL;
 }
 
-const struct list *price_list(struct price_book *book, enum list_purpose purpose, size_t micro_batch)
+const struct list *price_list(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
 {
     struct page *page = &book->pages[purpose];
-    const struct list *known = find_list(page, micro_batch);
+    const struct list *known = find_list(page, shape);
     struct list list;
     if (known != NULL) {
         return known;
     }
-    if (!model_list(book->model, micro_batch, purpose, &list)) {
+    if (!model_list(book->model, shape, purpose, &list)) {
         return NULL;
     }
     struct kept *kept = &page->kept[page->oldest];
     page->oldest = (page->oldest + 1) % PRICE_LISTS_KEPT;
     list_finish(&kept->list);
-    *kept = (struct kept){.micro_batch = micro_batch, .list = list};
+    *kept = (struct kept){.shape = shape, .list = list};
     return &kept->list;
 }
 
-// Where the price of `micro_batch` is, or would be.
-static size_t place_of(const struct page *page, size_t micro_batch)
+// Where the price of the shape is, or would be.
+static size_t place_of(const struct page *page, struct model_shape shape)
 {
     size_t low = 0, high = page->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (page->prices[middle].micro_batch < micro_batch) {
+        if (compare(page->prices[middle].shape, shape) < 0) {
             low = middle + 1;
         } else {
             high = middle;
@@ -117,35 +126,40 @@ uint64_t price_list_bytes(const struct price_book *book, const struct list *list
     return book->slots * list->inputs_bytes + list->locals_bytes;
 }
 
-uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, size_t micro_batch)
+uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
 {
     struct page *page = &book->pages[purpose];
-    size_t place = place_of(page, micro_batch);
+    size_t place = place_of(page, shape);
     struct list list;
-    if (place < page->count && page->prices[place].micro_batch == micro_batch) {
+    if (place < page->count && compare(page->prices[place].shape, shape) == 0) {
         return page->prices[place].block_bytes;
     }
-    if (!make_room(page) || !model_list(book->model, micro_batch, purpose, &list)) {
+    if (!make_room(page) || !model_list(book->model, shape, purpose, &list)) {
         return UINT64_MAX;
     }
     struct price *price = &page->prices[place];
     memmove(price + 1, price, (page->count - place) * sizeof(*price));
     page->count++;
-    *price = (struct price){.micro_batch = micro_batch, .block_bytes = price_list_bytes(book, &list)};
+    *price = (struct price){.shape = shape, .block_bytes = price_list_bytes(book, &list)};
     list_finish(&list);
     return price->block_bytes;
+}
+
+static bool fits_in(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t samples)
+{
+    return price_block_bytes(book, purpose, model_shape_max(book->model, samples)) <= bytes;
 }
 
 size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most)
 {
     size_t fits = 0, too_large = 1;
-    while (too_large <= most && price_block_bytes(book, purpose, too_large) <= bytes) {
+    while (too_large <= most && fits_in(book, purpose, bytes, too_large)) {
         fits = too_large;
         too_large = most - fits < fits ? most + 1 : 2 * fits;
     }
     while (too_large - fits > 1) {
         size_t middle = fits + (too_large - fits) / 2;
-        if (price_block_bytes(book, purpose, middle) <= bytes) {
+        if (fits_in(book, purpose, bytes, middle)) {
             fits = middle;
         } else {
             too_large = middle;

@@ -11,8 +11,9 @@
 
 #include "model/model.h"
 
-// More than one share's micro-steps have sizes: two of its cut, and their halves where memory runs short.
-#define PRICE_LISTS_KEPT 16
+// More than a share's micro-steps have shapes: two sizes of its cut, and their halves where memory runs short; where
+// lengths differ, dozens of these.
+#define PRICE_LISTS_KEPT 64
 
 struct price_book;
 
@@ -21,17 +22,17 @@ struct price_book;
 struct price_book *price_book_create(const struct model *model, size_t slots);
 void price_book_destroy(struct price_book *book);
 
-// The list for micro_batch >= 1. The book owns it; it stays until the next call. NULL when the host's memory runs out.
-const struct list *price_list(struct price_book *book, enum list_purpose purpose, size_t micro_batch);
+// The list for the shape. The book owns it; it stays until the next call. NULL when the host's memory runs out.
+const struct list *price_list(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
 // Bytes of a block for the list: the slots of inputs, and what the operations write.
 uint64_t price_list_bytes(const struct price_book *book, const struct list *list);
 
-// Those of the list for micro_batch >= 1. UINT64_MAX when the host's memory runs out.
-uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, size_t micro_batch);
+// Those of the list for the shape. UINT64_MAX when the host's memory runs out.
+uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
-// The largest micro-batch <= `most` whose block fits in `bytes`; 0 when not even one sample does. Prices none above
-// twice of what it answers.
+// The largest micro-batch <= `most` of samples of the greatest length whose block fits in `bytes`; 0 when not even one
+// sample does. Prices none above twice of what it answers.
 size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most);
 
 #endif

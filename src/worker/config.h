@@ -21,6 +21,7 @@
 
 #define CONFIG_LIST_MAX       64
 #define CONFIG_NEIGHBOURS_MAX 16
+#define CONFIG_NO_STEP        UINT64_MAX
 #define CONFIG_ALL_RANKS      UINT64_MAX
 
 enum config_model { CONFIG_MODEL_MLP, CONFIG_MODEL_GPT };
@@ -29,6 +30,7 @@ enum config_optimizer { CONFIG_SGD, CONFIG_ADAMW };
 enum config_schedule { CONFIG_CONSTANT, CONFIG_COSINE, CONFIG_LINEAR };
 enum config_data { CONFIG_DATA_IDX, CONFIG_DATA_TEXT, CONFIG_DATA_TOKENS, CONFIG_DATA_SYNTHETIC };
 enum config_device { CONFIG_DEVICE_AUTO, CONFIG_DEVICE_CPU, CONFIG_DEVICE_CUDA };
+enum config_segments { CONFIG_EXPANDABLE, CONFIG_PLAIN };
 enum config_precision { CONFIG_FP32, CONFIG_BF16 };
 enum config_comm { CONFIG_COMM_AUTO, CONFIG_COMM_SELF, CONFIG_COMM_MPI };
 enum config_reduce { CONFIG_REDUCE_AUTO, CONFIG_REDUCE_MPI, CONFIG_REDUCE_NCCL };
@@ -72,6 +74,7 @@ struct config {
         double validation_fraction;  // text, tokens without validation_path: the end of the data, kept apart
         uint64_t samples;            // synthetic: of the training set
         uint64_t validation_samples; // synthetic
+        bool pack;                   // text: false: a sample is a line
         bool shuffle;
         uint64_t threads, prefetch_bytes;
     } data;
@@ -82,6 +85,7 @@ struct config {
         size_t capacities_count;              // 0: what the machine has, one device for all ranks of a host
         uint64_t ranks_per_device;
         bool faulting_addresses;
+        enum config_segments segments;
         struct config_neighbour neighbours[CONFIG_NEIGHBOURS_MAX];
         size_t neighbours_count;
     } device;
@@ -91,9 +95,11 @@ struct config {
         uint64_t bucket_bytes;
     } comm;
     struct {
-        char *folder;         // made if missing; by default runs/ and the name of the configuration file
-        uint64_t log_every;   // steps between lines where the console is no terminal
-        bool log_micro_steps; // write the samples of every micro-step into the rank logs
+        char *folder;           // made if missing; by default runs/ and the name of the configuration file
+        uint64_t log_every;     // steps between lines where the console is no terminal
+        bool memory_trace;      // write what every rank's allocator does into the run folder
+        uint64_t snapshot_step; // CONFIG_NO_STEP: none
+        bool log_micro_steps;   // write the samples of every micro-step into the rank logs
     } run;
     struct {                            // for tests of what happens when memory runs out
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none

@@ -117,6 +117,8 @@ static enum status check_data(const struct config *config, struct error *error)
         {idx && half, "data.validation_images", "needs data.validation_labels, and the other way round"},
         {text && config->data.path == NULL, "data.path", "data.kind text needs it"},
         {tokens && config->data.path == NULL, "data.path", "data.kind tokens needs it"},
+        {!config->data.pack && !text, "data.pack",
+         "false is for data.kind text, whose lines are samples then; allowed here: true"},
         {synthetic && config->data.samples == 0, "data.samples", "data.kind synthetic needs it"},
     };
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);

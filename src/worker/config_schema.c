@@ -26,6 +26,7 @@ static const char *const optimizer_names[] = {"sgd", "adamw", NULL};
 static const char *const schedule_names[] = {"constant", "cosine", "linear", NULL};
 static const char *const data_names[] = {"idx", "text", "tokens", "synthetic", NULL};
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const segment_names[] = {"expandable", "plain", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
@@ -107,6 +108,9 @@ const struct config_key config_keys[] = {
      .fallback = "null", .help = "synthetic: size of the training set"},
     {"data.validation_samples", CONFIG_TYPE_COUNT, ONE(data.validation_samples), RANGE("0", "1099511627776"),
      .fallback = "0", .help = "synthetic: size of the validation set; 0: none"},
+    {"data.pack", CONFIG_TYPE_BOOL, ONE(data.pack), .fallback = "true",
+     .help = "true: samples are of one length; false, for text: a sample is a line, in pieces where it is longer than "
+             "model.seq_len"},
     {"data.shuffle", CONFIG_TYPE_BOOL, ONE(data.shuffle), .fallback = "true",
      .help = "each epoch in an order of its own, the same for any number of ranks"},
     {"data.threads", CONFIG_TYPE_COUNT, ONE(data.threads), RANGE("1", "256"), .fallback = "2",
@@ -125,6 +129,9 @@ const struct config_key config_keys[] = {
      .help = "cpu: neighbouring ranks that share one device"},
     {"device.faulting_addresses", CONFIG_TYPE_BOOL, ONE(device.faulting_addresses), .fallback = "false",
      .help = "cpu: addresses of device memory fault when the host uses them, as a GPU's do"},
+    {"device.segments", CONFIG_TYPE_CHOICE, ONE(device.segments), .names = segment_names, .fallback = "expandable",
+     .help =
+         "how memory is held; expandable: in ranges that grow, where the device can; plain: in pieces, as they come"},
     {"device.neighbours", CONFIG_TYPE_NEIGHBOUR, LIST(device.neighbours), .fallback = "[]",
      .help = "cpu: others who take memory of a rank's device while from_step <= step < to_step"},
 
@@ -139,6 +146,11 @@ const struct config_key config_keys[] = {
      .help = "where the run's files go; null: runs/ and the name of the configuration file"},
     {"run.log_every", CONFIG_TYPE_COUNT, ONE(run.log_every), RANGE("1", STEPS_MAX), .fallback = "10",
      .help = "steps between lines where the console is no terminal"},
+    {"run.memory_trace", CONFIG_TYPE_BOOL, ONE(run.memory_trace), .fallback = "false",
+     .help = "write all that every rank's allocator does to memory/rank_N.csv, for headroom memory replay"},
+    {"run.snapshot_step", CONFIG_TYPE_COUNT, ONE(run.snapshot_step), RANGE("0", STEPS_MAX),
+     WORD("null", CONFIG_NO_STEP), .fallback = "null",
+     .help = "write a snapshot of every rank's memory after this step, for PyTorch's memory viewer"},
     {"run.log_micro_steps", CONFIG_TYPE_BOOL, ONE(run.log_micro_steps), .fallback = "false",
      .help = "write the samples of every micro-step into the rank logs"},
 

@@ -103,10 +103,16 @@ static enum status check_gpt(const struct config *config, const struct data_set 
                      config->model.vocab_size, set->ops->name, set->shape.classes);
 }
 
+static const struct data_ops *kind_of(const struct config *config)
+{
+    bool lines = config->data.kind == CONFIG_DATA_TEXT && !config->data.pack;
+    return lines ? &data_lines : kinds[config->data.kind];
+}
+
 enum status data_open(const struct config *config, enum data_split split, struct data_set **set_p, struct error *error)
 {
     struct data_set *set;
-    enum status status = kinds[config->data.kind]->open(config, split, &set, error);
+    enum status status = kind_of(config)->open(config, split, &set, error);
     if (status == STATUS_OK && set != NULL) {
         bool mlp = config->model.kind == CONFIG_MODEL_MLP;
         status = mlp ? check_mlp(config, set, error) : check_gpt(config, set, error);

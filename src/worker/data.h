@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Data sets: numbered samples of one shape. Each kind of source is one const table.
+// Data sets: numbered samples, of one shape or up to it. Each kind of source is one const table.
 //
 // A sample is an input row and its targets:
 //   images, synthetic classes:  input float32[input_count],  targets int32[1], the class
 //   text, token shards:         input int32[seq_len] tokens, targets int32[seq_len], each the token after
+//   lines of a text:            as these, but what comes after the sample's length is padding
 //
 // Threads: after `open`, `read` may be called from any number of threads. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_DATA_H
@@ -23,7 +24,7 @@ enum data_input { DATA_INPUT_FLOAT32, DATA_INPUT_TOKENS };
 struct data_shape {
     enum data_input input;
     uint64_t input_count;  // elements of one sample's input, of 4 bytes each
-    uint64_t target_count; // targets of one sample
+    uint64_t target_count; // targets of one sample, padding included
     uint64_t classes;      // every target is in [0, classes), and so is every token of a token input
 };
 
@@ -37,9 +38,11 @@ struct data_ops {
     enum status (*open)(const struct config *config, enum data_split split, struct data_set **set_p,
                         struct error *error);
     void (*close)(struct data_set *set);
-    // Writes sample `index` < samples: input_count * 4 bytes at `input`, target_count at `targets`. STATUS_ERROR with a
-    // line when the file cannot be read any more, STATUS_INVALID when it has changed to something that cannot be right;
-    // what was written is of no use then. May block on the file.
+    // Targets of sample `index` that are no padding, at least 1. NULL: all of them in every sample. Does not block.
+    uint64_t (*length)(const struct data_set *set, uint64_t index);
+    // Writes sample `index` < samples: input_count * 4 bytes at `input`, target_count at `targets`; padding is token 0
+    // and KERNEL_TARGET_NONE. STATUS_ERROR with a line when the file cannot be read any more, STATUS_INVALID when it
+    // has changed to something that cannot be right; what was written is of no use then. May block on the file.
     enum status (*read)(const struct data_set *set, uint64_t index, void *input, int32_t *targets, struct error *error);
 };
 

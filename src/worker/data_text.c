@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A file whose bytes are the tokens.
+// A file whose bytes are the tokens, cut into windows; data_lines.c cuts it into lines.
 #include "worker/data_kinds.h"
 #include "worker/data_windows.h"
 

@@ -47,10 +47,7 @@ void window_set_close(struct data_set *set)
 {
     struct window_set *windows = (struct window_set *)set;
     for (size_t i = 0; i < windows->file_count; i++) {
-        if (windows->files[i].descriptor >= 0) {
-            close(windows->files[i].descriptor);
-        }
-        free(windows->files[i].path);
+        token_file_close(&windows->files[i]);
     }
     free(windows);
 }
@@ -68,19 +65,29 @@ static enum status check_size(const struct token_file *file, struct error *error
     return STATUS_OK;
 }
 
+enum status token_file_open(struct token_file *file, const char *path, uint64_t header_bytes, struct error *error)
+{
+    *file = (struct token_file){.path = strdup(path), .descriptor = -1, .header_bytes = header_bytes};
+    if (file->path == NULL) {
+        return data_out_of_memory(error);
+    }
+    enum status status = data_open_file(path, &file->descriptor, &file->bytes, error);
+    return status == STATUS_OK ? check_size(file, error) : status;
+}
+
+void token_file_close(struct token_file *file)
+{
+    if (file->descriptor >= 0) {
+        close(file->descriptor);
+    }
+    free(file->path);
+}
+
 enum status window_set_open(struct window_set *windows, size_t number, const char *path, uint64_t header_bytes,
                             struct error *error)
 {
     struct token_file *file = &windows->files[number];
-    file->path = strdup(path);
-    if (file->path == NULL) {
-        return data_out_of_memory(error);
-    }
-    file->header_bytes = header_bytes;
-    enum status status = data_open_file(path, &file->descriptor, &file->bytes, error);
-    if (status == STATUS_OK) {
-        status = check_size(file, error);
-    }
+    enum status status = token_file_open(file, path, header_bytes, error);
     if (status == STATUS_OK) {
         file->count = (file->bytes - header_bytes) / windows->token_bytes;
     }
@@ -107,14 +114,24 @@ enum status window_file_read(const struct token_file *file, uint64_t offset, uin
     return STATUS_OK;
 }
 
-// Keeps of each file what lies in [first, end), counted over all files.
-static void keep_range(struct window_set *windows, uint64_t first, uint64_t end)
+struct token_range window_range(const struct config *config, enum data_split split, uint64_t tokens)
+{
+    if (config->data.validation_path != NULL) {
+        return (struct token_range){.end = tokens};
+    }
+    uint64_t border = tokens - (uint64_t)((double)tokens * config->data.validation_fraction);
+    return split == DATA_TRAIN ? (struct token_range){.end = border}
+                               : (struct token_range){.first = border, .end = tokens};
+}
+
+// Keeps of each file what lies in the range, counted over all files.
+static void keep_range(struct window_set *windows, struct token_range range)
 {
     uint64_t before = 0;
     for (size_t i = 0; i < windows->file_count; i++) {
         struct token_file *file = &windows->files[i];
         uint64_t after = before + file->count;
-        uint64_t from = first > before ? first : before, to = end < after ? end : after;
+        uint64_t from = range.first > before ? range.first : before, to = range.end < after ? range.end : after;
         before = after;
         file->first = from < to ? from - (after - file->count) : 0;
         file->count = from < to ? to - from : 0;
@@ -142,12 +159,7 @@ static void number_samples(struct window_set *windows)
 enum status window_set_cut(struct window_set *windows, const struct config *config, enum data_split split,
                            struct error *error)
 {
-    uint64_t tokens = count_tokens(windows);
-    if (config->data.validation_path == NULL) {
-        uint64_t kept_apart = (uint64_t)((double)tokens * config->data.validation_fraction);
-        uint64_t border = tokens - kept_apart;
-        keep_range(windows, split == DATA_TRAIN ? 0 : border, split == DATA_TRAIN ? border : tokens);
-    }
+    keep_range(windows, window_range(config, split, count_tokens(windows)));
     number_samples(windows);
     if (windows->set.samples > 0) {
         return STATUS_OK;

@@ -36,12 +36,21 @@ const char *window_path(const struct config *config, enum data_split split);
 // with window_set_close.
 struct window_set *window_set_create(const struct data_ops *ops, const struct config *config, uint64_t token_bytes,
                                      size_t file_count);
-// Opens the file at `path`, all tokens its own. Refuses a header that is cut short and an empty file.
+// Opens the file at `path`. Refuses a header that is cut short and an empty file. What it owns is freed by
+// token_file_close, after a failure too.
+enum status token_file_open(struct token_file *file, const char *path, uint64_t header_bytes, struct error *error);
+void token_file_close(struct token_file *file);
+// The same for a file of the set, all tokens its own.
 enum status window_set_open(struct window_set *windows, size_t number, const char *path, uint64_t header_bytes,
                             struct error *error);
 // Reads bytes [offset, offset + bytes) of the file. STATUS_ERROR where it has become shorter or cannot be read.
 enum status window_file_read(const struct token_file *file, uint64_t offset, uint64_t bytes, void *to,
                              struct error *error);
+// Where the split begins and ends among so many tokens.
+struct token_range {
+    uint64_t first, end;
+};
+struct token_range window_range(const struct config *config, enum data_split split, uint64_t tokens);
 // Keeps what belongs to the split and numbers the samples. All files must be open.
 enum status window_set_cut(struct window_set *windows, const struct config *config, enum data_split split,
                            struct error *error);

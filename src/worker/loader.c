@@ -89,13 +89,17 @@ static uint64_t claim(struct loader *loader, uint64_t positions[RUN_MAX])
     return length;
 }
 
+static uint64_t sample_at(const struct loader *loader, uint64_t position)
+{
+    return data_order(position, loader->config.set->samples, loader->config.seed, loader->config.shuffle);
+}
+
 // A NULL `error` drops the line.
 static enum status fill(struct loader *loader, uint64_t number, uint64_t position, struct error *error)
 {
     const struct data_set *set = loader->config.set;
     uint64_t slot = number % loader->slots;
-    uint64_t index = data_order(position, set->samples, loader->config.seed, loader->config.shuffle);
-    return set->ops->read(set, index, loader->inputs + slot * loader->input_bytes,
+    return set->ops->read(set, sample_at(loader, position), loader->inputs + slot * loader->input_bytes,
                           (int32_t *)(void *)(loader->targets + slot * loader->target_bytes), error);
 }
 
@@ -344,9 +348,27 @@ static uint64_t full_run(const struct loader *loader, uint64_t count)
     return length;
 }
 
+// Where the next of the samples asked for go, and bytes of each.
+struct destination {
+    device_address inputs, targets;
+    uint64_t input_bytes, target_bytes;
+};
+
+// Enqueues copies of the first `row_bytes` of every `pitch_bytes`, to where they lie packed.
+static void copy_rows(struct device *device, struct stream *stream, device_address to, const uint8_t *from,
+                      uint64_t pitch_bytes, uint64_t row_bytes, uint64_t rows)
+{
+    if (row_bytes == pitch_bytes) {
+        device->ops->copy_to_device(device, stream, to, from, rows * row_bytes);
+        return;
+    }
+    for (uint64_t i = 0; i < rows; i++) {
+        device->ops->copy_to_device(device, stream, to + i * row_bytes, from + i * pitch_bytes, row_bytes);
+    }
+}
+
 // Enqueues the copies of a run of full slots. With the mutex, which is released meanwhile.
-static void copy_run(struct loader *loader, struct stream *stream, uint64_t length, device_address inputs,
-                     device_address targets)
+static void copy_run(struct loader *loader, struct stream *stream, uint64_t length, struct destination *to)
 {
     struct device *device = loader->config.device;
     struct copy *copy = &loader->copies[loader->copies_begun % COPIES_MAX];
@@ -360,19 +382,41 @@ static void copy_run(struct loader *loader, struct stream *stream, uint64_t leng
         loader->states[loader->head++ % loader->slots] = SLOT_LEAVING;
     }
     pthread_mutex_unlock(&loader->mutex);
-    device->ops->copy_to_device(device, stream, inputs, loader->inputs + slot * loader->input_bytes,
-                                length * loader->input_bytes);
-    device->ops->copy_to_device(device, stream, targets, loader->targets + slot * loader->target_bytes,
-                                length * loader->target_bytes);
+    copy_rows(device, stream, to->inputs, loader->inputs + slot * loader->input_bytes, loader->input_bytes,
+              to->input_bytes, length);
+    copy_rows(device, stream, to->targets, loader->targets + slot * loader->target_bytes, loader->target_bytes,
+              to->target_bytes, length);
+    to->inputs += length * to->input_bytes;
+    to->targets += length * to->target_bytes;
     device->ops->event_record(device, copy->passed, stream);
     pthread_mutex_lock(&loader->mutex);
     loader->copies_begun++;
     free_passed_copies(loader);
 }
 
-enum status loader_next(struct loader *loader, struct stream *stream, uint64_t first, uint64_t count,
+uint64_t loader_longest(const struct loader *loader, uint64_t first, uint64_t count)
+{
+    const struct data_set *set = loader->config.set;
+    uint64_t longest = 0;
+    if (set->ops->length == NULL) {
+        return set->shape.target_count;
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        longest = uint64_max(longest, set->ops->length(set, sample_at(loader, first + i)));
+    }
+    return longest;
+}
+
+enum status loader_next(struct loader *loader, struct stream *stream, uint64_t first, uint64_t count, uint64_t length,
                         device_address inputs, device_address targets, struct error *error)
 {
+    uint64_t target_count = loader->config.set->shape.target_count;
+    struct destination to = {
+        .inputs = inputs,
+        .targets = targets,
+        .input_bytes = loader->input_bytes * length / target_count,
+        .target_bytes = loader->target_bytes * length / target_count,
+    };
     enum status status = STATUS_OK;
     uint64_t done = 0;
     pthread_mutex_lock(&loader->mutex);
@@ -385,9 +429,9 @@ enum status loader_next(struct loader *loader, struct stream *stream, uint64_t f
         if (status != STATUS_OK) {
             break;
         }
-        uint64_t length = full_run(loader, count - done);
-        copy_run(loader, stream, length, inputs + done * loader->input_bytes, targets + done * loader->target_bytes);
-        done += length;
+        uint64_t samples = full_run(loader, count - done);
+        copy_run(loader, stream, samples, &to);
+        done += samples;
     }
     pthread_mutex_unlock(&loader->mutex);
     return status;

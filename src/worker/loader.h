@@ -38,12 +38,15 @@ void loader_destroy(struct loader *loader);
 // so on; where stride is 0, none after. `count` is at least 1. What was read ahead and fits stays. Does not block.
 void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride);
 
-// Enqueues on `stream` copies of the samples at positions [first, first + count): inputs at `inputs`, targets at
-// `targets`, both packed. `count` may exceed the ring. Blocks until they are read, and for the stream only where
-// the ring is too short for what was asked for or dozens of copies are under way. Adds the time that it waited to
-// loader_wait_ns. Where one of these samples cannot be read, answers the status and line that its reading gave; those
-// before it may have been copied.
-enum status loader_next(struct loader *loader, struct stream *stream, uint64_t first, uint64_t count,
+// The length of the longest sample at positions [first, first + count): its targets that are no padding.
+uint64_t loader_longest(const struct loader *loader, uint64_t first, uint64_t count);
+
+// Enqueues on `stream` copies of the samples at positions [first, first + count), each cut to `length` targets: inputs
+// at `inputs`, targets at `targets`, both packed. `count` may exceed the ring. Blocks until they are read, and for the
+// stream only where the ring is too short for what was asked for or dozens of copies are under way. Adds the time that
+// it waited to loader_wait_ns. Where one of these samples cannot be read, answers the status and line that its reading
+// gave; those before it may have been copied.
+enum status loader_next(struct loader *loader, struct stream *stream, uint64_t first, uint64_t count, uint64_t length,
                         device_address inputs, device_address targets, struct error *error);
 
 // Nanoseconds that loader_next has waited for data since the loader was made.

@@ -9,6 +9,7 @@
 
 #include "worker/commands.h"
 #include "worker/config.h"
+#include "worker/memory_files.h"
 #include "worker/run_folder.h"
 
 static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
@@ -129,6 +130,7 @@ static void prepare_process(void)
         close(file);
     }
     signal(SIGXFSZ, SIG_IGN);
+    memory_files_block_signal();
 }
 
 int main(int argc, char **argv)

@@ -12,30 +12,35 @@
 #include "worker/commands.h"
 #include "worker/launcher.h"
 
-#define GRANULARITY UINT64_C(2097152) // of a GPU's memory
+#define GRANULARITY      UINT64_C(2097152) // of a GPU's memory
+#define LAYOUT_ALIGNMENT UINT64_C(1)       // as the traces' own figures are
 
-// Above the largest sum of live bytes.
-static void print_row(const char *name, uint64_t bytes, uint64_t live_bytes)
+// How far above the largest sum of live bytes, where anything is live at all.
+static void print_row(const char *name, uint64_t alignment, uint64_t bytes, uint64_t live_bytes)
 {
-    char text[MEM_SIZE_TEXT_MAX];
-    double above = live_bytes == 0 ? 0 : 100 * ((double)bytes / (double)live_bytes - 1);
-    printf("%-34s %14s %20" PRIu64 " %8.3f %%\n", name, mem_size_text(bytes, text), bytes, above);
+    char held[MEM_SIZE_TEXT_MAX], above[32] = "-";
+    if (live_bytes > 0) {
+        snprintf(above, sizeof(above), "%.3f %%", 100 * ((double)bytes / (double)live_bytes - 1));
+    }
+    printf("%-34s %10" PRIu64 " %14s %20" PRIu64 " %10s\n", name, alignment, mem_size_text(bytes, held), bytes, above);
 }
 
 static enum status print_online(const struct mem_trace *trace, uint64_t live_bytes, struct error *error)
 {
     struct mem_trace_event *events = mem_trace_events(trace);
-    uint64_t pool = UINT64_MAX, pytorch = UINT64_MAX;
+    uint64_t pool = UINT64_MAX, plain = UINT64_MAX, pytorch = UINT64_MAX;
     if (events != NULL) {
-        pool = mem_replay_pool(trace, events, GRANULARITY);
+        pool = mem_replay_pool(trace, events, GRANULARITY, false);
+        plain = mem_replay_pool(trace, events, GRANULARITY, true);
         pytorch = mem_replay_pytorch(trace, events);
     }
     free(events);
-    if (pool == UINT64_MAX || pytorch == UINT64_MAX) {
+    if (pool == UINT64_MAX || plain == UINT64_MAX || pytorch == UINT64_MAX) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    print_row("pool, as they come", pool, live_bytes);
-    print_row("PyTorch's rules, as they come", pytorch, live_bytes);
+    print_row("pool, as they come", MEM_POOL_ALIGNMENT, pool, live_bytes);
+    print_row("pool in plain segments", MEM_POOL_ALIGNMENT, plain, live_bytes);
+    print_row("PyTorch's rules, as they come", MEM_POOL_ALIGNMENT, pytorch, live_bytes);
     return STATUS_OK;
 }
 
@@ -46,16 +51,23 @@ static enum status print_layout(const struct mem_trace *trace, uint64_t live_byt
     if (offsets == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    uint64_t bytes = mem_layout_place(trace->buffers, trace->count, 1, &goal, offsets);
+    struct mem_layout layout;
+    bool placed = mem_layout_place(trace->buffers, trace->count, LAYOUT_ALIGNMENT, &goal, offsets, &layout);
     double seconds = (double)(clock_ns() - start_ns) / 1e9;
-    bool valid = mem_layout_valid(trace->buffers, offsets, trace->count, bytes);
+    bool valid = placed && mem_layout_valid(trace->buffers, offsets, trace->count, LAYOUT_ALIGNMENT, layout.bytes);
     free(offsets);
+    if (!placed) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
     if (!valid) {
         return error_set(error, STATUS_ERROR, "the layout is not valid: this is a bug");
     }
     char name[48];
     snprintf(name, sizeof(name), "layout, known ahead (%.1f s)", seconds);
-    print_row(name, bytes, live_bytes);
+    print_row(name, LAYOUT_ALIGNMENT, layout.bytes, live_bytes);
+    if (layout.optimal && layout.bytes > live_bytes) {
+        printf("no layout takes less\n");
+    }
     return STATUS_OK;
 }
 
@@ -66,9 +78,14 @@ static enum status replay(const char *path, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
-    uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, 1);
-    printf("%s: %zu buffers\n\n%-34s %14s %20s %10s\n", path, trace.count, "", "held", "bytes", "above live");
-    print_row("largest sum of live bytes", live_bytes, live_bytes);
+    uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, LAYOUT_ALIGNMENT);
+    if (live_bytes == UINT64_MAX) {
+        mem_trace_finish(&trace);
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    printf("%s: %zu buffers\n\n%-34s %10s %14s %20s %10s\n", path, trace.count, "", "rounded to", "held", "bytes",
+           "above live");
+    print_row("largest sum of live bytes", LAYOUT_ALIGNMENT, live_bytes, live_bytes);
     status = print_online(&trace, live_bytes, error);
     if (status == STATUS_OK) {
         status = print_layout(&trace, live_bytes, error);

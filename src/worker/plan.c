@@ -119,7 +119,8 @@ static void release(struct planning *planning)
 
 static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch)
 {
-    return worker_peak_bytes(planning->resting_bytes, planning->prices, LIST_TRAIN, micro_batch);
+    return worker_peak_bytes(planning->resting_bytes, planning->prices, LIST_TRAIN,
+                             model_shape_max(planning->model, micro_batch));
 }
 
 static void print_resting(const struct planning *planning)

@@ -138,10 +138,13 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
 static enum status fill(const struct config *config, uint32_t ranks, char *const *argv, const char *path,
                         struct error *error)
 {
-    char logs[RUN_FOLDER_MAX + 8];
-    snprintf(logs, sizeof(logs), "%s/logs", path);
-    if (mkdir(logs, 0777) != 0) {
-        return cannot(error, "make this folder", logs);
+    static const char *const folders[] = {"logs", "memory"};
+    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+        char folder[RUN_FOLDER_MAX + 8];
+        snprintf(folder, sizeof(folder), "%s/%s", path, folders[i]);
+        if (mkdir(folder, 0777) != 0) {
+            return cannot(error, "make this folder", folder);
+        }
     }
     char *resolved = config_print(config);
     if (resolved == NULL) {
@@ -154,7 +157,7 @@ static enum status fill(const struct config *config, uint32_t ranks, char *const
 
 static void discard(const char *path)
 {
-    static const char *const names[] = {"resolved.yaml", "env.txt", "logs"};
+    static const char *const names[] = {"resolved.yaml", "env.txt", "logs", "memory"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         char name[RUN_FOLDER_MAX + 64];
         snprintf(name, sizeof(name), "%s/%s", path, names[i]);

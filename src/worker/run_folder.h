@@ -6,6 +6,7 @@
 //   env.txt         versions, host, command
 //   metrics.jsonl   one JSON object a line; docs/metrics.md
 //   logs/rank_N.log what rank N did with its memory
+//   memory/         memory_files.h
 //
 // A folder is never used twice: where the configured one exists, a number is appended.
 #ifndef HEADROOM_WORKER_RUN_FOLDER_H

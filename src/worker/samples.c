@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/samples.h"
+#include "worker/memory_files.h"
 
 #include <inttypes.h>
 
 #include "mem/clock.h"
 #include "mem/range.h"
+#include "mem/uint64.h"
 #include "worker/random.h"
 
 uint64_t position_hash(uint64_t position)
@@ -12,8 +14,35 @@ uint64_t position_hash(uint64_t position)
     return random_draw(0, position);
 }
 
-// The block that a share's micro-steps use one after the other: slots of inputs, which stay where they are whatever
-// list comes next, because the copy of one micro-step's runs beside the kernels of another; then what operations write.
+// Kernels work on tiles of so many rows or more, so less would gain nothing; and few lengths are few lists to build and
+// to keep.
+#define LENGTH_MULTIPLE 16
+
+// The shape of a micro-step of these samples: as long as the longest of them.
+static struct model_shape shape_of(const struct worker *worker, const struct sample_range *range, uint64_t first,
+                                   uint64_t count)
+{
+    uint64_t length = uint64_round_up(loader_longest(range->loader, first, count), LENGTH_MULTIPLE);
+    return (struct model_shape){.samples = count, .length = uint64_min(length, worker->model->target_elements)};
+}
+
+// That of the largest micro-step.
+static struct model_shape largest_shape(const struct worker *worker, const struct sample_range *range)
+{
+    struct model_shape largest = {0};
+    for (uint64_t done = 0; done < range->count; done += range->micro_batch) {
+        uint64_t count = uint64_min(range->micro_batch, range->count - done);
+        struct model_shape shape = shape_of(worker, range, range->first + done, count);
+        if (shape.samples * shape.length > largest.samples * largest.length) {
+            largest = shape;
+        }
+    }
+    return largest;
+}
+
+// The block that a share's micro-steps use one after the other, until one needs more: slots of inputs, which stay where
+// they are whatever list comes next, because the copy of one micro-step's runs beside the kernels of another; then what
+// operations write.
 struct block {
     device_address address; // 0: none is held
     uint64_t bytes, slot_bytes;
@@ -54,15 +83,15 @@ static enum status hold_block(struct worker *worker, const struct list *list, st
 }
 
 // On the copy stream, beside the kernels of the micro-step before.
-static enum status fill_slot(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,
-                             const struct list *list, const struct list_memory *memory, size_t slot,
-                             struct error *error)
+static enum status fill_slot(struct worker *worker, const struct sample_range *range, uint64_t first,
+                             struct model_shape shape, const struct list *list, const struct list_memory *memory,
+                             size_t slot, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
     ops->event_wait(worker->device, worker->copy_stream, worker->slot_used[slot]);
     enum status status =
-        loader_next(range->loader, worker->copy_stream, first, count, list_address(list, memory, list->inputs),
-                    list_address(list, memory, list->targets), error);
+        loader_next(range->loader, worker->copy_stream, first, shape.samples, shape.length,
+                    list_address(list, memory, list->inputs), list_address(list, memory, list->targets), error);
     ops->event_record(worker->device, worker->slot_filled[slot], worker->copy_stream);
     ops->event_wait(worker->device, worker->stream, worker->slot_filled[slot]);
     return status;
@@ -99,7 +128,8 @@ static void run_last(struct worker *worker, const struct list *list, const struc
 static enum status micro_step(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,
                               struct block *block, struct error *error)
 {
-    const struct list *list = price_list(worker->prices, range->purpose, count);
+    struct model_shape shape = shape_of(worker, range, first, count);
+    const struct list *list = price_list(worker->prices, range->purpose, shape);
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
@@ -111,7 +141,7 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     }
     memory.inputs = block->address + block->slot * block->slot_bytes;
     memory.locals = block->address + block->slots * block->slot_bytes;
-    status = fill_slot(worker, range, first, count, list, &memory, block->slot, error);
+    status = fill_slot(worker, range, first, shape, list, &memory, block->slot, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -135,6 +165,7 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
 {
     char text[1024];
     mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
+    memory_files_out_of_memory(worker);
     worker_log(worker, "micro-step of samples %" PRIu64 "..%" PRIu64 " dropped: %s", first, first + count - 1, text);
 }
 
@@ -146,6 +177,14 @@ static enum status give_up(struct worker *worker, struct error *error)
                      "cannot hold a single sample: %s Raise device.capacity, or make the model smaller.", text);
 }
 
+static uint64_t predict_peak(struct worker *worker, const struct sample_range *range)
+{
+    if (range->count == 0) {
+        return worker->resting_bytes;
+    }
+    return worker_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, largest_shape(worker, range));
+}
+
 static void begin(struct worker *worker, const struct sample_range *range)
 {
     uint64_t steps = (range->count + range->micro_batch - 1) / range->micro_batch;
@@ -153,8 +192,7 @@ static void begin(struct worker *worker, const struct sample_range *range)
         .micro_batch = range->micro_batch,
         .accumulation_steps = steps,
         .limit_bytes = worker->message.limit_bytes,
-        .predicted_peak_bytes = // its first micro-step is its largest
-        worker_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, range->micro_batch),
+        .predicted_peak_bytes = predict_peak(worker, range),
     };
     mem_pool_reset_peaks(worker->pool);
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));

@@ -154,8 +154,8 @@ static enum status no_plan(const struct worker *worker, struct error *error)
                      " itself, and %" PRIu64
                      " are held by others on its device. Raise device.capacity, make the model smaller, or leave the "
                      "device to this job.",
-                     rank, price_block_bytes(worker->prices, LIST_TRAIN, 1), message->report.headroom_bytes,
-                     message->limit_bytes, worker->resting_bytes, others_bytes);
+                     rank, price_block_bytes(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1)),
+                     message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes, others_bytes);
 }
 
 static enum status decide(struct worker *worker, bool *changed_p, struct error *error)

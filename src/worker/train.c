@@ -11,6 +11,7 @@
 #include "worker/commands.h"
 #include "worker/console.h"
 #include "worker/launcher.h"
+#include "worker/memory_files.h"
 #include "worker/metrics.h"
 #include "worker/run_folder.h"
 
@@ -94,6 +95,9 @@ static enum status read_config(const struct command_line *command, struct comm *
 static enum status open_reports(struct worker *worker, struct reporter *reporter, struct error *error)
 {
     enum status status = run_folder_open_log(reporter->folder, worker->comm->rank, &worker->log, error);
+    if (status == STATUS_OK) {
+        status = memory_files_open(worker, reporter->folder, error);
+    }
     if (status != STATUS_OK || worker->comm->rank != 0) {
         return status;
     }
@@ -216,6 +220,7 @@ static enum status run_steps(struct worker *worker, struct reporter *reporter, u
         if (step_start(worker, step, &step_error) != STATUS_OK) {
             fail_alone(worker, &step_error);
         }
+        memory_files_after_step(worker, step);
         if (step + 1 < worker->steps) {
             planned = step_plan_next(worker, error);
         }
@@ -241,8 +246,11 @@ static enum status run(struct worker *worker, struct reporter *reporter, struct 
         }
         status = run_steps(worker, reporter, &steps_done, error);
     }
+    struct error write_error;
+    if (memory_files_end(worker, &write_error) != STATUS_OK) {
+        fail_alone(worker, &write_error);
+    }
     if (worker->comm->rank == 0) {
-        struct error write_error;
         double seconds = (double)(clock_ns() - reporter->start_ns) / 1e9;
         if (metrics_end(reporter->metrics, steps_done, seconds, status, &write_error) != STATUS_OK) {
             fail_alone(worker, &write_error);

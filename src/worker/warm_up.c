@@ -9,7 +9,7 @@
 static enum status run_list(struct worker *worker, enum list_purpose purpose, uint64_t micro_batch, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
-    const struct list *list = price_list(worker->prices, purpose, micro_batch);
+    const struct list *list = price_list(worker->prices, purpose, model_shape_max(worker->model, micro_batch));
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }

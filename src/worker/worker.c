@@ -11,6 +11,7 @@
 
 #include "mem/uint64.h"
 #include "worker/bind.h"
+#include "worker/memory_files.h"
 #include "worker/step.h"
 #include "worker/threads.h"
 #include "worker/warm_up.h"
@@ -109,9 +110,9 @@ uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_
 }
 
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
-                           uint64_t micro_batch)
+                           struct model_shape shape)
 {
-    return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, micro_batch));
+    return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, shape));
 }
 
 enum status worker_check(struct worker *worker, struct error *error)
@@ -185,6 +186,7 @@ static enum status open_device(struct worker *worker, const char *name, struct e
         .faulting_addresses = config->device.faulting_addresses,
         .index = worker->place.index,
         .sharers = worker->place.sharers,
+        .plain = config->device.segments == CONFIG_PLAIN,
     };
     enum status status = worker->place.ops->create(&device, &worker->device, error);
     if (status == STATUS_OK) {
@@ -362,7 +364,7 @@ static const struct reduce_ops *choose_reduce(const struct worker *worker)
 // Steps under way, and how their gradients are added up.
 static enum status make_steps(struct worker *worker, struct error *error)
 {
-    const struct list *list = price_list(worker->prices, LIST_TRAIN, 1);
+    const struct list *list = price_list(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1));
     if (list == NULL) {
         return out_of_host_memory(error);
     }
@@ -460,6 +462,7 @@ static void close_device(struct worker *worker)
 {
     const struct device_ops *ops = worker->device->ops;
     ops->synchronize(worker->device);
+    memory_files_close(worker);
     if (worker->reducer != NULL) {
         worker->reducer->ops->destroy(worker->reducer);
     }

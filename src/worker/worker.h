@@ -86,6 +86,8 @@ struct worker {
     struct step_message *messages; // every rank's, after a step or an evaluation
     struct step_records *records;  // of the steps under way
 
+    struct memory_files *memory_files; // NULL before the run has a folder
+
     FILE *log;     // this rank's
     int log_errno; // of the first line that could not be written; 0: all were
 };
@@ -110,9 +112,9 @@ struct optimizer_config worker_optimizer_config(const struct config *config, uin
 // Bytes that stay allocated between steps: weights, gradients, optimizer state, sums, workspace.
 uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer,
                               const struct kernels *kernels);
-// The peak of micro-steps of this size over that level.
+// The peak of micro-steps of this shape over that level.
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
-                           uint64_t micro_batch);
+                           struct model_shape shape);
 // Slots of inputs in a micro-step's block: two where copies run beside kernels.
 size_t worker_slots(const struct device_ops *device);
 const struct kernels *worker_kernels(const struct config *config, const struct device_ops *device);

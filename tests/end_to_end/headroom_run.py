@@ -41,12 +41,29 @@ device: {kind: cpu}
 """
 GPT_CAPACITIES = "device.capacity=[704KiB, 768KiB, 896KiB, 2MiB]"  # 1, 2, 4 samples, and all of a share
 
+# A sample is a line of lines.txt, of 1 to 64 tokens, and a longer line is several; a sample of 64 takes 340 KiB.
+LINES = """
+model: {kind: gpt, vocab_size: 256, seq_len: 64, block_count: 2, head_count: 2, channels: 32}
+train: {steps: 40, global_batch_size: 24, clip_norm: 1, eval_every: 15}
+optimizer: {kind: adamw, learning_rate: 3e-3, weight_decay: 0.1, schedule: cosine, warmup_steps: 5}
+data: {kind: text, path: lines.txt, pack: false, validation_fraction: 0.1}
+device: {kind: cpu}
+"""
+LINES_CAPACITIES = "device.capacity=[1MiB, 1280KiB, 2MiB, 16MiB]"  # 1, 2 and 4 samples of 64, and all of a share
+
 WORDS = "a rank that runs short of memory cuts what it still owns and no sample is lost on the way".split()
 
 
 def make_text():
     choose = random.Random(1).choice
     return " ".join(choose(WORDS) for _ in range(4000))
+
+
+def make_lines():
+    """Most are short, some empty, a few longer than a sample."""
+    choose = random.Random(1).choice
+    lengths = (0, 1, 1, 1, 2, 2, 3, 3, 5, 5, 8, 40)
+    return "".join(" ".join(choose(WORDS) for _ in range(choose(lengths))) + "\n" for _ in range(600))
 
 
 def session_processes(session):
@@ -176,7 +193,9 @@ class ProgramTest(unittest.TestCase):
         self.runs = 0
         self.write("mlp.yaml", MLP)
         self.write("gpt.yaml", GPT)
+        self.write("lines.yaml", LINES)
         self.write("text.txt", make_text())
+        self.write("lines.txt", make_lines())
 
     def path(self, name):
         return os.path.join(self.folder, name)

@@ -85,6 +85,14 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"nowhere: there is no such file", "train", "idx.yaml", "data.images=nowhere")
         self.refused(r"none\*\.bin", "train", "tokens.yaml", "data.path=none*.bin", ranks=[None])
 
+    def test_lines(self):
+        self.refused(r"data\.pack=false: false is for data\.kind text.*allowed here: true", "train", "tokens.yaml",
+                     "data.pack=false")
+        self.write("lines.txt", "")
+        self.refused(r"lines\.txt: the file is empty", "train", "lines.yaml")
+        self.write("lines.txt", "\n\n\r\n")
+        self.refused(r"lines\.txt: no line for training has anything to predict", "train", "lines.yaml")
+
     def test_truncated_idx(self):
         self.write("images", idx_file(0x803, (20, 4, 4), [7] * 300))
         self.refused(r"images: truncated: .*320 bytes.*300 bytes", "train", "idx.yaml")
@@ -147,6 +155,8 @@ class BadInput(headroom_run.ProgramTest):
     def test_traces(self):
         self.write("trace.csv", "id,lower,upper,size\n0,0,4,100\n1,4,3,100\n")
         self.refused(r"trace\.csv:3: upper 3 is not above lower 4", "memory", "replay", "trace.csv", ranks=[None])
+        self.write("log.csv", "Thread,Time,Action,Pointer,Size,Stream\n1,15:47:02.841961,free,0x200,100,0\n")
+        self.refused(r"log\.csv:2: 0x200 is freed but not allocated", "memory", "replay", "log.csv", ranks=[None])
         self.refused(r"none\.csv: No such file", "memory", "replay", "none.csv", ranks=[None])
         for arguments in ([], ["replay"], ["play", "trace.csv"], ["replay", "trace.csv", "trace.csv"]):
             self.refused(r"memory takes: replay TRACE\.csv", "memory", *arguments, ranks=[None])

@@ -103,6 +103,16 @@ class Curves(CudaTest):
                 run = self.train(config, CUDA, f"train.micro_batch_size={size}")
                 self.assert_close_losses(run, reference, f"{config}, micro-batches of {size}", 2e-5)
 
+    def test_lines_of_different_lengths(self):
+        """The block grows, and micro-steps change their shape, while copies of the next samples are under way."""
+        small = ("model.block_count=1", "model.seq_len=40", "train.steps=3", "train.global_batch_size=8",
+                 "data.validation_fraction=0.02")
+        reference = self.train("lines.yaml", *small)
+        for size in (1, 3):
+            run = self.train("lines.yaml", CUDA, *small, f"train.micro_batch_size={size}")
+            self.assert_close_losses(run, reference, f"lines.yaml, micro-batches of {size}", 2e-5)
+            self.assert_priced(run)
+
     def test_any_cut_of_a_validation_set(self):
         overrides = [CUDA, "train.steps=1", "data.validation_samples=49"]
         evaluations = [self.train("mlp.yaml", *overrides, f"device.capacity={mib}MiB").evaluations[0]["loss"]

@@ -51,6 +51,14 @@ class Memory(headroom_run.ProgramTest):
             self.check_steps(run, global_batch)
             self.assertEqual(sum(sum(run.of_rank(rank, "oom_retries")) for rank in range(4)), 0)
 
+    def test_lines_of_different_lengths(self):
+        """A micro-step takes what its longest line needs, and no more than the plan has counted on."""
+        run = self.train("lines.yaml", headroom_run.LINES_CAPACITIES, "train.steps=60", ranks=4)
+        self.check_steps(run, 24)
+        for rank in range(4):
+            self.assertEqual(sum(run.of_rank(rank, "oom_retries")), 0)
+        self.assertGreater(len(set(run.of_rank(0, "allocated_peak_bytes"))), 1)
+
     def test_failing_allocations(self):
         run = self.train("mlp.yaml", headroom_run.MLP_CAPACITIES, "train.steps=20", "fault.fail_allocation_every=2",
                          ranks=4)

@@ -52,7 +52,7 @@ class RunFolder(headroom_run.ProgramTest):
 
     def test_files(self):
         run = self.train("mlp.yaml", "train.steps=3", ranks=2)
-        self.assertEqual(sorted(os.listdir(run.path)), ["env.txt", "logs", "metrics.jsonl", "resolved.yaml"])
+        self.assertEqual(sorted(os.listdir(run.path)), ["env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"])
         self.assertEqual(sorted(os.listdir(f"{run.path}/logs")), ["rank_0.log", "rank_1.log"])
         for log in run.logs.values():
             self.assertRegex(log, r"(?m)^device cpu \(CPU\), limit \d+ bytes, resting \d+ bytes, headroom \d+ bytes, "
@@ -93,7 +93,7 @@ class RunFolder(headroom_run.ProgramTest):
         for _ in range(2):
             self.headroom("train", "mlp.yaml", "train.steps=1", "run.folder=out/")
         self.assertEqual(sorted(name for name in os.listdir(self.folder) if name.startswith("out")), ["out", "out-2"])
-        self.assertEqual(sorted(os.listdir(self.path("out"))), ["env.txt", "logs", "metrics.jsonl", "resolved.yaml"])
+        self.assertEqual(sorted(os.listdir(self.path("out"))), ["env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"])
 
     def refused_file(self, name, *overrides):
         finished = self.headroom("train", "mlp.yaml", "run.folder=run", *overrides, code=1,

@@ -31,6 +31,25 @@ class SameLosses(headroom_run.ProgramTest):
     def test_gpt_with_adamw_and_clipping(self):
         self.check("gpt.yaml", headroom_run.GPT_CAPACITIES, clip_norm=1)
 
+    def test_lines_of_different_lengths(self):
+        reference = self.train("lines.yaml")
+        self.assertGreater(len({step["tokens"] for step in reference.steps}), 30)
+        for what, ranks, overrides in (("one at a time", None, ("train.micro_batch_size=1",)),
+                                       ("four unequal ranks", 4, (headroom_run.LINES_CAPACITIES,)),
+                                       ("failing allocations", 4, (headroom_run.LINES_CAPACITIES, FAILURES))):
+            run = self.train("lines.yaml", *overrides, ranks=ranks)
+            self.assert_same_losses(run, reference, f"lines.yaml, {what}")
+            self.assertEqual([step["tokens"] for step in run.steps], [step["tokens"] for step in reference.steps])
+        self.assertGreater(sum(sum(run.of_rank(rank, "oom_retries")) for rank in range(4)), 0)
+
+    def test_every_token_of_every_line_counts_once(self):
+        """One epoch: all bytes of the file but the first of each line."""
+        lines = headroom_run.make_lines().splitlines()
+        samples = sum((len(line) + 63) // 64 for line in lines)
+        run = self.train("lines.yaml", "data.validation_fraction=0", f"train.global_batch_size={samples}",
+                         "train.steps=2", "train.micro_batch_size=10", ranks=2)
+        self.assertEqual([step["tokens"] for step in run.steps], 2 * [sum(len(line) for line in lines)])
+
     def test_any_number_of_ranks(self):
         for config in ("mlp.yaml", "gpt.yaml"):
             reference = self.train(config)

@@ -543,6 +543,9 @@ CUresult cuMemGetAllocationGranularity(size_t *bytes_p, const CUmemAllocationPro
         if (properties->type != CU_MEM_ALLOCATION_TYPE_PINNED || !is_gpu_with_context(&properties->location)) {
             return CUDA_ERROR_INVALID_VALUE;
         }
+        if (simulator_setting("SIMULATOR_PLAIN", 0) != 0) {
+            return CUDA_ERROR_NOT_SUPPORTED;
+        }
         *bytes_p = SIMULATOR_GRANULARITY;
         return CUDA_SUCCESS;
     });

@@ -52,7 +52,7 @@ static void bench_init(struct bench *bench, const struct model_config *config, e
     struct model_config precise = *config;
     precise.precision = precision;
     assert_int_equal(model_create(&precise, &bench->model, NULL), STATUS_OK);
-    assert_true(model_list(bench->model, micro_batch, LIST_TRAIN, &bench->list));
+    assert_true(model_list(bench->model, model_shape_max(bench->model, micro_batch), LIST_TRAIN, &bench->list));
     bench->count = buckets_make(bench->model, &bench->list, bytes, &bench->buckets);
     assert_true(bench->count > 0);
 }

@@ -153,6 +153,7 @@ static void defaults_fill_what_the_file_leaves_out(void **state)
     assert_true(config.optimizer.beta2 == 0.999);
     assert_true(config.optimizer.epsilon == 1e-8);
     assert_true(config.data.shuffle);
+    assert_true(config.data.pack);
     assert_null(config.data.path);
     assert_int_equal(config.data.prefetch_bytes, 64 << 20);
     assert_int_equal(config.device.kind, CONFIG_DEVICE_AUTO);
@@ -665,6 +666,7 @@ static void gpt_needs_its_sizes(void **state)
         {"model.channels=null", "command line: model.channels=null: model.kind gpt needs it"},
         {"data.path=null", "command line: data.path=null: data.kind text needs it"},
         {"data.kind=idx", "command line: data.kind=idx: idx needs model.kind mlp"},
+        {"data.pack=no", "command line: data.pack=no: 'no' is neither true nor false; allowed: true, false"},
     };
     struct config config;
     assert_int_equal(config_parse(&config, gpt, "run.yaml", NULL, 0, NULL), STATUS_OK);
@@ -683,6 +685,33 @@ static void gpt_needs_its_sizes(void **state)
     char *synthetic[] = {"data.kind=synthetic", "data.samples=5"};
     assert_int_equal(config_parse(&config, gpt, "run.yaml", synthetic, 2, NULL), STATUS_OK);
     config_finish(&config);
+    char *lines[] = {"data.pack=false"};
+    assert_int_equal(config_parse(&config, gpt, "run.yaml", lines, 1, NULL), STATUS_OK);
+    assert_false(config.data.pack);
+    assert_round_trip(&config);
+    config_finish(&config);
+}
+
+// Only a text tells where a sample of another length ends.
+static void only_texts_have_lines(void **state)
+{
+    (void)state;
+    static const char sizes[] = "model: {kind: gpt, vocab_size: 256, seq_len: 8, block_count: 1, channels: 12, "
+                                "head_count: 4}\n"
+                                "train: {epochs: 1, global_batch_size: 8}\n";
+    static const char *const kinds[] = {"{kind: tokens, pack: false, path: a}",
+                                        "{kind: synthetic, pack: false, samples: 5}"};
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        char text[512], message[256];
+        snprintf(text, sizeof(text), "%sdata: %s\n", sizes, kinds[i]);
+        snprintf(message, sizeof(message),
+                 "run.yaml:3:%zu: data.pack: false is for data.kind text, whose lines are samples then; allowed here: "
+                 "true",
+                 (size_t)(strstr(kinds[i], "pack") - kinds[i]) + sizeof("data: "));
+        expect_refused(text, message);
+    }
+    expect_override_refused("data.pack=false", "command line: data.pack=false: false is for data.kind text, whose "
+                                               "lines are samples then; allowed here: true");
 }
 
 static void expect_ranks(const char *override, uint64_t ranks, const char *message)
@@ -888,6 +917,7 @@ int main(void)
         cmocka_unit_test(keys_must_fit_together),
         cmocka_unit_test(keys_must_fit_the_device),
         cmocka_unit_test(gpt_needs_its_sizes),
+        cmocka_unit_test(only_texts_have_lines),
         cmocka_unit_test(ranks_must_fit),
         cmocka_unit_test(ranks_that_share_a_device_share_its_capacity),
         cmocka_unit_test(shipped_configs_are_valid_and_round_trip),

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "kernels/kernels.h"
 #include "worker/data.h"
 
 // A folder for the files of one test; all paths are relative to it.
@@ -502,7 +503,7 @@ static struct config text_config(uint64_t seq_len)
 {
     return (struct config){
         .model = {.kind = CONFIG_MODEL_GPT, .vocab_size = 256, .seq_len = seq_len},
-        .data = {.kind = CONFIG_DATA_TEXT, .path = "text"},
+        .data = {.kind = CONFIG_DATA_TEXT, .path = "text", .pack = true},
     };
 }
 
@@ -660,6 +661,184 @@ static void test_text_needs_a_vocabulary_of_bytes(void **state)
     write_text("text", 0, 40);
     assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
                    "model.vocab_size: 255 is too small: data.kind text has 256 different tokens");
+}
+
+// Lines of a text
+
+static struct config lines_config(uint64_t seq_len)
+{
+    struct config config = text_config(seq_len);
+    config.data.pack = false;
+    return config;
+}
+
+// The sample's tokens are those of `line` but the last, its targets those but the first, and padding follows.
+static void assert_line(const struct data_set *set, uint64_t index, const char *line)
+{
+    int32_t tokens[16], targets[16];
+    uint64_t length = strlen(line) - 1;
+    assert_true(index < set->samples && length <= set->shape.input_count && set->shape.input_count <= 16);
+    assert_int_equal(set->ops->length(set, index), length);
+    read_sample(set, index, tokens, targets);
+    for (uint64_t t = 0; t < set->shape.input_count; t++) {
+        assert_int_equal(tokens[t], t < length ? (uint8_t)line[t] : 0);
+        assert_int_equal(targets[t], t < length ? (uint8_t)line[t + 1] : KERNEL_TARGET_NONE);
+    }
+}
+
+// `lines` is closed by NULL.
+static void assert_lines(const struct config *config, enum data_split split, const char *const *lines)
+{
+    struct data_set *set = open_split(config, split);
+    uint64_t count = 0;
+    for (; lines[count] != NULL; count++) {
+        assert_line(set, count, lines[count]);
+    }
+    assert_int_equal(set->samples, count);
+    data_close(set);
+}
+
+#define LINES(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+static void write_string(const char *path, const char *text)
+{
+    write_file(path, text, strlen(text));
+}
+
+static void test_lines_are_samples(void **state)
+{
+    (void)state;
+    struct config config = lines_config(8);
+    write_string("text", "one\ntwo words\nthree\n");
+    assert_lines(&config, DATA_TRAIN, LINES("one\n", "two words", "s\n", "three\n"));
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_int_equal(set->shape.input, DATA_INPUT_TOKENS);
+    assert_int_equal(set->shape.input_count, 8);
+    assert_int_equal(set->shape.target_count, 8);
+    assert_int_equal(set->shape.classes, 256);
+    data_close(set);
+}
+
+static void test_empty_lines_are_none(void **state)
+{
+    (void)state;
+    struct config config = lines_config(8);
+    write_string("text", "\n\na\n\n\nb\n\n");
+    assert_lines(&config, DATA_TRAIN, LINES("a\n", "b\n"));
+}
+
+// A carriage return is a token, but no text.
+static void test_lines_may_end_in_carriage_returns(void **state)
+{
+    (void)state;
+    struct config config = lines_config(8);
+    write_string("text", "a\r\n\r\nbc\r\n\r");
+    assert_lines(&config, DATA_TRAIN, LINES("a\r\n", "bc\r\n"));
+}
+
+static void test_the_last_line_may_have_no_newline(void **state)
+{
+    (void)state;
+    struct config config = lines_config(8);
+    write_string("text", "a\nbc");
+    assert_lines(&config, DATA_TRAIN, LINES("a\n", "bc"));
+    write_string("text", "a\nb"); // nothing follows b
+    assert_lines(&config, DATA_TRAIN, LINES("a\n"));
+}
+
+// Each byte after a line's first is a target exactly once.
+static void test_long_lines_are_cut_side_by_side(void **state)
+{
+    (void)state;
+    struct config config = lines_config(4);
+    write_string("text", "abcd\nabcde\nabcdefgh\nabcdefghi\n");
+    assert_lines(&config, DATA_TRAIN, LINES("abcd\n", "abcde", "e\n", "abcde", "efgh\n", "abcde", "efghi", "i\n"));
+    config = lines_config(1);
+    write_string("text", "ab\nc\n");
+    assert_lines(&config, DATA_TRAIN, LINES("ab", "b\n", "c\n"));
+}
+
+// Lines that begin, end and lie across where the file is read in pieces.
+static void test_lines_of_a_large_file(void **state)
+{
+    (void)state;
+    enum { BYTES = 300000 };
+    struct config config = lines_config(16);
+    char *text = malloc(BYTES + 1), piece[18];
+    uint64_t samples = 0, random = 7;
+    assert_non_null(text);
+    for (size_t i = 0; i < BYTES; i++) {
+        random = random * UINT64_C(6364136223846793005) + 1;
+        text[i] = (random >> 40) % 20 == 0 ? '\n' : (char)('a' + (random >> 50) % 26);
+    }
+    text[BYTES] = '\0';
+    write_file("text", text, BYTES);
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        size_t length = strlen(line);
+        bool ended = line + length < text + BYTES;
+        line[length] = ended ? '\n' : '\0';
+        for (size_t first = 0; first + !ended < length; first += 16) {
+            snprintf(piece, sizeof(piece), "%.*s", (int)(length + 1 - first < 17 ? length + 1 - first : 17),
+                     line + first);
+            assert_line(set, samples++, piece);
+        }
+    }
+    assert_int_equal(set->samples, samples);
+    data_close(set);
+    free(text);
+}
+
+// A line belongs to the split that it begins in.
+static void test_lines_keep_their_end_for_validation(void **state)
+{
+    (void)state;
+    struct config config = lines_config(8);
+    config.data.validation_fraction = 0.5;
+    write_string("text", "abc\ndefg\nhi\nj\n"); // of 14 bytes, the border is in defg
+    assert_lines(&config, DATA_TRAIN, LINES("abc\n", "defg\n"));
+    assert_lines(&config, DATA_VALIDATION, LINES("hi\n", "j\n"));
+    config.data.validation_path = "other";
+    write_string("other", "k\n");
+    assert_lines(&config, DATA_TRAIN, LINES("abc\n", "defg\n", "hi\n", "j\n"));
+    assert_lines(&config, DATA_VALIDATION, LINES("k\n"));
+    config.data.validation_path = NULL;
+    config.data.validation_fraction = 0;
+    assert_null(open_split(&config, DATA_VALIDATION));
+}
+
+static void test_lines_refuse_files_that_give_no_sample(void **state)
+{
+    (void)state;
+    struct config config = lines_config(8);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "text: there is no such file");
+    write_string("text", "");
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "text: the file is empty");
+    write_string("text", "\n\r\n\nx");
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "text: no line for training has anything to predict");
+    write_string("text", "a line\n");
+    config.data.validation_fraction = 0.5;
+    assert_refused(&config, DATA_VALIDATION, STATUS_INVALID, "text: no line for validation has anything to predict");
+    assert_true(descriptor_of("text") < 0);
+    config.model.vocab_size = 255;
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "model.vocab_size: 255 is too small: data.kind text has 256 different tokens");
+    config.model.vocab_size = 256;
+    assert_takes_only_regular_files(&config, &config.data.path);
+}
+
+static void test_lines_that_change_later_are_noticed(void **state)
+{
+    (void)state;
+    struct config config = lines_config(8);
+    write_string("text", "abc\ndefg\n");
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    write_string("text", "ab\ncdefg\n");
+    assert_unreadable(set, 0, STATUS_INVALID, "text: its lines are no longer those that it was opened with");
+    assert_int_equal(truncate("text", 7), 0);
+    assert_unreadable(set, 1, STATUS_ERROR,
+                      "text: the file ended while it was being read: it held 9 bytes, now at most 7");
+    data_close(set);
 }
 
 // Token shards
@@ -1034,6 +1213,15 @@ int main(void)
         IN_FOLDER(test_text_without_validation_has_no_set),
         IN_FOLDER(test_text_refuses_files_that_give_no_sample),
         IN_FOLDER(test_text_needs_a_vocabulary_of_bytes),
+        IN_FOLDER(test_lines_are_samples),
+        IN_FOLDER(test_empty_lines_are_none),
+        IN_FOLDER(test_lines_may_end_in_carriage_returns),
+        IN_FOLDER(test_the_last_line_may_have_no_newline),
+        IN_FOLDER(test_long_lines_are_cut_side_by_side),
+        IN_FOLDER(test_lines_of_a_large_file),
+        IN_FOLDER(test_lines_keep_their_end_for_validation),
+        IN_FOLDER(test_lines_refuse_files_that_give_no_sample),
+        IN_FOLDER(test_lines_that_change_later_are_noticed),
         IN_FOLDER(test_tokens_join_shards_in_the_order_of_names),
         IN_FOLDER(test_tokens_of_a_single_file),
         IN_FOLDER(test_tokens_keep_the_end_of_all_shards_for_validation),

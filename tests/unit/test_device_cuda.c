@@ -183,6 +183,28 @@ static void destroy_returns_what_is_left(void)
     EXPECT(cudaMemset((void *)(uintptr_t)range, 0, 1) == cudaErrorInvalidValue);
 }
 
+// Without virtual memory a range is memory.
+static void a_plain_gpu_gives_whole_ranges(void)
+{
+    setenv("SIMULATOR_PLAIN", "1", 1);
+    setenv("SIMULATOR_GPU_BYTES", "64MiB", 1);
+    struct device *device = open_gpu();
+    EXPECT(device->plain);
+    uint64_t free_bytes = info_of(device).free_bytes;
+    device_address range = reserve(device, 8), other = reserve(device, 2), refused;
+    EXPECT(info_of(device).free_bytes == free_bytes - 10 * GRANULE);
+    EXPECT(device_cuda.commit(device, range, 8 * GRANULE) == STATUS_OK);
+    EXPECT(info_of(device).held_bytes == 8 * GRANULE);
+    EXPECT(device_cuda.reserve(device, 22 * GRANULE, &refused) == STATUS_OUT_OF_MEMORY);
+    device_cuda.release(device, range, 8 * GRANULE);
+    EXPECT(info_of(device).held_bytes == 0 && info_of(device).free_bytes == free_bytes - 10 * GRANULE);
+    device_cuda.unreserve(device, range, 8 * GRANULE);
+    EXPECT(info_of(device).free_bytes == free_bytes - 2 * GRANULE);
+    EXPECT(device_cuda.check(device, NULL) == STATUS_OK);
+    device_cuda.destroy(device);
+    EXPECT(cudaFree((void *)(uintptr_t)other) == cudaErrorInvalidValue); // has been returned
+}
+
 static void a_wrong_call_is_named(void)
 {
     struct error error;
@@ -509,6 +531,7 @@ static void (*const bodies[])(void) = {
     a_full_gpu_changes_nothing,
     what_cannot_be_mapped_changes_nothing,
     destroy_returns_what_is_left,
+    a_plain_gpu_gives_whole_ranges,
     a_wrong_call_is_named,
     work_that_fails_is_found,
     threads_leave_other_gpus_alone,

@@ -520,9 +520,19 @@ static void run_relu_backward_in_place(struct kernel_context *context, const str
     context->kernels->relu_backward(context, a[0], a[0], a[1], s->rows);
 }
 
+static void run_relu_backward_over_y(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->relu_backward(context, a[0], a[1], a[0], s->rows);
+}
+
 static void run_gelu(struct kernel_context *context, const struct sizes *s, const device_address *a)
 {
     context->kernels->gelu(context, a[0], a[1], s->rows);
+}
+
+static void run_gelu_in_place(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->gelu(context, a[0], a[0], s->rows);
 }
 
 static void run_gelu_backward(struct kernel_context *context, const struct sizes *s, const device_address *a)
@@ -535,6 +545,11 @@ static void run_gelu_backward_in_place(struct kernel_context *context, const str
     context->kernels->gelu_backward(context, a[0], a[0], a[1], s->rows);
 }
 
+static void run_gelu_backward_over_x(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->gelu_backward(context, a[0], a[1], a[0], s->rows);
+}
+
 static void run_add(struct kernel_context *context, const struct sizes *s, const device_address *a)
 {
     context->kernels->add(context, a[0], a[1], a[2], s->rows);
@@ -543,6 +558,16 @@ static void run_add(struct kernel_context *context, const struct sizes *s, const
 static void run_add_in_place(struct kernel_context *context, const struct sizes *s, const device_address *a)
 {
     context->kernels->add(context, a[0], a[0], a[1], s->rows);
+}
+
+static void run_add_over_b(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->add(context, a[0], a[1], a[0], s->rows);
+}
+
+static void run_add_to_itself(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->add(context, a[0], a[0], a[0], s->rows);
 }
 
 // The entry with its result in the first array and `inputs` others, all of `count`.
@@ -571,12 +596,17 @@ static void check_elementwise(const struct table *table)
     expect_elementwise_parity("relu", run_relu, UPDATED, REALS, 0, 0);
     expect_elementwise_parity("relu_backward", run_relu_backward, WRITTEN, REALS, 2, 0);
     expect_elementwise_parity("relu_backward in place", run_relu_backward_in_place, UPDATED, REALS, 1, 0);
+    expect_elementwise_parity("relu_backward over y", run_relu_backward_over_y, UPDATED, REALS, 1, 0);
     expect_elementwise_parity("gelu", run_gelu, WRITTEN, REALS, 1, 1e-6);
+    expect_elementwise_parity("gelu in place", run_gelu_in_place, UPDATED, REALS, 0, 1e-6);
     // The slope of gelu crosses 0 by cancellation, and an array of one element may stand there.
     expect_elementwise_parity("gelu_backward", run_gelu_backward, WRITTEN, REALS, 2, 5e-6);
     expect_elementwise_parity("gelu_backward in place", run_gelu_backward_in_place, UPDATED, REALS, 1, 5e-6);
+    expect_elementwise_parity("gelu_backward over x", run_gelu_backward_over_x, UPDATED, REALS, 1, 5e-6);
     expect_elementwise_parity("add", run_add, WRITTEN, REALS, 2, 0);
     expect_elementwise_parity("add in place", run_add_in_place, UPDATED, REALS, 1, 0);
+    expect_elementwise_parity("add over b", run_add_over_b, UPDATED, REALS, 1, 0);
+    expect_elementwise_parity("add to itself", run_add_to_itself, UPDATED, REALS, 0, 0);
 }
 
 static void elementwise_entries_match_the_reference(void **state)
@@ -595,10 +625,40 @@ static void run_add_layer_norm(struct kernel_context *context, const struct size
     context->kernels->layer_norm(context, a[0], a[6], a[1], a[2], a[3], a[7], a[4], a[5], s->rows, s->channels);
 }
 
+static void run_layer_norm_in_place(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->layer_norm(context, a[0], 0, a[1], a[2], a[0], 0, a[3], a[4], s->rows, s->channels);
+}
+
+// y over x, and the sum over the residual; or the other way around.
+static void run_add_layer_norm_in_place(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->layer_norm(context, a[0], a[5], a[1], a[2], a[0], a[5], a[3], a[4], s->rows, s->channels);
+}
+
+static void run_add_layer_norm_crosswise(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->layer_norm(context, a[5], a[0], a[1], a[2], a[0], a[5], a[3], a[4], s->rows, s->channels);
+}
+
 static void run_layer_norm_backward(struct kernel_context *context, const struct sizes *s, const device_address *a)
 {
     context->kernels->layer_norm_backward(context, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], s->rows, s->channels,
                                           s->accumulate);
+}
+
+static void run_layer_norm_backward_over_dy(struct kernel_context *context, const struct sizes *s,
+                                            const device_address *a)
+{
+    context->kernels->layer_norm_backward(context, a[0], a[1], a[2], a[0], a[3], a[4], a[5], a[6], s->rows, s->channels,
+                                          false);
+}
+
+static void run_layer_norm_backward_over_x(struct kernel_context *context, const struct sizes *s,
+                                           const device_address *a)
+{
+    context->kernels->layer_norm_backward(context, a[0], a[1], a[2], a[3], a[0], a[4], a[5], a[6], s->rows, s->channels,
+                                          false);
 }
 
 static void expect_layer_norm_backward_parity(struct sizes s)
@@ -616,6 +676,43 @@ static void expect_layer_norm_backward_parity(struct sizes s)
                    input("gamma", s.channels, 1)},
     };
     expect_parity(&parity);
+}
+
+static void expect_layer_norm_parity_in_place(struct sizes s)
+{
+    const size_t count = s.rows * s.channels;
+    struct parity forward = {
+        .name = "layer_norm in place",
+        .run = run_layer_norm_in_place,
+        .sizes = s,
+        .arrays = {updated("x and y", count, 1, 1e-6), of_type(FLOATS, written("mean", s.rows, 1e-5)),
+                   of_type(FLOATS, written("rstd", s.rows, 1e-6)), input("gamma", s.channels, 1),
+                   input("beta", s.channels, 1)},
+    };
+    struct parity backward = {
+        .name = "layer_norm_backward over dy",
+        .run = run_layer_norm_backward_over_dy,
+        .sizes = s,
+        .arrays = {updated("dx", count, 1, s.channels == 1 ? 1e-4 : 1e-6),
+                   of_type(FLOATS, updated("dgamma", s.channels, 1, 5e-6)),
+                   of_type(FLOATS, updated("dbeta", s.channels, 1, 5e-6)), input("x or dy", count, 1),
+                   of_type(FLOATS, input("mean", s.rows, 1)), of_type(POSITIVE_FLOATS, input("rstd", s.rows, 1)),
+                   input("gamma", s.channels, 1)},
+    };
+    expect_parity(&forward);
+    forward.name = "layer_norm of a sum, in place";
+    forward.run = run_add_layer_norm_in_place;
+    forward.arrays[5] = updated("residual and sum", count, 1, 0);
+    expect_parity(&forward);
+    forward.name = "layer_norm of a sum, crosswise";
+    forward.run = run_add_layer_norm_crosswise;
+    forward.arrays[0] = updated("x and sum", count, 1, 0);
+    forward.arrays[5] = updated("residual and y", count, 1, 1e-6);
+    expect_parity(&forward);
+    expect_parity(&backward);
+    backward.name = "layer_norm_backward over x";
+    backward.run = run_layer_norm_backward_over_x;
+    expect_parity(&backward);
 }
 
 static void expect_layer_norm_parity(size_t rows, size_t channels)
@@ -637,6 +734,7 @@ static void expect_layer_norm_parity(size_t rows, size_t channels)
     forward.arrays[7] = input("residual", count, 1);
     expect_parity(&forward);
     expect_layer_norm_backward_parity(s);
+    expect_layer_norm_parity_in_place(s);
     s.accumulate = true;
     expect_layer_norm_backward_parity(s);
 }

@@ -65,9 +65,27 @@ static bool valid_by_definition(const struct mem_buffer *buffers, const uint64_t
     return true;
 }
 
+static struct mem_layout layout_of(const struct mem_buffer *buffers, size_t count, uint64_t alignment,
+                                   const struct mem_layout_goal *goal, uint64_t *offsets)
+{
+    struct mem_layout layout;
+    assert_true(mem_layout_place(buffers, count, alignment, goal, offsets, &layout));
+    assert_true(mem_layout_valid(buffers, offsets, count, alignment, layout.bytes));
+    assert_int_equal(layout.lower_bound_bytes, mem_layout_lower_bound(buffers, count, alignment));
+    assert_true(layout.bytes >= layout.lower_bound_bytes);
+    assert_true(layout.optimal || layout.bytes > layout.lower_bound_bytes);
+    return layout;
+}
+
+static uint64_t bytes_of(const struct mem_buffer *buffers, size_t count, uint64_t alignment,
+                         const struct mem_layout_goal *goal, uint64_t *offsets)
+{
+    return layout_of(buffers, count, alignment, goal, offsets).bytes;
+}
+
 static uint64_t place(const struct mem_buffer *buffers, size_t count, uint64_t *offsets)
 {
-    uint64_t bytes = mem_layout_place(buffers, count, ALIGNMENT, &quick, offsets);
+    uint64_t bytes = bytes_of(buffers, count, ALIGNMENT, &quick, offsets);
     assert_true(valid_by_definition(buffers, offsets, count, bytes));
     return bytes;
 }
@@ -76,7 +94,7 @@ static void nothing_takes_nothing(void **context)
 {
     (void)context;
     uint64_t offset = 1;
-    assert_int_equal(mem_layout_place(NULL, 0, ALIGNMENT, &quick, &offset), 0);
+    assert_int_equal(bytes_of(NULL, 0, ALIGNMENT, &quick, &offset), 0);
     assert_int_equal(mem_layout_lower_bound(NULL, 0, ALIGNMENT), 0);
     assert_int_equal(offset, 1);
 }
@@ -99,9 +117,8 @@ static void every_offset_is_a_multiple_of_the_alignment(void **context)
     const struct mem_buffer buffers[] = {{101, 0, 0}, {5000, 0, 1}, {1, 1, 1}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         uint64_t offsets[3];
-        assert_int_equal(mem_layout_place(buffers, 3, cases[i].alignment, &quick, offsets), cases[i].bytes);
+        assert_int_equal(bytes_of(buffers, 3, cases[i].alignment, &quick, offsets), cases[i].bytes);
         assert_int_equal(mem_layout_lower_bound(buffers, 3, cases[i].alignment), cases[i].bytes);
-        assert_true(mem_layout_valid(buffers, offsets, 3, cases[i].bytes));
         for (size_t k = 0; k < 3; k++) {
             assert_int_equal(offsets[k] % cases[i].alignment, 0);
         }
@@ -139,7 +156,7 @@ static void empty_buffers_lie_at_0(void **context)
     (void)context;
     const struct mem_buffer buffers[] = {{64, 0, 2}, {0, 0, 2}, {64, 1, 1}};
     uint64_t offsets[3] = {7, 7, 7};
-    assert_int_equal(mem_layout_place(buffers, 3, ALIGNMENT, &quick, offsets), 128);
+    assert_int_equal(bytes_of(buffers, 3, ALIGNMENT, &quick, offsets), 128);
     assert_int_equal(offsets[1], 0);
 }
 
@@ -194,12 +211,11 @@ static void random_sets_are_placed_near_the_bound(void **context)
     for (uint64_t seed = 1; seed <= 200; seed++) {
         uint64_t state = seed;
         size_t count = random_buffers(&state, buffers, 60);
-        uint64_t bytes = mem_layout_place(buffers, count, ALIGNMENT, &quick, offsets);
+        uint64_t bytes = bytes_of(buffers, count, ALIGNMENT, &quick, offsets);
         uint64_t bound = bound_by_definition(buffers, count, 60);
         bool right = valid_by_definition(buffers, offsets, count, bytes) && bytes >= bound &&
                      mem_layout_lower_bound(buffers, count, ALIGNMENT) == bound &&
-                     mem_layout_valid(buffers, offsets, count, bytes) &&
-                     mem_layout_place(buffers, count, ALIGNMENT, &quick, again) == bytes &&
+                     bytes_of(buffers, count, ALIGNMENT, &quick, again) == bytes &&
                      memcmp(offsets, again, count * sizeof(*offsets)) == 0;
         if (!right) {
             fail_msg("seed %llu", (unsigned long long)seed);
@@ -237,39 +253,120 @@ static uint64_t least_end(const struct mem_buffer *buffers, size_t count, uint64
     return least;
 }
 
-static void a_search_finds_what_there_is_and_nothing_else(void **context)
+enum { FEW = 7 };
+
+static void few_buffers(uint64_t seed, struct mem_buffer *buffers)
+{
+    for (size_t i = 0; i < FEW; i++) {
+        uint32_t birth = (uint32_t)random_below(&seed, 5);
+        buffers[i] = (struct mem_buffer){1 + random_below(&seed, 6), birth, birth + (uint32_t)random_below(&seed, 3)};
+    }
+}
+
+static void a_search_finds_what_there_is_and_proves_what_there_is_not(void **context)
 {
     (void)context;
-    enum { FEW = 7 };
     for (uint64_t seed = 1; seed <= 300; seed++) {
         struct mem_buffer buffers[FEW];
-        uint64_t offsets[FEW], state = seed, work = UINT64_C(10000000);
-        for (size_t i = 0; i < FEW; i++) {
-            uint32_t birth = (uint32_t)random_below(&state, 5);
-            buffers[i] =
-                (struct mem_buffer){1 + random_below(&state, 6), birth, birth + (uint32_t)random_below(&state, 3)};
-        }
+        uint64_t offsets[FEW], work = UINT64_C(10000000);
+        few_buffers(seed, buffers);
         uint64_t least = least_end(buffers, FEW, offsets, 0);
-        bool right = layout_search(buffers, FEW, least, &work, offsets) &&
-                     mem_layout_valid(buffers, offsets, FEW, least) &&
-                     !layout_search(buffers, FEW, least - 1, &work, offsets) && work > 0;
+        struct layout_search *search = layout_search_create(buffers, FEW, &work);
+        assert_non_null(search);
+        bool right = layout_search_run(search, least, &work, offsets) == LAYOUT_FITS &&
+                     mem_layout_valid(buffers, offsets, FEW, 1, least) &&
+                     layout_search_run(search, least - 1, &work, offsets) == LAYOUT_IMPOSSIBLE &&
+                     layout_search_run(search, least + 1, &work, offsets) == LAYOUT_FITS && work > 0;
+        layout_search_destroy(search);
         if (!right) {
             fail_msg("seed %llu", (unsigned long long)seed);
         }
     }
 }
 
+// 8 live at once at most, and 9 are needed.
+static const struct mem_buffer above_the_bound[FEW] = {{1, 2, 4}, {4, 0, 1}, {3, 2, 3}, {2, 3, 4},
+                                                       {4, 0, 2}, {4, 5, 5}, {4, 4, 5}};
+
 static void a_bound_that_no_packing_reaches(void **context)
 {
     (void)context;
-    const struct mem_buffer buffers[] = {{1, 2, 4}, {4, 0, 1}, {3, 2, 3}, {2, 3, 4}, {4, 0, 2}, {4, 5, 5}, {4, 4, 5}};
     const struct mem_layout_goal tight = {.work = UINT64_C(10000000)};
-    uint64_t offsets[7], work = tight.work;
-    assert_int_equal(mem_layout_lower_bound(buffers, 7, 1), 8);
-    assert_int_equal(least_end(buffers, 7, offsets, 0), 9);
-    assert_false(layout_search(buffers, 7, 8, &work, offsets));
-    assert_true(work > 0);
-    assert_int_equal(mem_layout_place(buffers, 7, 1, &tight, offsets), 9);
+    uint64_t offsets[FEW];
+    assert_int_equal(mem_layout_lower_bound(above_the_bound, FEW, 1), 8);
+    assert_int_equal(least_end(above_the_bound, FEW, offsets, 0), 9);
+    struct mem_layout layout = layout_of(above_the_bound, FEW, 1, &tight, offsets);
+    assert_int_equal(layout.bytes, 9);
+    assert_true(layout.optimal);
+    layout = layout_of(above_the_bound, FEW, 64, &tight, offsets); // each takes 64
+    assert_true(layout.optimal);
+}
+
+// The set above in other numbers and another order: its moments further apart, its sizes not quite as many times
+// larger.
+static void vary(uint64_t seed, struct mem_buffer *buffers)
+{
+    uint32_t moments[7] = {0}; // when each of the old ones begins
+    for (size_t i = 1; i < 7; i++) {
+        moments[i] = moments[i - 1] + 1 + (uint32_t)random_below(&seed, 9);
+    }
+    for (size_t i = 0; i < FEW; i++) {
+        const struct mem_buffer *old = &above_the_bound[i];
+        size_t at = random_below(&seed, i + 1);
+        buffers[i] = buffers[at];
+        buffers[at] = (struct mem_buffer){old->bytes * 50 + random_below(&seed, 20), moments[old->birth],
+                                          moments[old->death + 1] - 1};
+    }
+}
+
+static void what_is_proved_is_so(void **context)
+{
+    (void)context;
+    const struct mem_layout_goal tight = {.work = UINT64_C(10000000)};
+    size_t above = 0;
+    for (uint64_t seed = 1; seed <= 600; seed++) {
+        struct mem_buffer buffers[FEW];
+        uint64_t offsets[FEW];
+        (seed % 2 == 0 ? vary : few_buffers)(seed, buffers);
+        uint64_t least = least_end(buffers, FEW, offsets, 0);
+        struct mem_layout fast = layout_of(buffers, FEW, 1, &quick, offsets);
+        struct mem_layout best = layout_of(buffers, FEW, 1, &tight, offsets);
+        above += least > best.lower_bound_bytes;
+        if (best.bytes != least || !best.optimal || (fast.optimal && fast.bytes != least)) {
+            fail_msg("seed %llu", (unsigned long long)seed);
+        }
+    }
+    print_message("%zu of 600 small sets need more than their lower bound\n", above);
+    assert_true(above > 150);
+}
+
+// However little work there is, no more is done, and nothing is said to be proved that is not.
+static void a_search_keeps_within_its_work(void **context)
+{
+    (void)context;
+    static struct mem_buffer buffers[MANY];
+    static uint64_t offsets[MANY];
+    uint64_t state = 5;
+    size_t count = 0;
+    for (; count < MANY; count++) {
+        uint32_t birth = (uint32_t)random_below(&state, 100);
+        buffers[count] = (struct mem_buffer){1 + random_below(&state, 5000), birth, birth + 10};
+    }
+    for (uint64_t work = 1; work < UINT64_C(100000000); work *= 10) {
+        uint64_t left = work;
+        struct layout_search *search = layout_search_create(buffers, count, &left);
+        assert_true(left <= work && (search != NULL || work < 1000000));
+        uint64_t before = left;
+        if (search != NULL) {
+            uint64_t bound = mem_layout_lower_bound(buffers, count, 1);
+            enum layout_answer answer = layout_search_run(search, bound, &left, offsets);
+            assert_true(answer == LAYOUT_FITS || (answer == LAYOUT_GIVEN_UP && left == 0));
+        }
+        assert_true(before > 0);
+        layout_search_destroy(search);
+        struct mem_layout layout = layout_of(buffers, count, 1, &(struct mem_layout_goal){.work = work}, offsets);
+        assert_true(layout.optimal == (layout.bytes == layout.lower_bound_bytes));
+    }
 }
 
 // The part of `whole` from moment `first` to before moment `end`, counted from its birth.
@@ -315,11 +412,10 @@ static void what_first_fit_misses_a_search_finds(void **context)
         struct mem_buffer buffers[25];
         uint64_t offsets[25], again[25], state = seed;
         size_t count = cut(&state, (struct mem_buffer){CUT_BYTES, 0, CUT_LAST}, CUT_DEPTH, buffers);
-        quick_hits += mem_layout_place(buffers, count, 1, &quick, offsets) == CUT_BYTES;
-        uint64_t bytes = mem_layout_place(buffers, count, 1, &tight, offsets);
+        quick_hits += bytes_of(buffers, count, 1, &quick, offsets) == CUT_BYTES;
+        uint64_t bytes = bytes_of(buffers, count, 1, &tight, offsets);
         hits += bytes == CUT_BYTES;
-        bool right = mem_layout_valid(buffers, offsets, count, bytes) &&
-                     mem_layout_place(buffers, count, 1, &tight, again) == bytes &&
+        bool right = bytes_of(buffers, count, 1, &tight, again) == bytes &&
                      memcmp(offsets, again, count * sizeof(*offsets)) == 0;
         if (!right) {
             fail_msg("seed %llu", (unsigned long long)seed);
@@ -336,24 +432,26 @@ static void a_goal_above_the_bound_is_enough(void **context)
     struct mem_buffer buffers[25];
     uint64_t offsets[25], state = 1;
     size_t count = cut(&state, (struct mem_buffer){CUT_BYTES, 0, CUT_LAST}, CUT_DEPTH, buffers);
-    uint64_t first_fit = mem_layout_place(buffers, count, 1, &quick, offsets);
+    uint64_t first_fit = bytes_of(buffers, count, 1, &quick, offsets);
     const struct mem_layout_goal loose = {.bytes = (CUT_BYTES + first_fit) / 2, .work = UINT64_C(100000000)};
-    uint64_t bytes = mem_layout_place(buffers, count, 1, &loose, offsets);
+    uint64_t bytes = bytes_of(buffers, count, 1, &loose, offsets);
     assert_true(first_fit > loose.bytes && bytes <= loose.bytes);
-    assert_true(mem_layout_valid(buffers, offsets, count, bytes));
 }
 
 static void overlaps_and_overruns_are_noticed(void **context)
 {
     (void)context;
     const struct mem_buffer buffers[] = {{64, 0, 2}, {64, 1, 3}, {64, 3, 3}};
-    assert_true(mem_layout_valid(buffers, (uint64_t[]){0, 64, 0}, 3, 128));
-    assert_false(mem_layout_valid(buffers, (uint64_t[]){0, 63, 0}, 3, 128));
-    assert_false(mem_layout_valid(buffers, (uint64_t[]){64, 64, 0}, 3, 128));
-    assert_false(mem_layout_valid(buffers, (uint64_t[]){0, 64, 0}, 3, 127));
-    assert_false(mem_layout_valid(buffers, (uint64_t[]){0, UINT64_MAX, 0}, 3, 128));
+    assert_true(mem_layout_valid(buffers, (uint64_t[]){0, 64, 0}, 3, 1, 128));
+    assert_false(mem_layout_valid(buffers, (uint64_t[]){0, 63, 0}, 3, 1, 128));
+    assert_false(mem_layout_valid(buffers, (uint64_t[]){64, 64, 0}, 3, 1, 128));
+    assert_false(mem_layout_valid(buffers, (uint64_t[]){0, 64, 0}, 3, 1, 127));
+    assert_false(mem_layout_valid(buffers, (uint64_t[]){0, UINT64_MAX, 0}, 3, 1, 128));
+    assert_true(mem_layout_valid(buffers, (uint64_t[]){0, 64, 0}, 3, 64, 128));
+    assert_true(mem_layout_valid(buffers, (uint64_t[]){0, 65, 0}, 3, 1, 129));
+    assert_false(mem_layout_valid(buffers, (uint64_t[]){0, 65, 0}, 3, 64, 129)); // not aligned
     const struct mem_buffer one_is_empty[] = {{64, 0, 2}, {0, 1, 3}};
-    assert_true(mem_layout_valid(one_is_empty, (uint64_t[]){0, 32}, 2, 64));
+    assert_true(mem_layout_valid(one_is_empty, (uint64_t[]){0, 32}, 2, 1, 64));
 }
 
 int main(void)
@@ -369,7 +467,9 @@ int main(void)
         cmocka_unit_test(equal_buffers_lie_in_the_order_given),
         cmocka_unit_test(a_training_step_reaches_the_bound),
         cmocka_unit_test(random_sets_are_placed_near_the_bound),
-        cmocka_unit_test(a_search_finds_what_there_is_and_nothing_else),
+        cmocka_unit_test(a_search_finds_what_there_is_and_proves_what_there_is_not),
+        cmocka_unit_test(what_is_proved_is_so),
+        cmocka_unit_test(a_search_keeps_within_its_work),
         cmocka_unit_test(a_bound_that_no_packing_reaches),
         cmocka_unit_test(what_first_fit_misses_a_search_finds),
         cmocka_unit_test(a_goal_above_the_bound_is_enough),

@@ -171,7 +171,7 @@ static void request(struct loader *loader, struct surroundings *around, uint64_t
     memset(arrivals, 0x55, sizeof(*arrivals));
     arrivals->first = first;
     arrivals->count = count;
-    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, (uintptr_t)arrivals->inputs,
+    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, TARGETS, (uintptr_t)arrivals->inputs,
                                  (uintptr_t)arrivals->targets, NULL),
                      STATUS_OK);
     arrivals->end = around->lazy.enqueued;
@@ -226,7 +226,7 @@ static void assert_next_fails(struct loader *loader, struct surroundings *around
     struct error error = {.text = ""};
     char line[64];
     snprintf(line, sizeof(line), "sample %d is broken", (int)broken);
-    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, (uintptr_t)arrivals.inputs,
+    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), first, count, TARGETS, (uintptr_t)arrivals.inputs,
                                  (uintptr_t)arrivals.targets, &error),
                      STATUS_ERROR);
     assert_string_equal(error.text, line);
@@ -642,6 +642,106 @@ static void test_waiting_is_counted(void **state)
     loader_destroy(loader);
 }
 
+// Samples of different lengths.
+
+enum { LONGEST = 6, RAGGED_MAX = 60 };
+
+static uint64_t ragged_length(const struct data_set *set, uint64_t index)
+{
+    (void)set;
+    return 1 + index * 5 % LONGEST;
+}
+
+static enum status ragged_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets,
+                               struct error *error)
+{
+    (void)error;
+    int32_t *inputs = input, length = (int32_t)ragged_length(set, index);
+    for (int32_t i = 0; i < LONGEST; i++) {
+        inputs[i] = i < length ? (int32_t)index * 10 + i : 0;
+        targets[i] = i < length ? -(int32_t)index * 10 - i : 1;
+    }
+    return STATUS_OK;
+}
+
+static const struct data_ops ragged_ops = {.name = "ragged", .length = ragged_length, .read = ragged_read};
+static const struct data_set ragged = {
+    .ops = &ragged_ops,
+    .shape = {.input = DATA_INPUT_TOKENS, .input_count = LONGEST, .target_count = LONGEST, .classes = 1},
+    .samples = 97,
+};
+
+struct ragged_arrivals {
+    uint64_t first, count, length;
+    int32_t inputs[RAGGED_MAX * LONGEST + 1], targets[RAGGED_MAX * LONGEST + 1];
+};
+
+// As long as the longest of them, or longer.
+static void request_ragged(struct loader *loader, struct surroundings *around, uint64_t more,
+                           struct ragged_arrivals *arrivals)
+{
+    uint64_t longest = loader_longest(loader, arrivals->first, arrivals->count);
+    arrivals->length = longest + more < LONGEST ? longest + more : LONGEST;
+    memset(arrivals->inputs, 0x55, sizeof(arrivals->inputs));
+    memset(arrivals->targets, 0x55, sizeof(arrivals->targets));
+    assert_int_equal(loader_next(loader, lazy_stream(&around->lazy), arrivals->first, arrivals->count, arrivals->length,
+                                 (uintptr_t)arrivals->inputs, (uintptr_t)arrivals->targets, NULL),
+                     STATUS_OK);
+}
+
+// Side by side, padded to the length, and nothing beyond; one of them has the length that was promised.
+static void assert_ragged_arrived(const struct ragged_arrivals *arrivals, uint64_t more)
+{
+    uint64_t end = arrivals->count * arrivals->length, longest = 0;
+    for (uint64_t i = 0; i < arrivals->count; i++) {
+        int32_t inputs[LONGEST], targets[LONGEST];
+        uint64_t index = data_order(arrivals->first + i, ragged.samples, 9, true);
+        uint64_t length = ragged_length(&ragged, index);
+        ragged_read(&ragged, index, inputs, targets, NULL);
+        assert_memory_equal(&arrivals->inputs[i * arrivals->length], inputs, 4 * arrivals->length);
+        assert_memory_equal(&arrivals->targets[i * arrivals->length], targets, 4 * arrivals->length);
+        longest = length > longest ? length : longest;
+    }
+    assert_int_equal(arrivals->length, longest + more < LONGEST ? longest + more : LONGEST);
+    assert_int_equal(arrivals->inputs[end], 0x55555555);
+    assert_int_equal(arrivals->targets[end], 0x55555555);
+}
+
+// Micro-steps of different lengths, two of them in flight.
+static void test_samples_of_different_lengths(void **state)
+{
+    static struct ragged_arrivals flights[2];
+    struct surroundings *around = *state;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        uint64_t random = seed, position = 0, more[2];
+        struct loader_config config = {
+            .set = &ragged,
+            .device = &around->lazy.device,
+            .staging = around->staging,
+            .seed = 9,
+            .shuffle = true,
+            .threads = 1 + (uint32_t)random_below(&random, 3),
+            .prefetch_bytes = (1 + random_below(&random, 80)) * 8 * LONGEST,
+        };
+        struct loader *loader;
+        assert_int_equal(loader_create(&config, &loader, NULL), STATUS_OK);
+        loader_expect(loader, 0, 1000, 0);
+        for (uint64_t i = 0; i < 20; i++) {
+            uint64_t other = (i + 1) % 2;
+            flights[i % 2].first = position;
+            flights[i % 2].count = 1 + random_below(&random, RAGGED_MAX);
+            more[i % 2] = random_below(&random, 3);
+            request_ragged(loader, around, more[i % 2], &flights[i % 2]);
+            position += flights[i % 2].count;
+            if (i > 0) {
+                lazy_synchronize(&around->lazy);
+                assert_ragged_arrived(&flights[other], more[other]);
+            }
+        }
+        loader_destroy(loader);
+    }
+}
+
 // The same on devices of every pace.
 #define EACH_PACE(test)                                                                                                \
     {#test " when forced", test, set_up_when_forced, tear_down, NULL},                                                 \
@@ -673,6 +773,7 @@ int main(void)
         EACH_PACE(test_many_small_copies),
         EACH_PACE(test_a_loader_that_cannot_be_made_leaves_nothing),
         EACH_PACE(test_waiting_is_counted),
+        EACH_PACE(test_samples_of_different_lengths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

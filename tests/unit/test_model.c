@@ -110,20 +110,28 @@ static double enough(const struct workplace *workplace, double fp32, double bf16
     return target_precision(workplace->target) == KERNEL_BF16 ? bf16 : fp32;
 }
 
-// Runs the samples first to first + count - 1 as one micro-batch; answers the locals as they are afterwards, which
-// the caller frees, and the list where `list_p` is not NULL. They start as NaN.
-static char *run_micro_batch(struct workplace *workplace, enum list_purpose purpose, size_t first, size_t count,
-                             struct list *list_p)
+// The first `length` of each row of `pitch`.
+static void copy_rows(char *to, const int32_t *from, size_t pitch, size_t length, size_t rows)
+{
+    for (size_t i = 0; i < rows; i++) {
+        memcpy(to + 4 * i * length, from + i * pitch, 4 * length);
+    }
+}
+
+// Runs the samples from `first` on, cut to the shape, as one micro-batch; answers the locals as they are afterwards,
+// which the caller frees, and the list where `list_p` is not NULL. They start as NaN.
+static char *run_shape(struct workplace *workplace, enum list_purpose purpose, size_t first, struct model_shape shape,
+                       struct list *list_p)
 {
     struct target *target = workplace->target;
     const struct model *model = workplace->model;
     struct list list;
-    assert_true(model_list(model, count, purpose, &list));
+    assert_true(model_list(model, shape, purpose, &list));
     char *inputs = host_array(list.inputs_bytes, 0xff), *locals = host_array(list.locals_bytes, 0xff);
-    memcpy(inputs + list.tensors[list.inputs].offset_bytes, workplace->inputs + first * model->input_elements,
-           4 * count * model->input_elements);
-    memcpy(inputs + list.tensors[list.targets].offset_bytes, workplace->targets + first * model->target_elements,
-           4 * count * model->target_elements);
+    copy_rows(inputs + list.tensors[list.inputs].offset_bytes, workplace->inputs + first * model->input_elements,
+              model->input_elements, model->input_elements * shape.length / model->target_elements, shape.samples);
+    copy_rows(inputs + list.tensors[list.targets].offset_bytes, workplace->targets + first * model->target_elements,
+              model->target_elements, shape.length, shape.samples);
     bool copied = workplace->copy != NULL;
     uint64_t parameter_bytes = copied ? model_copy_bytes(model) : 4 * model->elements;
     struct list_memory memory = {
@@ -145,6 +153,12 @@ static char *run_micro_batch(struct workplace *workplace, enum list_purpose purp
         list_finish(&list);
     }
     return locals;
+}
+
+static char *run_micro_batch(struct workplace *workplace, enum list_purpose purpose, size_t first, size_t count,
+                             struct list *list_p)
+{
+    return run_shape(workplace, purpose, first, model_shape_max(workplace->model, count), list_p);
 }
 
 // One step of AdamW with the gradients and the tally that are there.
@@ -177,6 +191,11 @@ static void step(struct workplace *workplace, const struct optimizer_config *con
     mem_pool_free(target->pool, memory.gradients, target->stream);
     mem_pool_free(target->pool, memory.scale, target->stream);
     mem_pool_free(target->pool, tally, target->stream);
+}
+
+static void train_shape(struct workplace *workplace, size_t first, struct model_shape shape)
+{
+    free(run_shape(workplace, LIST_TRAIN, first, shape, NULL));
 }
 
 static void train(struct workplace *workplace, size_t first, size_t count)
@@ -301,6 +320,66 @@ static void test_gradients_and_tally_accumulate(void **state)
 {
     (void)state;
     on_every_target(check_accumulations);
+}
+
+// Lengths of the samples, of which each is cut down to its own.
+static size_t length_of(const struct workplace *workplace, size_t sample)
+{
+    size_t longest = workplace->model->target_elements;
+    return 1 + sample * 5 % longest;
+}
+
+static void pad_samples(struct workplace *workplace)
+{
+    size_t longest = workplace->model->target_elements;
+    for (size_t sample = 0; sample < SAMPLES; sample++) {
+        for (size_t t = length_of(workplace, sample); t < longest; t++) {
+            workplace->inputs[sample * longest + t] = 0;
+            workplace->targets[sample * longest + t] = KERNEL_TARGET_NONE;
+        }
+    }
+}
+
+static size_t longest_of(const struct workplace *workplace, size_t first, size_t count)
+{
+    size_t longest = 0;
+    for (size_t sample = first; sample < first + count; sample++) {
+        size_t length = length_of(workplace, sample);
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
+// Whether samples run by themselves, without padding, or padded to the longest of a few or to the model's.
+static void check_padded_samples(struct target *target)
+{
+    struct workplace workplace;
+    workplace_init(&workplace, target, &gpt);
+    pad_samples(&workplace);
+    float *whole = whole_gradient(&workplace);
+    struct kernel_tally expected = workplace.tally;
+    for (size_t count = 1; count <= SAMPLES; count += target_is_cpu(target) ? 1 : 4) {
+        char what[48];
+        snprintf(what, sizeof(what), "micro-steps of %zu, as long as their longest", count);
+        clear(&workplace);
+        for (size_t first = 0; first < SAMPLES; first += count) {
+            size_t samples = count < SAMPLES - first ? count : SAMPLES - first;
+            train_shape(&workplace, first,
+                        (struct model_shape){.samples = samples, .length = longest_of(&workplace, first, samples)});
+        }
+        assert_gradients_near(&workplace, whole, 1, enough(&workplace, 1e-5, 1e-2), what);
+        assert_true(fabs(workplace.tally.loss - expected.loss) <= enough(&workplace, 1e-6, 1e-3) * expected.loss);
+        assert_true(workplace.tally.count == expected.count);
+        assert_true(fabs(workplace.tally.correct - expected.correct) <= enough(&workplace, 0, 2)); // two may be equal
+    }
+    free(whole);
+    workplace_finish(&workplace);
+}
+
+static void test_padded_samples_count_for_what_they_are(void **state)
+{
+    (void)state;
+    on_every_target(check_padded_samples);
 }
 
 static void check_ignored(struct target *target, const struct model_config *config)
@@ -744,7 +823,7 @@ static void test_the_head_is_tied(void **state)
     struct model *model;
     struct list list;
     assert_int_equal(model_create(&gpt, &model, NULL), STATUS_OK);
-    assert_true(model_list(model, 1, LIST_TRAIN, &list));
+    assert_true(model_list(model, model_shape_max(model, 1), LIST_TRAIN, &list));
     tensor_id wte = 0;
     while (strcmp(list.tensors[wte].name, "wte.weight") != 0) {
         wte++;
@@ -856,7 +935,7 @@ static uint64_t largest_local(const struct model_config *config, size_t micro_ba
     struct list list;
     uint64_t largest = 0;
     assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
-    assert_true(model_list(model, micro_batch, LIST_TRAIN, &list));
+    assert_true(model_list(model, model_shape_max(model, micro_batch), LIST_TRAIN, &list));
     for (size_t i = 0; i < list.tensor_count; i++) {
         bool local = list.tensors[i].kind == TENSOR_LOCAL;
         largest = local && list.tensors[i].elements > largest ? list.tensors[i].elements : largest;
@@ -885,6 +964,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_cut_gives_the_same_gradient),
         cmocka_unit_test(test_gradients_and_tally_accumulate),
+        cmocka_unit_test(test_padded_samples_count_for_what_they_are),
         cmocka_unit_test(test_ignored_targets_leave_nothing),
         cmocka_unit_test(test_evaluation_is_the_forward_pass),
         cmocka_unit_test(test_the_gradient_is_the_slope_of_the_loss),

@@ -84,7 +84,7 @@ static void training_init(struct training *training, const struct experiment *ex
         .experiment = experiment, .target = target, .tolerance = tolerances[target_precision(target)]};
     assert_int_equal(model_create(&config, &training->model, NULL), STATUS_OK);
     const struct model *model = training->model;
-    assert_true(model_list(model, experiment->batch / 2, LIST_TRAIN, &training->list));
+    assert_true(model_list(model, model_shape_max(model, experiment->batch / 2), LIST_TRAIN, &training->list));
     write_weights(training);
     training->memory.gradients = training->optimizer.gradients = zeros(target, 4 * model->elements);
     training->memory.tally = zeros(target, sizeof(struct kernel_tally));
