@@ -17,6 +17,8 @@
 #define RESIDENT_SPREAD (UINT64_C(16) << 20) // between what is resident early and late
 #define CALLS_PER_EVENT 8                    // of the device, for each disturbance
 #define PURPOSES        2
+#define LENGTHS         4  // of samples
+#define LENGTH_MULTIPLE 16 // the greatest: LENGTHS of these
 
 struct require_place require_place;
 
@@ -35,7 +37,7 @@ struct soak {
     struct mem_pool *pool;
     struct model *model;
     struct price_book *prices;
-    struct list_sizes sizes[PURPOSES][MICRO_BATCH_MAX + 1];
+    struct list_sizes sizes[PURPOSES][LENGTHS + 1][MICRO_BATCH_MAX + 1]; // by length, in multiples
     struct block block;
     uint64_t resting_bytes;
     uint64_t worst_plan, most_reserved; // most: where the other end has cached a block that its own could not place
@@ -68,15 +70,18 @@ static void write_ends(device_address address, uint64_t bytes)
 
 // ---- Opening ----
 
-static void price_lists(struct soak *soak)
+static struct model_shape shape_of(uint64_t length, uint64_t count)
 {
-    for (size_t purpose = 0; purpose < PURPOSES; purpose++) {
-        for (size_t i = 1; i <= MICRO_BATCH_MAX; i++) {
-            const struct list *list = price_list(soak->prices, (enum list_purpose)purpose, i);
-            require(list != NULL);
-            soak->sizes[purpose][i] =
-                (struct list_sizes){list->inputs_bytes, list->locals_bytes, price_list_bytes(soak->prices, list)};
-        }
+    return (struct model_shape){.samples = count, .length = length * LENGTH_MULTIPLE};
+}
+
+static void price_shapes(struct soak *soak, enum list_purpose purpose, uint64_t length)
+{
+    for (uint64_t i = 1; i <= MICRO_BATCH_MAX; i++) {
+        const struct list *list = price_list(soak->prices, purpose, shape_of(length, i));
+        require(list != NULL);
+        soak->sizes[purpose][length][i] =
+            (struct list_sizes){list->inputs_bytes, list->locals_bytes, price_list_bytes(soak->prices, list)};
     }
 }
 
@@ -97,7 +102,7 @@ static void open_soak(struct soak *soak)
 {
     static const struct model_config gpt = {
         .kind = MODEL_GPT,
-        .gpt = {.vocab_size = 65, .seq_len = 64, .blocks = 2, .heads = 4, .channels = 64},
+        .gpt = {.vocab_size = 65, .seq_len = LENGTHS * LENGTH_MULTIPLE, .blocks = 2, .heads = 4, .channels = 64},
         .precision = KERNEL_FP32,
     };
     const struct device_config config = {.capacity_bytes = CAPACITY};
@@ -107,10 +112,13 @@ static void open_soak(struct soak *soak)
     require(device_cpu.create(&config, &soak->device, NULL) == STATUS_OK);
     require(device_cpu.stream_create(soak->device, &soak->stream) == STATUS_OK);
     require(mem_pool_create(soak->device, 0, &soak->pool, NULL) == STATUS_OK);
-    price_lists(soak);
+    for (uint64_t length = 1; length <= LENGTHS; length++) {
+        price_shapes(soak, LIST_TRAIN, length);
+        price_shapes(soak, LIST_EVALUATE, length);
+    }
     hold_resting(soak);
     uint64_t granularity = device_cpu.granularity_bytes;
-    uint64_t block = uint64_round_up(soak->sizes[LIST_TRAIN][MICRO_BATCH_MAX].block, granularity);
+    uint64_t block = uint64_round_up(soak->sizes[LIST_TRAIN][LENGTHS][MICRO_BATCH_MAX].block, granularity);
     soak->worst_plan = uint64_round_up(soak->resting_bytes, granularity) + block;
     soak->most_reserved = soak->worst_plan + block;
 }
@@ -135,13 +143,14 @@ static void free_block(struct soak *soak)
 static enum status hold_block(struct soak *soak, enum list_purpose purpose, uint64_t count)
 {
     struct block *block = &soak->block;
-    const struct list_sizes *sizes = &soak->sizes[purpose][count];
+    const uint64_t length = 1 + draw_below(soak, LENGTHS);
+    const struct list_sizes *sizes = &soak->sizes[purpose][length][count];
     if (block->address != 0 && sizes->inputs <= block->slot_bytes &&
         sizes->locals <= block->bytes - SLOTS * block->slot_bytes) {
         return STATUS_OK;
     }
     free_block(soak);
-    uint64_t bytes = price_block_bytes(soak->prices, purpose, count);
+    uint64_t bytes = price_block_bytes(soak->prices, purpose, shape_of(length, count));
     require(bytes == sizes->block);
     enum status status = mem_pool_alloc(soak->pool, bytes, soak->stream, "micro-step", &block->address);
     if (status == STATUS_OK) {
