@@ -155,6 +155,7 @@ append(char *text, size_t size, size_t used, const char *format, ...)
     }
     va_list arguments;
     va_start(arguments, format);
+    // NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): LLVM loses va_start where it inlines the function
     int written = vsnprintf(text + used, size - used, format, arguments);
     va_end(arguments);
     return written < 0 ? used : used + (size_t)written;
