@@ -501,8 +501,8 @@ static void unknown_names_get_a_suggestion(void **state)
         "train:\n  global_batchsize: 5\n",
         "run.yaml:2:3: train: there is no key 'global_batchsize'; did you mean 'global_batch_size'? allowed: "
         "steps, epochs, global_batch_size, micro_batch_size, precision, seed, clip_norm, eval_every");
-    expect_refused("run:\n  zebra: 5\n",
-                   "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, memory_trace, snapshot_step, log_micro_steps");
+    expect_refused("run:\n  zebra: 5\n", "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, "
+                                         "memory_trace, snapshot_step, log_micro_steps");
     expect_refused("trian:\n  steps: 5\n", "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "
                                            "model, train, optimizer, data, device, comm, run, fault");
     expect_override_refused(
