@@ -109,7 +109,7 @@ bool mem_pool_relieve(struct mem_pool *pool);
 void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address);
 
 // Returns cached memory to the device until no more than `bytes` are held, as far as live blocks allow; answers how
-// many bytes went back. Waits for the streams that used what goes back, and for no others.
+// many bytes went back. Waits for the streams that used what goes back, not for the device.
 uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes);
 
 // From now on the pool does not grow beyond `bytes`, and returns cached memory beyond them, as mem_pool_trim does. Live
