@@ -19,8 +19,8 @@ struct mem_buffer {
     uint32_t death; // last moment of use, inclusive; birth <= death
 };
 
-// As much work as is worth while for a set that is placed once: twenty seconds or so, half of them for the goal itself.
-#define MEM_LAYOUT_WORK_MAX UINT64_C(11000000000)
+// As much work as is worth while for a set that is placed once: most of a minute, half of it for the goal itself.
+#define MEM_LAYOUT_WORK_MAX UINT64_C(30000000000)
 
 // When a layout is good enough.
 struct mem_layout_goal {
