@@ -2,9 +2,11 @@
 #include "mem/pool.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "mem/pool_state.h"
+#include "mem/sanitizer.h"
 
 static uint64_t granularity_of(const struct mem_pool *pool)
 {
@@ -102,6 +104,7 @@ enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct 
     pool->device = device;
     pool->stats.limit_bytes = limit / granularity * granularity;
     pool->stats.soft_limit_bytes = UINT64_MAX;
+    tags_init(&pool->tags);
     uint64_t range_bytes = uint64_max(pool->stats.limit_bytes, granularity);
     for (size_t i = 0; i < LIFETIMES && !device->plain; i++) {
         if (add_segment(pool, &pool->arenas[i], range_bytes) == NULL) {
@@ -304,7 +307,7 @@ static struct block *find_in(struct mem_pool *pool, struct arena *arena, const s
 static struct block *find(struct mem_pool *pool, const struct request *request)
 {
     enum lifetime other = request->lifetime == FOR_STEP ? FOR_RUN : FOR_STEP;
-    if (request->block_bytes > pool->stats.limit_bytes - pool->stats.allocated_bytes.current) {
+    if (request->block_bytes > pool->stats.limit_bytes - pool_live(pool)) {
         return NULL;
     }
     struct block *block = find_in(pool, &pool->arenas[request->lifetime], request);
@@ -314,7 +317,9 @@ static struct block *find(struct mem_pool *pool, const struct request *request)
 static struct block *find_under_pressure(struct mem_pool *pool, const struct request *request)
 {
     struct block *block = find(pool, request);
-    for (struct mem_pressure *pressure = pool->pressure; block == NULL && pressure != NULL; pressure = pressure->next) {
+    bool hopeless = request->block_bytes > pool->stats.limit_bytes;
+    for (struct mem_pressure *pressure = hopeless ? NULL : pool->pressure; block == NULL && pressure != NULL;
+         pressure = pressure->next) {
         if (pressure->relieve(pressure->context, request->block_bytes)) {
             block = find(pool, request);
         }
@@ -325,7 +330,6 @@ static struct block *find_under_pressure(struct mem_pool *pool, const struct req
 static enum status refuse(struct mem_pool *pool, const struct request *request, bool injected)
 {
     pool_refuse(pool, request, injected);
-    pool_record_refusal(pool, request);
     return STATUS_OUT_OF_MEMORY;
 }
 
@@ -356,6 +360,15 @@ static enum status allocate(struct mem_pool *pool, const struct request *request
     return STATUS_OK;
 }
 
+static enum status finish_request(struct mem_pool *pool, const struct request *request, enum status status)
+{
+    if (status == STATUS_OUT_OF_MEMORY) {
+        pool->stats.num_ooms++;
+        pool_record_refusal(pool, request);
+    }
+    return status;
+}
+
 // With red zones.
 static uint64_t block_bytes(const struct mem_pool *pool, uint64_t bytes)
 {
@@ -368,8 +381,7 @@ enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream 
 {
     const struct request request = {bytes, block_bytes(pool, bytes), stream, tag, FOR_STEP, true};
     enum status status = allocate(pool, &request, address_p);
-    pool->stats.num_ooms += status == STATUS_OUT_OF_MEMORY;
-    return status;
+    return finish_request(pool, &request, status);
 }
 
 enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,
@@ -384,8 +396,7 @@ enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *
         request.anywhere = true;
         status = allocate(pool, &request, address_p);
     }
-    pool->stats.num_ooms += status == STATUS_OUT_OF_MEMORY;
-    return status;
+    return finish_request(pool, &request, status);
 }
 
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream)
@@ -394,6 +405,10 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
         return;
     }
     struct block *block = blocks_find(&pool->blocks, address - pool->guard_bytes);
+    if (block == NULL && pool->guard_bytes > 0) {
+        sanitizer_report(pool->device, "address 0x%" PRIx64 " is freed, where no block is live", address);
+        return;
+    }
     assert(block != NULL);
     struct segment *segment = block->segment;
     pool_guard_given(pool, block, stream);
@@ -460,7 +475,7 @@ uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes)
     return before - pool_held(pool);
 }
 
-// What the request lacks is taken from the other arena first: the cached memory of its own serves it where it is.
+// As much as the request takes goes back, of its own arena only what the other does not have.
 bool mem_pool_relieve(struct mem_pool *pool)
 {
     const struct request *request = &pool->refused;

@@ -14,8 +14,9 @@
 // Sizes are in bytes; each block is rounded up to MEM_POOL_ALIGNMENT, and `allocated` counts rounded blocks, as in
 // PyTorch. Always: allocated <= reserved <= limit.
 //
-// Stream order, as in RMM and cudaMallocAsync: `free` names the stream after whose present work the block may be
-// reused. The same stream reuses it at once; another only after the pool has made it wait for the first, on the device.
+// Stream order: `free` names the stream after whose present work the block may be reused (NULL: nothing under way uses
+// it), as in RMM and cudaMallocAsync. The same stream reuses it at once; another where growing fails, and only after
+// the pool has made it wait for the first, on the device. Streams that blocks were freed on must outlive the pool.
 //
 // Threads: one thread at a time. Ranks: nothing is collective.
 #ifndef HEADROOM_MEM_POOL_H
@@ -53,7 +54,7 @@ struct mem_pool_stats {
 // Why a request was refused, and so what helps.
 enum mem_cause {
     MEM_CAUSE_CAPACITY,   // live + request > limit: ask for less
-    MEM_CAUSE_FRAGMENTED, // enough is free, not in one piece: trim
+    MEM_CAUSE_FRAGMENTED, // enough is free, not in one piece: trim, or where that returns nothing, ask for less
     MEM_CAUSE_PENDING,    // as fragmented, but work that uses what trimming would return is not done: wait, then trim
     MEM_CAUSE_EXTERNAL,   // others hold what the limit promised: ask for less
     MEM_CAUSE_INJECTED,   // a fault asked for by a test
@@ -77,7 +78,7 @@ struct mem_out_of_memory {
     } top[MEM_TAGS_REPORTED]; // the largest sums of live blocks by tag; unused ones have 0 bytes
 };
 
-// Asked before a request is refused that `bytes` more would satisfy: may free blocks of the pool, and answers whether
+// Asked before a request of `bytes` is refused or trims: may free blocks of the pool, and answers whether
 // it did. The caller of mem_pool_on_pressure owns it; it stays until the pool is destroyed.
 struct mem_pressure {
     bool (*relieve)(void *context, uint64_t bytes);
@@ -109,7 +110,8 @@ bool mem_pool_relieve(struct mem_pool *pool);
 void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address);
 
 // Returns cached memory to the device until no more than `bytes` are held, as far as live blocks allow; answers how
-// many bytes went back. Waits for the streams that used what goes back, not for the device.
+// many bytes went back. Waits for the streams that used what goes back, not for the device (a plain GPU's own call
+// does).
 uint64_t mem_pool_trim(struct mem_pool *pool, uint64_t bytes);
 
 // From now on the pool does not grow beyond `bytes`, and returns cached memory beyond them, as mem_pool_trim does. Live

@@ -41,7 +41,7 @@ static bool trim_would_wait(struct mem_pool *pool)
 static enum mem_cause find_cause(struct mem_pool *pool, const struct request *request, const struct device_info *info)
 {
     const struct mem_pool_stats *stats = &pool->stats;
-    uint64_t allocated = stats->allocated_bytes.current, limit = pool_limit(pool);
+    uint64_t allocated = pool_live(pool), limit = pool_limit(pool);
     if (request->block_bytes > stats->limit_bytes - allocated) {
         return MEM_CAUSE_CAPACITY;
     }
@@ -110,7 +110,7 @@ void pool_refuse(struct mem_pool *pool, const struct request *request, bool inje
     snprintf(report->tag, sizeof(report->tag), "%s", request->tag);
     list_tags(pool, report);
     report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, request, &report->device);
-    pool->refused = *request;
+    pool->refused = (struct request){.block_bytes = request->block_bytes, .lifetime = request->lifetime};
 }
 
 const char *mem_cause_name(enum mem_cause cause)

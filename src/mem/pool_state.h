@@ -51,6 +51,12 @@ static inline uint64_t pool_held(const struct mem_pool *pool)
 
 // The block behind this one, over all segments; behind NULL the first. NULL: there is none.
 struct block *pool_next_block(struct mem_pool *pool, struct block *block);
+// Bytes of live blocks, red zones included.
+static inline uint64_t pool_live(const struct mem_pool *pool)
+{
+    return pool->stats.allocated_bytes.current + 2 * pool->guard_bytes * pool->stats.allocation.current;
+}
+
 // What trimming would return of the segment.
 uint64_t pool_releasable(const struct mem_pool *pool, const struct segment *segment);
 // The same of all segments of an arena.

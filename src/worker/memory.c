@@ -115,13 +115,16 @@ static enum status ask_for_snapshot(const char *process, struct error *error)
     long number = strtol(process, &end, 10);
     find_program("self", own, sizeof(own));
     find_program(process, other, sizeof(other));
-    if (number <= 0 || *end != '\0' || *process < '1' || *process > '9' || strcmp(own, other) != 0) {
+    if (own[0] == '\0' || number > INT32_MAX || *end != '\0' || *process < '1' || *process > '9' ||
+        strcmp(own, other) != 0) {
         return error_set(error, STATUS_INVALID, "'%s' is no process of this program and user on this machine", process);
     }
     if (kill((pid_t)number, SIGUSR2) != 0) {
         return error_set(error, STATUS_ERROR, "process %s: %s", process, strerror(errno));
     }
-    printf("process %s writes its memory into its run folder after this step\n", process);
+    printf("process %s was asked: while it trains, it writes its memory into its run folder after each step it is "
+           "asked in\n",
+           process);
     return STATUS_OK;
 }
 

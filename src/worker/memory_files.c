@@ -64,17 +64,18 @@ enum status memory_files_open(struct worker *worker, const char *folder, struct 
     return status;
 }
 
-static void write_snapshot(struct worker *worker, const char *what)
+static bool write_snapshot(struct worker *worker, const char *what)
 {
     char path[RUN_FOLDER_MAX + 64], suffix[64];
     struct error error;
     snprintf(suffix, sizeof(suffix), ".step_%" PRIu64 "%s.pickle", worker->memory_files->step, what);
     name_file(worker, suffix, path, sizeof(path));
-    if (mem_pool_snapshot(worker->pool, worker->place.index, path, &error) == STATUS_OK) {
-        worker_log(worker, "step %" PRIu64 ": memory snapshot %s", worker->memory_files->step, path);
-    } else {
+    if (mem_pool_snapshot(worker->pool, worker->place.index, path, &error) != STATUS_OK) {
         worker_log(worker, "step %" PRIu64 ": no memory snapshot: %s", worker->memory_files->step, error.text);
+        return false;
     }
+    worker_log(worker, "step %" PRIu64 ": memory snapshot %s", worker->memory_files->step, path);
+    return true;
 }
 
 void memory_files_after_step(struct worker *worker, uint64_t step)
@@ -86,14 +87,12 @@ void memory_files_after_step(struct worker *worker, uint64_t step)
     worker->memory_files->step = step + 1;
 }
 
-void memory_files_out_of_memory(struct worker *worker)
+void memory_files_out_of_memory(struct worker *worker, bool for_good)
 {
     struct memory_files *files = worker->memory_files;
-    if (files == NULL || files->refused || mem_pool_out_of_memory(worker->pool)->cause == MEM_CAUSE_INJECTED) {
-        return;
+    if (files != NULL && (for_good || !files->refused)) {
+        files->refused = write_snapshot(worker, ".out_of_memory");
     }
-    files->refused = true;
-    write_snapshot(worker, ".out_of_memory");
 }
 
 static void set_statistic(void *object, const char *name, uint64_t value)
@@ -117,6 +116,9 @@ static enum status write_statistics(struct worker *worker, struct error *error)
 
 enum status memory_files_end(struct worker *worker, struct error *error)
 {
+    if (is_asked_for()) {
+        write_snapshot(worker, "");
+    }
     enum status status = mem_recorder_flush(worker->memory_files->recorder, error);
     return status == STATUS_OK ? write_statistics(worker, error) : status;
 }

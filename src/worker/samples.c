@@ -186,7 +186,9 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
 {
     char text[1024];
     mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
-    memory_files_out_of_memory(worker);
+    if (mem_pool_out_of_memory(worker->pool)->cause != MEM_CAUSE_INJECTED) {
+        memory_files_out_of_memory(worker, false);
+    }
     worker_log(worker, "micro-step of samples %" PRIu64 "..%" PRIu64 " dropped: %s", first, first + count - 1, text);
 }
 
@@ -194,6 +196,7 @@ static enum status give_up(struct worker *worker, struct error *error)
 {
     char text[768];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
+    memory_files_out_of_memory(worker, true);
     mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
     return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold a single sample: %s %s", text,
                      worker_advice(worker, report->cause));

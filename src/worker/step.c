@@ -121,6 +121,7 @@ static void yield_memory(struct worker *worker)
     struct device_info info;
     worker->device->ops->info(worker->device, &info);
     mem_pool_set_soft_limit(worker->pool, info.capacity_bytes - uint64_min(info.capacity_bytes, info.others_bytes));
+    worker->message.others_bytes = info.others_bytes - uint64_min(info.others_bytes, worker->usage.library_bytes);
 }
 
 // Fills in this rank's report for the plan of step `next_step`.
@@ -143,20 +144,19 @@ static void report(struct worker *worker, uint64_t next_step)
 static enum status no_plan(const struct worker *worker, struct error *error)
 {
     uint32_t rank = 0;
-    while (worker->messages[rank].report.micro_batch_max > 0) {
+    while (rank + 1 < worker->comm->size && worker->messages[rank].report.micro_batch_max > 0) {
         rank++;
     }
     const struct step_message *message = &worker->messages[rank];
-    uint64_t granularity = worker->device->ops->granularity_bytes;
-    uint64_t own_bytes = uint64_round_up(worker->resting_bytes, granularity) + message->report.headroom_bytes;
-    uint64_t others_bytes = message->limit_bytes - uint64_min(message->limit_bytes, own_bytes);
+    uint64_t sample_bytes = price_block_bytes(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1));
+    bool without_others = sample_bytes <= message->report.headroom_bytes + message->others_bytes;
+    enum mem_cause cause = message->others_bytes > 0 && without_others ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
     return error_set(error, STATUS_OUT_OF_MEMORY,
                      "rank %" PRIu32 " cannot hold a single sample: a micro-step of one needs %" PRIu64
                      " bytes and its headroom is %" PRIu64 " bytes. Of its limit of %" PRIu64 " bytes it holds %" PRIu64
                      " itself, and %" PRIu64 " are held by others on its device. %s",
-                     rank, price_block_bytes(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1)),
-                     message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes, others_bytes,
-                     worker_advice(worker, others_bytes > 0 ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY));
+                     rank, sample_bytes, message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes,
+                     message->others_bytes, worker_advice(worker, cause));
 }
 
 static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
@@ -194,13 +194,13 @@ static void exchange_reports(struct worker *worker, uint64_t next_step)
 static enum status decide_or_trim(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error)
 {
     enum status status = decide(worker, changed_p, error);
+    if (status == STATUS_OUT_OF_MEMORY) {
+        memory_files_out_of_memory(worker, true);
+    }
     for (int round = 0; status == STATUS_OUT_OF_MEMORY && round < 2; round++) {
         mem_pool_trim(worker->pool, 0);
         exchange_reports(worker, next_step);
         status = decide(worker, changed_p, error);
-    }
-    if (status == STATUS_OUT_OF_MEMORY) {
-        memory_files_out_of_memory(worker);
     }
     return status;
 }

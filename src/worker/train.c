@@ -51,6 +51,9 @@ static void __attribute__((noreturn)) fail_alone(struct worker *worker, const st
 {
     print_failure(worker->comm, error);
     worker_log(worker, "%s", error->text);
+    if (worker->memory_files != NULL) {
+        memory_files_end(worker, NULL); // as far as it goes
+    }
     worker->comm->ops->abort(worker->comm, (int)error->status);
 }
 

@@ -26,6 +26,7 @@ struct step_message {
     uint64_t samples;                         // that this rank did: its share
     uint64_t micro_batch, accumulation_steps; // as planned
     uint64_t position_hash;                   // sum of position_hash() over them
+    uint64_t others_bytes;                    // of its device, that are not this process's
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
     uint64_t data_wait_ns;
     uint64_t oom_retries;
