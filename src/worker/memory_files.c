@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/memory_files.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 #include "worker/run_folder.h"
@@ -102,16 +100,21 @@ static void set_statistic(void *object, const char *name, uint64_t value)
 
 static enum status write_statistics(struct worker *worker, struct error *error)
 {
-    char path[RUN_FOLDER_MAX + 64];
+    char folder[RUN_FOLDER_MAX + 8], name[32];
     struct mem_pool_stats stats;
     json_t *object = json_object();
     mem_pool_stats(worker->pool, &stats);
     mem_pool_stats_visit(&stats, set_statistic, object);
-    name_file(worker, ".json", path, sizeof(path));
-    errno = ENOMEM; // what jansson does not say
-    bool written = object != NULL && json_dump_file(object, path, JSON_INDENT(2)) == 0;
+    char *text = json_dumps(object, JSON_INDENT(2));
     json_decref(object);
-    return written ? STATUS_OK : error_set(error, STATUS_ERROR, "%s: cannot write: %s", path, strerror(errno));
+    if (text == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    snprintf(folder, sizeof(folder), "%s/memory", worker->memory_files->folder);
+    snprintf(name, sizeof(name), "rank_%" PRIu32 ".json", worker->comm->rank);
+    enum status status = run_folder_write(folder, name, text, error);
+    free(text);
+    return status;
 }
 
 enum status memory_files_end(struct worker *worker, struct error *error)

@@ -78,8 +78,7 @@ static enum status make_new(const char *wanted, char path[RUN_FOLDER_MAX], struc
     return cannot(error, "make another such folder", wanted);
 }
 
-// Written under another name and moved into place, so the file is whole or absent.
-static enum status write_file(const char *folder, const char *name, const char *text, struct error *error)
+enum status run_folder_write(const char *folder, const char *name, const char *text, struct error *error)
 {
     char path[RUN_FOLDER_MAX + 64], temporary[RUN_FOLDER_MAX + 64];
     snprintf(path, sizeof(path), "%s/%s", folder, name);
@@ -130,7 +129,7 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     }
     fputc('\n', file);
     fclose(file);
-    enum status status = write_file(folder, "env.txt", text, error);
+    enum status status = run_folder_write(folder, "env.txt", text, error);
     free(text);
     return status;
 }
@@ -150,7 +149,7 @@ static enum status fill(const struct config *config, uint32_t ranks, char *const
     if (resolved == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    enum status status = write_file(path, "resolved.yaml", resolved, error);
+    enum status status = run_folder_write(path, "resolved.yaml", resolved, error);
     free(resolved);
     return status == STATUS_OK ? write_environment(path, ranks, argv, error) : status;
 }
