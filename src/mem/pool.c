@@ -13,6 +13,11 @@ static uint64_t granularity_of(const struct mem_pool *pool)
     return pool->device->ops->granularity_bytes;
 }
 
+static enum lifetime other_end(enum lifetime end)
+{
+    return end == FOR_STEP ? FOR_RUN : FOR_STEP;
+}
+
 // ---- Segments ----
 
 // Addresses without memory, at the end of the arena's segments. NULL where there are none, or no host memory.
@@ -42,19 +47,22 @@ static void remove_segment(struct mem_pool *pool, struct segment **link)
     free(segment);
 }
 
+static bool may_hold_more(const struct mem_pool *pool, uint64_t bytes)
+{
+    return pool_held(pool) <= pool_limit(pool) && bytes <= pool_limit(pool) - pool_held(pool);
+}
+
 // Puts memory behind `bytes` more of the segment, whole granules of them.
 static bool commit(struct mem_pool *pool, struct segment *segment, uint64_t bytes)
 {
     const struct device_ops *ops = pool->device->ops;
     uint64_t before = segment->held_bytes;
-    if (pool_held(pool) > pool_limit(pool) || bytes > pool_limit(pool) - pool_held(pool) ||
-        ops->commit(pool->device, segment->base + before, bytes) != STATUS_OK) {
+    if (!may_hold_more(pool, bytes) || ops->commit(pool->device, segment->base + before, bytes) != STATUS_OK) {
         return false;
     }
     segment->held_bytes += bytes;
     pool_count_held(pool, segment, before);
-    pool_record_segment(pool, pool->device->plain ? MEM_ACTION_SEGMENT_ALLOC : MEM_ACTION_SEGMENT_MAP,
-                        segment->base + before, bytes);
+    pool_record_memory(pool, true, segment->base + before, bytes);
     return true;
 }
 
@@ -65,8 +73,7 @@ static void release(struct mem_pool *pool, struct segment *segment, uint64_t byt
     pool_guard_returned(pool, segment->base + before - bytes, bytes);
     pool->device->ops->release(pool->device, segment->base + before - bytes, bytes);
     segment->held_bytes -= bytes;
-    pool_record_segment(pool, pool->device->plain ? MEM_ACTION_SEGMENT_FREE : MEM_ACTION_SEGMENT_UNMAP,
-                        segment->base + segment->held_bytes, bytes);
+    pool_record_memory(pool, false, segment->base + segment->held_bytes, bytes);
     pool_count_held(pool, segment, before);
     pool_count_split(pool, segment);
 }
@@ -238,10 +245,7 @@ static struct block *own_last(const struct segment *segment, const struct stream
 // A segment of so many bytes, all of them one free block.
 static struct block *add_whole_segment(struct mem_pool *pool, struct arena *arena, uint64_t bytes)
 {
-    struct segment *segment = NULL;
-    if (pool_held(pool) <= pool_limit(pool) && bytes <= pool_limit(pool) - pool_held(pool)) {
-        segment = add_segment(pool, arena, bytes);
-    }
+    struct segment *segment = may_hold_more(pool, bytes) ? add_segment(pool, arena, bytes) : NULL;
     if (segment == NULL) {
         return NULL;
     }
@@ -306,12 +310,12 @@ static struct block *find_in(struct mem_pool *pool, struct arena *arena, const s
 // At the other end only where it must be.
 static struct block *find(struct mem_pool *pool, const struct request *request)
 {
-    enum lifetime other = request->lifetime == FOR_STEP ? FOR_RUN : FOR_STEP;
     if (request->block_bytes > pool->stats.limit_bytes - pool_live(pool)) {
         return NULL;
     }
     struct block *block = find_in(pool, &pool->arenas[request->lifetime], request);
-    return block == NULL && request->anywhere ? find_in(pool, &pool->arenas[other], request) : block;
+    return block == NULL && request->anywhere ? find_in(pool, &pool->arenas[other_end(request->lifetime)], request)
+                                              : block;
 }
 
 static struct block *find_under_pressure(struct mem_pool *pool, const struct request *request)
@@ -484,7 +488,7 @@ bool mem_pool_relieve(struct mem_pool *pool)
         return false;
     }
     uint64_t keep = before - uint64_min(before, wanted);
-    trim_arena(pool, &pool->arenas[request->lifetime == FOR_STEP ? FOR_RUN : FOR_STEP], keep);
+    trim_arena(pool, &pool->arenas[other_end(request->lifetime)], keep);
     trim_arena(pool, &pool->arenas[request->lifetime], keep);
     pool->stats.num_alloc_retries += pool_held(pool) < before;
     return pool_held(pool) < before;
@@ -529,16 +533,14 @@ static uint64_t growth(const struct mem_pool *pool, const struct device_info *in
 // What is held although others need it, or a limit was lowered.
 static uint64_t deficit(const struct mem_pool *pool, const struct device_info *info)
 {
-    uint64_t taken = info->held_bytes + info->others_bytes, limit = pool_limit(pool);
-    uint64_t over_capacity = taken - uint64_min(taken, info->capacity_bytes);
-    uint64_t over_limit = pool_held(pool) - uint64_min(pool_held(pool), limit);
-    return uint64_round_up(uint64_max(over_capacity, over_limit), granularity_of(pool));
+    uint64_t over_limit = pool_held(pool) - uint64_min(pool_held(pool), pool_limit(pool));
+    return uint64_round_up(uint64_max(pool_owed(info), over_limit), granularity_of(pool));
 }
 
 // The most that a request could get at one end, were what is cached at the other returned.
 static uint64_t reach(const struct mem_pool *pool, enum lifetime end, const struct device_info *info)
 {
-    const struct arena *arena = &pool->arenas[end], *other = &pool->arenas[end == FOR_STEP ? FOR_RUN : FOR_STEP];
+    const struct arena *arena = &pool->arenas[end], *other = &pool->arenas[other_end(end)];
     uint64_t usable = growth(pool, info) + pool_arena_releasable(pool, other);
     usable += pool->device->plain ? pool_arena_releasable(pool, arena)
                                   : arena->segments->held_bytes - segment_live_end(arena->segments);

@@ -40,10 +40,14 @@ void pool_record_block(struct mem_pool *pool, enum mem_action action, const stru
     }
 }
 
-// A segment serves all streams: it has the number of none.
-void pool_record_segment(struct mem_pool *pool, enum mem_action action, device_address address, uint64_t bytes)
+// Memory of a segment, which serves all streams: it has the number of none.
+void pool_record_memory(struct mem_pool *pool, bool comes, device_address address, uint64_t bytes)
 {
     if (pool->recorder != NULL) {
+        bool plain = pool->device->plain;
+        enum mem_action comes_as = plain ? MEM_ACTION_SEGMENT_ALLOC : MEM_ACTION_SEGMENT_MAP;
+        enum mem_action goes_as = plain ? MEM_ACTION_SEGMENT_FREE : MEM_ACTION_SEGMENT_UNMAP;
+        enum mem_action action = comes ? comes_as : goes_as;
         struct mem_event event = {.action = action, .address = address, .bytes = bytes};
         append(pool, &event, "");
     }
@@ -66,8 +70,7 @@ static void record_holdings(struct mem_pool *pool)
     for (size_t i = 0; i < LIFETIMES; i++) {
         for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {
             if (segment->held_bytes > 0) {
-                pool_record_segment(pool, pool->device->plain ? MEM_ACTION_SEGMENT_ALLOC : MEM_ACTION_SEGMENT_MAP,
-                                    segment->base, segment->held_bytes);
+                pool_record_memory(pool, true, segment->base, segment->held_bytes);
             }
         }
     }

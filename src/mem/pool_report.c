@@ -56,8 +56,7 @@ static enum mem_cause find_cause(struct mem_pool *pool, const struct request *re
     if (keep > limit || needed > limit - keep) {
         return MEM_CAUSE_FRAGMENTED; // and trimming will not do
     }
-    uint64_t taken = info->held_bytes + info->others_bytes, owed = taken - uint64_min(taken, info->capacity_bytes);
-    if (needed + owed > info->free_bytes + releasable) {
+    if (needed + pool_owed(info) > info->free_bytes + releasable) {
         return MEM_CAUSE_EXTERNAL;
     }
     return trim_would_wait(pool) ? MEM_CAUSE_PENDING : MEM_CAUSE_FRAGMENTED;

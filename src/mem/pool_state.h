@@ -49,14 +49,21 @@ static inline uint64_t pool_held(const struct mem_pool *pool)
     return pool->stats.reserved_bytes.current;
 }
 
-// The block behind this one, over all segments; behind NULL the first. NULL: there is none.
-struct block *pool_next_block(struct mem_pool *pool, struct block *block);
+// What is held of the device although others need it.
+static inline uint64_t pool_owed(const struct device_info *info)
+{
+    uint64_t taken = info->held_bytes + info->others_bytes;
+    return taken - uint64_min(taken, info->capacity_bytes);
+}
+
 // Bytes of live blocks, red zones included.
 static inline uint64_t pool_live(const struct mem_pool *pool)
 {
     return pool->stats.allocated_bytes.current + 2 * pool->guard_bytes * pool->stats.allocation.current;
 }
 
+// The block behind this one, over all segments; behind NULL the first. NULL: there is none.
+struct block *pool_next_block(struct mem_pool *pool, struct block *block);
 // What trimming would return of the segment.
 uint64_t pool_releasable(const struct mem_pool *pool, const struct segment *segment);
 // The same of all segments of an arena.
@@ -71,7 +78,7 @@ void pool_refuse(struct mem_pool *pool, const struct request *request, bool inje
 
 // Records, where there is a recorder.
 void pool_record_block(struct mem_pool *pool, enum mem_action action, const struct block *block, struct stream *stream);
-void pool_record_segment(struct mem_pool *pool, enum mem_action action, device_address address, uint64_t bytes);
+void pool_record_memory(struct mem_pool *pool, bool comes, device_address address, uint64_t bytes);
 void pool_record_refusal(struct mem_pool *pool, const struct request *request);
 
 // For a sanitizer, where there is one: after a block was taken, before it is given back, and before its memory is.
