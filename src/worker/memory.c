@@ -122,9 +122,7 @@ static enum status ask_for_snapshot(const char *process, struct error *error)
     if (kill((pid_t)number, SIGUSR2) != 0) {
         return error_set(error, STATUS_ERROR, "process %s: %s", process, strerror(errno));
     }
-    printf("process %s was asked: while it trains, it writes its memory into its run folder after each step it is "
-           "asked in\n",
-           process);
+    printf("process %s was asked: while it trains, it writes a snapshot at the end of its step\n", process);
     return STATUS_OK;
 }
 

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/samples.h"
-#include "model/ops.h"
-#include "worker/memory_files.h"
 
 #include <inttypes.h>
 
@@ -9,6 +7,8 @@
 #include "mem/range.h"
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
+#include "model/ops.h"
+#include "worker/memory_files.h"
 #include "worker/random.h"
 
 uint64_t position_hash(uint64_t position)

@@ -258,6 +258,16 @@ static float *whole_gradient(struct workplace *workplace)
     return whole;
 }
 
+// What cuts of the samples add up to is what all of them at once do.
+static void assert_like_whole(const struct workplace *workplace, const float *whole,
+                              const struct kernel_tally *expected, const char *what)
+{
+    assert_gradients_near(workplace, whole, 1, enough(workplace, 1e-5, 1e-2), what);
+    assert_true(fabs(workplace->tally.loss - expected->loss) <= enough(workplace, 1e-6, 1e-3) * expected->loss);
+    assert_true(workplace->tally.count == expected->count);
+    assert_true(fabs(workplace->tally.correct - expected->correct) <= enough(workplace, 0, 2)); // two may be equal
+}
+
 static void check_cuts(struct target *target, const struct model_config *config)
 {
     struct workplace workplace;
@@ -275,10 +285,7 @@ static void check_cuts(struct target *target, const struct model_config *config)
             train(&workplace, first, count);
             first += count;
         }
-        assert_gradients_near(&workplace, whole, 1, enough(&workplace, 1e-5, 1e-2), what);
-        assert_true(fabs(workplace.tally.loss - expected.loss) <= enough(&workplace, 1e-6, 1e-3) * expected.loss);
-        assert_true(workplace.tally.count == expected.count);
-        assert_true(fabs(workplace.tally.correct - expected.correct) <= enough(&workplace, 0, 2)); // two may be equal
+        assert_like_whole(&workplace, whole, &expected, what);
     }
     free(whole);
     workplace_finish(&workplace);
@@ -367,10 +374,7 @@ static void check_padded_samples(struct target *target)
             train_shape(&workplace, first,
                         (struct model_shape){.samples = samples, .length = longest_of(&workplace, first, samples)});
         }
-        assert_gradients_near(&workplace, whole, 1, enough(&workplace, 1e-5, 1e-2), what);
-        assert_true(fabs(workplace.tally.loss - expected.loss) <= enough(&workplace, 1e-6, 1e-3) * expected.loss);
-        assert_true(workplace.tally.count == expected.count);
-        assert_true(fabs(workplace.tally.correct - expected.correct) <= enough(&workplace, 0, 2)); // two may be equal
+        assert_like_whole(&workplace, whole, &expected, what);
     }
     free(whole);
     workplace_finish(&workplace);
