@@ -15,6 +15,10 @@
 #define SINGLE_BYTES (UINT64_C(1) << 20)
 #define LIMIT_NS     100.0
 
+// Free blocks of the two sizes of one class, each between live ones.
+#define CROWD_FREE  ((size_t)50000)
+#define CROWD_BYTES UINT64_C(16384)
+
 // A training step's calls: forward, each of LAYERS keeps KEPT activations for backward and frees a temporary; backward
 // takes two gradients for each activation, frees them, and frees the activation. Live at the peak: 200 and the
 // temporaries.
@@ -120,6 +124,21 @@ static void pytorch_training(struct bench *bench)
     }
 }
 
+static void pool_crowd(struct bench *bench)
+{
+    for (size_t i = 0; i < SINGLE_PAIRS; i++) {
+        mem_pool_free(bench->pool, take(bench, CROWD_BYTES + i % 2 * MEM_POOL_ALIGNMENT), bench->stream);
+    }
+}
+
+static void pytorch_crowd(struct bench *bench)
+{
+    for (size_t i = 0; i < SINGLE_PAIRS; i++) {
+        uint64_t bytes = CROWD_BYTES + i % 2 * MEM_POOL_ALIGNMENT;
+        pytorch_rules_free(bench->pytorch, pytorch_rules_alloc(bench->pytorch, bytes));
+    }
+}
+
 static void heap_single(struct bench *bench)
 {
     (void)bench;
@@ -182,6 +201,22 @@ static double median_hit_ns(struct bench *bench, void (*round)(struct bench *), 
     return median;
 }
 
+// Leaves both allocators with a crowd of free blocks.
+static void gather_crowd(struct bench *bench)
+{
+    static device_address pool[2 * CROWD_FREE];
+    static uint64_t pytorch[2 * CROWD_FREE];
+    for (size_t i = 0; i < 2 * CROWD_FREE; i++) {
+        uint64_t bytes = CROWD_BYTES + i / 2 % 2 * MEM_POOL_ALIGNMENT;
+        pool[i] = take(bench, bytes);
+        pytorch[i] = pytorch_rules_alloc(bench->pytorch, bytes);
+    }
+    for (size_t i = 0; i < 2 * CROWD_FREE; i += 2) {
+        mem_pool_free(bench->pool, pool[i], bench->stream);
+        pytorch_rules_free(bench->pytorch, pytorch[i]);
+    }
+}
+
 static void prepare(struct bench *bench)
 {
     struct error error;
@@ -215,6 +250,9 @@ int main(void)
            median_pair_ns(&bench, pytorch_single, SINGLE_PAIRS), median_pair_ns(&bench, heap_single, SINGLE_PAIRS));
     printf("training step, %zu live  %6.1f ns         %6.1f ns   %6.1f ns\n", LAYERS * KEPT, training,
            median_pair_ns(&bench, pytorch_training, PAIRS), median_pair_ns(&bench, heap_training, PAIRS));
+    gather_crowd(&bench);
+    printf("%zu free beside it    %6.1f ns         %6.1f ns\n", CROWD_FREE,
+           median_hit_ns(&bench, pool_crowd, SINGLE_PAIRS), median_pair_ns(&bench, pytorch_crowd, SINGLE_PAIRS));
     release(&bench);
     return single < LIMIT_NS && training < LIMIT_NS ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/free_tree.h"
 #include "mem/pool.h"
 
 #define SLAB_RECORDS 256
@@ -137,26 +138,14 @@ static void remove_live(struct blocks *blocks, const struct block *block)
 static void insert_free(struct arena *arena, struct block *block)
 {
     size_t class = class_of(block->bytes);
-    block->class_previous = NULL;
-    block->class_next = arena->classes[class];
-    if (block->class_next != NULL) {
-        block->class_next->class_previous = block;
-    }
-    arena->classes[class] = block;
+    free_tree_insert(&arena->classes[class], block);
     arena->used[class / 64] |= UINT64_C(1) << class % 64;
 }
 
 static void remove_free(struct arena *arena, struct block *block)
 {
     size_t class = class_of(block->bytes);
-    if (block->class_previous != NULL) {
-        block->class_previous->class_next = block->class_next;
-    } else {
-        arena->classes[class] = block->class_next;
-    }
-    if (block->class_next != NULL) {
-        block->class_next->class_previous = block->class_previous;
-    }
+    free_tree_remove(&arena->classes[class], block);
     if (arena->classes[class] == NULL) {
         arena->used[class / 64] &= ~(UINT64_C(1) << class % 64);
     }
@@ -179,10 +168,12 @@ static size_t next_used(const struct arena *arena, size_t class)
     return word * 64 + (size_t)__builtin_ctzll(bits);
 }
 
-static bool better(const struct block *block, const struct block *best)
+static struct block *better(struct block *a, struct block *b)
 {
-    return best == NULL || block->bytes < best->bytes ||
-           (block->bytes == best->bytes && block->address < best->address);
+    if (a == NULL || b == NULL) {
+        return a == NULL ? b : a;
+    }
+    return a->bytes < b->bytes || (a->bytes == b->bytes && a->address < b->address) ? a : b;
 }
 
 struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const struct stream *stream)
@@ -190,12 +181,8 @@ struct block *blocks_best_fit(const struct arena *arena, uint64_t bytes, const s
     struct block *best = NULL;
     for (size_t class = next_used(arena, class_of(bytes)); class < BLOCK_CLASSES && best == NULL;
          class = next_used(arena, class + 1)) {
-        for (struct block *block = arena->classes[class]; block != NULL; block = block->class_next) {
-            bool safe = block->stream == NULL || block->stream == stream;
-            if (safe && block->bytes >= bytes && better(block, best)) {
-                best = block;
-            }
-        }
+        struct block *free_blocks = arena->classes[class];
+        best = better(free_tree_find(free_blocks, NULL, bytes), free_tree_find(free_blocks, stream, bytes));
     }
     return best;
 }
@@ -402,32 +389,17 @@ void blocks_forget_stream(struct blocks *blocks, struct arena *arena, const stru
     }
 }
 
-static bool in_its_class(const struct arena *arena, const struct block *block)
-{
-    const struct block *other = arena->classes[class_of(block->bytes)];
-    while (other != NULL && other != block) {
-        other = other->class_next;
-    }
-    return other == block;
-}
-
-// Of all classes; SIZE_MAX where their links or the bitmap disagree.
+// Of all classes; SIZE_MAX where a tree or the bitmap is broken.
 static size_t count_free(const struct arena *arena)
 {
     size_t count = 0;
     for (size_t class = 0; class < BLOCK_CLASSES; class ++) {
         bool used = (arena->used[class / 64] >> class % 64 & 1) != 0;
-        if (used != (arena->classes[class] != NULL)) {
+        size_t blocks = free_tree_count(arena->classes[class]);
+        if (blocks == SIZE_MAX || used != (blocks > 0)) {
             return SIZE_MAX;
         }
-        const struct block *previous = NULL;
-        for (const struct block *block = arena->classes[class]; block != NULL; block = block->class_next) {
-            if (block->class_previous != previous) {
-                return SIZE_MAX;
-            }
-            previous = block;
-            count++;
-        }
+        count += blocks;
     }
     return count;
 }
@@ -456,7 +428,8 @@ static bool segment_check(const struct blocks *blocks, const struct arena *arena
     device_address address = segment->base;
     uint64_t count = 0, live = 0, live_bytes = 0;
     for (const struct block *block = segment->first; block != NULL; block = block->next) {
-        bool known = block->live ? blocks_find(blocks, block->address) == block : in_its_class(arena, block);
+        bool known = block->live ? blocks_find(blocks, block->address) == block
+                                 : free_tree_has(arena->classes[class_of(block->bytes)], block);
         bool linked = block->next == NULL ? segment->last == block : block->next->previous == block;
         bool sized = block->address == address && block->bytes > 0 && block->bytes % MEM_POOL_ALIGNMENT == 0;
         if (!known || !linked || !sized || block->segment != segment || segment->arena != arena ||

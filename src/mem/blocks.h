@@ -5,7 +5,7 @@
 // A segment is a range of addresses with memory behind its beginning. Segments whose blocks may stand in for one
 // another form an arena. An arena's free blocks lie in classes of similar size, 16 to each power of two, with a bitmap
 // of the classes in use (the index of TLSF: Masmano et al., 2004). The best fit is the smallest in the first class that
-// has one, so a hit looks at one or two short lists.
+// has one, and each class is a tree, so a hit takes logarithmic time at worst.
 #ifndef HEADROOM_MEM_BLOCKS_H
 #define HEADROOM_MEM_BLOCKS_H
 
@@ -22,15 +22,20 @@ struct block {
     device_address address;
     uint64_t bytes;
     struct segment *segment;
-    struct block *previous, *next;             // in the segment, in order of address
-    struct block *class_previous, *class_next; // while free
-    struct stream *stream;                     // free: safe after this stream's work until then; NULL: safe for any
+    struct block *previous, *next;  // in the segment, in order of address
+    struct stream *stream;          // free: safe after this stream's work until then; NULL: safe for any
+    struct block *smaller, *larger; // while free: in the tree of its class (mem/free_tree.h)
     bool live;
     bool stays; // while live: beyond the step; as is what follows
     uint64_t requested_bytes;
     uint64_t step; // in which it was allocated
     struct tag *tag;
 };
+
+static inline bool block_is_safe(const struct block *block, const struct stream *stream)
+{
+    return block->stream == NULL || block->stream == stream;
+}
 
 // Free blocks of a segment that has live ones.
 struct split {
@@ -51,7 +56,7 @@ struct segment {
 
 struct arena {
     struct segment *segments;
-    struct block *classes[BLOCK_CLASSES]; // free blocks
+    struct block *classes[BLOCK_CLASSES]; // free blocks, a tree each
     uint64_t used[BLOCK_CLASSES / 64];    // classes that have some
 };
 

@@ -238,7 +238,7 @@ static struct block *raise_top(struct mem_pool *pool, struct segment *segment, u
 static struct block *own_last(const struct segment *segment, const struct stream *stream)
 {
     struct block *last = segment->last;
-    bool usable = last != NULL && !last->live && (last->stream == NULL || last->stream == stream);
+    bool usable = last != NULL && !last->live && block_is_safe(last, stream);
     return usable ? last : NULL;
 }
 

@@ -42,7 +42,8 @@ static bool make_room(struct tags *tags)
     if (2 * (tags->count + 1) <= tags->capacity) {
         return true;
     }
-    struct tags larger = {.count = tags->count, .capacity = tags->capacity == 0 ? 64 : 2 * tags->capacity};
+    struct tags larger = *tags;
+    larger.capacity = tags->capacity == 0 ? 64 : 2 * tags->capacity;
     larger.table = calloc(larger.capacity, sizeof(struct tag *));
     if (larger.table == NULL) {
         return false;
@@ -69,7 +70,7 @@ static struct tag *add(struct tags *tags, const char *name, size_t length, uint3
     return tag;
 }
 
-struct tag *tags_find(struct tags *tags, const char *name)
+static struct tag *find_or_add(struct tags *tags, const char *name)
 {
     size_t length = strnlen(name, TAG_MAX - 1);
     uint32_t hash = hash_of(name, length);
@@ -83,6 +84,15 @@ struct tag *tags_find(struct tags *tags, const char *name)
         }
     }
     return add(tags, name, length, hash);
+}
+
+struct tag *tags_find(struct tags *tags, const char *name)
+{
+    struct tag **recent = &tags->recent[(uintptr_t)name / 8 % TAGS_RECENT];
+    if (*recent == NULL || strncmp((*recent)->name, name, TAG_MAX - 1) != 0) {
+        *recent = find_or_add(tags, name);
+    }
+    return *recent;
 }
 
 static bool larger(const struct tag *a, const struct tag *b)

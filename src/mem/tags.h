@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TAG_MAX 32 // with the byte that ends it; longer ones are cut
+#define TAG_MAX     32 // with the byte that ends it; longer ones are cut
+#define TAGS_RECENT 64
 
 struct tag {
     char name[TAG_MAX];
@@ -19,6 +20,7 @@ struct tag {
 struct tags {
     struct tag **table; // open-addressed by hash
     size_t count, capacity;
+    struct tag *recent[TAGS_RECENT]; // found last, by where the name stood that was asked for
 };
 
 // Knows no tag yet, and holds nothing.

@@ -1490,9 +1490,9 @@ static void the_check_finds_damage(void **context)
     unused->previous = NULL;
     assert_false(blocks_check(&blocks, &arena, 1));
     unused->previous = live;
-    unused->class_previous = live;
+    unused->larger = live; // which comes before it
     assert_false(blocks_check(&blocks, &arena, 1));
-    unused->class_previous = NULL;
+    unused->larger = NULL;
     arena.used[0] ^= 2;
     assert_false(blocks_check(&blocks, &arena, 1));
     arena.used[0] ^= 2;
