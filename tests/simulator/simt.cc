@@ -6,27 +6,22 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <vector>
 
+#include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
 
+#include "mem/random.h"
 #include "state.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define WITH_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_ASAN 1
-#endif
-#endif
-#ifdef WITH_ASAN
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
+// There where the program is built with AddressSanitizer. This file is not: it runs millions of times per test.
+#pragma weak __sanitizer_start_switch_fiber
+#pragma weak __sanitizer_finish_switch_fiber
+#pragma weak __asan_unpoison_memory_region
 
 #define STACK_BYTES (size_t{1} << 18)
 #define PAGE_BYTES  4096
+#define STACK_STEP  320 // from stack to stack, in a page: else all would share a few lines of the processor's cache
 
 #define SHARED_BYTES     (size_t{48} << 10)  // of a launch
 #define SHARED_BYTES_MAX (size_t{227} << 10) // where the kernel allows it
@@ -83,7 +78,12 @@ struct fiber {
 
 // Lanes of one warp that wait for each other.
 struct group {
-    unsigned mask, arrived;
+    group(unsigned its_mask, const char *its_kind, size_t its_bytes) : mask(its_mask), kind(its_kind), bytes(its_bytes)
+    {
+        memset(values, 0, 32 * bytes);
+    }
+
+    unsigned mask, arrived = 0;
     const char *kind;
     size_t bytes;
     unsigned char values[32 * SIMT_EXCHANGE_MAX]; // packed
@@ -109,12 +109,16 @@ struct block {
     std::unique_ptr<unsigned char[], release> shared;
     fiber *present;
     void *scheduler_top;
-    std::mt19937 random;
-#ifdef WITH_ASAN
+    uint64_t random_state;
     const void *scheduler_stack;
     size_t scheduler_stack_bytes;
-#endif
 } running;
+
+size_t random_below(size_t end)
+{
+    const uint64_t bits = random_mix(running.random_state += UINT64_C(0x9e3779b97f4a7c15));
+    return static_cast<size_t>((bits >> 32) * end >> 32);
+}
 
 [[noreturn]] void give_up(const char *what)
 {
@@ -130,26 +134,33 @@ struct block {
     abort();
 }
 
+// Tells AddressSanitizer that another stack comes; `fake_p` keeps what belongs to this one, NULL: it ends.
+void start_switch(void **fake_p, const void *stack, size_t stack_bytes)
+{
+    if (__sanitizer_start_switch_fiber != nullptr) {
+        __sanitizer_start_switch_fiber(fake_p, stack, stack_bytes);
+    }
+}
+
+void finish_switch(void *fake, const void **left_p, size_t *left_bytes_p)
+{
+    if (__sanitizer_finish_switch_fiber != nullptr) {
+        __sanitizer_finish_switch_fiber(fake, left_p, left_bytes_p);
+    }
+}
+
 void to_scheduler(bool for_ever)
 {
     fiber *self = running.present;
-#ifdef WITH_ASAN
     void *fake = nullptr;
-    __sanitizer_start_switch_fiber(for_ever ? nullptr : &fake, running.scheduler_stack, running.scheduler_stack_bytes);
-#else
-    (void)for_ever;
-#endif
+    start_switch(for_ever ? nullptr : &fake, running.scheduler_stack, running.scheduler_stack_bytes);
     simt_switch_stack(&self->top, running.scheduler_top);
-#ifdef WITH_ASAN
-    __sanitizer_finish_switch_fiber(fake, &running.scheduler_stack, &running.scheduler_stack_bytes);
-#endif
+    finish_switch(fake, &running.scheduler_stack, &running.scheduler_stack_bytes);
 }
 
 void run_fiber()
 {
-#ifdef WITH_ASAN
-    __sanitizer_finish_switch_fiber(nullptr, &running.scheduler_stack, &running.scheduler_stack_bytes);
-#endif
+    finish_switch(nullptr, &running.scheduler_stack, &running.scheduler_stack_bytes);
     (*running.kernel)();
     running.present->state = state::returned;
     to_scheduler(true);
@@ -160,14 +171,10 @@ void to_fiber(fiber &f)
 {
     running.present = &f;
     simt_thread_index = f.index;
-#ifdef WITH_ASAN
     void *fake = nullptr;
-    __sanitizer_start_switch_fiber(&fake, f.stack, STACK_BYTES);
-#endif
+    start_switch(&fake, f.stack, STACK_BYTES);
     simt_switch_stack(&running.scheduler_top, f.top);
-#ifdef WITH_ASAN
-    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-#endif
+    finish_switch(fake, nullptr, nullptr);
 }
 
 // A fresh stack on which simt_switch_stack finds six registers and the address to return to.
@@ -181,10 +188,11 @@ void prepare(fiber &f, unsigned place)
         }
         f.stack = static_cast<char *>(memory);
     }
-#ifdef WITH_ASAN
-    ASAN_UNPOISON_MEMORY_REGION(f.stack + STACK_BYTES - PAGE_BYTES, PAGE_BYTES); // frames that were never left
-#endif
-    void **top = reinterpret_cast<void **>(f.stack + STACK_BYTES) - 1; // aligned as after a call
+    char *end = f.stack + STACK_BYTES - place * STACK_STEP % PAGE_BYTES;
+    if (__asan_unpoison_memory_region != nullptr) {
+        __asan_unpoison_memory_region(end - PAGE_BYTES, PAGE_BYTES); // frames that were never left
+    }
+    void **top = reinterpret_cast<void **>(end) - 1; // aligned as after a call
     *--top = reinterpret_cast<void *>(run_fiber);
     for (int i = 0; i < 6; i++) {
         *--top = nullptr;
@@ -208,13 +216,13 @@ void make_ready(fiber &f)
 fiber &take_ready(bool far)
 {
     if (!far || running.ready[running.favoured].empty()) {
-        running.favoured = running.random() % running.ready.size();
+        running.favoured = random_below(running.ready.size());
     }
     while (running.ready[running.favoured].empty()) {
         running.favoured = (running.favoured + 1) % running.ready.size();
     }
     std::vector<unsigned> &ready = running.ready[running.favoured];
-    unsigned &chosen = ready[running.random() % ready.size()];
+    unsigned &chosen = ready[random_below(ready.size())];
     fiber &f = running.fibers[chosen];
     chosen = ready.back();
     ready.pop_back();
@@ -257,7 +265,7 @@ void run_block()
         prepare(running.fibers[i], i);
         make_ready(running.fibers[i]);
     }
-    const bool far = running.random() % 2 == 0;
+    const bool far = random_below(2) == 0;
     while (running.returned < running.threads) {
         if (running.ready_threads == 0) {
             give_up("no thread can go on");
@@ -318,8 +326,7 @@ static group &find_group(unsigned mask, const char *kind, size_t bytes, std::vec
             give_up("lanes of one warp wait with masks that overlap");
         }
     }
-    groups.push_back({.mask = mask, .arrived = 0, .kind = kind, .bytes = bytes, .values = {}});
-    return groups.back();
+    return groups.emplace_back(mask, kind, bytes);
 }
 
 void simt_exchange(unsigned mask, const char *kind, const void *mine, size_t bytes, void *all)
@@ -392,10 +399,10 @@ void simt_run(const char *name, dim3 grid, dim3 block, size_t shared_bytes, cons
     running.threads = size_t{block.x} * block.y * block.z;
     running.fibers.resize(std::max(running.fibers.size(), running.threads));
     running.groups.assign((running.threads + 31) / 32, {});
-    running.random.seed(seed == nullptr ? 1 : static_cast<unsigned>(atoi(seed)));
+    running.random_state = seed == nullptr ? 1 : static_cast<uint64_t>(atoi(seed));
     simt_block_size = block;
     simt_grid_size = grid;
-    const size_t blocks = size_t{grid.x} * grid.y * grid.z, start = running.random() % blocks;
+    const size_t blocks = size_t{grid.x} * grid.y * grid.z, start = random_below(blocks);
     for (size_t i = 0; i < blocks; i++) {
         const size_t place = (start + i) % blocks;
         simt_block_index = {static_cast<unsigned>(place % grid.x), static_cast<unsigned>(place / grid.x % grid.y),
