@@ -42,6 +42,7 @@ struct bench {
     struct device *device;
     struct device_ops ops; // the device's, but for the granule
     struct stream *streams[2];
+    struct event *event;
     struct mem_pool *pool;
     device_address held, stepped; // where the pool's two ends begin
     struct record *record;
@@ -74,6 +75,7 @@ static void bench_init(struct bench *bench, const char *name, uint64_t granule_b
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(bench->ops.stream_create(bench->device, &bench->streams[i]), STATUS_OK);
     }
+    assert_int_equal(bench->ops.event_create(bench->device, &bench->event), STATUS_OK);
     assert_int_equal(mem_pool_create(bench->device, LIMIT, &bench->pool, &error), STATUS_OK);
     find_ends(bench);
 }
@@ -86,6 +88,7 @@ static void bench_finish(struct bench *bench)
     if (bench->ops.check(bench->device, &error) != STATUS_OK) {
         fail_msg("%s", error.text);
     }
+    bench->ops.event_destroy(bench->device, bench->event);
     for (size_t i = 0; i < 2; i++) {
         bench->ops.stream_destroy(bench->device, bench->streams[i]);
     }
@@ -220,44 +223,60 @@ static void test_tensors_have_the_cpu_s_offsets(void **state)
 
 enum { CALLS = 3000, BLOCKS = 120 };
 
+struct play_block {
+    device_address address; // 0: none
+    struct stream *stream;  // that has used it
+};
+
 struct play {
     uint64_t seed;
     uint64_t bytes_max; // of a block
     bool trims;         // and lowers limits
 };
 
-static void play_take(struct bench *bench, const struct play *play, uint64_t *random, device_address *block)
+static void play_take(struct bench *bench, const struct play *play, uint64_t *random, struct play_block *block)
 {
     static const uint64_t kinds[] = {2000, 100000, 0};
     uint64_t most = kinds[random_bits(random) % 3],
              bytes = 1 + random_bits(random) % (most > 0 ? most : play->bytes_max);
-    struct stream *stream = bench->streams[random_bits(random) % 2];
     bool stays = random_bits(random) % 4 == 0;
-    enum status status = (stays ? mem_pool_hold : mem_pool_alloc)(bench->pool, bytes, stream, "block", block);
+    block->stream = bench->streams[random_bits(random) % 2];
+    enum status status =
+        (stays ? mem_pool_hold : mem_pool_alloc)(bench->pool, bytes, block->stream, "block", &block->address);
     note(bench->record, status);
     if (status == STATUS_OK) {
-        note_address(bench, *block);
-        bench->ops.fill_zero(bench->device, stream, *block,
-                             uint64_min(bytes, 4096)); // so that there is work to wait for
+        note_address(bench, block->address);
+        bench->ops.fill_zero(bench->device, block->stream, block->address, uint64_min(bytes, 4096)); // to be waited for
     }
+}
+
+// After either stream, which then comes after the one that has used it.
+static void play_give(struct bench *bench, uint64_t *random, struct play_block *block)
+{
+    struct stream *stream = bench->streams[random_bits(random) % 2];
+    if (stream != block->stream) {
+        bench->ops.event_record(bench->device, bench->event, block->stream);
+        bench->ops.event_wait(bench->device, stream, bench->event);
+    }
+    mem_pool_free(bench->pool, block->address, stream);
+    block->address = 0;
 }
 
 static void play_calls(struct bench *bench, const void *argument)
 {
     const struct play *play = argument;
-    device_address blocks[BLOCKS] = {0};
+    struct play_block blocks[BLOCKS] = {0};
     struct mem_pool_stats stats;
     uint64_t random = play->seed;
     for (size_t i = 0; i < CALLS; i++) {
-        device_address *block = &blocks[random_bits(&random) % BLOCKS];
+        struct play_block *block = &blocks[random_bits(&random) % BLOCKS];
         uint64_t what = random_bits(&random) % 100;
         if (play->trims && what == 0) {
             note(bench->record, mem_pool_trim(bench->pool, random_bits(&random) % LIMIT));
         } else if (play->trims && what == 1) {
             mem_pool_set_soft_limit(bench->pool, LIMIT / 2 + random_bits(&random) % LIMIT);
-        } else if (*block != 0) {
-            mem_pool_free(bench->pool, *block, bench->streams[random_bits(&random) % 2]);
-            *block = 0;
+        } else if (block->address != 0) {
+            play_give(bench, &random, block);
         } else {
             play_take(bench, play, &random, block);
         }
