@@ -771,7 +771,7 @@ static struct config read_shipped(const char *name)
     char path[512];
     struct config config;
     struct error error = {0};
-    snprintf(path, sizeof(path), HEADROOM_SOURCE_DIR "/configs/%s.yaml", name);
+    snprintf(path, sizeof(path), "configs/%s.yaml", name);
     if (config_read(&config, path, NULL, 0, &error) != STATUS_OK) {
         fail_msg("%s", error.text);
     }

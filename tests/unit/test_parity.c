@@ -272,7 +272,7 @@ static void gpt_sample(uint64_t number, void *inputs, int32_t *targets)
 static void follow_mlp(struct target *target)
 {
     static const struct experiment mlp = {
-        .path = HEADROOM_SOURCE_DIR "/tests/parity/mlp.txt",
+        .path = "tests/parity/mlp.txt",
         .model = {.kind = MODEL_MLP, .mlp = {.sizes = {1024, 2048, 10}, .count = 3, .activation = MODEL_RELU}},
         .optimizer = {.kind = OPTIMIZER_SGD, .learning_rate = 0.01},
         .batch = 32,
@@ -290,7 +290,7 @@ static void test_an_mlp_with_sgd(void **state)
 static void follow_gpt(struct target *target)
 {
     static const struct experiment gpt = {
-        .path = HEADROOM_SOURCE_DIR "/tests/parity/gpt.txt",
+        .path = "tests/parity/gpt.txt",
         .model = {.kind = MODEL_GPT, .gpt = {.vocab_size = 65, .seq_len = 16, .blocks = 2, .heads = 2, .channels = 32}},
         .optimizer = {.kind = OPTIMIZER_ADAMW,
                       .learning_rate = 1e-3,
