@@ -26,7 +26,8 @@ PROGRAMS = ["headroom", "bench/bench_device", "bench/bench_kernels"]  # beside w
 MPIRUN = "mpirun"
 # Of the machine that it runs on: the C library and what belongs to it, CUDA, and the driver.
 FOREIGN = re.compile(r"(ld-linux|lib(c|m|dl|rt|pthread|resolv|util|cublas|cublasLt|nccl|cuda|nvidia-ml)\.so)")
-WRAPPER = """#!/bin/sh
+# Not for sh: dash takes exported functions, which tests/gpu/run has, out of the environment.
+WRAPPER = """#!/usr/bin/env bash
 here=$(dirname "$0")/..
 here=$(cd "$here" && pwd)
 more=${HEADROOM_CUDA_LIBRARIES:+:$HEADROOM_CUDA_LIBRARIES}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
