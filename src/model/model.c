@@ -116,6 +116,7 @@ static bool build(const struct model *model, struct model_shape shape, enum list
     list->forward_count = list->op_count;
     if (purpose == LIST_TRAIN) {
         list_differentiate(list);
+        list_recompute(list, model->config.recompute);
     }
     return !list->failed;
 }
