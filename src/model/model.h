@@ -87,7 +87,7 @@ void model_initial_values(const struct model *model, size_t parameter, uint64_t 
 // Bytes of the copy of the parameters that lists work with; 0 where they work with the parameters themselves.
 uint64_t model_copy_bytes(const struct model *model);
 
-// Floating-point operations of training on one sample of the greatest length, forward and backward.
+// Floating-point operations of training on one sample of the greatest length, forward and backward, nothing twice.
 uint64_t model_sample_flops(const struct model *model);
 
 #endif
