@@ -139,9 +139,11 @@ static void forward(const struct model *model, struct model_shape shape, struct 
                                vocab, "embedding");
     const tensor_id *block = &weights[BLOCKS];
     for (size_t i = 0; i < config->gpt.blocks; i++, block += BLOCK_PARAMETERS) {
+        list->block = i + 1;
         x = op_add(list, x, attention_branch(config, shape, list, x, block), "attention_residual");
         x = op_add(list, x, mlp_branch(config, shape, list, x, block), "mlp_residual");
     }
+    list->block = 0;
     tensor_id norm = op_layer_norm(list, x, block[0], block[1], rows, channels, "ln_f");
     tensor_id logits = op_linear(list, norm, weights[WTE], TENSOR_NONE, rows, channels, vocab, "logits");
     op_cross_entropy(list, tally, logits, list->targets, rows, config->gpt.vocab_size, vocab);

@@ -57,7 +57,8 @@ void list_append(struct list *list, const struct op *op)
         list->failed = true;
         return;
     }
-    list->ops[list->op_count++] = *op;
+    list->ops[list->op_count] = *op;
+    list->ops[list->op_count++].block = list->block;
 }
 
 uint64_t list_tensor_bytes(const struct list *list, tensor_id tensor)

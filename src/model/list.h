@@ -55,6 +55,7 @@ struct list {
     struct op *ops;
     size_t op_count, op_capacity;
     size_t forward_count;       // operations of the forward pass; the rest are the backward pass
+    size_t block;               // of the model, whose operations are being appended, from 1; 0: of none
     tensor_id inputs, targets;  // the samples of the micro-batch
     uint64_t inputs_bytes;      // set by list_place, as is what follows
     uint64_t locals_bytes;      // what the operations write
@@ -78,6 +79,18 @@ void list_append(struct list *list, const struct op *op);
 // Appends the backward pass: the gradient of the sum of losses with respect to every parameter, added to the
 // parameters' gradients. Reverse-mode differentiation (Griewank and Walther, Evaluating Derivatives, 2008).
 void list_differentiate(struct list *list);
+
+// What a backward pass computes again from what is kept, rather than keep it.
+enum list_recompute {
+    LIST_RECOMPUTE_NONE,
+    LIST_RECOMPUTE_SELECTIVE, // what cheap operations make (op_type)
+    LIST_RECOMPUTE_FULL,      // everything within a block but what its last operation makes
+};
+
+// Rewrites the backward pass so: before an operation that needs a tensor which is not kept, those that made it run
+// again, to a copy that lives from there. Chen et al., "Training deep nets with sublinear memory cost" (2016);
+// selective: Korthikanti et al., "Reducing activation recomputation in large transformer models" (2022).
+void list_recompute(struct list *list, enum list_recompute recompute);
 
 // Joins neighbouring operations that one kernel does together, with the same results up to rounding. After it the list
 // can no longer be differentiated.

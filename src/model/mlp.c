@@ -53,11 +53,13 @@ static void forward(const struct model *model, struct model_shape shape, struct 
         size_t in = config->mlp.sizes[i], out = config->mlp.sizes[i + 1];
         char name[TENSOR_NAME_MAX];
         snprintf(name, sizeof(name), "layers.%zu", i);
+        list->block = i + 1;
         x = op_linear(list, x, weights[2 * i], weights[2 * i + 1], shape.samples, in, out, name);
         if (i < last) {
             x = config->mlp.activation == MODEL_RELU ? op_relu(list, x) : op_gelu(list, x, "gelu");
         }
     }
+    list->block = 0;
     size_t classes = config->mlp.sizes[last + 1];
     op_cross_entropy(list, tally, x, list->targets, shape.samples, classes, classes);
 }

@@ -28,6 +28,7 @@ struct model_shape {
 struct model_config {
     enum model_kind kind;
     enum kernel_precision precision; // of weights and activations in its lists
+    enum list_recompute recompute;   // in lists with a backward pass
     struct {
         size_t sizes[MODEL_LAYERS_MAX]; // from input to classes
         size_t count;                   // at least 2
@@ -86,7 +87,7 @@ void model_initial_values(const struct model *model, size_t parameter, uint64_t 
 // Bytes of the copy of the parameters that lists work with; 0 where they work with the parameters themselves.
 uint64_t model_copy_bytes(const struct model *model);
 
-// Floating-point operations of training on one sample of the greatest length, forward and backward.
+// Floating-point operations of training on one sample of the greatest length, forward and backward, nothing twice.
 uint64_t model_sample_flops(const struct model *model);
 
 #endif

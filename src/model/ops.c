@@ -86,8 +86,11 @@ static void differentiate_linear(struct differentiation *pass, const struct op *
     }
 }
 
-static const struct op_type linear = {
-    .name = "linear", .run = run_matmul, .flops = matmul_flops, .differentiate = differentiate_linear};
+static const struct op_type linear = {.name = "linear",
+                                      .run = run_matmul,
+                                      .flops = matmul_flops,
+                                      .differentiate = differentiate_linear,
+                                      .writes = SLOT(0)};
 
 tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id bias, size_t rows, size_t in,
                     size_t out, const char *name)
@@ -110,7 +113,8 @@ static void differentiate_convert(struct differentiation *pass, const struct op 
     (void)pass, (void)op; // data has no gradient
 }
 
-static const struct op_type convert = {.name = "convert", .run = run_convert, .differentiate = differentiate_convert};
+static const struct op_type convert = {
+    .name = "convert", .run = run_convert, .differentiate = differentiate_convert, .writes = SLOT(0)};
 
 tensor_id op_convert(struct list *list, tensor_id x, const char *name)
 {
@@ -148,7 +152,8 @@ static void differentiate_relu(struct differentiation *pass, const struct op *op
     append(pass->list, (struct op){.type = &relu_backward, .elementwise = op->elementwise}, TENSORS(dx, dy, x));
 }
 
-static const struct op_type relu = {.name = "relu", .run = run_relu, .differentiate = differentiate_relu};
+static const struct op_type relu = {
+    .name = "relu", .run = run_relu, .differentiate = differentiate_relu, .writes = SLOT(0)};
 
 tensor_id op_relu(struct list *list, tensor_id x)
 {
@@ -179,8 +184,12 @@ static void differentiate_gelu(struct differentiation *pass, const struct op *op
     append(pass->list, (struct op){.type = &gelu_backward, .elementwise = op->elementwise}, TENSORS(dx, dy, x));
 }
 
-static const struct op_type gelu = {
-    .name = "gelu", .run = run_gelu, .differentiate = differentiate_gelu, .over = {SLOT(0), SLOT(1)}};
+static const struct op_type gelu = {.name = "gelu",
+                                    .run = run_gelu,
+                                    .differentiate = differentiate_gelu,
+                                    .writes = SLOT(0),
+                                    .cheap = true,
+                                    .over = {SLOT(0), SLOT(1)}};
 
 tensor_id op_gelu(struct list *list, tensor_id x, const char *name)
 {
@@ -203,8 +212,11 @@ static void differentiate_add(struct differentiation *pass, const struct op *op)
     gradient_share(pass, op->tensors[2], dy);
 }
 
-static const struct op_type add = {
-    .name = "add", .run = run_add, .differentiate = differentiate_add, .over = {SLOT(0), SLOT(1) | SLOT(2)}};
+static const struct op_type add = {.name = "add",
+                                   .run = run_add,
+                                   .differentiate = differentiate_add,
+                                   .writes = SLOT(0),
+                                   .over = {SLOT(0), SLOT(1) | SLOT(2)}};
 
 void op_add_into(struct list *list, tensor_id y, tensor_id a, tensor_id b)
 {
@@ -252,6 +264,8 @@ static void differentiate_layer_norm(struct differentiation *pass, const struct 
 static const struct op_type layer_norm = {.name = "layer_norm",
                                           .run = run_layer_norm,
                                           .differentiate = differentiate_layer_norm,
+                                          .writes = SLOT(0) | SLOT(2) | SLOT(3),
+                                          .cheap = true,
                                           .over = {SLOT(0) | SLOT(1), SLOT(4) | SLOT(5)}};
 
 tensor_id op_layer_norm(struct list *list, tensor_id x, tensor_id gamma, tensor_id beta, size_t rows, size_t channels,
@@ -291,7 +305,7 @@ static void differentiate_embedding(struct differentiation *pass, const struct o
 }
 
 static const struct op_type embedding = {
-    .name = "embedding", .run = run_embedding, .differentiate = differentiate_embedding};
+    .name = "embedding", .run = run_embedding, .differentiate = differentiate_embedding, .writes = SLOT(0)};
 
 tensor_id op_embedding(struct list *list, tensor_id tokens, tensor_id wte, tensor_id wpe, size_t batch, size_t length,
                        size_t channels, size_t vocabulary, const char *name)
@@ -343,8 +357,11 @@ static void differentiate_attention(struct differentiation *pass, const struct o
            TENSORS(dqkv, delta, gradient_of(pass, y), qkv, y, lse));
 }
 
-static const struct op_type attention = {
-    .name = "attention", .run = run_attention, .flops = attention_flops, .differentiate = differentiate_attention};
+static const struct op_type attention = {.name = "attention",
+                                         .run = run_attention,
+                                         .flops = attention_flops,
+                                         .differentiate = differentiate_attention,
+                                         .writes = SLOT(0) | SLOT(1)};
 
 tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t length, size_t channels, size_t heads,
                        const char *name)
@@ -375,7 +392,7 @@ static void differentiate_cross_entropy(struct differentiation *pass, const stru
 }
 
 static const struct op_type cross_entropy = {
-    .name = "cross_entropy", .run = run_cross_entropy, .differentiate = differentiate_cross_entropy};
+    .name = "cross_entropy", .run = run_cross_entropy, .differentiate = differentiate_cross_entropy, .writes = SLOT(1)};
 
 void op_cross_entropy(struct list *list, tensor_id tally, tensor_id logits, tensor_id targets, size_t rows,
                       size_t classes, size_t stride)

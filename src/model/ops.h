@@ -15,6 +15,8 @@ struct op_type {
     void (*run)(const struct op *op, struct kernel_context *context, const device_address *a);
     void (*differentiate)(struct differentiation *pass, const struct op *op); // NULL: a backward operation
     uint64_t (*flops)(const struct op *op);                                   // NULL: not worth counting
+    unsigned writes; // slots, as bits, of a forward operation; one that works in place writes nothing else
+    bool cheap;      // takes little time for the bytes that it makes, so that they need not be kept
     // Slots, as bits: each of these outputs may be written over any of these inputs, of which nothing is left then.
     struct {
         unsigned outputs, inputs;
@@ -23,6 +25,7 @@ struct op_type {
 
 struct op {
     const struct op_type *type;
+    size_t block;                      // as list.block was when it was appended
     tensor_id tensors[OP_TENSORS_MAX]; // in the order of the kernel's arguments
     union {
         struct kernel_matmul matmul;

@@ -32,6 +32,7 @@ enum config_data { CONFIG_DATA_IDX, CONFIG_DATA_TEXT, CONFIG_DATA_TOKENS, CONFIG
 enum config_device { CONFIG_DEVICE_AUTO, CONFIG_DEVICE_CPU, CONFIG_DEVICE_CUDA };
 enum config_segments { CONFIG_EXPANDABLE, CONFIG_PLAIN };
 enum config_precision { CONFIG_FP32, CONFIG_BF16 };
+enum config_recompute { CONFIG_RECOMPUTE_NONE, CONFIG_RECOMPUTE_SELECTIVE, CONFIG_RECOMPUTE_FULL };
 enum config_comm { CONFIG_COMM_AUTO, CONFIG_COMM_SELF, CONFIG_COMM_MPI };
 enum config_reduce { CONFIG_REDUCE_AUTO, CONFIG_REDUCE_MPI, CONFIG_REDUCE_NCCL };
 
@@ -55,6 +56,7 @@ struct config {
         uint64_t global_batch_size;
         uint64_t micro_batch_size; // 0: "auto", from headroom
         enum config_precision precision;
+        enum config_recompute recompute;
         uint64_t seed;
         double clip_norm;    // 0: no clipping
         uint64_t eval_every; // steps; 0: only at the end

@@ -29,7 +29,11 @@ static enum kernel_precision worker_precision(const struct config *config)
 
 struct model_config worker_model_config(const struct config *config)
 {
-    struct model_config model = {.precision = worker_precision(config)};
+    static const enum list_recompute recompute[] = {[CONFIG_RECOMPUTE_NONE] = LIST_RECOMPUTE_NONE,
+                                                    [CONFIG_RECOMPUTE_SELECTIVE] = LIST_RECOMPUTE_SELECTIVE,
+                                                    [CONFIG_RECOMPUTE_FULL] = LIST_RECOMPUTE_FULL};
+    struct model_config model = {.precision = worker_precision(config),
+                                 .recompute = recompute[config->train.recompute]};
     if (config->model.kind == CONFIG_MODEL_MLP) {
         model.kind = MODEL_MLP;
         model.mlp.count = config->model.layers_count;
@@ -206,9 +210,9 @@ static enum status open_device(struct worker *worker, const char *name, struct e
     return status;
 }
 
-const char *worker_advice(const struct worker *worker, enum mem_cause cause)
+// Whatever was refused.
+static const char *advice(const struct config *config, enum mem_cause cause)
 {
-    const struct config *config = worker->config;
     bool gpt = config->model.kind == CONFIG_MODEL_GPT, wide = config->train.precision != CONFIG_BF16;
     bool capacity = config->device.capacities_count > 0;
     if (cause == MEM_CAUSE_FRAGMENTED && config->device.segments == CONFIG_PLAIN) {
@@ -229,13 +233,20 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause)
     return gpt ? "Lower model.seq_len or model.channels." : "Make model.layers smaller.";
 }
 
+const char *worker_advice(const struct worker *worker, enum mem_cause cause)
+{
+    const struct config *config = worker->config;
+    bool keeps = config->model.kind == CONFIG_MODEL_GPT && config->train.recompute != CONFIG_RECOMPUTE_FULL;
+    return keeps && cause != MEM_CAUSE_FRAGMENTED ? "Set train.recompute: full." : advice(config, cause);
+}
+
 static enum status out_of_memory(struct worker *worker, const char *tag, struct error *error)
 {
     char text[768];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
     mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
     return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold the %s: %s %s", tag, text,
-                     worker_advice(worker, report->cause));
+                     advice(worker->config, report->cause));
 }
 
 // Zeroed memory for the whole run; none where `bytes` is 0.

@@ -107,7 +107,7 @@ enum status worker_check(struct worker *worker, struct error *error);
 // One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// Which key to change where memory was refused for good, in a sentence.
+// Which key to change where a micro-step of one sample was refused, in a sentence.
 const char *worker_advice(const struct worker *worker, enum mem_cause cause);
 
 // The config's model and optimizer in the words of src/model/.

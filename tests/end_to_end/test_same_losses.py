@@ -4,6 +4,7 @@
 import headroom_run
 
 FAILURES = "fault.fail_allocation_every=3"
+LINES_TOO_SMALL = "device.capacity=896KiB"
 
 
 class SameLosses(headroom_run.ProgramTest):
@@ -49,6 +50,17 @@ class SameLosses(headroom_run.ProgramTest):
         run = self.train("lines.yaml", "data.validation_fraction=0", f"train.global_batch_size={samples}",
                          "train.steps=2", "train.micro_batch_size=10", ranks=2)
         self.assertEqual([step["tokens"] for step in run.steps], 2 * [sum(len(line) for line in lines)])
+
+    def test_what_is_computed_again(self):
+        """The same bits, and a device that is too small for one sample otherwise."""
+        reference = self.train("lines.yaml")
+        for recompute in ("selective", "full"):
+            run = self.train("lines.yaml", f"train.recompute={recompute}")
+            self.assertEqual(run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses)
+        refused = self.headroom("train", "lines.yaml", "comm.kind=self", "run.folder=refused", LINES_TOO_SMALL, code=3)
+        self.assertIn("Set train.recompute: full.", refused.complaints[0])
+        run = self.train("lines.yaml", LINES_TOO_SMALL, "train.recompute=full")
+        self.assert_same_losses(run, reference, "lines.yaml, full recompute for want of memory")
 
     def test_any_number_of_ranks(self):
         for config in ("mlp.yaml", "gpt.yaml"):

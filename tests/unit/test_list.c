@@ -1041,6 +1041,66 @@ static void test_fusion_changes_no_result(void **state)
     check_fusions(KERNEL_BF16, BF16_TOLERANCE);
 }
 
+// Recomputation -----------------------------------------------------------------------------------------------------
+
+static void assert_recomputed(struct graph *kept, struct graph *again, enum kernel_precision precision,
+                              const char *name)
+{
+    bool exact = precision == KERNEL_FP32;
+    assert_same_results(kept, again, "cpu", exact ? 0 : BF16_TOLERANCE, name);
+    assert_true(again->list.forward_count == kept->list.forward_count);
+    graph_finish(kept);
+    graph_finish(again);
+}
+
+static void random_graph_in_blocks(struct graph *graph, uint64_t seed, enum kernel_precision precision,
+                                   enum list_recompute recompute)
+{
+    graph_init(graph, seed, precision);
+    tensor_id logits = build_random(graph);
+    for (size_t i = 0; i < graph->list.op_count; i++) {
+        graph->list.ops[i].block = 3 * i / graph->list.op_count; // 0: of none
+    }
+    graph_differentiate(graph, logits);
+    list_recompute(&graph->list, recompute);
+    if (seed % 2 == 0) {
+        list_fuse(&graph->list);
+    }
+    graph_place(graph);
+}
+
+static void check_recomputation(enum kernel_precision precision, enum list_recompute recompute)
+{
+    size_t added = 0;
+    for (size_t i = 0; i < MODELS; i++) {
+        struct graph kept, again;
+        struct model_config config = *models[i].config;
+        graph_of_model(&kept, models[i].config, precision, 3);
+        config.recompute = recompute;
+        graph_of_model(&again, &config, precision, 3);
+        assert_recomputed(&kept, &again, precision, models[i].name);
+    }
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        struct graph kept, again;
+        char name[64];
+        snprintf(name, sizeof(name), "random list, seed %u", (unsigned)seed);
+        random_graph_in_blocks(&kept, seed, precision, LIST_RECOMPUTE_NONE);
+        random_graph_in_blocks(&again, seed, precision, recompute);
+        added += again.list.op_count - kept.list.op_count;
+        assert_recomputed(&kept, &again, precision, name);
+    }
+    assert_true(added > 100);
+}
+
+static void test_recomputation_changes_no_result(void **state)
+{
+    (void)state;
+    for (enum list_recompute recompute = LIST_RECOMPUTE_SELECTIVE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
+        check_recomputation(KERNEL_FP32, recompute);
+        check_recomputation(KERNEL_BF16, recompute);
+    }
+}
+
 // Placement ---------------------------------------------------------------------------------------------------------
 
 // The same list with every local tensor at a place of its own. Shares the operations with `list`.
@@ -1291,6 +1351,7 @@ int main(void)
         cmocka_unit_test(test_what_is_fused),
         cmocka_unit_test(test_what_fusing_leaves_unused_takes_no_memory),
         cmocka_unit_test(test_fusion_changes_no_result),
+        cmocka_unit_test(test_recomputation_changes_no_result),
         cmocka_unit_test(test_what_is_written_over_what),
         cmocka_unit_test(test_placement_changes_no_result),
         cmocka_unit_test(test_pieces_are_the_whole),
