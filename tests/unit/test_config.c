@@ -148,6 +148,7 @@ static void defaults_fill_what_the_file_leaves_out(void **state)
     assert_int_equal(config.train.epochs, 0);
     assert_int_equal(config.train.micro_batch_size, 0);
     assert_int_equal(config.train.precision, CONFIG_FP32);
+    assert_int_equal(config.train.recompute, CONFIG_RECOMPUTE_NONE);
     assert_int_equal(config.train.seed, 1);
     assert_int_equal(config.optimizer.kind, CONFIG_SGD);
     assert_true(config.optimizer.beta2 == 0.999);
@@ -316,6 +317,8 @@ static void names_and_booleans_are_exact(void **state)
     config = parse_with("model.activation=gelu");
     assert_int_equal(config.model.activation, CONFIG_GELU);
     config_finish(&config);
+    config = parse_with("train.recompute=full");
+    assert_int_equal(config.train.recompute, CONFIG_RECOMPUTE_FULL);
     config = parse_with("train.precision=bf16");
     assert_int_equal(config.train.precision, CONFIG_BF16);
     assert_round_trip(&config);
@@ -462,7 +465,7 @@ static void mistakes_name_their_place(void **state)
     expect_refused("- train\n", "run.yaml: a configuration is a mapping of sections");
     expect_refused("train:\n  ? [1]\n  : 2\n",
                    "run.yaml:1:1: train: there is no key '?'; allowed: steps, epochs, global_batch_size, "
-                   "micro_batch_size, precision, seed, clip_norm, eval_every");
+                   "micro_batch_size, precision, recompute, seed, clip_norm, eval_every");
 }
 
 static void values_are_quoted_on_one_line(void **state)
@@ -500,7 +503,7 @@ static void unknown_names_get_a_suggestion(void **state)
     expect_refused(
         "train:\n  global_batchsize: 5\n",
         "run.yaml:2:3: train: there is no key 'global_batchsize'; did you mean 'global_batch_size'? allowed: "
-        "steps, epochs, global_batch_size, micro_batch_size, precision, seed, clip_norm, eval_every");
+        "steps, epochs, global_batch_size, micro_batch_size, precision, recompute, seed, clip_norm, eval_every");
     expect_refused("run:\n  zebra: 5\n", "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, "
                                          "memory_trace, snapshot_step, log_micro_steps");
     expect_refused("trian:\n  steps: 5\n", "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "
