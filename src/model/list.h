@@ -81,7 +81,7 @@ void list_append(struct list *list, const struct op *op);
 void list_differentiate(struct list *list);
 
 // What a backward pass computes again from what is kept, rather than keep it.
-enum list_recompute {
+enum list_recompute_mode {
     LIST_RECOMPUTE_NONE,
     LIST_RECOMPUTE_SELECTIVE, // what cheap operations make (op_type)
     LIST_RECOMPUTE_FULL,      // everything within a block but what its last operation makes
@@ -90,7 +90,7 @@ enum list_recompute {
 // Rewrites the backward pass so: before an operation that needs a tensor which is not kept, those that made it run
 // again, to a copy that lives from there. Chen et al., "Training deep nets with sublinear memory cost" (2016);
 // selective: Korthikanti et al., "Reducing activation recomputation in large transformer models" (2022).
-void list_recompute(struct list *list, enum list_recompute recompute);
+void list_recompute(struct list *list, enum list_recompute_mode mode);
 
 // Joins neighbouring operations that one kernel does together, with the same results up to rounding. After it the list
 // can no longer be differentiated.

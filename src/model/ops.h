@@ -15,8 +15,10 @@ struct op_type {
     void (*run)(const struct op *op, struct kernel_context *context, const device_address *a);
     void (*differentiate)(struct differentiation *pass, const struct op *op); // NULL: a backward operation
     uint64_t (*flops)(const struct op *op);                                   // NULL: not worth counting
-    unsigned writes; // slots, as bits, of a forward operation; one that works in place writes nothing else
-    bool cheap;      // takes little time for the bytes that it makes, so that they need not be kept
+    // Slots, as bits, that a forward operation writes. One that changes a tensor in place writes nothing else, and what
+    // made the tensor made no other.
+    unsigned writes;
+    bool cheap; // takes little time for the bytes that it makes, so that they need not be kept
     // Slots, as bits: each of these outputs may be written over any of these inputs, of which nothing is left then.
     struct {
         unsigned outputs, inputs;

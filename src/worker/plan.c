@@ -197,12 +197,11 @@ static enum status print_shares(const struct planning *planning, struct error *e
         print_rank(planning, i, plan == NULL ? NULL : &plan[i]);
     }
     sched_coordinator_destroy(coordinator);
-    bool keeps = config->model.kind == CONFIG_MODEL_GPT && config->train.recompute != CONFIG_RECOMPUTE_FULL;
     return plan != NULL ? STATUS_OK
                         : error_set(error, STATUS_OUT_OF_MEMORY,
                                     "a rank above cannot hold a single sample (largest 0): %sraise device.capacity, or "
                                     "make the model smaller",
-                                    keeps ? "set train.recompute: full, " : "");
+                                    worker_may_recompute(config) ? "set train.recompute: full, " : "");
 }
 
 static enum status plan(const struct command_line *command, struct error *error)

@@ -192,14 +192,14 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
     worker_log(worker, "micro-step of samples %" PRIu64 "..%" PRIu64 " dropped: %s", first, first + count - 1, text);
 }
 
-static enum status give_up(struct worker *worker, struct error *error)
+static enum status give_up(struct worker *worker, enum list_purpose purpose, struct error *error)
 {
-    char text[768];
+    char text[768], advice[WORKER_ADVICE_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
     memory_files_out_of_memory(worker, true);
     mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
     return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold a single sample: %s %s", text,
-                     worker_advice(worker, report->cause));
+                     worker_advice(worker, report->cause, purpose == LIST_TRAIN, advice));
 }
 
 static uint64_t predict_peak(struct worker *worker, const struct sample_range *range)
@@ -267,7 +267,7 @@ static enum status run_micro_steps(struct worker *worker, const struct sample_ra
             mem_pool_trim(worker->pool, 0);
             trimmed = true;
         } else {
-            return give_up(worker, error);
+            return give_up(worker, range->purpose, error);
         }
     }
     return STATUS_OK;

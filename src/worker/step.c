@@ -143,6 +143,7 @@ static void report(struct worker *worker, uint64_t next_step)
 
 static enum status no_plan(const struct worker *worker, struct error *error)
 {
+    char advice[WORKER_ADVICE_MAX];
     uint32_t rank = 0;
     while (rank + 1 < worker->comm->size && worker->messages[rank].report.micro_batch_max > 0) {
         rank++;
@@ -156,7 +157,7 @@ static enum status no_plan(const struct worker *worker, struct error *error)
                      " bytes and its headroom is %" PRIu64 " bytes. Of its limit of %" PRIu64 " bytes it holds %" PRIu64
                      " itself, and %" PRIu64 " are held by others on its device. %s",
                      rank, sample_bytes, message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes,
-                     message->others_bytes, worker_advice(worker, cause));
+                     message->others_bytes, worker_advice(worker, cause, true, advice));
 }
 
 static enum status decide(struct worker *worker, bool *changed_p, struct error *error)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/worker.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -29,9 +30,9 @@ static enum kernel_precision worker_precision(const struct config *config)
 
 struct model_config worker_model_config(const struct config *config)
 {
-    static const enum list_recompute recompute[] = {[CONFIG_RECOMPUTE_NONE] = LIST_RECOMPUTE_NONE,
-                                                    [CONFIG_RECOMPUTE_SELECTIVE] = LIST_RECOMPUTE_SELECTIVE,
-                                                    [CONFIG_RECOMPUTE_FULL] = LIST_RECOMPUTE_FULL};
+    static const enum list_recompute_mode recompute[] = {[CONFIG_RECOMPUTE_NONE] = LIST_RECOMPUTE_NONE,
+                                                         [CONFIG_RECOMPUTE_SELECTIVE] = LIST_RECOMPUTE_SELECTIVE,
+                                                         [CONFIG_RECOMPUTE_FULL] = LIST_RECOMPUTE_FULL};
     struct model_config model = {.precision = worker_precision(config),
                                  .recompute = recompute[config->train.recompute]};
     if (config->model.kind == CONFIG_MODEL_MLP) {
@@ -210,43 +211,56 @@ static enum status open_device(struct worker *worker, const char *name, struct e
     return status;
 }
 
-// Whatever was refused.
-static const char *advice(const struct config *config, enum mem_cause cause)
+bool worker_may_recompute(const struct config *config)
 {
-    bool gpt = config->model.kind == CONFIG_MODEL_GPT, wide = config->train.precision != CONFIG_BF16;
-    bool capacity = config->device.capacities_count > 0;
-    if (cause == MEM_CAUSE_FRAGMENTED && config->device.segments == CONFIG_PLAIN) {
-        return "Set device.segments: expandable.";
-    }
-    if (cause == MEM_CAUSE_EXTERNAL) {
-        return gpt ? "Leave the device to this job, or lower model.seq_len or model.channels."
-                   : "Leave the device to this job, or make model.layers smaller.";
-    }
-    if (capacity) {
-        return gpt ? "Raise device.capacity, or lower model.seq_len or model.channels."
-                   : "Raise device.capacity, or make model.layers smaller.";
-    }
-    if (wide) {
-        return gpt ? "Set train.precision: bf16, or lower model.seq_len or model.channels."
-                   : "Set train.precision: bf16, or make model.layers smaller.";
-    }
-    return gpt ? "Lower model.seq_len or model.channels." : "Make model.layers smaller.";
+    return config->model.kind == CONFIG_MODEL_GPT && config->train.recompute != CONFIG_RECOMPUTE_FULL;
 }
 
-const char *worker_advice(const struct worker *worker, enum mem_cause cause)
+// "Do this, do that, or do a third."
+static void join_ways(const char *const *ways, size_t count, char *text)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < count; i++) {
+        const char *before = i == 0 ? "" : i + 1 < count ? ", " : ", or ";
+        used += (size_t)snprintf(text + used, WORKER_ADVICE_MAX - used, "%s%s", before, ways[i]);
+    }
+    snprintf(text + used, WORKER_ADVICE_MAX - used, ".");
+    text[0] = (char)toupper((unsigned char)text[0]);
+}
+
+const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text)
 {
     const struct config *config = worker->config;
-    bool keeps = config->model.kind == CONFIG_MODEL_GPT && config->train.recompute != CONFIG_RECOMPUTE_FULL;
-    return keeps && cause != MEM_CAUSE_FRAGMENTED ? "Set train.recompute: full." : advice(config, cause);
+    const char *ways[4];
+    size_t count = 0;
+    if (cause == MEM_CAUSE_FRAGMENTED && config->device.segments == CONFIG_PLAIN) {
+        ways[count++] = "set device.segments: expandable";
+        join_ways(ways, count, text);
+        return text;
+    }
+    if (training && worker_may_recompute(config) && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
+        ways[count++] = "set train.recompute: full";
+    }
+    if (cause == MEM_CAUSE_EXTERNAL) {
+        ways[count++] = "leave the device to this job";
+    } else if (config->device.capacities_count > 0) {
+        ways[count++] = "raise device.capacity";
+    } else if (config->train.precision != CONFIG_BF16) {
+        ways[count++] = "set train.precision: bf16";
+    }
+    ways[count++] =
+        config->model.kind == CONFIG_MODEL_GPT ? "lower model.seq_len or model.channels" : "make model.layers smaller";
+    join_ways(ways, count, text);
+    return text;
 }
 
 static enum status out_of_memory(struct worker *worker, const char *tag, struct error *error)
 {
-    char text[768];
+    char text[768], advice[WORKER_ADVICE_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
     mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
     return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold the %s: %s %s", tag, text,
-                     advice(worker->config, report->cause));
+                     worker_advice(worker, report->cause, false, advice));
 }
 
 // Zeroed memory for the whole run; none where `bytes` is 0.

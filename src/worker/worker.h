@@ -107,8 +107,13 @@ enum status worker_check(struct worker *worker, struct error *error);
 // One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// Which key to change where a micro-step of one sample was refused, in a sentence.
-const char *worker_advice(const struct worker *worker, enum mem_cause cause);
+// Whether train.recompute: full would keep less.
+bool worker_may_recompute(const struct config *config);
+
+// What to change where memory was refused for good, in a sentence; `training`: to a micro-step with a backward pass.
+// Writes and answers `text`, of WORKER_ADVICE_MAX bytes.
+#define WORKER_ADVICE_MAX 192
+const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text);
 
 // The config's model and optimizer in the words of src/model/.
 struct model_config worker_model_config(const struct config *config);

@@ -1054,7 +1054,7 @@ static void assert_recomputed(struct graph *kept, struct graph *again, enum kern
 }
 
 static void random_graph_in_blocks(struct graph *graph, uint64_t seed, enum kernel_precision precision,
-                                   enum list_recompute recompute)
+                                   enum list_recompute_mode recompute)
 {
     graph_init(graph, seed, precision);
     tensor_id logits = build_random(graph);
@@ -1069,7 +1069,7 @@ static void random_graph_in_blocks(struct graph *graph, uint64_t seed, enum kern
     graph_place(graph);
 }
 
-static void check_recomputation(enum kernel_precision precision, enum list_recompute recompute)
+static void check_recomputation(enum kernel_precision precision, enum list_recompute_mode recompute)
 {
     size_t added = 0;
     for (size_t i = 0; i < MODELS; i++) {
@@ -1095,7 +1095,7 @@ static void check_recomputation(enum kernel_precision precision, enum list_recom
 static void test_recomputation_changes_no_result(void **state)
 {
     (void)state;
-    for (enum list_recompute recompute = LIST_RECOMPUTE_SELECTIVE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
+    for (enum list_recompute_mode recompute = LIST_RECOMPUTE_SELECTIVE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
         check_recomputation(KERNEL_FP32, recompute);
         check_recomputation(KERNEL_BF16, recompute);
     }

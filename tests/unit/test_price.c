@@ -356,7 +356,7 @@ static void check_recomputation(const char *name, const struct model_config *con
 {
     static const char *const modes[] = {"", ", selective recompute", ", full recompute"};
     uint64_t bytes = UINT64_MAX;
-    for (enum list_recompute recompute = LIST_RECOMPUTE_NONE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
+    for (enum list_recompute_mode recompute = LIST_RECOMPUTE_NONE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
         struct model_config with = *config;
         char title[64];
         with.recompute = recompute;
