@@ -163,7 +163,7 @@ static void ask_info(struct bench *bench)
 static void ask_usage(struct bench *bench)
 {
     struct device_usage usage;
-    (void)bench->device->ops->usage(bench->device, &usage);
+    (void)device_ask_usage(bench->device, &usage);
 }
 
 // ---- Streams and events ----

@@ -40,7 +40,8 @@ struct kernels;
 // What the kernels of one stream work with. Each table's own context begins with this.
 struct kernel_context {
     const struct kernels *kernels;
-    struct stream *stream;
+    struct device *device;
+    struct stream *stream; // there
 };
 
 // What cross_entropy adds up, as float64 on the device.

@@ -4,14 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum status cpu_context_create(const struct kernels *kernels, struct stream *stream, struct kernel_context **context_p,
-                               struct error *error)
+enum status cpu_context_create(const struct kernels *kernels, struct device *device, struct stream *stream,
+                               struct kernel_context **context_p, struct error *error)
 {
     struct cpu_context *context = calloc(1, sizeof *context);
     if (context == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    context->base = (struct kernel_context){.kernels = kernels, .stream = stream};
+    context->base = (struct kernel_context){.kernels = kernels, .device = device, .stream = stream};
     *context_p = &context->base;
     return STATUS_OK;
 }

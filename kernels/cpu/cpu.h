@@ -33,8 +33,8 @@ struct cpu_context {
     size_t scratch_count;
 };
 
-enum status cpu_context_create(const struct kernels *kernels, struct stream *stream, struct kernel_context **context_p,
-                               struct error *error);
+enum status cpu_context_create(const struct kernels *kernels, struct device *device, struct stream *stream,
+                               struct kernel_context **context_p, struct error *error);
 void cpu_context_destroy(struct kernel_context *context);
 
 // Room for `count` floats until the next call. Ends the program where the host's memory runs out.

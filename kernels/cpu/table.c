@@ -14,8 +14,8 @@
 static enum status context_create(struct device *device, struct stream *stream, device_address workspace,
                                   struct kernel_context **context_p, struct error *error)
 {
-    (void)device, (void)workspace;
-    return cpu_context_create(&TABLE, stream, context_p, error);
+    (void)workspace;
+    return cpu_context_create(&TABLE, device, stream, context_p, error);
 }
 
 const struct kernels TABLE = {

@@ -28,8 +28,7 @@ enum status cuda_context_create(const struct kernels *kernels, struct device *de
     if (context == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    context->base = (struct kernel_context){.kernels = kernels, .stream = stream};
-    context->device = device;
+    context->base = (struct kernel_context){.kernels = kernels, .device = device, .stream = stream};
     context->stream = device_cuda_stream(stream);
     context->workspace = device_cuda_pointer(workspace);
     context->matmuls = cuda_matmul_cache_create();

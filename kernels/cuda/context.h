@@ -20,7 +20,6 @@ struct cuda_matmul_cache; // of algorithms that cuBLASLt chose, matmul.c
 
 struct cuda_context {
     struct kernel_context base;
-    struct device *device;
     cudaStream_t stream;
     void *workspace;     // CUDA_WORKSPACE_BYTES on the device
     int multiprocessors; // of the GPU

@@ -286,12 +286,12 @@ static void run_plain(struct cuda_context *context, const struct problem *with_b
     plain.bias = 0;
     struct solution *solution = solve(context, &plain);
     if (solution == NULL) {
-        device_cuda_note_text(context->device, "cublasLtMatmul", "out of host memory");
+        device_cuda_note_text(context->base.device, "cublasLtMatmul", "out of host memory");
         return;
     }
     cublasStatus_t status = solution->found ? run_solution(context, solution, operands) : CUBLAS_STATUS_NOT_SUPPORTED;
     if (status != CUBLAS_STATUS_SUCCESS) {
-        device_cuda_note_text(context->device, "cublasLtMatmul", cublasLtGetStatusString(status));
+        device_cuda_note_text(context->base.device, "cublasLtMatmul", cublasLtGetStatusString(status));
     }
 }
 
@@ -301,7 +301,7 @@ static void run_empty(struct cuda_context *context, const struct problem *proble
     if (!problem->accumulate) {
         uint64_t number_bytes = problem->float_c ? sizeof(float) : kernel_real_bytes(context->base.kernels->precision);
         device_cuda_note(
-            context->device,
+            context->base.device,
             cudaMemsetAsync(device_cuda_pointer(to), 0, problem->m * problem->n * number_bytes, context->stream),
             "cudaMemsetAsync");
     }

@@ -537,14 +537,14 @@ static void adamw(struct kernel_context *context, const struct kernel_adamw *arg
     copy_weights(context, isfinite(*scale) ? copy : 0, weights, count);
 }
 
-static enum status context_create(const struct kernels *kernels, struct stream *stream,
+static enum status context_create(const struct kernels *kernels, struct device *device, struct stream *stream,
                                   struct kernel_context **context_p, struct error *error)
 {
     struct kernel_context *context = malloc(sizeof *context);
     if (context == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    *context = (struct kernel_context){.kernels = kernels, .stream = stream};
+    *context = (struct kernel_context){.kernels = kernels, .device = device, .stream = stream};
     *context_p = context;
     return STATUS_OK;
 }
@@ -552,15 +552,15 @@ static enum status context_create(const struct kernels *kernels, struct stream *
 static enum status context_create_fp32(struct device *device, struct stream *stream, device_address workspace,
                                        struct kernel_context **context_p, struct error *error)
 {
-    (void)device, (void)workspace;
-    return context_create(&kernels_reference_fp32, stream, context_p, error);
+    (void)workspace;
+    return context_create(&kernels_reference_fp32, device, stream, context_p, error);
 }
 
 static enum status context_create_bf16(struct device *device, struct stream *stream, device_address workspace,
                                        struct kernel_context **context_p, struct error *error)
 {
-    (void)device, (void)workspace;
-    return context_create(&kernels_reference_bf16, stream, context_p, error);
+    (void)workspace;
+    return context_create(&kernels_reference_bf16, device, stream, context_p, error);
 }
 
 static void context_destroy(struct kernel_context *context)

@@ -11,6 +11,7 @@
 #define HEADROOM_MEM_DEVICE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "mem/error.h"
@@ -85,7 +86,7 @@ struct device_ops {
     enum status (*commit)(struct device *device, device_address address, uint64_t bytes);
     void (*release)(struct device *device, device_address address, uint64_t bytes);
     void (*info)(struct device *device, struct device_info *info_p);
-    // False where nobody can tell. May take milliseconds.
+    // False where nobody can tell; NULL: nobody ever can. May take milliseconds.
     bool (*usage)(struct device *device, struct device_usage *usage_p);
 
     // The address as a host pointer where the host may use it once the stream is synchronised, else NULL.
@@ -124,6 +125,11 @@ struct device {
     bool plain; // without virtual memory: a range has its memory from `reserve` to `unreserve`, whose caller makes sure
                 // that no stream still uses it; `commit` and `release` of the whole range only say that it is in use
 };
+
+static inline bool device_ask_usage(struct device *device, struct device_usage *usage_p)
+{
+    return device->ops->usage != NULL && device->ops->usage(device, usage_p);
+}
 
 // Whether the host reaches its memory by copies alone, which then run beside kernels: so with GPUs.
 static inline bool device_is_apart(const struct device_ops *ops)

@@ -231,12 +231,6 @@ static void info(struct device *device, struct device_info *info_p)
     ledger_info(on_cpu(device)->ledger, info_p);
 }
 
-static bool usage(struct device *device, struct device_usage *usage_p)
-{
-    (void)device, (void)usage_p;
-    return false;
-}
-
 static void *host_pointer(struct device *device, device_address address)
 {
     return on_cpu(device)->fault_bit != 0 ? NULL : device_cpu_pointer(address);
@@ -351,7 +345,6 @@ const struct device_ops device_cpu = {
     .commit = commit,
     .release = release,
     .info = info,
-    .usage = usage,
     .host_pointer = host_pointer,
     .stream_create = stream_create,
     .stream_destroy = stream_destroy,

@@ -106,12 +106,6 @@ static void info(struct device *device, struct device_info *info_p)
     };
 }
 
-static bool usage(struct device *device, struct device_usage *usage_p)
-{
-    (void)device, (void)usage_p;
-    return false;
-}
-
 const struct device_ops device_pinned = {
     .name = "pinned",
     .granularity_bytes = GRANULARITY,
@@ -123,7 +117,6 @@ const struct device_ops device_pinned = {
     .commit = commit,
     .release = release,
     .info = info,
-    .usage = usage,
     .host_pointer = host_pointer,
     CUDA_STREAM_ENTRIES,
 };

@@ -29,13 +29,13 @@ void pool_guard_taken(struct mem_pool *pool, const struct block *block, struct s
     if (pool->guard_bytes == 0) {
         return;
     }
-    sanitizer_unpoison(device, block->address, block->bytes);
+    sanitizer_set_poison(device, block->address, block->bytes, false);
     sanitizer_fill(device, stream, block->address, pool->guard_bytes, ZONE_BYTE);
     sanitizer_fill(device, stream, address, block->requested_bytes, POISON_BYTE);
     sanitizer_fill(device, stream, end, zone_behind(pool, block), ZONE_BYTE);
     sanitizer_block(device, address, pool_user_bytes(pool, block), block->tag->name);
-    sanitizer_poison(device, block->address, pool->guard_bytes);
-    sanitizer_poison(device, end, zone_behind(pool, block));
+    sanitizer_set_poison(device, block->address, pool->guard_bytes, true);
+    sanitizer_set_poison(device, end, zone_behind(pool, block), true);
 }
 
 static void check_zone(struct mem_pool *pool, const struct block *block, struct stream *stream, device_address zone,
@@ -58,17 +58,17 @@ void pool_guard_given(struct mem_pool *pool, const struct block *block, struct s
     if (pool->guard_bytes == 0) {
         return;
     }
-    sanitizer_unpoison(device, block->address, block->bytes);
+    sanitizer_set_poison(device, block->address, block->bytes, false);
     check_zone(pool, block, stream, block->address, pool->guard_bytes);
     check_zone(pool, block, stream, address + block->requested_bytes, zone_behind(pool, block));
     sanitizer_fill(device, stream, block->address, block->bytes, POISON_BYTE);
     sanitizer_block_freed(device, address, stream);
-    sanitizer_poison(device, block->address, block->bytes);
+    sanitizer_set_poison(device, block->address, block->bytes, true);
 }
 
 void pool_guard_returned(struct mem_pool *pool, device_address address, uint64_t bytes)
 {
     if (pool->guard_bytes > 0) {
-        sanitizer_unpoison(pool->device, address, bytes);
+        sanitizer_set_poison(pool->device, address, bytes, false);
     }
 }

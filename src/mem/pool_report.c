@@ -105,7 +105,7 @@ void pool_refuse(struct mem_pool *pool, const struct request *request, bool inje
         .pending_bytes = pending_bytes(pool),
     };
     pool->device->ops->info(pool->device, &report->device);
-    report->usage_known = pool->device->ops->usage(pool->device, &report->usage);
+    report->usage_known = device_ask_usage(pool->device, &report->usage);
     snprintf(report->tag, sizeof(report->tag), "%s", request->tag);
     list_tags(pool, report);
     report->cause = injected ? MEM_CAUSE_INJECTED : find_cause(pool, request, &report->device);

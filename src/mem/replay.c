@@ -47,12 +47,6 @@ static void info(struct device *device, struct device_info *info_p)
         .capacity_bytes = capacity, .free_bytes = capacity - held, .held_bytes = held, .sharers = 1};
 }
 
-static bool usage(struct device *device, struct device_usage *usage_p)
-{
-    (void)device, (void)usage_p;
-    return false;
-}
-
 static void synchronize(struct device *device)
 {
     (void)device;
@@ -83,7 +77,6 @@ uint64_t mem_replay_pool(const struct mem_trace *trace, const struct mem_trace_e
         .commit = commit,
         .release = release,
         .info = info,
-        .usage = usage,
         .synchronize = synchronize,
     };
     struct counting_device device = {.base = {.ops = &ops, .plain = plain}, .next = granularity_bytes};

@@ -232,6 +232,35 @@ void sanitizer_access(struct device *device, struct stream *stream, device_addre
     leave(sanitizer);
 }
 
+static device_address address_of(const void *memory)
+{
+    return (device_address)(uintptr_t)memory;
+}
+
+// The host must have waited for whoever used the bytes.
+static void use_by_host(struct sanitizer *sanitizer, device_address address, uint64_t bytes, const struct use *use)
+{
+    struct conflict conflict;
+    uses_forget(&sanitizer->uses, &sanitizer->host);
+    if (uses_add(&sanitizer->uses, address, bytes, use, &sanitizer->host, &conflict)) {
+        report(sanitizer, use, &conflict);
+    } else {
+        note_full_host(sanitizer);
+    }
+}
+
+void sanitizer_host_access(struct device *device, const void *memory, uint64_t bytes, bool writes, const char *place)
+{
+    struct sanitizer *sanitizer = enter(device);
+    if (sanitizer == NULL) {
+        return;
+    }
+    const struct use use = {
+        .place = place, .verb = writes ? "writes" : "reads", .writes = writes, .stream = USE_BY_HOST};
+    use_by_host(sanitizer, address_of(memory), bytes, &use);
+    leave(sanitizer);
+}
+
 void sanitizer_block(struct device *device, device_address address, uint64_t bytes, const char *tag)
 {
     struct sanitizer *sanitizer = enter(device);
@@ -310,16 +339,12 @@ static void destroy(struct device *device)
     }
 }
 
-// The host, which must have waited for them, takes the memory from whoever used it.
 static void release(struct device *device, device_address address, uint64_t bytes)
 {
     struct sanitizer *sanitizer = enter(device);
     const struct use use = {.place = "release", .verb = "returns", .writes = true, .stream = USE_BY_HOST};
-    struct conflict conflict;
-    uses_forget(&sanitizer->uses, &sanitizer->host);
-    if (uses_remove(&sanitizer->uses, address, bytes, &use, &sanitizer->host, &conflict)) {
-        report(sanitizer, &use, &conflict);
-    } else {
+    use_by_host(sanitizer, address, bytes, &use);
+    if (!uses_end_blocks(&sanitizer->uses, address, bytes)) {
         note_full_host(sanitizer);
     }
     leave(sanitizer);
@@ -458,6 +483,7 @@ static enum status check(struct device *device, struct error *error)
 static void copy_to_device(struct device *device, struct stream *stream, device_address to, const void *from,
                            uint64_t bytes)
 {
+    sanitizer_access(device, stream, address_of(from), bytes, false, "copy_to_device");
     sanitizer_access(device, stream, to, bytes, true, "copy_to_device");
     sanitizer_of(device)->inner->copy_to_device(device, stream, to, from, bytes);
 }
@@ -465,6 +491,7 @@ static void copy_to_device(struct device *device, struct stream *stream, device_
 static void copy_to_host(struct device *device, struct stream *stream, void *to, device_address from, uint64_t bytes)
 {
     sanitizer_access(device, stream, from, bytes, false, "copy_to_host");
+    sanitizer_access(device, stream, address_of(to), bytes, true, "copy_to_host");
     sanitizer_of(device)->inner->copy_to_host(device, stream, to, from, bytes);
 }
 
@@ -562,26 +589,14 @@ bool sanitizer_find_damage(struct device *device, struct stream *stream, device_
     return false;
 }
 
-void sanitizer_poison(struct device *device, device_address address, uint64_t bytes)
+void sanitizer_set_poison(struct device *device, device_address address, uint64_t bytes, bool poisoned)
 {
 #ifdef SANITIZER_POISONS
     void *pointer = device->ops->host_pointer(device, address);
     if (pointer != NULL) {
-        __asan_poison_memory_region(pointer, bytes);
+        (poisoned ? __asan_poison_memory_region : __asan_unpoison_memory_region)(pointer, bytes);
     }
 #else
-    (void)device, (void)address, (void)bytes;
-#endif
-}
-
-void sanitizer_unpoison(struct device *device, device_address address, uint64_t bytes)
-{
-#ifdef SANITIZER_POISONS
-    void *pointer = device->ops->host_pointer(device, address);
-    if (pointer != NULL) {
-        __asan_unpoison_memory_region(pointer, bytes);
-    }
-#else
-    (void)device, (void)address, (void)bytes;
+    (void)device, (void)address, (void)bytes, (void)poisoned;
 #endif
 }

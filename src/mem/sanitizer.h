@@ -7,8 +7,11 @@
 // each stream last read since (Flanagan and Freund, "FastTrack", 2009).
 //
 // Streams, events and copies are watched by a table of entries that stands before the device's own. Whoever enqueues
-// other work says what it uses, and the pool says where blocks begin and end. All of these calls do nothing where no
-// sanitizer is attached.
+// other work says what it uses, the host says what it does itself with memory that copies use too, and the pool says
+// where blocks begin and end. All of these calls do nothing where no sanitizer is attached.
+//
+// The host's memory and the device's are one space of addresses: what a device that the host reaches calls an address
+// is the host's pointer, and no other device's memory is where the host's is.
 //
 // Threads: any; calls on one stream must not overlap. Attaching and detaching: nobody else uses the device meanwhile.
 // Ranks: nothing is collective.
@@ -37,6 +40,10 @@ void sanitizer_block_freed(struct device *device, device_address address, struct
 void sanitizer_access(struct device *device, struct stream *stream, device_address address, uint64_t bytes, bool writes,
                       const char *place);
 
+// The host uses these bytes now: staging memory, or a device's that it reaches. Uses of several threads are not put in
+// an order.
+void sanitizer_host_access(struct device *device, const void *memory, uint64_t bytes, bool writes, const char *place);
+
 // A finding of somebody else's: the rest of the line, behind "sanitizer: ".
 void sanitizer_report(struct device *device, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -61,7 +68,6 @@ bool sanitizer_find_damage(struct device *device, struct stream *stream, device_
 #define SANITIZER_POISONS 1
 #endif
 #endif
-void sanitizer_poison(struct device *device, device_address address, uint64_t bytes);
-void sanitizer_unpoison(struct device *device, device_address address, uint64_t bytes);
+void sanitizer_set_poison(struct device *device, device_address address, uint64_t bytes, bool poisoned);
 
 #endif

@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "mem/pickle.h"
+#include "mem/whole_file.h"
 
 // Keys and values that come again and again: written once, then by number.
 enum word {
@@ -283,8 +283,9 @@ static void put_settings(struct writer *writer, const struct mem_snapshot *snaps
     pickle_dict_end(writer->file);
 }
 
-static void put_snapshot(FILE *file, const struct mem_snapshot *snapshot)
+static void put_snapshot(FILE *file, const void *contents)
 {
+    const struct mem_snapshot *snapshot = contents;
     struct writer writer = {.file = file};
     pickle_begin(file);
     pickle_dict_begin(file);
@@ -302,33 +303,9 @@ static void put_snapshot(FILE *file, const struct mem_snapshot *snapshot)
     pickle_end(file);
 }
 
-static bool write_file(const char *path, const struct mem_snapshot *snapshot)
-{
-    FILE *file = fopen(path, "w");
-    if (file == NULL) {
-        return false;
-    }
-    put_snapshot(file, snapshot);
-    bool written = ferror(file) == 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
-    int failure = errno;
-    if (fclose(file) != 0 && written) {
-        return false;
-    }
-    errno = failure;
-    return written;
-}
-
 enum status mem_snapshot_write(const char *path, const struct mem_snapshot *snapshot, struct error *error)
 {
-    char *part = NULL;
-    if (asprintf(&part, "%s.part", path) < 0) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
-    }
-    enum status status = STATUS_OK;
-    if (!write_file(part, snapshot) || rename(part, path) != 0) {
-        status = error_set(error, STATUS_ERROR, "%s: %s", path, strerror(errno));
-        unlink(part);
-    }
-    free(part);
-    return status;
+    return whole_file_write(path, put_snapshot, snapshot)
+               ? STATUS_OK
+               : error_set(error, STATUS_ERROR, "%s: %s", path, strerror(errno));
 }

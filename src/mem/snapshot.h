@@ -55,8 +55,7 @@ struct mem_snapshot {
     const struct mem_recorder *recorder; // NULL: no history
 };
 
-// Writes `path`.part and moves it into place, so the file is whole or what it was before. STATUS_ERROR with a line that
-// names the file.
+// Writes it as whole_file_write does. STATUS_ERROR with a line that names the file.
 enum status mem_snapshot_write(const char *path, const struct mem_snapshot *snapshot, struct error *error);
 
 #endif

@@ -194,10 +194,11 @@ static struct conflict find_conflict(const struct uses *uses, size_t first, size
 
 static void keep(struct range *range, const struct use *use)
 {
+    bool lasts = use->stream != USE_BY_HOST; // all that is enqueued later comes after the host's
     if (use->writes) {
-        range->write = *use;
+        range->write = lasts ? *use : (struct use){0};
         memset(range->reads, 0, sizeof(range->reads));
-    } else {
+    } else if (lasts) {
         range->reads[use->slot] = *use;
     }
 }
@@ -217,16 +218,14 @@ bool uses_add(struct uses *uses, device_address address, uint64_t bytes, const s
     return true;
 }
 
-bool uses_remove(struct uses *uses, device_address address, uint64_t bytes, const struct use *use,
-                 const struct clock *clock, struct conflict *conflict_p)
+static bool set_owner(struct uses *uses, device_address address, uint64_t bytes, const struct owner *owner)
 {
     size_t first, end;
     if (!cut_out(uses, address, bytes, &first, &end)) {
         return false;
     }
-    *conflict_p = find_conflict(uses, first, end, use, clock);
     for (size_t i = first; i < end; i++) {
-        *uses->ranges[i] = (struct range){.from = uses->ranges[i]->from};
+        uses->ranges[i]->owner = *owner;
     }
     join(uses, first, end);
     return true;
@@ -235,16 +234,13 @@ bool uses_remove(struct uses *uses, device_address address, uint64_t bytes, cons
 bool uses_begin_block(struct uses *uses, device_address address, uint64_t bytes, const char *tag)
 {
     struct owner owner = {.state = OWNER_LIVE, .block = address};
-    size_t first, end;
-    if (!cut_out(uses, address, bytes, &first, &end)) {
-        return false;
-    }
     snprintf(owner.tag, sizeof(owner.tag), "%s", tag);
-    for (size_t i = first; i < end; i++) {
-        uses->ranges[i]->owner = owner;
-    }
-    join(uses, first, end);
-    return true;
+    return set_owner(uses, address, bytes, &owner);
+}
+
+bool uses_end_blocks(struct uses *uses, device_address address, uint64_t bytes)
+{
+    return set_owner(uses, address, bytes, &(struct owner){0});
 }
 
 static bool belongs_to(const struct range *range, device_address block)

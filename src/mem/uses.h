@@ -22,7 +22,7 @@ static inline void clock_join(struct clock *clock, const struct clock *other)
     }
 }
 
-#define USE_BY_HOST UINT32_MAX // in place of a stream's number
+#define USE_BY_HOST UINT32_MAX // in place of a stream's number; such a use has slot and count 0
 
 struct use {
     const char *place, *verb;
@@ -57,14 +57,14 @@ struct conflict {
 bool uses_init(struct uses *uses);
 void uses_finish(struct uses *uses);
 
-// A use that comes after what the clock counts. The first conflict with what was there.
+// A use that comes after what the clock counts. The first conflict with what was there. To one by the host it is all
+// the same whether a block was freed, and it is not kept: all that is enqueued later comes after it.
 bool uses_add(struct uses *uses, device_address address, uint64_t bytes, const struct use *use,
               const struct clock *clock, struct conflict *conflict_p);
-// The same, and then nothing is known of the bytes.
-bool uses_remove(struct uses *uses, device_address address, uint64_t bytes, const struct use *use,
-                 const struct clock *clock, struct conflict *conflict_p);
 
 bool uses_begin_block(struct uses *uses, device_address address, uint64_t bytes, const char *tag);
+// The bytes are of no block.
+bool uses_end_blocks(struct uses *uses, device_address address, uint64_t bytes);
 // Any stream may reuse the block.
 void uses_free_block(struct uses *uses, device_address address);
 // Only what comes after `freed` may, which is a use of the whole block.

@@ -7,6 +7,7 @@
 
 #include "mem/layout.h"
 #include "mem/range.h"
+#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "model/ops.h"
 
@@ -236,6 +237,20 @@ device_address list_address(const struct list *list, const struct list_memory *m
     return memory->locals + t->offset_bytes;
 }
 
+// For a sanitizer: all that is not data or a weight may be written.
+static void tell_uses(const struct list *list, const struct op *op, const struct kernel_context *context,
+                      const device_address *addresses)
+{
+    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+        tensor_id id = op->tensors[slot];
+        if (id != TENSOR_NONE) {
+            enum tensor_kind kind = list->tensors[id].kind;
+            sanitizer_access(context->device, context->stream, addresses[slot], list_tensor_bytes(list, id),
+                             kind != TENSOR_INPUT && kind != TENSOR_PARAMETER, op->type->name);
+        }
+    }
+}
+
 void list_run(const struct list *list, size_t first, size_t end, struct kernel_context *context,
               const struct list_memory *memory)
 {
@@ -245,6 +260,7 @@ void list_run(const struct list *list, size_t first, size_t end, struct kernel_c
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
             addresses[slot] = list_address(list, memory, op->tensors[slot]);
         }
+        tell_uses(list, op, context, addresses);
         range_begin(op->type->name);
         op->type->run(op, context, addresses);
         range_end();

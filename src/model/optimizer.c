@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "mem/sanitizer.h"
+
 size_t optimizer_state_count(const struct optimizer_config *config)
 {
     switch (config->kind) {
@@ -30,6 +32,28 @@ double optimizer_learning_rate(const struct optimizer_config *config, uint64_t s
     return config->final_learning_rate + left * (config->learning_rate - config->final_learning_rate);
 }
 
+static void tell_use(const struct kernel_context *context, device_address address, uint64_t bytes, bool writes,
+                     const char *place)
+{
+    if (address != 0) {
+        sanitizer_access(context->device, context->stream, address, bytes, writes, place);
+    }
+}
+
+// For a sanitizer.
+static void tell_step(const struct model *model, const struct kernel_context *context,
+                      const struct optimizer_memory *memory, const char *place)
+{
+    uint64_t bytes = model->elements * sizeof(float);
+    tell_use(context, memory->gradients, bytes, false, place);
+    tell_use(context, memory->scale, sizeof(float), false, place);
+    tell_use(context, memory->parameters, bytes, true, place);
+    tell_use(context, memory->copy, model_copy_bytes(model), true, place);
+    for (size_t i = 0; i < OPTIMIZER_STATES_MAX; i++) {
+        tell_use(context, memory->states[i], bytes, true, place);
+    }
+}
+
 static void step_sgd(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
                      const struct optimizer_memory *memory, uint64_t step)
 {
@@ -38,6 +62,7 @@ static void step_sgd(const struct optimizer_config *config, const struct model *
         .momentum = (float)config->momentum,
         .weight_decay = (float)config->weight_decay,
     };
+    tell_step(model, context, memory, "sgd");
     context->kernels->sgd(context, &args, memory->parameters, memory->copy, memory->gradients, memory->states[0],
                           memory->scale, model->elements);
 }
@@ -54,6 +79,7 @@ static void step_adamw(const struct optimizer_config *config, const struct model
         .step = step + 1,
         .decaying = model->decaying_elements,
     };
+    tell_step(model, context, memory, "adamw");
     context->kernels->adamw(context, &args, memory->parameters, memory->copy, memory->gradients, memory->states[0],
                             memory->states[1], memory->scale, model->elements);
 }
@@ -61,6 +87,8 @@ static void step_adamw(const struct optimizer_config *config, const struct model
 void optimizer_copy(const struct model *model, struct kernel_context *context, const struct optimizer_memory *memory)
 {
     if (memory->copy != 0) {
+        tell_use(context, memory->parameters, model->elements * sizeof(float), false, "convert");
+        tell_use(context, memory->copy, model_copy_bytes(model), true, "convert");
         context->kernels->convert(context, memory->copy, memory->parameters, model->elements);
     }
 }

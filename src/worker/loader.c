@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "mem/clock.h"
+#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 
 #define RUN_MAX    16 // slots that a thread claims at a time
@@ -99,8 +100,11 @@ static enum status fill(struct loader *loader, uint64_t number, uint64_t positio
 {
     const struct data_set *set = loader->config.set;
     uint64_t slot = number % loader->slots;
-    return set->ops->read(set, sample_at(loader, position), loader->inputs + slot * loader->input_bytes,
-                          (int32_t *)(void *)(loader->targets + slot * loader->target_bytes), error);
+    uint8_t *inputs = loader->inputs + slot * loader->input_bytes;
+    uint8_t *targets = loader->targets + slot * loader->target_bytes;
+    sanitizer_host_access(loader->config.device, inputs, loader->input_bytes, true, "loader");
+    sanitizer_host_access(loader->config.device, targets, loader->target_bytes, true, "loader");
+    return set->ops->read(set, sample_at(loader, position), inputs, (int32_t *)(void *)targets, error);
 }
 
 // Answers how many were read: all, or those before the one that failed.

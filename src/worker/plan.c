@@ -45,7 +45,7 @@ static enum status machine_capacity(struct planning *planning, uint64_t *capacit
         return error_set(error, status, "%s; with device.capacity a plan needs no device", why.text);
     }
     device->ops->info(device, &info);
-    device->ops->usage(device, &planning->usage);
+    device_ask_usage(device, &planning->usage);
     *capacity_p = info.free_bytes;
     device->ops->destroy(device);
     return STATUS_OK;

@@ -15,6 +15,11 @@
 
 enum reduce_type { REDUCE_FLOAT32, REDUCE_FLOAT64 };
 
+static inline uint64_t reduce_type_bytes(enum reduce_type type)
+{
+    return type == REDUCE_FLOAT32 ? sizeof(float) : sizeof(double);
+}
+
 struct reducer;
 
 struct reduce_ops {

@@ -5,6 +5,7 @@
 #include <mpi.h>
 #include <stdlib.h>
 
+#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "worker/reduce.h"
 
@@ -45,16 +46,12 @@ static void destroy(struct reducer *reducer)
     }
 }
 
-static size_t size_of(enum reduce_type type)
+static void reduce_in_place(struct reducer_mpi *mpi, char *values, uint64_t count, enum reduce_type type)
 {
-    return type == REDUCE_FLOAT32 ? sizeof(float) : sizeof(double);
-}
-
-static void reduce_in_place(char *values, uint64_t count, enum reduce_type type)
-{
+    sanitizer_host_access(mpi->device, values, count * reduce_type_bytes(type), true, "all-reduce");
     for (uint64_t done = 0; done < count; done += REDUCE_AT_ONCE) {
         uint64_t n = uint64_min(count - done, REDUCE_AT_ONCE);
-        MPI_Allreduce(MPI_IN_PLACE, values + done * size_of(type), (int)n,
+        MPI_Allreduce(MPI_IN_PLACE, values + done * reduce_type_bytes(type), (int)n,
                       type == REDUCE_FLOAT32 ? MPI_FLOAT : MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     }
 }
@@ -63,13 +60,13 @@ static void reduce_staged(struct reducer_mpi *mpi, struct stream *stream, device
                           enum reduce_type type)
 {
     const struct device_ops *ops = mpi->device->ops;
-    uint64_t part = STAGING_BYTES / size_of(type);
+    uint64_t part = STAGING_BYTES / reduce_type_bytes(type);
     for (uint64_t done = 0; done < count; done += part) {
-        uint64_t n = uint64_min(count - done, part), bytes = n * size_of(type);
-        device_address at = values + done * size_of(type);
+        uint64_t n = uint64_min(count - done, part), bytes = n * reduce_type_bytes(type);
+        device_address at = values + done * reduce_type_bytes(type);
         ops->copy_to_host(mpi->device, stream, mpi->staging_pointer, at, bytes);
         ops->stream_synchronize(mpi->device, stream);
-        reduce_in_place(mpi->staging_pointer, n, type);
+        reduce_in_place(mpi, mpi->staging_pointer, n, type);
         ops->copy_to_device(mpi->device, stream, at, mpi->staging_pointer, bytes);
         ops->stream_synchronize(mpi->device, stream); // the buffer is used again
     }
@@ -85,7 +82,7 @@ static void start(struct reducer *reducer, struct stream *stream, device_address
         return;
     }
     mpi->device->ops->stream_synchronize(mpi->device, stream);
-    reduce_in_place(host, count, type);
+    reduce_in_place(mpi, host, count, type);
 }
 
 static void finish(struct reducer *reducer, struct stream *stream)

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "mem/device_cuda.h"
+#include "mem/sanitizer.h"
 #include "worker/reduce.h"
 
 struct reducer_nccl {
@@ -172,6 +173,7 @@ static void start(struct reducer *reducer, struct stream *stream, device_address
     void *at = device_cuda_pointer(values);
     ops->event_record(nccl->device, nccl->made, stream);
     ops->event_wait(nccl->device, nccl->stream, nccl->made);
+    sanitizer_access(nccl->device, nccl->stream, values, count * reduce_type_bytes(type), true, "all-reduce");
     pthread_mutex_lock(&nccl->lock);
     if (nccl->comm != NULL) {
         ncclResult_t result = ncclAllReduce(at, at, count, type == REDUCE_FLOAT32 ? ncclFloat32 : ncclFloat64, ncclSum,

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "kernels/kernels.h"
+#include "mem/whole_file.h"
 #include "worker/reduce.h"
 #include "worker/version.h"
 
@@ -78,23 +79,16 @@ static enum status make_new(const char *wanted, char path[RUN_FOLDER_MAX], struc
     return cannot(error, "make another such folder", wanted);
 }
 
+static void put_text(FILE *file, const void *text)
+{
+    fputs(text, file);
+}
+
 enum status run_folder_write(const char *folder, const char *name, const char *text, struct error *error)
 {
-    char path[RUN_FOLDER_MAX + 64], temporary[RUN_FOLDER_MAX + 64];
+    char path[RUN_FOLDER_MAX + 64];
     snprintf(path, sizeof(path), "%s/%s", folder, name);
-    snprintf(temporary, sizeof(temporary), "%s/.%s", folder, name);
-    FILE *file = fopen(temporary, "w");
-    if (file == NULL) {
-        return cannot(error, "write this file", temporary);
-    }
-    bool written = fputs(text, file) >= 0;
-    written = fclose(file) == 0 && written;
-    if (!written || rename(temporary, path) != 0) {
-        enum status status = cannot(error, "write this file", path);
-        unlink(temporary);
-        return status;
-    }
-    return STATUS_OK;
+    return whole_file_write(path, put_text, text) ? STATUS_OK : cannot(error, "write this file", path);
 }
 
 void run_folder_versions(FILE *file)

@@ -27,7 +27,7 @@ enum status run_folder_create(const struct config *config, struct comm *comm, ch
 // Opens this rank's log. Not collective.
 enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, struct error *error);
 
-// Writes `text` as the file `name` of the folder, under another name first, so the file is whole or absent.
+// Writes `text` as the file `name` of the folder, as whole_file_write does.
 // STATUS_ERROR where the disk is at fault, else STATUS_INVALID. Not collective.
 enum status run_folder_write(const char *folder, const char *name, const char *text, struct error *error);
 

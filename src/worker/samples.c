@@ -5,7 +5,6 @@
 
 #include "mem/clock.h"
 #include "mem/range.h"
-#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "model/ops.h"
 #include "worker/memory_files.h"
@@ -42,43 +41,44 @@ static struct model_shape largest_shape(const struct worker *worker, const struc
     return largest;
 }
 
-// The block that a share's micro-steps use one after the other, until one needs more: slots of inputs, which stay where
-// they are whatever list comes next, because the copy of one micro-step's runs beside the kernels of another; then what
-// operations write.
-struct block {
+// The buffer that a share's micro-steps use one after the other, until one needs more: slots of inputs, which stay
+// where they are whatever list comes next, because the copy of one micro-step's runs beside the kernels of another;
+// then what operations write.
+struct buffer {
     device_address address; // 0: none is held
     uint64_t bytes, slot_bytes;
     size_t slots, slot; // slot: for the next micro-step
 };
 
-static void free_block(struct worker *worker, struct block *block)
+static void free_buffer(struct worker *worker, struct buffer *buffer)
 {
-    mem_pool_free(worker->pool, block->address, worker->stream);
-    *block = (struct block){0};
+    mem_pool_free(worker->pool, buffer->address, worker->stream);
+    *buffer = (struct buffer){0};
 }
 
-static bool block_holds(const struct block *block, const struct list *list)
+static bool buffer_holds(const struct buffer *buffer, const struct list *list)
 {
-    return block->address != 0 && list->inputs_bytes <= block->slot_bytes &&
-           list->locals_bytes <= block->bytes - block->slots * block->slot_bytes;
+    return buffer->address != 0 && list->inputs_bytes <= buffer->slot_bytes &&
+           list->locals_bytes <= buffer->bytes - buffer->slots * buffer->slot_bytes;
 }
 
-// Makes sure that the block holds the list. Whatever used its memory before is done before samples are copied there.
-static enum status hold_block(struct worker *worker, const struct list *list, struct block *block, struct error *error)
+// Makes sure that the buffer holds the list. Whatever used its memory before is done before samples are copied there.
+static enum status hold_buffer(struct worker *worker, const struct list *list, struct buffer *buffer,
+                               struct error *error)
 {
-    if (block_holds(block, list)) {
+    if (buffer_holds(buffer, list)) {
         return STATUS_OK;
     }
-    free_block(worker, block);
+    free_buffer(worker, buffer);
     uint64_t bytes = price_list_bytes(worker->prices, list);
-    enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &block->address);
+    enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &buffer->address);
     if (status != STATUS_OK) {
         return status == STATUS_OUT_OF_MEMORY ? status : error_set(error, status, "out of host memory");
     }
-    block->bytes = bytes;
-    block->slot_bytes = list->inputs_bytes;
-    block->slots = worker_slots(worker->device->ops);
-    for (size_t slot = 0; slot < block->slots; slot++) {
+    buffer->bytes = bytes;
+    buffer->slot_bytes = list->inputs_bytes;
+    buffer->slots = worker_slots(worker->device->ops);
+    for (size_t slot = 0; slot < buffer->slots; slot++) {
         worker->device->ops->event_record(worker->device, worker->slot_used[slot], worker->stream);
     }
     return STATUS_OK;
@@ -99,28 +99,9 @@ static enum status fill_slot(struct worker *worker, const struct sample_range *r
     return status;
 }
 
-// For a sanitizer: all that is not data or a weight may be written.
-static void tell_uses(struct worker *worker, const struct list *list, size_t first, size_t end,
-                      const struct list_memory *memory)
-{
-    for (size_t i = first; worker->config->device.sanitize && i < end; i++) {
-        const struct op *op = &list->ops[i];
-        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-            tensor_id id = op->tensors[slot];
-            if (id != TENSOR_NONE) {
-                enum tensor_kind kind = list->tensors[id].kind;
-                sanitizer_access(worker->device, worker->stream, list_address(list, memory, id),
-                                 list_tensor_bytes(list, id), kind != TENSOR_INPUT && kind != TENSOR_PARAMETER,
-                                 op->type->name);
-            }
-        }
-    }
-}
-
 static void run_operations(struct worker *worker, const struct list *list, size_t first, size_t end,
                            const struct list_memory *memory)
 {
-    tell_uses(worker, list, first, end, memory);
     if (worker->profile != NULL) {
         profile_run(worker->profile, list, first, end, worker->kernels, memory);
     } else {
@@ -147,7 +128,7 @@ static void run_last(struct worker *worker, const struct list *list, const struc
 }
 
 static enum status micro_step(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,
-                              struct block *block, struct error *error)
+                              struct buffer *buffer, struct error *error)
 {
     struct model_shape shape = shape_of(worker, range, first, count);
     const struct list *list = price_list(worker->prices, range->purpose, shape);
@@ -156,13 +137,13 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     }
     bool trains = range->purpose == LIST_TRAIN;
     struct list_memory memory = worker->memory;
-    enum status status = hold_block(worker, list, block, error);
+    enum status status = hold_buffer(worker, list, buffer, error);
     if (status != STATUS_OK) {
         return status;
     }
-    memory.inputs = block->address + block->slot * block->slot_bytes;
-    memory.locals = block->address + block->slots * block->slot_bytes;
-    status = fill_slot(worker, range, first, shape, list, &memory, block->slot, error);
+    memory.inputs = buffer->address + buffer->slot * buffer->slot_bytes;
+    memory.locals = buffer->address + buffer->slots * buffer->slot_bytes;
+    status = fill_slot(worker, range, first, shape, list, &memory, buffer->slot, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -177,8 +158,8 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     if (trains) {
         stopwatch_stop(worker->stopwatch, worker->stream, count);
     }
-    worker->device->ops->event_record(worker->device, worker->slot_used[block->slot], worker->stream);
-    block->slot = (block->slot + 1) % block->slots;
+    worker->device->ops->event_record(worker->device, worker->slot_used[buffer->slot], worker->stream);
+    buffer->slot = (buffer->slot + 1) % buffer->slots;
     return STATUS_OK;
 }
 
@@ -236,7 +217,7 @@ static void note_done(struct worker *worker, const struct sample_range *range, u
 }
 
 // Every micro-step of the range, in halves where memory is refused.
-static enum status run_micro_steps(struct worker *worker, const struct sample_range *range, struct block *block,
+static enum status run_micro_steps(struct worker *worker, const struct sample_range *range, struct buffer *buffer,
                                    struct error *error)
 {
     struct step_message *message = &worker->message;
@@ -246,7 +227,7 @@ static enum status run_micro_steps(struct worker *worker, const struct sample_ra
         uint64_t first = range->first + message->samples, left = range->count - message->samples;
         uint64_t count = micro_batch < left ? micro_batch : left;
         range_begin("micro-step");
-        enum status status = micro_step(worker, range, first, count, block, error);
+        enum status status = micro_step(worker, range, first, count, buffer, error);
         range_end();
         if (status == STATUS_OK) {
             note_done(worker, range, first, count);
@@ -295,10 +276,10 @@ static enum status measure(struct worker *worker, struct error *error)
 enum status samples_run(struct worker *worker, const struct sample_range *range, struct error *error)
 {
     uint64_t waited_ns = loader_wait_ns(range->loader);
-    struct block block = {0};
+    struct buffer buffer = {0};
     begin(worker, range);
-    enum status status = run_micro_steps(worker, range, &block, error);
-    free_block(worker, &block);
+    enum status status = run_micro_steps(worker, range, &buffer, error);
+    free_buffer(worker, &buffer);
     if (status != STATUS_OK) {
         return status;
     }

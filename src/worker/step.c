@@ -10,6 +10,7 @@
 #include "mem/clock.h"
 #include "mem/device_cpu.h"
 #include "mem/range.h"
+#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "worker/memory_files.h"
 #include "worker/samples.h"
@@ -248,11 +249,19 @@ static enum status check_samples(const struct worker *worker, struct step_result
     return STATUS_OK;
 }
 
+static void tell_use(struct worker *worker, device_address address, uint64_t bytes, bool writes, const char *place)
+{
+    sanitizer_access(worker->device, worker->stream, address, bytes, writes, place);
+}
+
 void step_update(struct worker *worker, uint64_t step)
 {
     struct kernel_context *context = worker->kernels;
     device_address squares = worker->values + offsetof(struct step_values, gradient_squares);
+    tell_use(worker, worker->memory.gradients, worker->model->elements * sizeof(float), false, "sum_of_squares");
+    tell_use(worker, squares, sizeof(double), true, "sum_of_squares");
     context->kernels->sum_of_squares(context, squares, worker->memory.gradients, worker->model->elements);
+    tell_use(worker, worker->values, sizeof(struct step_values), true, "gradient_scale");
     context->kernels->gradient_scale(context, worker->optimizer_memory.scale, worker->memory.tally, squares,
                                      worker->config->train.clip_norm);
     optimizer_step(&worker->optimizer, worker->model, context, &worker->optimizer_memory, step);
@@ -315,6 +324,7 @@ enum status step_finish(struct worker *worker, const struct step_result **result
     struct step_record *record = record_of(worker, worker->records->oldest++);
     struct step_result *result = &record->result;
     worker->device->ops->event_synchronize(worker->device, record->marks[ENDED]);
+    sanitizer_host_access(worker->device, record->values, sizeof(*record->values), false, "the step's values");
     enum status status = worker_check(worker, error);
     if (status != STATUS_OK) {
         return status;

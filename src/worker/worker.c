@@ -497,7 +497,7 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
 // other rank takes of it meanwhile.
 static void note_usage(struct worker *worker)
 {
-    worker->others_known = worker->device->ops->usage(worker->device, &worker->usage);
+    worker->others_known = device_ask_usage(worker->device, &worker->usage);
     if (!worker->others_known && device_is_apart(worker->device->ops) && !worker->place.shared) {
         uint64_t bytes = others_bytes(worker->device);
         worker->usage.library_bytes = bytes - uint64_min(bytes, worker->others_bytes);

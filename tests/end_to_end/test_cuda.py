@@ -193,6 +193,21 @@ class Reduction(CudaTest):
 
 
 @needs_simulator
+class Sanitized(CudaTest):
+    """Nothing is found where sums by NCCL run beside the last micro-step, as copies of samples beside kernels."""
+
+    def test_nothing_is_found(self):
+        self.set_environment("SIMULATOR_GPUS", "2")
+        for config in ("gpt.yaml", "mlp.yaml"):
+            overrides = [CUDA, "train.steps=3", "train.global_batch_size=8", "train.micro_batch_size=3",
+                         "comm.bucket_bytes=16KiB"]
+            reference = self.train(config, *overrides, ranks=2)
+            run = self.train(config, *overrides, "device.sanitize=true", ranks=2)
+            self.assertIn("all-reduce by nccl", run.logs[0])
+            self.assert_close_losses(run, reference, f"{config}, sanitized", 2e-5)
+
+
+@needs_simulator
 class FullGpu(CudaTest):
     """Code is loaded when it first runs, and takes memory of the device: there must be some left for it."""
 

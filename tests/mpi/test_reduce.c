@@ -6,6 +6,7 @@
 
 #include "../unit/lazy_device.h"
 #include "check.h"
+#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "worker/reduce.h"
 
@@ -95,6 +96,7 @@ static void bench_init(struct bench *bench, enum kind kind, uint64_t bytes)
     } else {
         open_real_device(bench);
     }
+    CHECK(sanitizer_attach(bench->device, NULL) == STATUS_OK);
     CHECK((bench->device->ops->host_pointer(bench->device, bench->values) == NULL) == is_faulting(kind));
     CHECK(reduce->create(comm, bench->device, bench->staging, &bench->reducer, NULL) == STATUS_OK);
     CHECK(bench->reducer->ops == reduce);
@@ -112,14 +114,11 @@ static void bench_finish(struct bench *bench)
     CHECK(reduce->check(bench->reducer, NULL) == STATUS_OK);
     reduce->destroy(bench->reducer);
     CHECK(staged_bytes(bench->staging) == 0);
+    CHECK(sanitizer_findings(bench->device) == 0);
+    sanitizer_detach(bench->device);
     close_device(bench);
     mem_pool_destroy(bench->staging);
     bench->host->ops->destroy(bench->host);
-}
-
-static uint64_t size_of(enum reduce_type type)
-{
-    return type == REDUCE_FLOAT32 ? sizeof(float) : sizeof(double);
 }
 
 static double read_value(const void *values, uint64_t place, enum reduce_type type)
@@ -157,7 +156,7 @@ static void enqueue_write(struct bench *bench, const void *mine, uint64_t bytes)
 
 static void enqueue_sum(struct bench *bench, uint64_t first, uint64_t count, enum reduce_type type)
 {
-    reduce->start(bench->reducer, bench->stream, bench->values + first * size_of(type), count, type);
+    reduce->start(bench->reducer, bench->stream, bench->values + first * reduce_type_bytes(type), count, type);
 }
 
 // After the sums that were enqueued.
@@ -173,7 +172,7 @@ static void read_values(struct bench *bench, void *sums, uint64_t bytes)
 static void sums_are_right(enum kind kind, uint64_t count, enum reduce_type type)
 {
     struct bench bench;
-    uint64_t all = count + 2, bytes = all * size_of(type);
+    uint64_t all = count + 2, bytes = all * reduce_type_bytes(type);
     void *mine = make(bytes), *sums = make(bytes);
     uint32_t *ranks = make(comm->size * sizeof(*ranks));
     bench_init(&bench, kind, bytes);
@@ -280,6 +279,40 @@ static void doubles_keep_their_bits(enum kind kind)
     bench_finish(&bench);
 }
 
+static void host_waits_for_nothing(struct device *device, struct stream *stream)
+{
+    (void)device, (void)stream;
+}
+
+static void stream_waits_for_nothing(struct device *device, struct stream *stream, struct event *event)
+{
+    (void)device, (void)stream, (void)event;
+}
+
+// The sum does not wait for who writes the values.
+static void a_missing_wait_is_told(enum kind kind)
+{
+    enum { COUNT = 1000 };
+    struct bench bench;
+    float mine[COUNT], sums[COUNT];
+    struct error error = {0};
+    bench_init(&bench, kind, sizeof(mine));
+    fill_in(mine, COUNT, REDUCE_FLOAT32);
+    struct device_ops *table = (struct device_ops *)bench.device->ops; // the sanitizer's, which is memory
+    table->stream_synchronize = host_waits_for_nothing;
+    table->event_wait = stream_waits_for_nothing;
+    enqueue_write(&bench, mine, sizeof(mine));
+    CHECK(table->check(bench.device, &error) == STATUS_OK);
+    enqueue_sum(&bench, 0, COUNT, REDUCE_FLOAT32);
+    CHECK(table->check(bench.device, &error) == STATUS_ERROR);
+    CHECK(strstr(error.text, ": all-reduce ") != NULL);
+    CHECK(strstr(error.text, ", which copy_to_") != NULL);
+    CHECK(strstr(error.text, " writes without a dependency between the two") != NULL);
+    sanitizer_detach(bench.device);
+    read_values(&bench, sums, sizeof(sums));
+    bench_finish(&bench);
+}
+
 // Without host memory to go through there is no reducer, and nothing is left of it.
 static void staging_may_run_out(void)
 {
@@ -313,6 +346,9 @@ static void run(enum kind kind)
     what_is_not_finite_reaches_all(kind, -INFINITY);
     what_is_not_finite_reaches_all(kind, NAN);
     doubles_keep_their_bits(kind);
+    if (reduce != &reduce_self) {
+        a_missing_wait_is_told(kind);
+    }
 }
 
 // Rank 0 adds up one value more than the others: every rank is told, as often as it asks.

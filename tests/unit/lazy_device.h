@@ -164,6 +164,12 @@ static inline uint64_t lazy_event_elapsed_ns(struct device *device, struct event
     return to->time_ns - from->time_ns;
 }
 
+static inline enum status lazy_check(struct device *device, struct error *error)
+{
+    (void)device, (void)error;
+    return STATUS_OK;
+}
+
 static inline void lazy_device_init(struct lazy_device *lazy, enum lazy_pace pace)
 {
     static const struct device_ops ops = {
@@ -178,6 +184,7 @@ static inline void lazy_device_init(struct lazy_device *lazy, enum lazy_pace pac
         .event_done = lazy_event_done,
         .event_synchronize = lazy_event_synchronize,
         .event_elapsed_ns = lazy_event_elapsed_ns,
+        .check = lazy_check,
     };
     *lazy = (struct lazy_device){.device = {.ops = &ops}, .pace = pace, .events_until = UINT64_MAX};
 }

@@ -15,6 +15,7 @@
 
 #include "host_memory.h"
 #include "kernels/bfloat16.h"
+#include "mem/device_cpu.h"
 #include "mem/uint64.h"
 #include "model/model.h"
 #include "model/ops.h"
@@ -192,11 +193,13 @@ static void graph_finish(struct graph *graph)
 
 // Running -----------------------------------------------------------------------------------------------------------
 
+static struct device cpu = {.ops = &device_cpu}; // which has nothing but its name
+
 static struct kernel_context *create_context(const char *table, enum kernel_precision precision)
 {
     struct kernel_context *context;
     const struct kernels *kernels = kernels_find(table, precision);
-    assert_int_equal(kernels->context_create(NULL, NULL, 0, &context, NULL), STATUS_OK);
+    assert_int_equal(kernels->context_create(&cpu, NULL, 0, &context, NULL), STATUS_OK);
     return context;
 }
 

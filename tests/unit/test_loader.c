@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "lazy_device.h"
+#include "mem/sanitizer.h"
 #include "random_bits.h"
 #include "worker/loader.h"
 
@@ -86,6 +87,7 @@ static int set_up(void **state, enum lazy_pace pace)
     struct device_config config = {.capacity_bytes = 1 << 20};
     assert_non_null(around);
     lazy_device_init(&around->lazy, pace);
+    assert_int_equal(sanitizer_attach(&around->lazy.device, NULL), STATUS_OK);
     assert_int_equal(device_find("cpu")->create(&config, &around->host, NULL), STATUS_OK);
     assert_int_equal(mem_pool_create(around->host, 0, &around->staging, NULL), STATUS_OK);
     *state = around;
@@ -126,6 +128,8 @@ static int tear_down(void **state)
 {
     struct surroundings *around = *state;
     assert_nothing_is_left(around);
+    assert_int_equal(sanitizer_findings(&around->lazy.device), 0);
+    sanitizer_detach(&around->lazy.device);
     lazy_device_finish(&around->lazy);
     mem_pool_destroy(around->staging);
     around->host->ops->destroy(around->host);
@@ -317,6 +321,36 @@ static void test_an_unexpected_request_is_served(void **state)
     loader_expect(loader, 64, 8, 32);
     assert_next(loader, around, &fake, true, 64, 8);
     loader_destroy(loader);
+}
+
+static bool is_said_to_be_done(struct device *device, struct event *event)
+{
+    (void)device, (void)event;
+    return true;
+}
+
+// Slots are taken for free although copies still read them.
+static void test_a_slot_written_too_early_is_told(void **state)
+{
+    struct surroundings *around = *state;
+    struct device *device = &around->lazy.device;
+    struct fake_set fake;
+    struct error error = {0};
+    static struct arrivals arrivals;
+    fake_init(&fake, 1000);
+    ((struct device_ops *)device->ops)->event_done = is_said_to_be_done; // of the sanitizer's table, which is memory
+    struct loader *loader = make_loader(around, &fake, false, 1, 4);
+    loader_expect(loader, 0, 8, 0);
+    request(loader, around, 0, 4, &arrivals);
+    assert_int_equal(device->ops->check(device, &error), STATUS_OK);
+    request(loader, around, 4, 4, &arrivals);
+    assert_int_equal(device->ops->check(device, &error), STATUS_ERROR);
+    assert_non_null(strstr(error.text, "sanitizer: loader by the host writes bytes 0x"));
+    assert_non_null(strstr(error.text, ", which copy_to_device on stream 1 reads without a dependency"));
+    lazy_synchronize(&around->lazy);
+    loader_destroy(loader);
+    sanitizer_detach(device);
+    assert_int_equal(sanitizer_attach(device, NULL), STATUS_OK); // without findings
 }
 
 static uint64_t random_below(uint64_t *state, uint64_t end)
@@ -774,6 +808,7 @@ int main(void)
         EACH_PACE(test_a_loader_that_cannot_be_made_leaves_nothing),
         EACH_PACE(test_waiting_is_counted),
         EACH_PACE(test_samples_of_different_lengths),
+        EACH_PACE(test_a_slot_written_too_early_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

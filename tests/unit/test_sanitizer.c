@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -455,6 +456,50 @@ static void copies_are_uses(void **context)
             assert_finding(&f, "stream sanitizer: copy_to_device on stream 0 writes bytes 0..3 of block 'values', "
                                "which fill_zero on stream 1 writes without a dependency between the two");
         }
+        close_fixture(&f);
+    }
+}
+
+// A copy reads one half of the host's bytes and writes the other.
+static void what_copies_use_of_the_host_is_told(void **context)
+{
+    (void)context;
+    uint8_t host[64] = {0};
+    for (int i = 0; i < 3; i++) {
+        struct fixture f = open_fixture();
+        const struct device_ops *ops = f.device->ops;
+        char expected[256];
+        ops->copy_to_device(f.device, f.streams[0], f.memory, host, 32);
+        ops->copy_to_host(f.device, f.streams[1], host + 32, f.memory + 32, 32);
+        sanitizer_host_access(f.device, host, 32, READ, "the host");
+        assert_clean(&f);
+        if (i == 0) {
+            sanitizer_host_access(f.device, host + 8, 4, WRITE, "loader");
+            snprintf(expected, sizeof(expected),
+                     "stream sanitizer: loader by the host writes bytes 0x%" PRIxPTR "..0x%" PRIxPTR
+                     " of no block, which "
+                     "copy_to_device on stream 1 reads without a dependency between the two",
+                     (uintptr_t)host + 8, (uintptr_t)host + 11);
+        } else if (i == 1) {
+            sanitizer_host_access(f.device, host + 60, 4, READ, "values");
+            snprintf(expected, sizeof(expected),
+                     "stream sanitizer: values by the host reads bytes 0x%" PRIxPTR "..0x%" PRIxPTR
+                     " of no block, which "
+                     "copy_to_host on stream 2 writes without a dependency between the two",
+                     (uintptr_t)host + 60, (uintptr_t)host + 63);
+        } else {
+            ops->stream_synchronize(f.device, f.streams[0]);
+            ops->stream_synchronize(f.device, f.streams[1]);
+            sanitizer_host_access(f.device, host, 64, WRITE, "the host");
+            ops->copy_to_host(f.device, f.streams[2], host, f.memory, 64);
+            assert_clean(&f);
+            ops->copy_to_device(f.device, f.streams[3], f.memory + 128, host, 64);
+            snprintf(expected, sizeof(expected),
+                     "stream sanitizer: copy_to_device on stream 4 reads bytes 0x%" PRIxPTR "..0x%" PRIxPTR
+                     " of no block, which copy_to_host on stream 3 writes without a dependency between the two",
+                     (uintptr_t)host, (uintptr_t)host + 63);
+        }
+        assert_finding(&f, expected);
         close_fixture(&f);
     }
 }
@@ -1183,7 +1228,7 @@ static void poisoned_memory_is_known_to_the_compiler(void **context)
 {
     (void)context;
     struct fixture f = open_fixture();
-    sanitizer_poison(f.device, f.memory + 512, 512);
+    sanitizer_set_poison(f.device, f.memory + 512, 512, true);
 #ifdef SANITIZER_POISONS
     uint8_t *memory = device_cpu_pointer(f.memory);
     assert_false(__asan_address_is_poisoned(memory + 511));
@@ -1191,7 +1236,7 @@ static void poisoned_memory_is_known_to_the_compiler(void **context)
     assert_true(__asan_address_is_poisoned(memory + 1023));
     assert_false(__asan_address_is_poisoned(memory + 1024));
 #endif
-    sanitizer_unpoison(f.device, f.memory + 512, 512);
+    sanitizer_set_poison(f.device, f.memory + 512, 512, false);
     sanitizer_fill(f.device, f.streams[0], f.memory + 512, 512, 1);
     close_fixture(&f);
 }
@@ -1201,9 +1246,9 @@ static void addresses_that_fault_are_not_poisoned(void **context)
     (void)context;
     struct fixture f;
     open_memory(&f, true);
-    sanitizer_poison(f.device, f.memory, 512);
+    sanitizer_set_poison(f.device, f.memory, 512, true);
     sanitizer_fill(f.device, NULL, f.memory, 512, 1);
-    sanitizer_unpoison(f.device, f.memory, 512);
+    sanitizer_set_poison(f.device, f.memory, 512, false);
     close_memory(&f);
 }
 
@@ -1225,6 +1270,7 @@ int main(void)
         cmocka_unit_test(a_use_over_two_blocks_is_told_by_the_first_overlap),
         cmocka_unit_test(memory_of_no_block_is_told_by_its_address),
         cmocka_unit_test(copies_are_uses),
+        cmocka_unit_test(what_copies_use_of_the_host_is_told),
         cmocka_unit_test(a_freed_block_is_not_used),
         cmocka_unit_test(a_block_freed_for_any_stream_is_not_used_either),
         cmocka_unit_test(a_free_comes_after_the_work_of_all_streams),

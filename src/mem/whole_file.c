@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mem/whole_file.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static bool write_part(const char *path, void (*put)(FILE *file, const void *contents), const void *contents)
+{
+    FILE *file = fopen(path, "w");
+    if (file == NULL) {
+        return false;
+    }
+    put(file, contents);
+    bool written = ferror(file) == 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    int failure = errno;
+    if (fclose(file) != 0 && written) {
+        return false;
+    }
+    errno = failure;
+    return written;
+}
+
+bool whole_file_write(const char *path, void (*put)(FILE *file, const void *contents), const void *contents)
+{
+    char *part = NULL;
+    if (asprintf(&part, "%s.part", path) < 0) {
+        errno = ENOMEM;
+        return false;
+    }
+    bool moved = write_part(part, put, contents) && rename(part, path) == 0;
+    int failure = errno;
+    if (!moved) {
+        unlink(part);
+    }
+    free(part);
+    errno = failure;
+    return moved;
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A file that is written under another name, `path`.part, and moved into place when it is on the disk, so it is whole
+// or what it was before.
+#ifndef HEADROOM_MEM_WHOLE_FILE_H
+#define HEADROOM_MEM_WHOLE_FILE_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+// `put` writes the contents; what fails there is seen by ferror. False with errno set where the file could not be
+// written.
+bool whole_file_write(const char *path, void (*put)(FILE *file, const void *contents), const void *contents);
+
+#endif
