@@ -27,8 +27,8 @@ struct model_shape {
 
 struct model_config {
     enum model_kind kind;
-    enum kernel_precision precision; // of weights and activations in its lists
-    enum list_recompute_mode recompute;   // in lists with a backward pass
+    enum kernel_precision precision;    // of weights and activations in its lists
+    enum list_recompute_mode recompute; // in lists with a backward pass
     struct {
         size_t sizes[MODEL_LAYERS_MAX]; // from input to classes
         size_t count;                   // at least 2
