@@ -319,6 +319,7 @@ static void names_and_booleans_are_exact(void **state)
     config_finish(&config);
     config = parse_with("train.recompute=full");
     assert_int_equal(config.train.recompute, CONFIG_RECOMPUTE_FULL);
+    config_finish(&config);
     config = parse_with("train.precision=bf16");
     assert_int_equal(config.train.precision, CONFIG_BF16);
     assert_round_trip(&config);
