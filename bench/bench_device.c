@@ -53,11 +53,6 @@ static double now_ns(void)
     return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
 }
 
-static void nothing(struct bench *bench)
-{
-    (void)bench;
-}
-
 // ---- The pool ----
 
 static void pool_alloc(struct bench *bench)
@@ -70,18 +65,17 @@ static void pool_free(struct bench *bench)
     mem_pool_free(bench->pool, bench->pooled, bench->stream);
 }
 
-static void pool_pairs(struct bench *bench)
-{
-    for (size_t i = 0; i < POOL_PAIRS; i++) {
-        pool_alloc(bench);
-        pool_free(bench);
-    }
-}
-
-static void pool_cache(struct bench *bench)
+static void pool_pair(struct bench *bench)
 {
     pool_alloc(bench);
     pool_free(bench);
+}
+
+static void pool_pairs(struct bench *bench)
+{
+    for (size_t i = 0; i < POOL_PAIRS; i++) {
+        pool_pair(bench);
+    }
 }
 
 static void pool_trim(struct bench *bench)
@@ -215,11 +209,11 @@ static void synchronize_stream(struct bench *bench)
 // ---- The table ----
 
 static const struct row rows[] = {
-    {"pool: a hit, and its free", pool_cache, pool_pairs, pool_trim, POOL_PAIRS, 1},
+    {"pool: a hit, and its free", pool_pair, pool_pairs, pool_trim, POOL_PAIRS, 1},
     {"pool: a miss that grows", NULL, pool_alloc, pool_return, 1, 1},
     {"pool: a miss that grows", NULL, pool_alloc, pool_return, 1, 8},
-    {"pool: trim", pool_cache, pool_trim, NULL, 1, 1},
-    {"pool: trim", pool_cache, pool_trim, NULL, 1, 8},
+    {"pool: trim", pool_pair, pool_trim, NULL, 1, 1},
+    {"pool: trim", pool_pair, pool_trim, NULL, 1, 8},
     {"pool: headroom", NULL, pool_headroom, NULL, 1, 0},
     {"reserve", NULL, reserve, unreserve, 1, MOST},
     {"unreserve", reserve, unreserve, NULL, 1, MOST},
@@ -252,9 +246,11 @@ static int compare(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-static void (*or_nothing(void (*function)(struct bench *)))(struct bench *)
+static void run_if(void (*function)(struct bench *), struct bench *bench)
 {
-    return function == NULL ? nothing : function;
+    if (function != NULL) {
+        function(bench);
+    }
 }
 
 // Of one call. The first round is not counted.
@@ -263,11 +259,11 @@ static double median_ns(struct bench *bench, const struct row *row)
     static double times[ROUNDS_MAX];
     bench->bytes = row->granules * bench->granule_bytes;
     for (size_t i = 0; i <= bench->rounds; i++) {
-        or_nothing(row->before)(bench);
+        run_if(row->before, bench);
         double start = now_ns();
         row->call(bench);
         double end = now_ns();
-        or_nothing(row->after)(bench);
+        run_if(row->after, bench);
         if (i > 0) {
             times[i - 1] = (end - start) / (double)row->calls;
         }

@@ -460,48 +460,51 @@ static void copies_are_uses(void **context)
     }
 }
 
-// A copy reads one half of the host's bytes and writes the other.
+// The only finding is that `use` of the host's bytes [first, last] conflicts with `other`.
+static void assert_host_finding(struct fixture *f, const char *use, const uint8_t *first, const uint8_t *last,
+                                const char *other)
+{
+    char expected[256];
+    snprintf(expected, sizeof(expected),
+             "stream sanitizer: %s bytes 0x%" PRIxPTR "..0x%" PRIxPTR
+             " of no block, which %s without a dependency between the two",
+             use, (uintptr_t)first, (uintptr_t)last, other);
+    assert_finding(f, expected);
+    close_fixture(f);
+}
+
+// One stream reads the first half of the host's bytes, another writes the second; the host reads what is only read.
+static struct fixture open_with_copies(uint8_t host[64])
+{
+    struct fixture f = open_fixture();
+    f.device->ops->copy_to_device(f.device, f.streams[0], f.memory, host, 32);
+    f.device->ops->copy_to_host(f.device, f.streams[1], host + 32, f.memory + 32, 32);
+    sanitizer_host_access(f.device, host, 32, READ, "the host");
+    assert_clean(&f);
+    return f;
+}
+
 static void what_copies_use_of_the_host_is_told(void **context)
 {
     (void)context;
     uint8_t host[64] = {0};
-    for (int i = 0; i < 3; i++) {
-        struct fixture f = open_fixture();
-        const struct device_ops *ops = f.device->ops;
-        char expected[256];
-        ops->copy_to_device(f.device, f.streams[0], f.memory, host, 32);
-        ops->copy_to_host(f.device, f.streams[1], host + 32, f.memory + 32, 32);
-        sanitizer_host_access(f.device, host, 32, READ, "the host");
-        assert_clean(&f);
-        if (i == 0) {
-            sanitizer_host_access(f.device, host + 8, 4, WRITE, "loader");
-            snprintf(expected, sizeof(expected),
-                     "stream sanitizer: loader by the host writes bytes 0x%" PRIxPTR "..0x%" PRIxPTR
-                     " of no block, which "
-                     "copy_to_device on stream 1 reads without a dependency between the two",
-                     (uintptr_t)host + 8, (uintptr_t)host + 11);
-        } else if (i == 1) {
-            sanitizer_host_access(f.device, host + 60, 4, READ, "values");
-            snprintf(expected, sizeof(expected),
-                     "stream sanitizer: values by the host reads bytes 0x%" PRIxPTR "..0x%" PRIxPTR
-                     " of no block, which "
-                     "copy_to_host on stream 2 writes without a dependency between the two",
-                     (uintptr_t)host + 60, (uintptr_t)host + 63);
-        } else {
-            ops->stream_synchronize(f.device, f.streams[0]);
-            ops->stream_synchronize(f.device, f.streams[1]);
-            sanitizer_host_access(f.device, host, 64, WRITE, "the host");
-            ops->copy_to_host(f.device, f.streams[2], host, f.memory, 64);
-            assert_clean(&f);
-            ops->copy_to_device(f.device, f.streams[3], f.memory + 128, host, 64);
-            snprintf(expected, sizeof(expected),
-                     "stream sanitizer: copy_to_device on stream 4 reads bytes 0x%" PRIxPTR "..0x%" PRIxPTR
-                     " of no block, which copy_to_host on stream 3 writes without a dependency between the two",
-                     (uintptr_t)host, (uintptr_t)host + 63);
-        }
-        assert_finding(&f, expected);
-        close_fixture(&f);
-    }
+    struct fixture f = open_with_copies(host);
+    sanitizer_host_access(f.device, host + 8, 4, WRITE, "loader");
+    assert_host_finding(&f, "loader by the host writes", host + 8, host + 11, "copy_to_device on stream 1 reads");
+
+    f = open_with_copies(host);
+    sanitizer_host_access(f.device, host + 60, 4, READ, "values");
+    assert_host_finding(&f, "values by the host reads", host + 60, host + 63, "copy_to_host on stream 2 writes");
+
+    f = open_with_copies(host);
+    const struct device_ops *ops = f.device->ops;
+    ops->stream_synchronize(f.device, f.streams[0]);
+    ops->stream_synchronize(f.device, f.streams[1]);
+    sanitizer_host_access(f.device, host, 64, WRITE, "the host");
+    ops->copy_to_host(f.device, f.streams[2], host, f.memory, 64);
+    assert_clean(&f);
+    ops->copy_to_device(f.device, f.streams[3], f.memory + 128, host, 64);
+    assert_host_finding(&f, "copy_to_device on stream 4 reads", host, host + 63, "copy_to_host on stream 3 writes");
 }
 
 static void a_freed_block_is_not_used(void **context)
