@@ -23,6 +23,7 @@
 #define CONFIG_NEIGHBOURS_MAX 16
 #define CONFIG_NO_STEP        UINT64_MAX
 #define CONFIG_ALL_RANKS      UINT64_MAX
+#define CONFIG_END_OF_TEXT    50256 // GPT-2's
 
 enum config_model { CONFIG_MODEL_MLP, CONFIG_MODEL_GPT };
 enum config_activation { CONFIG_RELU, CONFIG_GELU };
@@ -76,7 +77,8 @@ struct config {
         double validation_fraction;  // text, tokens without validation_path: the end of the data, kept apart
         uint64_t samples;            // synthetic: of the training set
         uint64_t validation_samples; // synthetic
-        bool pack;                   // text: false: a sample is a line
+        bool pack;                   // text, tokens: false: a sample is a line or a document
+        uint64_t end_of_text;        // tokens: sets documents apart
         bool shuffle;
         uint64_t threads, prefetch_bytes;
     } data;

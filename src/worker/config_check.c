@@ -117,11 +117,25 @@ static enum status check_data(const struct config *config, struct error *error)
         {idx && half, "data.validation_images", "needs data.validation_labels, and the other way round"},
         {text && config->data.path == NULL, "data.path", "data.kind text needs it"},
         {tokens && config->data.path == NULL, "data.path", "data.kind tokens needs it"},
-        {!config->data.pack && !text, "data.pack",
-         "false is for data.kind text, whose lines are samples then; allowed here: true"},
+        {!config->data.pack && !text && !tokens, "data.pack",
+         "false is for data.kind text, whose lines are samples then, and tokens, whose documents are; allowed here: "
+         "true"},
+        {config->data.end_of_text != CONFIG_END_OF_TEXT && !tokens, "data.end_of_text",
+         "is for data.kind tokens; allowed here: 50256"},
         {synthetic && config->data.samples == 0, "data.samples", "data.kind synthetic needs it"},
     };
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
+}
+
+static enum status check_end_of_text(const struct config *config, struct error *error)
+{
+    uint64_t token = config->data.end_of_text, vocab_size = config->model.vocab_size;
+    if (config->data.kind != CONFIG_DATA_TOKENS || config->data.pack || token < vocab_size) {
+        return STATUS_OK;
+    }
+    return refuse(config, "data.end_of_text", error,
+                  "%" PRIu64 " is no token where model.vocab_size is %" PRIu64 "; allowed: 0 to %" PRIu64, token,
+                  vocab_size, vocab_size - 1);
 }
 
 const char *config_cpu_key(const struct config *config)
@@ -183,8 +197,8 @@ static enum status check_neighbours(const struct config *config, struct error *e
 enum status config_check(const struct config *config, struct error *error)
 {
     enum status (*const checks[])(const struct config *, struct error *) = {
-        check_required, check_train,  check_model,       check_heads,
-        check_data,     check_device, check_device_name, check_neighbours,
+        check_required,    check_train,  check_model,       check_heads,      check_data,
+        check_end_of_text, check_device, check_device_name, check_neighbours,
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < sizeof(checks) / sizeof(checks[0]); i++) {

@@ -112,8 +112,11 @@ const struct config_key config_keys[] = {
     {"data.validation_samples", CONFIG_TYPE_COUNT, ONE(data.validation_samples), RANGE("0", "1099511627776"),
      .fallback = "0", .help = "synthetic: size of the validation set; 0: none"},
     {"data.pack", CONFIG_TYPE_BOOL, ONE(data.pack), .fallback = "true",
-     .help = "true: samples are of one length; false, for text: a sample is a line, in pieces where it is longer than "
-             "model.seq_len"},
+     .help = "true: samples are of one length; false, for text and tokens: a sample is a line or a document, in pieces "
+             "where it is longer than model.seq_len"},
+    {"data.end_of_text", CONFIG_TYPE_COUNT, ONE(data.end_of_text), RANGE("0", "65535"), .fallback = "50256",
+     .help = "tokens, where data.pack is false: the token that sets documents apart, before or after each; GPT-2's is "
+             "50256"},
     {"data.shuffle", CONFIG_TYPE_BOOL, ONE(data.shuffle), .fallback = "true",
      .help = "each epoch in an order of its own, the same for any number of ranks"},
     {"data.threads", CONFIG_TYPE_COUNT, ONE(data.threads), RANGE("1", "256"), .fallback = "2",

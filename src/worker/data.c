@@ -13,12 +13,19 @@
 #include "worker/data_kinds.h"
 #include "worker/random.h"
 
-static const struct data_ops *const kinds[] = {
-    [CONFIG_DATA_IDX] = &data_idx,
-    [CONFIG_DATA_TEXT] = &data_text,
-    [CONFIG_DATA_TOKENS] = &data_tokens,
-    [CONFIG_DATA_SYNTHETIC] = &data_synthetic,
+static const struct {
+    const struct data_ops *packed, *unpacked;
+} kinds[] = {
+    [CONFIG_DATA_IDX] = {.packed = &data_idx},
+    [CONFIG_DATA_TEXT] = {.packed = &data_text, .unpacked = &data_lines},
+    [CONFIG_DATA_TOKENS] = {.packed = &data_tokens, .unpacked = &data_documents},
+    [CONFIG_DATA_SYNTHETIC] = {.packed = &data_synthetic},
 };
+
+const char *data_split_name(enum data_split split)
+{
+    return split == DATA_TRAIN ? "training" : "validation";
+}
 
 enum status data_refuse_file(const char *path, int errno_value, struct error *error)
 {
@@ -105,8 +112,8 @@ static enum status check_gpt(const struct config *config, const struct data_set 
 
 static const struct data_ops *kind_of(const struct config *config)
 {
-    bool lines = config->data.kind == CONFIG_DATA_TEXT && !config->data.pack;
-    return lines ? &data_lines : kinds[config->data.kind];
+    enum config_data kind = config->data.kind;
+    return config->data.pack ? kinds[kind].packed : kinds[kind].unpacked;
 }
 
 enum status data_open(const struct config *config, enum data_split split, struct data_set **set_p, struct error *error)

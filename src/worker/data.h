@@ -5,7 +5,7 @@
 // A sample is an input row and its targets:
 //   images, synthetic classes:  input float32[input_count],  targets int32[1], the class
 //   text, token shards:         input int32[seq_len] tokens, targets int32[seq_len], each the token after
-//   lines of a text:            as these, but what comes after the sample's length is padding
+//   lines, documents of shards: as these, but what comes after the sample's length is padding
 //
 // Threads: after `open`, `read` may be called from any number of threads. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_DATA_H

@@ -6,7 +6,10 @@
 
 #include "worker/data.h"
 
-extern const struct data_ops data_idx, data_text, data_lines, data_tokens, data_synthetic;
+extern const struct data_ops data_idx, data_text, data_lines, data_tokens, data_documents, data_synthetic;
+
+// "training" or "validation".
+const char *data_split_name(enum data_split split);
 
 // Opens a regular file for reading; the caller closes the descriptor. `bytes_p` takes its size and may be NULL. Does
 // not wait for a FIFO or device: what is no regular file is STATUS_INVALID. Where the process has too many open files,

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shards of tokens in the format of llm.c: a header of 256 little-endian int32 that starts with the magic number, the
-// version and the count of tokens, then the tokens as little-endian uint16.
+// version and the count of tokens, then the tokens as little-endian uint16. They are cut into windows, or into
+// documents, which data.end_of_text sets apart.
 #include <endian.h>
 #include <glob.h>
 #include <inttypes.h>
 
 #include "worker/data_kinds.h"
+#include "worker/data_pieces.h"
 #include "worker/data_windows.h"
 
 #define HEADER_BYTES 1024
@@ -16,7 +18,7 @@
 static enum status check_header(const struct token_file *file, struct error *error)
 {
     uint32_t header[3];
-    enum status status = window_file_read(file, 0, sizeof(header), header, error);
+    enum status status = token_file_read_bytes(file, 0, sizeof(header), header, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -55,28 +57,24 @@ static enum status find_files(const char *pattern, glob_t *files_p, struct error
                                   : error_set(error, STATUS_ERROR, "%s: cannot read a folder on the way", pattern);
 }
 
-static enum status open_shards(struct window_set *windows, const glob_t *paths, const struct config *config,
-                               enum data_split split, struct error *error)
+static enum status open_shards(struct token_files *files, const glob_t *paths, struct error *error)
 {
     enum status status = STATUS_OK;
-    for (size_t i = 0; i < windows->file_count && status == STATUS_OK; i++) {
-        status = window_set_open(windows, i, paths->gl_pathv[i], HEADER_BYTES, error);
+    for (size_t i = 0; i < files->count && status == STATUS_OK; i++) {
+        status = token_files_open(files, i, paths->gl_pathv[i], HEADER_BYTES, error);
         if (status == STATUS_OK) {
-            status = check_header(&windows->files[i], error);
+            status = check_header(&files->file[i], error);
         }
     }
-    if (status == STATUS_OK) {
-        status = window_set_cut(windows, config, split, error);
-    }
-    return status == STATUS_OK ? window_set_check(windows, error) : status;
+    return status;
 }
 
-static enum status tokens_open(const struct config *config, enum data_split split, struct data_set **set_p,
-                               struct error *error)
+static enum status open_files(const struct config *config, enum data_split split, struct token_files **files_p,
+                              struct error *error)
 {
-    const char *pattern = window_path(config, split);
+    const char *pattern = token_files_path(config, split);
     if (pattern == NULL) {
-        *set_p = NULL;
+        *files_p = NULL;
         return STATUS_OK;
     }
     glob_t paths;
@@ -84,21 +82,43 @@ static enum status tokens_open(const struct config *config, enum data_split spli
     if (status != STATUS_OK) {
         return status;
     }
-    struct window_set *windows = window_set_create(&data_tokens, config, sizeof(uint16_t), paths.gl_pathc);
-    if (windows == NULL) {
-        globfree(&paths);
-        return data_out_of_memory(error);
-    }
-    windows->set.shape.classes = config->model.vocab_size;
-    status = open_shards(windows, &paths, config, split, error);
+    struct token_files *files = token_files_create(sizeof(uint16_t), config->model.vocab_size, paths.gl_pathc);
+    status = files == NULL ? data_out_of_memory(error) : open_shards(files, &paths, error);
     globfree(&paths);
     if (status != STATUS_OK) {
-        window_set_close(&windows->set);
+        token_files_destroy(files);
         return status;
     }
-    *set_p = &windows->set;
+    token_files_keep(files, config, split);
+    *files_p = files;
     return STATUS_OK;
 }
 
+static enum status tokens_open(const struct config *config, enum data_split split, struct data_set **set_p,
+                               struct error *error)
+{
+    struct token_files *files;
+    enum status status = open_files(config, split, &files, error);
+    return status == STATUS_OK ? windows_open(&data_tokens, config, split, files, set_p, error) : status;
+}
+
+static enum status documents_open(const struct config *config, enum data_split split, struct data_set **set_p,
+                                  struct error *error)
+{
+    const int32_t end = (int32_t)config->data.end_of_text;
+    const struct passage_rule rule = {
+        .name = "document",
+        .end = end,
+        .blank = end,
+        .endless = "each shard would be one document; data.end_of_text must be the token that sets documents apart, or "
+                   "data.pack true",
+    };
+    struct token_files *files;
+    enum status status = open_files(config, split, &files, error);
+    return status == STATUS_OK ? pieces_open(&data_documents, config, split, files, &rule, set_p, error) : status;
+}
+
 const struct data_ops data_tokens = {
-    .name = "tokens", .open = tokens_open, .close = window_set_close, .read = window_set_read};
+    .name = "tokens", .open = tokens_open, .close = windows_close, .read = windows_read};
+const struct data_ops data_documents = {
+    .name = "tokens", .open = documents_open, .close = pieces_close, .length = pieces_length, .read = pieces_read};

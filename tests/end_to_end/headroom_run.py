@@ -11,6 +11,7 @@ import os
 import random
 import re
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -64,6 +65,11 @@ def make_lines():
     choose = random.Random(1).choice
     lengths = (0, 1, 1, 1, 2, 2, 3, 3, 5, 5, 8, 40)
     return "".join(" ".join(choose(WORDS) for _ in range(choose(lengths))) + "\n" for _ in range(600))
+
+
+def token_shard(tokens):
+    """As llm.c writes it."""
+    return struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + struct.pack(f"<{len(tokens)}H", *tokens)
 
 
 def session_processes(session):

@@ -25,10 +25,6 @@ def idx_file(magic, sizes, values):
     return struct.pack(f">{1 + len(sizes)}I", magic, *sizes) + bytes(values)
 
 
-def token_shard(tokens):
-    return struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + struct.pack(f"<{len(tokens)}H", *tokens)
-
-
 class BadInput(headroom_run.ProgramTest):
     def setUp(self):
         super().setUp()
@@ -36,7 +32,7 @@ class BadInput(headroom_run.ProgramTest):
         self.write("tokens.yaml", TOKENS)
         self.write("images", idx_file(0x803, (20, 4, 4), [7] * 320))
         self.write("labels", idx_file(0x801, (20,), [3] * 20))
-        self.write("shard.bin", token_shard(range(50)))
+        self.write("shard.bin", headroom_run.token_shard(range(50)))
 
     def refused(self, pattern, *arguments, ranks=(None, 4)):
         for count in ranks:
@@ -86,12 +82,19 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"none\*\.bin", "train", "tokens.yaml", "data.path=none*.bin", ranks=[None])
 
     def test_lines(self):
-        self.refused(r"data\.pack=false: false is for data\.kind text.*allowed here: true", "train", "tokens.yaml",
-                     "data.pack=false")
+        self.refused(r"data\.pack=false: false is for data\.kind text.*allowed here: true", "train", "mlp.yaml",
+                     "data.pack=false", ranks=[None])
         self.write("lines.txt", "")
         self.refused(r"lines\.txt: the file is empty", "train", "lines.yaml")
         self.write("lines.txt", "\n\n\r\n")
         self.refused(r"lines\.txt: no line for training has anything to predict", "train", "lines.yaml")
+
+    def test_documents(self):
+        self.refused(r"tokens\.yaml: data\.end_of_text: 50256 is no token where model\.vocab_size is 50; "
+                     r"allowed: 0 to 49", "train", "tokens.yaml", "data.pack=false", ranks=[None])
+        self.write("shard.bin", headroom_run.token_shard(range(49)))
+        self.refused(r"\*\.bin: no token for training is 49: each shard would be one document; data\.end_of_text must be",
+                     "train", "tokens.yaml", "data.pack=false", "data.end_of_text=49")
 
     def test_truncated_idx(self):
         self.write("images", idx_file(0x803, (20, 4, 4), [7] * 300))
@@ -120,7 +123,7 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"labels: label 19 is 10", "train", "idx.yaml")
 
     def test_token_out_of_vocabulary(self):
-        self.write("shard.bin", token_shard([*range(50), 50]))
+        self.write("shard.bin", headroom_run.token_shard([*range(50), 50]))
         self.refused(r"shard\.bin: token 50 is 50, but model\.vocab_size is 50", "train", "tokens.yaml")
 
     def test_fewer_samples_than_ranks(self):
@@ -187,8 +190,8 @@ class InputThatGoesBad(headroom_run.ProgramTest):
 
     def test_token_out_of_vocabulary(self):
         self.write("tokens.yaml", TOKENS)
-        self.write("shard.bin", token_shard([7] * 4000))
-        self.check_end("tokens.yaml", "shard.bin", token_shard([77] * 4000),
+        self.write("shard.bin", headroom_run.token_shard([7] * 4000))
+        self.check_end("tokens.yaml", "shard.bin", headroom_run.token_shard([77] * 4000),
                        r"shard\.bin: token \d+ is 77, but model\.vocab_size is 50", code=2)
 
 

@@ -43,6 +43,20 @@ class SameLosses(headroom_run.ProgramTest):
             self.assertEqual([step["tokens"] for step in run.steps], [step["tokens"] for step in reference.steps])
         self.assertGreater(sum(sum(run.of_rank(rank, "oom_retries")) for rank in range(4)), 0)
 
+    def test_documents_of_token_shards(self):
+        """The same lines as documents of two shards: the same samples, so on one rank the same bits."""
+        text = headroom_run.make_lines().encode()
+        border = text.index(b"\n", len(text) // 2) + 1
+        self.write("a.bin", headroom_run.token_shard(text[:border]))
+        self.write("b.bin", headroom_run.token_shard(text[border:]))
+        documents = ("data.kind=tokens", "data.path=*.bin", "data.end_of_text=10")
+        reference = self.train("lines.yaml")
+        run = self.train("lines.yaml", *documents)
+        self.assertEqual(run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses)
+        run = self.train("lines.yaml", *documents, headroom_run.LINES_CAPACITIES, ranks=4)
+        self.assert_same_losses(run, reference, "documents, four unequal ranks")
+        self.assertEqual([step["tokens"] for step in run.steps], [step["tokens"] for step in reference.steps])
+
     def test_every_token_of_every_line_counts_once(self):
         """One epoch: all bytes of the file but the first of each line."""
         lines = headroom_run.make_lines().splitlines()

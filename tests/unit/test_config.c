@@ -155,6 +155,7 @@ static void defaults_fill_what_the_file_leaves_out(void **state)
     assert_true(config.optimizer.epsilon == 1e-8);
     assert_true(config.data.shuffle);
     assert_true(config.data.pack);
+    assert_int_equal(config.data.end_of_text, CONFIG_END_OF_TEXT);
     assert_null(config.data.path);
     assert_int_equal(config.data.prefetch_bytes, 64 << 20);
     assert_int_equal(config.device.kind, CONFIG_DEVICE_AUTO);
@@ -696,26 +697,37 @@ static void gpt_needs_its_sizes(void **state)
     config_finish(&config);
 }
 
-// Only a text tells where a sample of another length ends.
-static void only_texts_have_lines(void **state)
+#define GPT_SIZES                                                                                                      \
+    "model: {kind: gpt, vocab_size: 256, seq_len: 8, block_count: 1, channels: 12, head_count: 4}\n"                   \
+    "train: {epochs: 1, global_batch_size: 8}\n"
+
+// Made-up samples and images are of one length.
+static void only_texts_and_tokens_have_lengths(void **state)
 {
     (void)state;
-    static const char sizes[] = "model: {kind: gpt, vocab_size: 256, seq_len: 8, block_count: 1, channels: 12, "
-                                "head_count: 4}\n"
-                                "train: {epochs: 1, global_batch_size: 8}\n";
-    static const char *const kinds[] = {"{kind: tokens, pack: false, path: a}",
-                                        "{kind: synthetic, pack: false, samples: 5}"};
-    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
-        char text[512], message[256];
-        snprintf(text, sizeof(text), "%sdata: %s\n", sizes, kinds[i]);
-        snprintf(message, sizeof(message),
-                 "run.yaml:3:%zu: data.pack: false is for data.kind text, whose lines are samples then; allowed here: "
-                 "true",
-                 (size_t)(strstr(kinds[i], "pack") - kinds[i]) + sizeof("data: "));
-        expect_refused(text, message);
-    }
-    expect_override_refused("data.pack=false", "command line: data.pack=false: false is for data.kind text, whose "
-                                               "lines are samples then; allowed here: true");
+    expect_refused(GPT_SIZES "data: {kind: synthetic, pack: false, samples: 5}\n",
+                   "run.yaml:3:25: data.pack: false is for data.kind text, whose lines are samples then, and tokens, "
+                   "whose documents are; allowed here: true");
+    expect_override_refused("data.pack=false",
+                            "command line: data.pack=false: false is for data.kind text, whose lines are samples then, "
+                            "and tokens, whose documents are; allowed here: true");
+}
+
+static void documents_end_in_a_token_of_the_model(void **state)
+{
+    (void)state;
+    struct config config;
+    const char *text = GPT_SIZES "data: {kind: tokens, pack: false, end_of_text: 255, path: a}\n";
+    assert_int_equal(config_parse(&config, text, "run.yaml", NULL, 0, NULL), STATUS_OK);
+    assert_int_equal(config.data.end_of_text, 255);
+    assert_round_trip(&config);
+    config_finish(&config);
+    expect_refused(GPT_SIZES "data: {kind: tokens, pack: false, end_of_text: 256, path: a}\n",
+                   "run.yaml:3:35: data.end_of_text: 256 is no token where model.vocab_size is 256; allowed: 0 to 255");
+    expect_refused(GPT_SIZES "data: {kind: tokens, pack: false, path: a}\n",
+                   "run.yaml: data.end_of_text: 50256 is no token where model.vocab_size is 256; allowed: 0 to 255");
+    expect_refused(GPT_SIZES "data: {kind: text, pack: false, end_of_text: 10, path: a}\n",
+                   "run.yaml:3:33: data.end_of_text: is for data.kind tokens; allowed here: 50256");
 }
 
 static void expect_ranks(const char *override, uint64_t ranks, const char *message)
@@ -921,7 +933,8 @@ int main(void)
         cmocka_unit_test(keys_must_fit_together),
         cmocka_unit_test(keys_must_fit_the_device),
         cmocka_unit_test(gpt_needs_its_sizes),
-        cmocka_unit_test(only_texts_have_lines),
+        cmocka_unit_test(only_texts_and_tokens_have_lengths),
+        cmocka_unit_test(documents_end_in_a_token_of_the_model),
         cmocka_unit_test(ranks_must_fit),
         cmocka_unit_test(ranks_that_share_a_device_share_its_capacity),
         cmocka_unit_test(shipped_configs_are_valid_and_round_trip),

@@ -242,7 +242,7 @@ static struct config idx_config(void)
 {
     return (struct config){
         .model = {.kind = CONFIG_MODEL_MLP, .layers = {PIXELS, 5, 3}, .layers_count = 3},
-        .data = {.kind = CONFIG_DATA_IDX, .images = "images", .labels = "labels"},
+        .data = {.kind = CONFIG_DATA_IDX, .images = "images", .labels = "labels", .pack = true},
     };
 }
 
@@ -849,7 +849,7 @@ static struct config tokens_config(uint64_t vocab_size)
 {
     return (struct config){
         .model = {.kind = CONFIG_MODEL_GPT, .vocab_size = vocab_size, .seq_len = 4},
-        .data = {.kind = CONFIG_DATA_TOKENS, .path = "*.bin"},
+        .data = {.kind = CONFIG_DATA_TOKENS, .path = "*.bin", .pack = true},
     };
 }
 
@@ -1036,6 +1036,253 @@ static void test_tokens_of_more_shards_than_files_may_be_open(void **state)
     data_close(set);
 }
 
+// Documents of token shards
+
+// The tokens are letters, so that documents read like lines; '|' is the end-of-text token.
+static struct config documents_config(uint64_t seq_len)
+{
+    struct config config = tokens_config(256);
+    config.model.seq_len = seq_len;
+    config.data.pack = false;
+    config.data.end_of_text = '|';
+    return config;
+}
+
+static void write_tokens(const char *path, const uint16_t *tokens, size_t length)
+{
+    const uint16_t header[SHARD_HEADER] = {(uint16_t)SHARD_MAGIC, SHARD_MAGIC >> 16,       1, 0,
+                                           (uint16_t)length,      (uint16_t)(length >> 16)};
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(header, sizeof(header), 1, file), 1);
+    assert_int_equal(fwrite(tokens, sizeof(tokens[0]), length, file), length);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void write_documents(const char *path, const char *text)
+{
+    uint16_t tokens[64];
+    size_t length = strlen(text);
+    for (size_t i = 0; i < length; i++) {
+        tokens[i] = (uint8_t)text[i];
+    }
+    write_tokens(path, tokens, length);
+}
+
+// llm.c writes the end-of-text token before each document, others after it.
+static void test_documents_are_samples(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    static const char *const texts[] = {"|one|two words|three|", "one|two words|three|"};
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        write_documents("a.bin", texts[i]);
+        assert_lines(&config, DATA_TRAIN, LINES("one|", "two words", "s|", "three|"));
+    }
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_int_equal(set->shape.input, DATA_INPUT_TOKENS);
+    assert_int_equal(set->shape.input_count, 8);
+    assert_int_equal(set->shape.target_count, 8);
+    assert_int_equal(set->shape.classes, 256);
+    data_close(set);
+}
+
+static void test_the_last_document_may_have_no_end(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    write_documents("a.bin", "|one|three");
+    assert_lines(&config, DATA_TRAIN, LINES("one|", "three"));
+    write_documents("a.bin", "|one|t"); // nothing follows t
+    assert_lines(&config, DATA_TRAIN, LINES("one|"));
+}
+
+static void test_empty_documents_are_none(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    write_documents("a.bin", "||a|||b\r||");
+    assert_lines(&config, DATA_TRAIN, LINES("a|", "b\r|"));
+}
+
+static void test_long_documents_are_cut_side_by_side(void **state)
+{
+    (void)state;
+    struct config config = documents_config(4);
+    write_documents("a.bin", "|abcd|abcde|abcdefgh|abcdefghi|abcdefghijkl");
+    assert_lines(&config, DATA_TRAIN,
+                 LINES("abcd|", "abcde", "e|", "abcde", "efgh|", "abcde", "efghi", "i|", "abcde", "efghi", "ijkl"));
+    config = documents_config(1);
+    write_documents("a.bin", "|ab|c|");
+    assert_lines(&config, DATA_TRAIN, LINES("ab", "b|", "c|"));
+}
+
+static void test_documents_cross_no_shard(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    write_documents("a.bin", "|abc|de");
+    write_documents("b.bin", "|");
+    write_documents("c.bin", "fg|h");
+    write_documents("d.bin", "ijk"); // without an end in a shard of its own
+    assert_lines(&config, DATA_TRAIN, LINES("abc|", "de", "fg|", "ijk"));
+}
+
+// Shards with GPT-2's tokens, documents that begin, end and lie across where a shard is read in pieces.
+enum { LARGE_SHARDS = 3, LARGE_SHARD = 100001, GPT2_END = 50256, GPT2_VOCAB = 50257, LARGE_LENGTH = 16 };
+
+static uint16_t *make_large_shard(uint64_t *random_p)
+{
+    uint16_t *tokens = malloc(LARGE_SHARD * sizeof(*tokens));
+    assert_non_null(tokens);
+    for (size_t i = 0; i < LARGE_SHARD; i++) {
+        *random_p = *random_p * UINT64_C(6364136223846793005) + 1;
+        tokens[i] = (uint16_t)((*random_p >> 40) % 20 == 0 ? GPT2_END : (*random_p >> 45) % GPT2_END);
+    }
+    return tokens;
+}
+
+// Sample `index` holds `length` tokens from `tokens` on, and the token after each.
+static void assert_tokens(const struct data_set *set, uint64_t index, const uint16_t *tokens, uint64_t length)
+{
+    int32_t inputs[LARGE_LENGTH], targets[LARGE_LENGTH];
+    assert_true(index < set->samples);
+    assert_int_equal(set->ops->length(set, index), length);
+    read_sample(set, index, inputs, targets);
+    for (uint64_t t = 0; t < LARGE_LENGTH; t++) {
+        assert_int_equal(inputs[t], t < length ? tokens[t] : 0);
+        assert_int_equal(targets[t], t < length ? tokens[t + 1] : KERNEL_TARGET_NONE);
+    }
+}
+
+// Reads the shard token by token; answers how many samples it has.
+static uint64_t assert_shard(const struct data_set *set, uint64_t first_sample, const uint16_t *tokens)
+{
+    uint64_t samples = 0, length = 0;
+    for (size_t i = 0; i + 1 < LARGE_SHARD; i++) {
+        length += tokens[i] != GPT2_END;
+        if (length > 0 && (length == LARGE_LENGTH || tokens[i + 1] == GPT2_END || i + 2 == LARGE_SHARD)) {
+            assert_tokens(set, first_sample + samples++, tokens + i + 1 - length, length);
+            length = 0;
+        }
+    }
+    return samples;
+}
+
+static void test_documents_of_large_shards(void **state)
+{
+    (void)state;
+    struct config config = tokens_config(GPT2_VOCAB);
+    config.model.seq_len = LARGE_LENGTH;
+    config.data.pack = false;
+    config.data.end_of_text = GPT2_END;
+    uint16_t *shards[LARGE_SHARDS];
+    uint64_t random = 7, samples = 0;
+    for (size_t i = 0; i < LARGE_SHARDS; i++) {
+        char path[] = {(char)('a' + i), '.', 'b', 'i', 'n', '\0'};
+        shards[i] = make_large_shard(&random);
+        write_tokens(path, shards[i], LARGE_SHARD);
+    }
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    for (size_t i = 0; i < LARGE_SHARDS; i++) {
+        samples += assert_shard(set, samples, shards[i]);
+        free(shards[i]);
+    }
+    assert_int_equal(set->samples, samples);
+    assert_permutation(set->samples, 1, 0);
+    data_close(set);
+}
+
+// A document belongs to the split that its first token is in.
+static void test_documents_keep_their_end_for_validation(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    config.data.validation_fraction = 0.5;
+    write_documents("a.bin", "|abc|defg|");
+    write_documents("b.bin", "|hi|");
+    assert_lines(&config, DATA_TRAIN, LINES("abc|", "defg|")); // of 14 tokens, the border is in defg
+    assert_lines(&config, DATA_VALIDATION, LINES("hi|"));
+    write_documents("b.bin", "|hi|jklm|no|"); // of 22, after h's |
+    assert_lines(&config, DATA_TRAIN, LINES("abc|", "defg|"));
+    assert_lines(&config, DATA_VALIDATION, LINES("hi|", "jklm|", "no|"));
+    config.data.validation_path = "b.bin";
+    config.data.path = "a.bin";
+    assert_lines(&config, DATA_TRAIN, LINES("abc|", "defg|"));
+    assert_lines(&config, DATA_VALIDATION, LINES("hi|", "jklm|", "no|"));
+    config.data.validation_path = NULL;
+    config.data.validation_fraction = 0;
+    assert_null(open_split(&config, DATA_VALIDATION));
+}
+
+// Wherever the border is, each document is in one split.
+static void test_documents_of_both_splits_are_all(void **state)
+{
+    (void)state;
+    struct config config = documents_config(3);
+    write_documents("a.bin", "|abcdefg||h|ij");
+    write_documents("b.bin", "klmno|p|qrstuvw|");
+    struct data_set *whole = open_split(&config, DATA_TRAIN);
+    for (int percent = 30; percent <= 90; percent++) {
+        config.data.validation_fraction = percent / 100.0;
+        struct data_set *train = open_split(&config, DATA_TRAIN), *validation = open_split(&config, DATA_VALIDATION);
+        assert_int_equal(train->samples + validation->samples, whole->samples);
+        data_close(train);
+        data_close(validation);
+    }
+    data_close(whole);
+}
+
+static void test_documents_refuse_shards_without_ends(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    write_documents("a.bin", "abcd");
+    write_documents("b.bin", "efgh");
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "*.bin: no token for training is 124: each shard would be one document; data.end_of_text must be "
+                   "the token that sets documents apart, or data.pack true");
+    config.data.end_of_text = 'b';
+    assert_lines(&config, DATA_TRAIN, LINES("ab", "cd", "efgh"));
+    assert_true(descriptor_of("") < 0);
+}
+
+static void test_documents_refuse_shards_that_give_no_sample(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "*.bin: there is no such file, and none that matches it");
+    write_file("a.bin", "short", 5);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "a.bin: truncated: the header takes 1024 bytes, found 5 bytes");
+    write_documents("a.bin", "");
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "*.bin: no document for training has anything to predict");
+    write_documents("a.bin", "||x");
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "*.bin: no document for training has anything to predict");
+    write_documents("a.bin", "|a document|");
+    config.data.validation_fraction = 0.5;
+    assert_refused(&config, DATA_VALIDATION, STATUS_INVALID,
+                   "*.bin: no document for validation has anything to predict");
+    config.model.vocab_size = 125;
+    write_documents("a.bin", "|one|tw}|");
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "a.bin: token 7 is 125, but model.vocab_size is 125 (tokens count from 0)");
+    assert_true(descriptor_of("") < 0);
+}
+
+static void test_documents_that_change_later_are_noticed(void **state)
+{
+    (void)state;
+    struct config config = documents_config(8);
+    write_documents("a.bin", "|abc|defg|");
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    write_documents("a.bin", "|ab|cdefg|");
+    assert_unreadable(set, 0, STATUS_INVALID, "a.bin: its documents are no longer those that it was opened with");
+    assert_int_equal(truncate("a.bin", 1024 + 16), 0);
+    assert_unreadable(set, 1, STATUS_ERROR,
+                      "a.bin: the file ended while it was being read: it held 1044 bytes, now at most 1040");
+    data_close(set);
+}
+
 // Synthetic
 
 static struct config synthetic_mlp_config(void)
@@ -1043,7 +1290,7 @@ static struct config synthetic_mlp_config(void)
     return (struct config){
         .model = {.kind = CONFIG_MODEL_MLP, .layers = {16, 8, 4}, .layers_count = 3},
         .train = {.seed = 5},
-        .data = {.kind = CONFIG_DATA_SYNTHETIC, .samples = 2000, .validation_samples = 500},
+        .data = {.kind = CONFIG_DATA_SYNTHETIC, .samples = 2000, .validation_samples = 500, .pack = true},
     };
 }
 
@@ -1052,7 +1299,7 @@ static struct config synthetic_gpt_config(void)
     return (struct config){
         .model = {.kind = CONFIG_MODEL_GPT, .vocab_size = 50, .seq_len = 64},
         .train = {.seed = 5},
-        .data = {.kind = CONFIG_DATA_SYNTHETIC, .samples = 100},
+        .data = {.kind = CONFIG_DATA_SYNTHETIC, .samples = 100, .pack = true},
     };
 }
 
@@ -1231,6 +1478,17 @@ int main(void)
         IN_FOLDER(test_tokens_that_change_later_are_noticed),
         IN_FOLDER(test_tokens_of_a_large_file_are_all_checked),
         IN_FOLDER(test_tokens_of_more_shards_than_files_may_be_open),
+        IN_FOLDER(test_documents_are_samples),
+        IN_FOLDER(test_the_last_document_may_have_no_end),
+        IN_FOLDER(test_empty_documents_are_none),
+        IN_FOLDER(test_long_documents_are_cut_side_by_side),
+        IN_FOLDER(test_documents_cross_no_shard),
+        IN_FOLDER(test_documents_of_large_shards),
+        IN_FOLDER(test_documents_keep_their_end_for_validation),
+        IN_FOLDER(test_documents_of_both_splits_are_all),
+        IN_FOLDER(test_documents_refuse_shards_without_ends),
+        IN_FOLDER(test_documents_refuse_shards_that_give_no_sample),
+        IN_FOLDER(test_documents_that_change_later_are_noticed),
         cmocka_unit_test(test_synthetic_values_follow_the_formula),
         cmocka_unit_test(test_synthetic_tokens_follow_the_formula),
         cmocka_unit_test(test_synthetic_classes_can_be_learned),
