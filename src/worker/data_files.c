@@ -10,8 +10,6 @@
 #include "mem/uint64.h"
 #include "worker/data_kinds.h"
 
-#define CHUNK_TOKENS 32768 // of a file that is read from end to end
-
 const char *token_files_path(const struct config *config, enum data_split split)
 {
     if (split == DATA_TRAIN) {
@@ -184,7 +182,7 @@ enum status token_file_read(const struct token_files *files, const struct token_
 
 static enum status check_file(const struct token_files *files, const struct token_file *file, struct error *error)
 {
-    uint8_t raw[CHUNK_TOKENS * TOKEN_BYTES_MAX];
+    uint8_t raw[CHUNK_BYTES];
     enum status status = STATUS_OK;
     for (uint64_t done = 0; done < file->count && status == STATUS_OK; done += CHUNK_TOKENS) {
         uint64_t count = uint64_min(CHUNK_TOKENS, file->count - done);
@@ -195,9 +193,11 @@ static enum status check_file(const struct token_files *files, const struct toke
 
 enum status token_files_check(const struct token_files *files, struct error *error)
 {
-    bool all_known = files->classes >> (8 * files->token_bytes) != 0;
+    if (files->classes >> (8 * files->token_bytes) != 0) { // so many that no token is beyond them
+        return STATUS_OK;
+    }
     enum status status = STATUS_OK;
-    for (size_t i = 0; i < files->count && status == STATUS_OK && !all_known; i++) {
+    for (size_t i = 0; i < files->count && status == STATUS_OK; i++) {
         status = check_file(files, &files->file[i], error);
     }
     return status;

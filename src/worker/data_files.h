@@ -26,8 +26,9 @@ struct token_files {
     struct token_file file[];
 };
 
-// The most bytes that a token takes in a file.
-#define TOKEN_BYTES_MAX sizeof(uint16_t)
+// What is read at once of a file that is read from end to end.
+#define CHUNK_TOKENS 32768
+#define CHUNK_BYTES  (CHUNK_TOKENS * sizeof(uint16_t))
 
 // The file or pattern that holds the split; NULL where the config names none.
 const char *token_files_path(const struct config *config, enum data_split split);

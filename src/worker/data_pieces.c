@@ -8,8 +8,6 @@
 #include "mem/uint64.h"
 #include "worker/data_kinds.h"
 
-#define CHUNK_TOKENS 32768 // of a file that is read from end to end
-
 struct piece {
     uint64_t first; // input, in tokens from the header's end
     uint32_t length;
@@ -65,24 +63,26 @@ static bool add_passage(struct piece_set *set, uint32_t file, uint64_t first, ui
 // Adds the passages that begin in what the file has of the split. The token before it tells whether one begins there.
 static enum status find_passages(struct piece_set *set, uint32_t number, struct error *error)
 {
-    uint8_t raw[CHUNK_TOKENS * TOKEN_BYTES_MAX];
-    const struct token_file *file = &set->files->file[number];
-    const struct passage_rule rule = set->rule;
-    uint64_t begin = file->first > 0 ? file->first - 1 : 0, first = begin, size = token_file_size(set->files, file);
+    uint8_t raw[CHUNK_BYTES];
+    const struct token_files *files = set->files;
+    const struct token_file *file = &files->file[number];
+    const int32_t end = set->rule.end, blank = set->rule.blank;
+    const uint64_t size = token_file_size(files, file), split_end = file->first + file->count;
+    uint64_t begin = file->first > 0 ? file->first - 1 : 0, first = begin;
     bool made = true, empty = true;
-    for (uint64_t at = begin; at < size && first < file->first + file->count && made; at++) {
+    for (uint64_t at = begin; at < size && first < split_end && made; at++) {
         uint64_t place = (at - begin) % CHUNK_TOKENS;
         if (place == 0) {
-            enum status status = token_file_read(set->files, file, at, uint64_min(CHUNK_TOKENS, size - at), raw, error);
+            enum status status = token_file_read(files, file, at, uint64_min(CHUNK_TOKENS, size - at), raw, error);
             if (status != STATUS_OK) {
                 return status;
             }
         }
-        int32_t token = token_at(set->files, raw, place);
-        empty = empty && (token == rule.end || token == rule.blank);
-        set->end_tokens += token == rule.end;
-        if (token == rule.end || at + 1 == size) {
+        int32_t token = token_at(files, raw, place);
+        empty = empty && (token == end || token == blank);
+        if (token == end || at + 1 == size) {
             made = empty || first < file->first || add_passage(set, number, first, at + 1);
+            set->end_tokens += token == end;
             first = at + 1;
             empty = true;
         }

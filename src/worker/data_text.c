@@ -30,7 +30,7 @@ static enum status open_file(const struct config *config, enum data_split split,
 static enum status text_open(const struct config *config, enum data_split split, struct data_set **set_p,
                              struct error *error)
 {
-    struct token_files *files;
+    struct token_files *files = NULL;
     enum status status = open_file(config, split, &files, error);
     return status == STATUS_OK ? windows_open(&data_text, config, split, files, set_p, error) : status;
 }
@@ -39,7 +39,7 @@ static enum status lines_open(const struct config *config, enum data_split split
                               struct error *error)
 {
     const struct passage_rule rule = {.name = "line", .end = '\n', .blank = '\r'};
-    struct token_files *files;
+    struct token_files *files = NULL;
     enum status status = open_file(config, split, &files, error);
     return status == STATUS_OK ? pieces_open(&data_lines, config, split, files, &rule, set_p, error) : status;
 }

@@ -97,7 +97,7 @@ static enum status open_files(const struct config *config, enum data_split split
 static enum status tokens_open(const struct config *config, enum data_split split, struct data_set **set_p,
                                struct error *error)
 {
-    struct token_files *files;
+    struct token_files *files = NULL;
     enum status status = open_files(config, split, &files, error);
     return status == STATUS_OK ? windows_open(&data_tokens, config, split, files, set_p, error) : status;
 }
@@ -113,7 +113,7 @@ static enum status documents_open(const struct config *config, enum data_split s
         .endless = "each shard would be one document; data.end_of_text must be the token that sets documents apart, or "
                    "data.pack true",
     };
-    struct token_files *files;
+    struct token_files *files = NULL;
     enum status status = open_files(config, split, &files, error);
     return status == STATUS_OK ? pieces_open(&data_documents, config, split, files, &rule, set_p, error) : status;
 }
