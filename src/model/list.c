@@ -276,3 +276,15 @@ uint64_t list_flops(const struct list *list)
     }
     return flops;
 }
+
+uint64_t list_bytes(const struct list *list)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < list->op_count; i++) {
+        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+            tensor_id id = list->ops[i].tensors[slot];
+            bytes += id == TENSOR_NONE ? 0 : list_tensor_bytes(list, id);
+        }
+    }
+    return bytes;
+}

@@ -115,4 +115,7 @@ void list_run(const struct list *list, size_t first, size_t end, struct kernel_c
 // Floating-point operations of one run: matrix products and attention, a multiply-add counted as two.
 uint64_t list_flops(const struct list *list);
 
+// Bytes that one run moves: those of every operation's tensors.
+uint64_t list_bytes(const struct list *list);
+
 #endif

@@ -116,7 +116,7 @@ static bool build(const struct model *model, struct model_shape shape, enum list
     list->forward_count = list->op_count;
     if (purpose == LIST_TRAIN) {
         list_differentiate(list);
-        list_recompute(list, model->config.recompute);
+        list_recompute(list, shape.recompute);
     }
     return !list->failed;
 }
@@ -190,9 +190,7 @@ void model_initial_values(const struct model *model, size_t parameter, uint64_t 
 uint64_t model_sample_flops(const struct model *model)
 {
     struct list list;
-    struct model once = *model;
-    once.config.recompute = LIST_RECOMPUTE_NONE;
-    if (!model_list(&once, model_shape_max(model, 1), LIST_TRAIN, &list)) {
+    if (!model_list(model, model_shape_max(model, 1), LIST_TRAIN, &list)) {
         return 0;
     }
     uint64_t flops = list_flops(&list);

@@ -18,17 +18,17 @@
 enum model_kind { MODEL_MLP, MODEL_GPT };
 enum model_activation { MODEL_RELU, MODEL_GELU };
 
-// The size of a micro-step. A gpt's samples may be shorter than the longest one that it knows; all of a micro-step are
-// as long as the longest of them, and targets after a sample's own end are KERNEL_TARGET_NONE.
+// A micro-step. A gpt's samples may be shorter than the longest one that it knows; all of a micro-step are as long as
+// the longest of them, and targets after a sample's own end are KERNEL_TARGET_NONE.
 struct model_shape {
-    size_t samples; // at least 1
-    size_t length;  // targets of a sample, 1 to the model's target_elements
+    size_t samples;                     // at least 1
+    size_t length;                      // targets of a sample, 1 to the model's target_elements
+    enum list_recompute_mode recompute; // in its backward pass
 };
 
 struct model_config {
     enum model_kind kind;
-    enum kernel_precision precision;    // of weights and activations in its lists
-    enum list_recompute_mode recompute; // in lists with a backward pass
+    enum kernel_precision precision; // of weights and activations in its lists
     struct {
         size_t sizes[MODEL_LAYERS_MAX]; // from input to classes
         size_t count;                   // at least 2
@@ -73,7 +73,7 @@ enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
 enum status model_create(const struct model_config *config, struct model **model_p, struct error *error);
 void model_destroy(struct model *model);
 
-// The shape of samples of the greatest length.
+// The shape of samples of the greatest length, where nothing is recomputed.
 struct model_shape model_shape_max(const struct model *model, size_t samples);
 
 // Builds, fuses and places the list for the shape; LIST_EVALUATE has no backward pass. The caller owns what it finishes

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define PURPOSES 2
+// What a device computes while it moves a byte: 5 to 20 on today's.
+#define FLOPS_OF_A_BYTE 10.0
 
 struct price {
     struct model_shape shape;
@@ -54,11 +56,14 @@ void price_book_destroy(struct price_book *book)
     free(book);
 }
 
-// By length, then by samples.
+// By length, then by what is recomputed, then by samples.
 static int compare(struct model_shape a, struct model_shape b)
 {
     if (a.length != b.length) {
         return a.length < b.length ? -1 : 1;
+    }
+    if (a.recompute != b.recompute) {
+        return a.recompute < b.recompute ? -1 : 1;
     }
     return (a.samples > b.samples) - (a.samples < b.samples);
 }
@@ -160,25 +165,34 @@ uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, s
     return price == NULL ? UINT64_MAX : price->slack_bytes;
 }
 
-static bool fits_in(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t samples)
+static bool fits_in(struct price_book *book, enum list_purpose purpose, struct model_shape shape, uint64_t bytes,
+                    size_t samples)
 {
-    return price_block_bytes(book, purpose, model_shape_max(book->model, samples)) <= bytes;
+    shape.samples = samples;
+    return price_block_bytes(book, purpose, shape) <= bytes;
 }
 
-size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most)
+size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, struct model_shape shape, uint64_t bytes,
+                         size_t most)
 {
     size_t fits = 0, too_large = 1;
-    while (too_large <= most && fits_in(book, purpose, bytes, too_large)) {
+    while (too_large <= most && fits_in(book, purpose, shape, bytes, too_large)) {
         fits = too_large;
         too_large = most - fits < fits ? most + 1 : 2 * fits;
     }
     while (too_large - fits > 1) {
         size_t middle = fits + (too_large - fits) / 2;
-        if (fits_in(book, purpose, bytes, middle)) {
+        if (fits_in(book, purpose, shape, bytes, middle)) {
             fits = middle;
         } else {
             too_large = middle;
         }
     }
     return fits;
+}
+
+double price_work(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
+{
+    const struct list *list = price_list(book, purpose, shape);
+    return list == NULL ? 0 : (double)list_flops(list) + FLOPS_OF_A_BYTE * (double)list_bytes(list);
 }

@@ -34,8 +34,13 @@ uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, s
 // How many of these the layout takes beyond its lower bound. UINT64_MAX when the host's memory runs out.
 uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
-// The largest micro-batch <= `most` of samples of the greatest length whose block fits in `bytes`; 0 when not even one
-// sample does. Prices none above twice of what it answers.
-size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, uint64_t bytes, size_t most);
+// The largest micro-batch <= `most`, else shaped as `shape`, whose block fits in `bytes`; 0 when not even one sample
+// does. Prices none above twice of what it answers.
+size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, struct model_shape shape, uint64_t bytes,
+                         size_t most);
+
+// How long the list for the shape takes, relative to others of the same model: its arithmetic, and the bytes that it
+// moves. A guess, for what was not measured. 0 when the host's memory runs out.
+double price_work(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
 #endif

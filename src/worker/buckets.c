@@ -79,3 +79,35 @@ size_t buckets_make(const struct model *model, const struct list *list, uint64_t
     *buckets_p = buckets;
     return count;
 }
+
+static bool holds(const struct bucket *bucket, uint64_t element)
+{
+    return bucket->first_element <= element && element - bucket->first_element < bucket->elements;
+}
+
+static size_t bucket_ready(const struct bucket *bucket, const struct list *list, const size_t *last)
+{
+    size_t ready = 0;
+    for (size_t i = 0; i < list->tensor_count; i++) {
+        const struct tensor *tensor = &list->tensors[i];
+        if (tensor->kind == TENSOR_GRADIENT && holds(bucket, tensor->first_element)) {
+            ready = uint64_max(ready, last[i]);
+        }
+    }
+    return ready;
+}
+
+bool buckets_ready(const struct bucket *buckets, size_t count, const struct list *list, size_t *ready)
+{
+    size_t *last = calloc(list->tensor_count, sizeof(*last)), done = 0;
+    if (last == NULL) {
+        return false;
+    }
+    find_last_mentions(list, last);
+    for (size_t i = 0; i < count; i++) {
+        done = uint64_max(done, bucket_ready(&buckets[i], list, last));
+        ready[i] = done;
+    }
+    free(last);
+    return true;
+}

@@ -28,7 +28,7 @@ static const char *const data_names[] = {"idx", "text", "tokens", "synthetic", N
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const segment_names[] = {"expandable", "plain", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
-static const char *const recompute_names[] = {"none", "selective", "full", NULL};
+static const char *const recompute_names[] = {"auto", "none", "selective", "full", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
 
@@ -61,8 +61,10 @@ const struct config_key config_keys[] = {
      .fallback = "auto", .help = "samples in one forward and backward pass; auto: from the headroom"},
     {"train.precision", CONFIG_TYPE_CHOICE, ONE(train.precision), .names = precision_names, .fallback = "fp32",
      .help = "of weights and activations in a micro-step; the optimizer and sums of gradients are always fp32"},
-    {"train.recompute", CONFIG_TYPE_CHOICE, ONE(train.recompute), .names = recompute_names, .fallback = "none",
-     .help = "what the backward pass computes again rather than keep: layer norms and GELU, or all within a block"},
+    {"train.recompute", CONFIG_TYPE_CHOICE, ONE(train.recompute), .names = recompute_names, .fallback = "auto",
+     .help =
+         "what the backward pass computes again rather than keep: layer norms and GELU, or all within a block; auto: "
+         "as little as memory allows"},
     {"train.seed", CONFIG_TYPE_COUNT, ONE(train.seed), RANGE("0", "18446744073709551615"), .fallback = "1",
      .help = "of the first weights and of the order of samples"},
     {"train.clip_norm", CONFIG_TYPE_REAL, ONE(train.clip_norm), RANGE("0", "1e9"), .fallback = "0",

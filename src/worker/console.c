@@ -69,6 +69,9 @@ static void print_plan(struct console *console, uint64_t step, const struct sche
         const struct sched_share *share = &plan[i];
         fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
                 share->samples, share->micro_batch, share->accumulation_steps);
+        if (share->levers != LIST_RECOMPUTE_NONE) {
+            fprintf(console->file, " (recompute %s)", offers_name(share->levers));
+        }
     }
     fputc('\n', console->file);
 }

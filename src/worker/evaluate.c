@@ -4,43 +4,102 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "mem/uint64.h"
+#include "worker/memory_files.h"
 #include "worker/samples.h"
 
-// Positions of the validation set that are this rank's.
-static void choose_part(const struct worker *worker, struct sample_range *range)
-{
-    uint64_t samples = worker->validation->samples, rank = worker->comm->rank, ranks = worker->comm->size;
-    range->first = samples * rank / ranks;
-    range->count = samples * (rank + 1) / ranks - range->first;
-}
-
-static enum status run_part(struct worker *worker, struct error *error)
+static enum status open_loader(struct worker *worker, struct loader **loader_p, struct error *error)
 {
     const struct config *config = worker->config;
-    struct loader_config loader_config = {
+    const struct loader_config loader_config = {
         .set = worker->validation,
         .threads = (uint32_t)config->data.threads,
         .prefetch_bytes = config->data.prefetch_bytes,
         .device = worker->device,
         .staging = worker->staging,
     };
-    struct sample_range range = {.purpose = LIST_EVALUATE};
-    choose_part(worker, &range);
-    uint64_t headroom_bytes = mem_pool_headroom(worker->pool);
-    range.micro_batch = price_largest_fit(worker->prices, LIST_EVALUATE, headroom_bytes, range.count);
-    if (range.micro_batch == 0) {
-        range.micro_batch = 1; // the allocation decides, and its failure tells why
+    return loader_create(&loader_config, loader_p, error);
+}
+
+// All ranks are alike.
+static void offer_all(struct worker *worker)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        worker->reports[i] = (struct sched_report){.offers = {{.sample_ns = 1, .micro_batch_max = 1}}};
     }
-    enum status status = loader_create(&loader_config, &range.loader, error);
+}
+
+// Who left samples gets no more.
+static void withdraw_offers(struct worker *worker)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        if (worker->messages[i].left > 0) {
+            worker->reports[i].offers[0].micro_batch_max = 0;
+        }
+    }
+}
+
+static enum status run_share(struct worker *worker, struct loader *loader, const struct sched_share *share,
+                             struct error *error)
+{
+    struct sched_share mine = *share;
+    uint64_t headroom_bytes = mem_pool_headroom(worker->pool);
+    uint64_t fits = price_largest_fit(worker->prices, LIST_EVALUATE, model_shape_max(worker->model, 1), headroom_bytes,
+                                      mine.samples);
+    mine.micro_batch = uint64_max(fits, 1); // the allocation decides, and its failure tells why
+    const struct sample_share samples = {.purpose = LIST_EVALUATE, .loader = loader, .share = &mine};
+    enum status status = samples_run(worker, &samples, error);
+    worker->message.report.headroom_bytes = headroom_bytes;
+    worker->message.micro_batch = mine.micro_batch;
+    worker->message.accumulation_steps += (mine.samples + mine.micro_batch - 1) / mine.micro_batch;
+    return status;
+}
+
+static void exchange(struct worker *worker)
+{
+    worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
+    worker->comm->ops->gather_wait(worker->comm);
+}
+
+// Until nothing is left.
+static enum status run_all(struct worker *worker, struct loader *loader, struct error *error)
+{
+    uint64_t samples = worker->validation->samples;
+    enum status status = STATUS_OK;
+    offer_all(worker);
+    samples_begin(worker);
+    while (status == STATUS_OK && samples > 0) {
+        const struct sched_share *shares = sched_coordinator_settle(worker->coordinator, worker->reports, samples);
+        if (shares == NULL) { // every rank has its shortage
+            memory_files_out_of_memory(worker, true);
+            worker->spokesman = 0;
+            *error = worker->shortage;
+            return error->status;
+        }
+        status = run_share(worker, loader, &shares[worker->comm->rank], error);
+        if (status == STATUS_OK) {
+            exchange(worker);
+            withdraw_offers(worker);
+            status = samples_take_back(worker, shares, &samples, error);
+        }
+    }
+    return status;
+}
+
+static enum status run(struct worker *worker, struct error *error)
+{
+    struct loader *loader;
+    enum status status = open_loader(worker, &loader, error);
     if (status != STATUS_OK) {
         return status;
     }
-    if (range.count > 0) {
-        loader_expect(range.loader, range.first, range.count, 0);
+    sched_undone_finish(&worker->undone);
+    if (sched_undone_init(&worker->undone, worker->validation->samples)) {
+        status = run_all(worker, loader, error);
+    } else {
+        status = error_set(error, STATUS_ERROR, "out of host memory");
     }
-    status = samples_run(worker, &range, error);
-    worker->message.report.headroom_bytes = headroom_bytes;
-    loader_destroy(range.loader);
+    loader_destroy(loader);
     return status;
 }
 
@@ -48,7 +107,7 @@ static enum status run_part(struct worker *worker, struct error *error)
 static enum status read_tally(struct worker *worker, struct kernel_tally *tally_p, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops;
-    samples_reduce(worker, worker->bucket_count); // no gradients
+    samples_reduce_tally(worker);
     ops->copy_to_host(worker->device, worker->stream, tally_p, worker->memory.tally, sizeof(*tally_p));
     ops->stream_synchronize(worker->device, worker->stream);
     return worker_check(worker, error);
@@ -56,15 +115,11 @@ static enum status read_tally(struct worker *worker, struct kernel_tally *tally_
 
 enum status evaluate(struct worker *worker, struct evaluation *evaluation_p, struct error *error)
 {
-    struct comm *comm = worker->comm;
-    enum status status = run_part(worker, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
     struct kernel_tally sum;
-    comm->ops->gather_start(comm, &worker->message, worker->messages, sizeof(worker->message));
-    status = read_tally(worker, &sum, error);
-    comm->ops->gather_wait(comm);
+    enum status status = run(worker, error);
+    if (status == STATUS_OK) {
+        status = read_tally(worker, &sum, error);
+    }
     if (status != STATUS_OK) {
         return status;
     }

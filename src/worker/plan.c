@@ -18,6 +18,7 @@ struct planning {
     struct model *model;
     struct optimizer_config optimizer;
     struct price_book *prices;
+    struct offers offers;
     uint64_t resting_bytes;
     struct device_usage usage; // of this machine's device, where it was asked; else zeros
     uint64_t *limits;          // of each rank
@@ -78,11 +79,9 @@ static enum status report_ranks(struct planning *planning, struct error *error)
         uint64_t headroom =
             mem_pool_headroom_beside(planning->resting_bytes, limit, planning->device->granularity_bytes);
         planning->limits[i] = limit;
-        planning->reports[i] = (struct sched_report){
-            .headroom_bytes = headroom,
-            .micro_batch_max = (uint32_t)price_largest_fit(planning->prices, LIST_TRAIN, headroom,
-                                                           planning->config->train.global_batch_size),
-        };
+        planning->reports[i].headroom_bytes = headroom;
+        offers_fill(&planning->offers, planning->model->target_elements, headroom,
+                    planning->config->train.global_batch_size, &planning->reports[i]);
     }
     return STATUS_OK;
 }
@@ -107,7 +106,8 @@ static enum status prepare(struct planning *planning, struct error *error)
     if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    return report_ranks(planning, error);
+    status = offers_init(&planning->offers, config, planning->model, planning->prices, error);
+    return status == STATUS_OK ? report_ranks(planning, error) : status;
 }
 
 static void release(struct planning *planning)
@@ -118,10 +118,15 @@ static void release(struct planning *planning)
     model_destroy(planning->model);
 }
 
-static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch)
+static struct model_shape shape_of(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
+{
+    return offers_shape(micro_batch, planning->model->target_elements, levers);
+}
+
+static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
 {
     return worker_peak_bytes(planning->resting_bytes, planning->prices, LIST_TRAIN,
-                             model_shape_max(planning->model, micro_batch));
+                             shape_of(planning, micro_batch, levers));
 }
 
 static void print_resting(const struct planning *planning)
@@ -148,24 +153,55 @@ static void print_resting(const struct planning *planning)
     }
 }
 
+static bool has_choice(const struct planning *planning)
+{
+    size_t sets = 0;
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        sets += planning->offers.work[k] > 0;
+    }
+    return sets > 1;
+}
+
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
-static void print_peaks(const struct planning *planning)
+static void print_peaks(const struct planning *planning, uint64_t levers)
 {
     uint64_t largest = 1, slack_bytes = 0;
     char bytes[MEM_SIZE_TEXT_MAX];
     for (uint64_t i = 0; i < planning->ranks; i++) {
-        uint64_t fits = planning->reports[i].micro_batch_max;
-        largest = fits > largest ? fits : largest;
+        largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max);
+    }
+    if (has_choice(planning)) {
+        printf("\nrecompute %s", offers_name(levers));
     }
     printf("\n%-12s %14s %20s\n", "micro-batch", "peak", "bytes");
     for (uint64_t micro_batch = 1, next; micro_batch <= largest; micro_batch = next) {
-        uint64_t peak = peak_bytes(planning, micro_batch);
+        uint64_t peak = peak_bytes(planning, micro_batch, levers);
         printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, mem_size_text(peak, bytes), peak);
-        slack_bytes = uint64_max(slack_bytes, price_slack_bytes(planning->prices, LIST_TRAIN,
-                                                                model_shape_max(planning->model, micro_batch)));
+        slack_bytes = uint64_max(
+            slack_bytes, price_slack_bytes(planning->prices, LIST_TRAIN, shape_of(planning, micro_batch, levers)));
         next = micro_batch < largest && 2 * micro_batch > largest ? largest : 2 * micro_batch;
     }
     printf("layouts at most %" PRIu64 " bytes above their lower bound\n", slack_bytes);
+}
+
+static void print_all_peaks(const struct planning *planning)
+{
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        if (planning->offers.work[k] > 0) {
+            print_peaks(planning, k);
+        }
+    }
+}
+
+// The largest micro-batch under any levers.
+static uint32_t largest_of(const struct sched_report *report)
+{
+    uint32_t largest = 0;
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        uint32_t fits = report->offers[k].micro_batch_max;
+        largest = fits > largest ? fits : largest;
+    }
+    return largest;
 }
 
 static void print_rank(const struct planning *planning, uint64_t rank, const struct sched_share *share)
@@ -173,10 +209,15 @@ static void print_rank(const struct planning *planning, uint64_t rank, const str
     char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], peak[MEM_SIZE_TEXT_MAX];
     const struct sched_report *report = &planning->reports[rank];
     printf("%-6" PRIu64 " %14s %14s %9" PRIu32, rank, mem_size_text(planning->limits[rank], limit),
-           mem_size_text(report->headroom_bytes, headroom), report->micro_batch_max);
-    if (share != NULL) {
+           mem_size_text(report->headroom_bytes, headroom), largest_of(report));
+    if (share != NULL && share->samples == 0) {
+        printf(" %9d", 0);
+    } else if (share != NULL) {
         printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", share->samples, share->micro_batch,
-               share->accumulation_steps, mem_size_text(peak_bytes(planning, share->micro_batch), peak));
+               share->accumulation_steps, mem_size_text(peak_bytes(planning, share->micro_batch, share->levers), peak));
+        if (has_choice(planning)) {
+            printf(" %10s", offers_name(share->levers));
+        }
     }
     putchar('\n');
 }
@@ -191,17 +232,18 @@ static enum status print_shares(const struct planning *planning, struct error *e
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     const struct sched_share *plan = sched_coordinator_plan(coordinator, planning->reports, NULL);
-    printf("\nglobal batch %" PRIu64 "\n%-6s %14s %14s %9s %9s %12s %13s %14s\n", config->train.global_batch_size,
-           "rank", "limit", "headroom", "largest", "share", "micro-batch", "accumulation", "peak");
+    printf("\nglobal batch %" PRIu64 "\n%-6s %14s %14s %9s %9s %12s %13s %14s%s\n", config->train.global_batch_size,
+           "rank", "limit", "headroom", "largest", "share", "micro-batch", "accumulation", "peak",
+           has_choice(planning) ? "  recompute" : "");
     for (uint64_t i = 0; i < planning->ranks; i++) {
         print_rank(planning, i, plan == NULL ? NULL : &plan[i]);
     }
     sched_coordinator_destroy(coordinator);
     return plan != NULL ? STATUS_OK
                         : error_set(error, STATUS_OUT_OF_MEMORY,
-                                    "a rank above cannot hold a single sample (largest 0): %sraise device.capacity, or "
-                                    "make the model smaller",
-                                    worker_may_recompute(config) ? "set train.recompute: full, " : "");
+                                    "no rank can hold a single sample: %sraise device.capacity, or make the model "
+                                    "smaller",
+                                    worker_may_recompute(config) ? "set train.recompute: auto, " : "");
 }
 
 static enum status plan(const struct command_line *command, struct error *error)
@@ -223,7 +265,7 @@ static enum status plan(const struct command_line *command, struct error *error)
             printf("device.kind auto: for the CPU, because %s\n\n", instead.text);
         }
         print_resting(&planning);
-        print_peaks(&planning);
+        print_all_peaks(&planning);
         status = print_shares(&planning, error);
     }
     release(&planning);

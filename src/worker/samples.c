@@ -15,6 +15,15 @@ uint64_t position_hash(uint64_t position)
     return random_draw(0, position);
 }
 
+// Neighbouring positions that are done alike.
+struct sample_range {
+    enum list_purpose purpose;
+    struct loader *loader;
+    uint64_t first, count;        // positions; count is at least 1
+    uint64_t micro_batch, levers; // to begin with; micro_batch is at least 1
+    bool closes;
+};
+
 // Kernels work on tiles of so many rows or more, so less would gain nothing; and few lengths are few lists to build and
 // to keep.
 #define LENGTH_MULTIPLE 16
@@ -24,7 +33,7 @@ static struct model_shape shape_of(const struct worker *worker, const struct sam
                                    uint64_t count)
 {
     uint64_t length = uint64_round_up(loader_longest(range->loader, first, count), LENGTH_MULTIPLE);
-    return (struct model_shape){.samples = count, .length = uint64_min(length, worker->model->target_elements)};
+    return offers_shape(count, uint64_min(length, worker->model->target_elements), range->levers);
 }
 
 // That of the largest micro-step.
@@ -109,28 +118,31 @@ static void run_operations(struct worker *worker, const struct list *list, size_
     }
 }
 
-static void start_bucket(struct worker *worker, const struct bucket *bucket)
+static void start_bucket(struct worker *worker)
 {
+    const struct bucket *bucket = &worker->buckets[worker->buckets_started++];
     device_address values = worker->memory.gradients + bucket->first_element * sizeof(float);
     worker->reducer->ops->start(worker->reducer, worker->stream, values, bucket->elements, REDUCE_FLOAT32);
 }
 
-// The last micro-step of a share, which makes its gradients whole one bucket after the other.
-static void run_last(struct worker *worker, const struct list *list, const struct list_memory *memory)
+// The rank's last micro-step, which makes its gradients whole one bucket after the other.
+static void run_last(struct worker *worker, const struct list *list, uint64_t levers, const struct list_memory *memory)
 {
     size_t done = 0;
-    for (size_t i = 0; i < worker->early_bucket_count; i++) {
-        run_operations(worker, list, done, worker->buckets[i].ready, memory);
-        done = worker->buckets[i].ready;
-        start_bucket(worker, &worker->buckets[i]);
+    while (worker->buckets_started < worker->early_bucket_count) {
+        size_t ready = worker->bucket_ready[levers][worker->buckets_started];
+        run_operations(worker, list, done, ready, memory);
+        done = ready;
+        start_bucket(worker);
     }
     run_operations(worker, list, done, list->op_count, memory);
 }
 
-static enum status micro_step(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count,
-                              struct buffer *buffer, struct error *error)
+static enum status micro_step(struct worker *worker, const struct sample_range *range, struct buffer *buffer,
+                              struct error *error)
 {
-    struct model_shape shape = shape_of(worker, range, first, count);
+    uint64_t count = uint64_min(range->micro_batch, range->count);
+    struct model_shape shape = shape_of(worker, range, range->first, count);
     const struct list *list = price_list(worker->prices, range->purpose, shape);
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
@@ -143,20 +155,20 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     }
     memory.inputs = buffer->address + buffer->slot * buffer->slot_bytes;
     memory.locals = buffer->address + buffer->slots * buffer->slot_bytes;
-    status = fill_slot(worker, range, first, shape, list, &memory, buffer->slot, error);
+    status = fill_slot(worker, range, range->first, shape, list, &memory, buffer->slot, error);
     if (status != STATUS_OK) {
         return status;
     }
     if (trains) {
         stopwatch_start(worker->stopwatch, worker->stream);
     }
-    if (trains && first + count == range->first + range->count) {
-        run_last(worker, list, &memory);
+    if (range->closes && count == range->count) {
+        run_last(worker, list, range->levers, &memory);
     } else {
         run_operations(worker, list, 0, list->op_count, &memory);
     }
     if (trains) {
-        stopwatch_stop(worker->stopwatch, worker->stream, count);
+        stopwatch_stop(worker->stopwatch, worker->stream, count, range->levers);
     }
     worker->device->ops->event_record(worker->device, worker->slot_used[buffer->slot], worker->stream);
     buffer->slot = (buffer->slot + 1) % buffer->slots;
@@ -173,82 +185,113 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
     worker_log(worker, "micro-step of samples %" PRIu64 "..%" PRIu64 " dropped: %s", first, first + count - 1, text);
 }
 
-static enum status give_up(struct worker *worker, enum list_purpose purpose, struct error *error)
+// The pool's last refusal was for good.
+static void note_shortage(struct worker *worker, enum list_purpose purpose)
 {
     char text[768], advice[WORKER_ADVICE_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
-    memory_files_out_of_memory(worker, true);
     mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
-    return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold a single sample: %s %s", text,
-                     worker_advice(worker, report->cause, purpose == LIST_TRAIN, advice));
+    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "cannot hold a single sample: %s %s", text,
+              worker_advice(worker, report->cause, purpose == LIST_TRAIN, advice));
 }
 
 static uint64_t predict_peak(struct worker *worker, const struct sample_range *range)
 {
-    if (range->count == 0) {
-        return worker->resting_bytes;
-    }
     return worker_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, largest_shape(worker, range));
 }
 
-static void begin(struct worker *worker, const struct sample_range *range)
+void samples_begin(struct worker *worker)
 {
-    uint64_t steps = (range->count + range->micro_batch - 1) / range->micro_batch;
     worker->message = (struct step_message){
-        .micro_batch = range->micro_batch,
-        .accumulation_steps = steps,
+        .report = worker->message.report,
         .limit_bytes = worker->message.limit_bytes,
-        .predicted_peak_bytes = predict_peak(worker, range),
+        .others_bytes = worker->message.others_bytes,
+        .predicted_peak_bytes = worker->resting_bytes,
     };
+    worker->message.report.refused = false;
+    worker->shortage.status = STATUS_OK;
+    worker->buckets_started = 0;
     mem_pool_reset_peaks(worker->pool);
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
 }
 
-static void note_done(struct worker *worker, const struct sample_range *range, uint64_t first, uint64_t count)
+static void note_done(struct worker *worker, const struct sample_range *range, uint64_t count)
 {
     if (worker->config->run.log_micro_steps) {
         worker_log(worker, "%s samples %" PRIu64 "..%" PRIu64, range->purpose == LIST_TRAIN ? "trained" : "evaluated",
-                   first, first + count - 1);
+                   range->first, range->first + count - 1);
     }
     for (uint64_t i = 0; i < count; i++) {
-        worker->message.position_hash += position_hash(first + i);
+        worker->message.position_hash += position_hash(range->first + i);
     }
     worker->message.samples += count;
 }
 
-// Every micro-step of the range, in halves where memory is refused.
-static enum status run_micro_steps(struct worker *worker, const struct sample_range *range, struct buffer *buffer,
+// How to go on below the micro-step that was refused; false: there is no way. In halves, or in training in whatever
+// way takes no more memory than a half and is fastest.
+static bool cut_smaller(const struct worker *worker, struct sample_range *range)
+{
+    uint64_t count = uint64_min(range->micro_batch, range->count);
+    if (range->purpose == LIST_EVALUATE) {
+        range->micro_batch = uint64_max(count / 2, 1);
+        return count > 1;
+    }
+    struct model_shape shape = shape_of(worker, range, range->first, count);
+    uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape) - 1;
+    if (count > 1) {
+        shape.samples = count / 2;
+        bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape);
+    }
+    struct sched_report report;
+    struct sched_share share = {.samples = range->count};
+    offers_fill(&worker->offers, shape.length, bytes, range->count, &report);
+    if (!sched_share_cut(&report, &share)) {
+        return false;
+    }
+    range->micro_batch = share.micro_batch;
+    range->levers = share.levers;
+    return true;
+}
+
+// What to do about a refusal; false: nothing more can be done.
+static bool make_do(struct worker *worker, struct sample_range *range, bool *trimmed_p)
+{
+    if (mem_pool_relieve(worker->pool) || cut_smaller(worker, range)) {
+        return true;
+    }
+    if (*trimmed_p) {
+        return false;
+    }
+    mem_pool_trim(worker->pool, 0);
+    *trimmed_p = true;
+    return true;
+}
+
+// Every micro-step of the range, which becomes what is left of it.
+static enum status run_micro_steps(struct worker *worker, struct sample_range *range, struct buffer *buffer,
                                    struct error *error)
 {
-    struct step_message *message = &worker->message;
-    uint64_t micro_batch = range->micro_batch;
     bool trimmed = false;
-    while (message->samples < range->count) {
-        uint64_t first = range->first + message->samples, left = range->count - message->samples;
-        uint64_t count = micro_batch < left ? micro_batch : left;
+    while (range->count > 0) {
+        uint64_t count = uint64_min(range->micro_batch, range->count);
         range_begin("micro-step");
-        enum status status = micro_step(worker, range, first, count, buffer, error);
+        enum status status = micro_step(worker, range, buffer, error);
         range_end();
         if (status == STATUS_OK) {
-            note_done(worker, range, first, count);
+            note_done(worker, range, count);
+            range->first += count;
+            range->count -= count;
             trimmed = false;
             continue;
         }
         if (status != STATUS_OUT_OF_MEMORY) {
             return status;
         }
-        log_out_of_memory(worker, first, count);
-        message->oom_retries++;
-        if (mem_pool_relieve(worker->pool)) {
-            continue;
-        }
-        if (count > 1) {
-            micro_batch = count / 2;
-        } else if (!trimmed) {
-            mem_pool_trim(worker->pool, 0);
-            trimmed = true;
-        } else {
-            return give_up(worker, range->purpose, error);
+        log_out_of_memory(worker, range->first, count);
+        worker->message.oom_retries++;
+        if (!make_do(worker, range, &trimmed)) {
+            note_shortage(worker, range->purpose);
+            return STATUS_OK;
         }
     }
     return STATUS_OK;
@@ -273,27 +316,95 @@ static enum status measure(struct worker *worker, struct error *error)
     return STATUS_OK;
 }
 
-enum status samples_run(struct worker *worker, const struct sample_range *range, struct error *error)
+static enum status run_range(struct worker *worker, const struct sample_range *range, struct error *error)
 {
     uint64_t waited_ns = loader_wait_ns(range->loader);
+    uint64_t stride = range->purpose == LIST_TRAIN ? worker->config->train.global_batch_size : 0;
     struct buffer buffer = {0};
-    begin(worker, range);
-    enum status status = run_micro_steps(worker, range, &buffer, error);
+    struct sample_range left = *range;
+    struct step_message *message = &worker->message;
+    loader_expect(range->loader, range->first, range->count, stride);
+    message->predicted_peak_bytes = uint64_max(message->predicted_peak_bytes, predict_peak(worker, range));
+    enum status status = run_micro_steps(worker, &left, &buffer, error);
     free_buffer(worker, &buffer);
     if (status != STATUS_OK) {
         return status;
     }
-    worker->message.data_wait_ns = loader_wait_ns(range->loader) - waited_ns;
+    message->left += left.count;
+    message->data_wait_ns += loader_wait_ns(range->loader) - waited_ns;
     return measure(worker, error);
 }
 
-void samples_reduce(struct worker *worker, size_t first_bucket)
+enum status samples_run(struct worker *worker, const struct sample_share *share, struct error *error)
+{
+    struct step_message *message = &worker->message;
+    uint64_t place = 0;
+    enum status status = STATUS_OK;
+    struct sched_range range;
+    message->left = 0;
+    while (status == STATUS_OK && message->left == 0 &&
+           sched_undone_next(&worker->undone, share->share, &place, &range)) {
+        const struct sample_range samples = {
+            .purpose = share->purpose,
+            .loader = share->loader,
+            .first = share->batch + range.first,
+            .count = range.samples,
+            .micro_batch = share->share->micro_batch,
+            .levers = share->share->levers,
+            .closes = share->closes,
+        };
+        status = run_range(worker, &samples, error);
+    }
+    message->left += share->share->samples - place;
+    message->handed_back += message->left;
+    return status;
+}
+
+enum status samples_take_back(struct worker *worker, const struct sched_share *shares, uint64_t *samples_p,
+                              struct error *error)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        worker->left[i] = worker->messages[i].left;
+    }
+    if (!sched_undone_leave(&worker->undone, shares, worker->left, worker->comm->size)) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    *samples_p = sched_undone_samples(&worker->undone);
+    return STATUS_OK;
+}
+
+bool samples_reserve(struct worker *worker, const struct sched_share *share)
+{
+    if (share->samples == 0) {
+        return true;
+    }
+    struct model_shape shape = offers_shape(share->micro_batch, worker->model->target_elements, share->levers);
+    uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape);
+    device_address block;
+    enum status status;
+    do {
+        status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &block);
+    } while (status == STATUS_OUT_OF_MEMORY && mem_pool_relieve(worker->pool));
+    if (status != STATUS_OK) {
+        note_shortage(worker, LIST_TRAIN);
+        return false;
+    }
+    mem_pool_free(worker->pool, block, worker->stream);
+    return true;
+}
+
+void samples_reduce_tally(struct worker *worker)
 {
     const struct reduce_ops *ops = worker->reducer->ops;
-    for (size_t i = first_bucket; i < worker->bucket_count; i++) {
-        start_bucket(worker, &worker->buckets[i]);
-    }
     ops->start(worker->reducer, worker->stream, worker->memory.tally, sizeof(struct kernel_tally) / sizeof(double),
                REDUCE_FLOAT64);
     ops->finish(worker->reducer, worker->stream);
+}
+
+void samples_reduce(struct worker *worker)
+{
+    while (worker->buckets_started < worker->bucket_count) {
+        start_bucket(worker);
+    }
+    samples_reduce_tally(worker);
 }

@@ -6,25 +6,43 @@
 
 #include "worker/worker.h"
 
-struct sample_range {
+// A rank's share of what is undone of a batch.
+struct sample_share {
     enum list_purpose purpose;
     struct loader *loader;
-    uint64_t first, count; // positions
-    uint64_t micro_batch;  // to begin with, at least 1
+    uint64_t batch;                  // position of the batch's first sample
+    const struct sched_share *share; // how to begin
+    bool closes;                     // training: the rank's gradients are whole after it
 };
 
 // Spreads positions so that their sum tells whether each was done exactly once.
 uint64_t position_hash(uint64_t position);
 
-// Enqueues every sample of the range once, adds to the gradients and to worker->values' tally, and leaves in
-// worker->message what was done and what it took; its report is empty. A micro-step whose memory is refused has not
-// touched anything: it is cut in half and tried again. STATUS_OUT_OF_MEMORY only when one sample is refused even after
-// all cached memory went back to the device. Where the range is for training, the sums of buckets that become ready
-// before the last operation are started. Collective only in that.
-enum status samples_run(struct worker *worker, const struct sample_range *range, struct error *error);
+// Before a step's or an evaluation's samples: the tally is zero, nothing is done, and worker->message says so. What it
+// says of this rank's memory stays.
+void samples_begin(struct worker *worker);
 
-// Collective: starts the sums over ranks of the buckets from `first_bucket` on, and the tally's. Work enqueued from
-// then on sees all sums that were started.
-void samples_reduce(struct worker *worker, size_t first_bucket);
+// Enqueues every sample that the share has of worker->undone once, adds to the gradients and to worker->values' tally,
+// and notes in worker->message what was done and what it took. A micro-step whose memory is refused has not touched
+// anything: the rank goes on with what is fastest, of less samples or more levers that take less memory. Where one
+// sample is refused under the most levers even after all cached memory went back to the device, the rank leaves it and
+// all behind it: worker->message.left is their number, and worker->shortage says why. The sums of buckets that become
+// ready before the last operation of a share that closes are started. Collective only in that.
+enum status samples_run(struct worker *worker, const struct sample_share *share, struct error *error);
+
+// After all ranks have told what they left of their shares: that is what is undone. Answers how many samples it has at
+// `*samples_p`.
+enum status samples_take_back(struct worker *worker, const struct sched_share *shares, uint64_t *samples_p,
+                              struct error *error);
+
+// Whether the pool has, or gets from the device, what a share's micro-steps take; then it stays reserved for them. Else
+// worker->shortage says why not.
+bool samples_reserve(struct worker *worker, const struct sched_share *share);
+
+// Starts the sums over ranks of all buckets that were not started yet, and the tally's. Work enqueued from then on sees
+// the sums. Collective.
+void samples_reduce(struct worker *worker);
+// The tally's alone. Collective.
+void samples_reduce_tally(struct worker *worker);
 
 #endif

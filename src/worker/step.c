@@ -125,56 +125,86 @@ static void yield_memory(struct worker *worker)
     worker->message.others_bytes = info.others_bytes - uint64_min(info.others_bytes, worker->usage.library_bytes);
 }
 
-// Fills in this rank's report for the plan of step `next_step`.
+static void read_stopwatch(struct worker *worker)
+{
+    struct lap lap;
+    while (stopwatch_read(worker->stopwatch, &lap)) {
+        offers_observe(&worker->offers, lap.levers, lap.samples, lap.time_ns);
+    }
+}
+
+// What the rank offers in a block of at most `bytes`.
+static void offer(struct worker *worker, uint64_t bytes)
+{
+    offers_fill(&worker->offers, worker->model->target_elements, bytes, worker->config->train.global_batch_size,
+                &worker->message.report);
+}
+
+// Fills in this rank's report for the plan of step `next_step`. A rank that could not hold a sample of this step does
+// not offer to.
 static void report(struct worker *worker, uint64_t next_step)
 {
     struct sched_report *report = &worker->message.report;
-    uint64_t samples, time_ns;
-    while (stopwatch_read(worker->stopwatch, &samples, &time_ns)) {
-        sched_speed_observe(&worker->speed, samples, time_ns);
-    }
+    read_stopwatch(worker);
     set_neighbours(worker, next_step);
     yield_memory(worker);
     report->headroom_bytes = mem_pool_headroom(worker->pool);
-    report->micro_batch_max = (uint32_t)price_largest_fit(worker->prices, LIST_TRAIN, report->headroom_bytes,
-                                                          worker->config->train.global_batch_size);
-    sched_speed_get(&worker->speed, &report->overhead_ns, &report->sample_ns);
+    offer(worker, worker->spent ? 0 : report->headroom_bytes);
+    report->refused = worker->message.oom_retries > 0;
     report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
 }
 
-static enum status no_plan(const struct worker *worker, struct error *error)
+// No rank can hold a sample. One of them is to say why, the lowest that was refused memory, else the lowest; `error` is
+// what each would say.
+static enum status no_plan(struct worker *worker, struct error *error)
 {
     char advice[WORKER_ADVICE_MAX];
     uint32_t rank = 0;
-    while (rank + 1 < worker->comm->size && worker->messages[rank].report.micro_batch_max > 0) {
-        rank++;
+    for (uint32_t i = worker->comm->size; i-- > 0;) {
+        rank = worker->messages[i].report.refused ? i : rank;
     }
-    const struct step_message *message = &worker->messages[rank];
-    uint64_t sample_bytes = price_block_bytes(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1));
+    worker->spokesman = rank;
+    memory_files_out_of_memory(worker, true);
+    if (worker->shortage.status != STATUS_OK) {
+        *error = worker->shortage;
+        return error->status;
+    }
+    const struct step_message *message = &worker->message;
+    uint64_t sample_bytes = offers_least_bytes(&worker->offers);
     bool without_others = sample_bytes <= message->report.headroom_bytes + message->others_bytes;
     enum mem_cause cause = message->others_bytes > 0 && without_others ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
     return error_set(error, STATUS_OUT_OF_MEMORY,
-                     "rank %" PRIu32 " cannot hold a single sample: a micro-step of one needs %" PRIu64
-                     " bytes and its headroom is %" PRIu64 " bytes. Of its limit of %" PRIu64 " bytes it holds %" PRIu64
+                     "cannot hold a single sample: a micro-step of one needs %" PRIu64
+                     " bytes and the headroom is %" PRIu64 " bytes. Of the limit of %" PRIu64 " bytes it holds %" PRIu64
                      " itself, and %" PRIu64 " are held by others on its device. %s",
-                     rank, sample_bytes, message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes,
+                     sample_bytes, message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes,
                      message->others_bytes, worker_advice(worker, cause, true, advice));
 }
 
-static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
+static enum status read_reports(struct worker *worker, struct error *error)
 {
-    uint32_t ranks = worker->comm->size;
-    for (uint32_t i = 0; i < ranks; i++) {
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
         worker->reports[i] = worker->messages[i].report;
         if (worker->reports[i].plan_hash != worker->reports[0].plan_hash) {
             return error_set(error, STATUS_ERROR, "rank %" PRIu32 " ran another plan than rank 0: this is a bug", i);
         }
     }
-    const struct sched_share *plan = sched_coordinator_plan(worker->coordinator, worker->reports, changed_p);
+    return STATUS_OK;
+}
+
+static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
+{
+    enum status status = read_reports(worker, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    bool changed;
+    const struct sched_share *plan = sched_coordinator_plan(worker->coordinator, worker->reports, &changed);
     if (plan == NULL) {
         return no_plan(worker, error);
     }
-    memcpy(worker->plan, plan, ranks * sizeof(*plan));
+    *changed_p |= changed;
+    memcpy(worker->plan, plan, worker->comm->size * sizeof(*plan));
     return STATUS_OK;
 }
 
@@ -183,52 +213,169 @@ static void exchange_start(struct worker *worker)
     worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
 }
 
-// Every rank's report for the plan of step `next_step`, in worker->messages.
-static void exchange_reports(struct worker *worker, uint64_t next_step)
+static void exchange(struct worker *worker)
 {
-    report(worker, next_step);
     exchange_start(worker);
     worker->comm->ops->gather_wait(worker->comm);
 }
 
-// Where a rank cannot hold a sample, others on its device may cache what it lacks. So before the job ends all give that
-// back, and report twice: a first report may be older than what another gave back.
-static enum status decide_or_trim(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error)
+// Others on a rank's device may cache what it lacks: all give that back, and report anew. Twice, because a first report
+// may be older than what another gave back.
+static void trim_all(struct worker *worker, uint64_t next_step)
 {
-    enum status status = decide(worker, changed_p, error);
-    if (status == STATUS_OUT_OF_MEMORY) {
-        memory_files_out_of_memory(worker, true);
-    }
-    for (int round = 0; status == STATUS_OUT_OF_MEMORY && round < 2; round++) {
+    worker->spent = false;
+    for (int round = 0; round < 2; round++) {
         mem_pool_trim(worker->pool, 0);
-        exchange_reports(worker, next_step);
-        status = decide(worker, changed_p, error);
+        report(worker, next_step);
+        exchange(worker);
     }
-    return status;
+}
+
+// The memory of this rank's share is reserved, or the rank offers less than what was refused.
+static void reserve(struct worker *worker)
+{
+    const struct sched_share *share = &worker->plan[worker->comm->rank];
+    worker->message.report.plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+    worker->message.report.refused = !samples_reserve(worker, share);
+    if (worker->message.report.refused) {
+        struct model_shape shape = offers_shape(share->micro_batch, worker->model->target_elements, share->levers);
+        uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape) - 1;
+        if (share->micro_batch > 1) {
+            shape.samples = share->micro_batch / 2;
+            bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape);
+        }
+        offer(worker, bytes);
+    }
+}
+
+static bool any_refused(const struct worker *worker)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        if (worker->messages[i].report.refused) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// A plan for step `next_step` whose memory every rank has reserved; that of a plan which has not changed is. A rank
+// that is refused its share offers less in the next round, so there is a last one; before the job ends all ranks trim
+// once. Collective where the plan changes or memory runs short.
+static enum status negotiate(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error)
+{
+    bool trimmed = false;
+    *changed_p = false;
+    for (;;) {
+        enum status status = decide(worker, changed_p, error);
+        if (status == STATUS_OUT_OF_MEMORY && !trimmed) {
+            trimmed = true;
+            trim_all(worker, next_step);
+            status = decide(worker, changed_p, error);
+        }
+        if (status != STATUS_OK || !*changed_p) {
+            return status;
+        }
+        reserve(worker);
+        exchange(worker);
+        if (!any_refused(worker)) {
+            return STATUS_OK;
+        }
+    }
 }
 
 enum status step_plan_first(struct worker *worker, struct error *error)
 {
     bool changed;
-    exchange_reports(worker, 0);
-    return decide_or_trim(worker, 0, &changed, error);
+    report(worker, 0);
+    exchange(worker);
+    return negotiate(worker, 0, &changed, error);
 }
 
-static enum status run_share(struct worker *worker, uint64_t step, struct error *error)
+static enum status run_share(struct worker *worker, uint64_t step, const struct sched_share *share, bool closes,
+                             struct error *error)
 {
-    const struct sched_share *share = &worker->plan[worker->comm->rank];
-    uint64_t global_batch = worker->config->train.global_batch_size;
-    struct sample_range range = {
+    const struct sample_share samples = {
         .purpose = LIST_TRAIN,
         .loader = worker->loader,
-        .first = step * global_batch + share->first,
-        .count = share->samples,
-        .micro_batch = share->micro_batch,
+        .batch = step * worker->config->train.global_batch_size,
+        .share = share,
+        .closes = closes,
     };
-    loader_expect(worker->loader, range.first, range.count, global_batch);
+    enum status status = samples_run(worker, &samples, error);
+    worker->spent |= worker->message.left > 0;
+    return status;
+}
+
+static enum status run_own_share(struct worker *worker, uint64_t step, struct error *error)
+{
+    const struct sched_share *share = &worker->plan[worker->comm->rank];
+    samples_begin(worker);
+    worker->spent = false;
+    worker->message.micro_batch = share->micro_batch;
+    worker->message.accumulation_steps = share->accumulation_steps;
+    worker->message.levers = share->levers;
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.gradients,
                                    worker->model->elements * sizeof(float));
-    return samples_run(worker, &range, error);
+    sched_undone_finish(&worker->undone);
+    if (!sched_undone_init(&worker->undone, worker->config->train.global_batch_size)) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    return run_share(worker, step, share, true, error);
+}
+
+// Every rank holds the sum of what was done: it is added up again with what is done now, so one rank alone keeps it.
+static void keep_sum_once(struct worker *worker)
+{
+    const struct device_ops *ops = worker->device->ops;
+    if (worker->comm->rank != 0) {
+        ops->fill_zero(worker->device, worker->stream, worker->memory.gradients,
+                       worker->model->elements * sizeof(float));
+        ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
+    }
+    worker->buckets_started = 0;
+}
+
+// Who does what is undone; NULL: nobody can.
+static const struct sched_share *deal(struct worker *worker, uint64_t samples)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        worker->reports[i] = worker->messages[i].report;
+    }
+    return sched_coordinator_settle(worker->coordinator, worker->reports, samples);
+}
+
+// As long as ranks have left samples, those that can do them, and all gradients are added up again. A rank that leaves
+// samples offers nothing more, so there is a last round; before the job ends all ranks trim, and all may try again.
+// Collective.
+static enum status settle(struct worker *worker, uint64_t step, struct error *error)
+{
+    const struct sched_share *shares = worker->plan;
+    bool trimmed = false;
+    for (;;) {
+        uint64_t samples = 0;
+        enum status status = samples_take_back(worker, shares, &samples, error);
+        if (status != STATUS_OK || samples == 0) {
+            return status;
+        }
+        shares = deal(worker, samples);
+        if (shares == NULL && !trimmed) {
+            trimmed = true;
+            trim_all(worker, step + 1);
+            shares = deal(worker, samples);
+        }
+        if (shares == NULL) {
+            return no_plan(worker, error);
+        }
+        keep_sum_once(worker);
+        status = run_share(worker, step, &shares[worker->comm->rank], false, error);
+        if (status != STATUS_OK) {
+            return status;
+        }
+        report(worker, step + 1);
+        exchange_start(worker);
+        samples_reduce(worker);
+        worker->comm->ops->gather_wait(worker->comm);
+    }
 }
 
 // Every sample of the global batch must be there exactly once.
@@ -282,7 +429,7 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     range_begin(name);
     mem_pool_begin_step(worker->pool, step);
     mark(worker, record, BEGUN);
-    enum status status = run_share(worker, step, error);
+    enum status status = run_own_share(worker, step, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -291,16 +438,20 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     report(worker, step + 1);
     exchange_start(worker);
     uint64_t reported_ns = clock_ns();
-    samples_reduce(worker, worker->early_bucket_count);
+    samples_reduce(worker);
+    uint64_t reduced_ns = clock_ns();
+    worker->comm->ops->gather_wait(worker->comm);
+    record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - reduced_ns);
+    status = settle(worker, step, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
     mark(worker, record, REDUCED);
     step_update(worker, step);
     mark(worker, record, UPDATED);
     worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
                                       sizeof(*record->values));
     mark(worker, record, ENDED);
-    uint64_t applied_ns = clock_ns();
-    worker->comm->ops->gather_wait(worker->comm);
-    record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - applied_ns);
     memcpy(record->messages, worker->messages, worker->comm->size * sizeof(*record->messages));
     worker->records->next = step + 1;
     range_end();
@@ -312,7 +463,7 @@ enum status step_plan_next(struct worker *worker, struct error *error)
     uint64_t step = worker->records->next;
     struct step_result *result = &record_of(worker, step - 1)->result;
     uint64_t start_ns = clock_ns();
-    enum status status = decide_or_trim(worker, step, &result->plan_changed, error);
+    enum status status = negotiate(worker, step, &result->plan_changed, error);
     memcpy(record_of(worker, step - 1)->next_plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
     result->coordination_ns += clock_ns() - start_ns;
     mark(worker, record_of(worker, step - 1), ENDED);

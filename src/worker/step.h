@@ -34,20 +34,22 @@ struct step_records *step_records_create(struct worker *worker);
 // Accepts NULL.
 void step_records_destroy(struct worker *worker, struct step_records *records);
 
-// The first plan. Collective. STATUS_OUT_OF_MEMORY when some rank cannot hold a sample; then on every rank.
+// The first plan. Collective. STATUS_OUT_OF_MEMORY when no rank can hold a sample; then on every rank, and what the
+// lowest that was refused memory, worker->spokesman, has to say is the reason.
 enum status step_plan_first(struct worker *worker, struct error *error);
 
 // Enqueues step number `step` under worker->plan; fewer than STEPS_UNDER_WAY_MAX steps are under way. Where the loss or
-// the gradient turns out not to be finite, its optimizer changes nothing. Collective. A failure is this rank's alone:
-// the caller must abort the communicator.
+// the gradient turns out not to be finite, its optimizer changes nothing. Collective. STATUS_OUT_OF_MEMORY on every
+// rank when samples are left that no rank can hold; the step has then changed no weight and is not under way. Any other
+// failure is this rank's alone: the caller must abort the communicator.
 enum status step_start(struct worker *worker, uint64_t step, struct error *error);
 
 // Enqueues the end of a step: divides the sum of gradients by the global count, clips, and steps. What the host may
 // want to know is left in worker->values.
 void step_update(struct worker *worker, uint64_t step);
 
-// The plan for the step after the one that was started last. Every rank decides the same. Collective where memory runs
-// short, else nobody waits. STATUS_OUT_OF_MEMORY as above.
+// The plan for the step after the one that was started last. Every rank decides the same. Collective where the plan
+// changes or memory runs short, else nobody waits. STATUS_OUT_OF_MEMORY as above.
 enum status step_plan_next(struct worker *worker, struct error *error);
 
 // Waits until the oldest step under way is done, and answers what it did. STATUS_DIVERGED on every rank when its loss

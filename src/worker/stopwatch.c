@@ -5,15 +5,15 @@
 
 #define LAPS 64
 
-struct lap {
+struct marks {
     struct event *begin, *end;
-    uint64_t samples;
+    struct lap lap; // but its time
 };
 
 struct stopwatch {
     struct device *device;
-    struct lap laps[LAPS];
-    struct lap *running;    // NULL: none, or it is not measured
+    struct marks laps[LAPS];
+    struct marks *running;  // NULL: none, or it is not measured
     uint64_t stopped, read; // lap n is laps[n % LAPS]
 };
 
@@ -56,25 +56,26 @@ void stopwatch_start(struct stopwatch *stopwatch, struct stream *stream)
     }
 }
 
-void stopwatch_stop(struct stopwatch *stopwatch, struct stream *stream, uint64_t samples)
+void stopwatch_stop(struct stopwatch *stopwatch, struct stream *stream, uint64_t samples, uint64_t levers)
 {
-    struct lap *lap = stopwatch->running;
-    if (lap != NULL) {
-        stopwatch->device->ops->event_record(stopwatch->device, lap->end, stream);
-        lap->samples = samples;
+    struct marks *marks = stopwatch->running;
+    if (marks != NULL) {
+        stopwatch->device->ops->event_record(stopwatch->device, marks->end, stream);
+        marks->lap = (struct lap){.samples = samples, .levers = levers};
         stopwatch->running = NULL;
         stopwatch->stopped++;
     }
 }
 
-bool stopwatch_read(struct stopwatch *stopwatch, uint64_t *samples_p, uint64_t *time_ns_p)
+bool stopwatch_read(struct stopwatch *stopwatch, struct lap *lap_p)
 {
-    const struct lap *lap = &stopwatch->laps[stopwatch->read % LAPS];
-    if (stopwatch->read == stopwatch->stopped || !stopwatch->device->ops->event_done(stopwatch->device, lap->end)) {
+    const struct device_ops *ops = stopwatch->device->ops;
+    const struct marks *marks = &stopwatch->laps[stopwatch->read % LAPS];
+    if (stopwatch->read == stopwatch->stopped || !ops->event_done(stopwatch->device, marks->end)) {
         return false;
     }
-    *samples_p = lap->samples;
-    *time_ns_p = stopwatch->device->ops->event_elapsed_ns(stopwatch->device, lap->begin, lap->end);
+    *lap_p = marks->lap;
+    lap_p->time_ns = ops->event_elapsed_ns(stopwatch->device, marks->begin, marks->end);
     stopwatch->read++;
     return true;
 }

@@ -36,6 +36,25 @@ static void print_failure(const struct comm *comm, const struct error *error)
     fflush(stderr);
 }
 
+// Every rank ran short. One says why, and what there is on each.
+static void print_shortage(const struct worker *worker, const struct error *error)
+{
+    if (worker->comm->rank != worker->spokesman) {
+        return;
+    }
+    print_failure(worker->comm, error);
+    if (worker->comm->size == 1) {
+        return;
+    }
+    fprintf(stderr, "%-6s %14s %14s %14s\n", "rank", "limit", "headroom", "held by others");
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], others[MEM_SIZE_TEXT_MAX];
+        const struct step_message *message = &worker->messages[i];
+        fprintf(stderr, "%-6" PRIu32 " %14s %14s %14s\n", i, mem_size_text(message->limit_bytes, limit),
+                mem_size_text(message->report.headroom_bytes, headroom), mem_size_text(message->others_bytes, others));
+    }
+}
+
 // Collective: every rank answers the status of the lowest rank that failed, which prints its line.
 static enum status agree(struct comm *comm, enum status status, const struct error *error)
 {
@@ -137,20 +156,25 @@ static void log_start(struct worker *worker)
 static void log_plan(struct worker *worker, uint64_t step, const struct sched_share *plan)
 {
     const struct sched_share *share = &plan[worker->comm->rank];
+    struct model_shape shape = offers_shape(share->micro_batch, worker->model->target_elements, share->levers);
+    if (share->samples == 0) {
+        worker_log(worker, "step %" PRIu64 ": cannot hold a sample and rests", step);
+        return;
+    }
     worker_log(worker,
                "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64
-               ", layout %" PRIu64 " bytes above its lower bound",
+               ", recompute %s, layout %" PRIu64 " bytes above its lower bound",
                step, share->first, share->first + share->samples - 1, share->micro_batch, share->accumulation_steps,
-               price_slack_bytes(worker->prices, LIST_TRAIN, model_shape_max(worker->model, share->micro_batch)));
+               offers_name(share->levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
 }
 
-// STATUS_DIVERGED on every rank, or STATUS_OK.
+// STATUS_DIVERGED or STATUS_OUT_OF_MEMORY on every rank, or STATUS_OK.
 static enum status evaluate_and_report(struct worker *worker, struct reporter *reporter, uint64_t steps_done,
                                        struct error *error)
 {
     struct evaluation evaluation;
     enum status status = evaluate(worker, &evaluation, error);
-    if (status == STATUS_DIVERGED) {
+    if (status == STATUS_DIVERGED || status == STATUS_OUT_OF_MEMORY) {
         return status;
     }
     if (status != STATUS_OK) {
@@ -221,9 +245,13 @@ static enum status run_steps(struct worker *worker, struct reporter *reporter, u
     enum status planned = STATUS_OK, status = STATUS_OK;
     *steps_done_p = 0;
     for (uint64_t step = 0; planned == STATUS_OK && status == STATUS_OK && step < worker->steps; step++) {
-        struct error step_error;
-        if (step_start(worker, step, &step_error) != STATUS_OK) {
-            fail_alone(worker, &step_error);
+        planned = step_start(worker, step, error);
+        if (planned == STATUS_OUT_OF_MEMORY) {
+            status = finish_steps(worker, reporter, step, 0, steps_done_p, error);
+            break;
+        }
+        if (planned != STATUS_OK) {
+            fail_alone(worker, error);
         }
         memory_files_after_step(worker, step);
         if (step + 1 < worker->steps) {
@@ -301,7 +329,9 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     }
     if (status == STATUS_OK) {
         status = run(&worker, &reporter, &error);
-        if (status != STATUS_OK && comm->rank == 0) { // all ranks met it
+        if (status == STATUS_OUT_OF_MEMORY) {
+            print_shortage(&worker, &error);
+        } else if (status != STATUS_OK && comm->rank == 0) { // all ranks met it
             fprintf(stderr, "headroom: %s\n", error.text);
         }
     }

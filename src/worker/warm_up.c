@@ -39,7 +39,8 @@ static uint64_t expected_micro_batch(struct worker *worker, enum list_purpose pu
     }
     uint64_t share = (samples + worker->comm->size - 1) / worker->comm->size;
     most = most == 0 ? share : uint64_min(share, most);
-    return price_largest_fit(worker->prices, purpose, mem_pool_headroom(worker->pool), most);
+    return price_largest_fit(worker->prices, purpose, model_shape_max(worker->model, 1),
+                             mem_pool_headroom(worker->pool), most);
 }
 
 // A micro-step of a part of what is expected, or of as many samples as there is memory for now.
@@ -84,7 +85,7 @@ enum status warm_up_reduce(struct worker *worker, struct error *error)
     if (!device_is_apart(worker->device->ops)) {
         return STATUS_OK;
     }
-    samples_reduce(worker, 0); // all buckets
+    samples_reduce(worker);
     worker->device->ops->stream_synchronize(worker->device, worker->stream);
     return worker_check(worker, error);
 }

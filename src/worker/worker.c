@@ -30,11 +30,7 @@ static enum kernel_precision worker_precision(const struct config *config)
 
 struct model_config worker_model_config(const struct config *config)
 {
-    static const enum list_recompute_mode recompute[] = {[CONFIG_RECOMPUTE_NONE] = LIST_RECOMPUTE_NONE,
-                                                         [CONFIG_RECOMPUTE_SELECTIVE] = LIST_RECOMPUTE_SELECTIVE,
-                                                         [CONFIG_RECOMPUTE_FULL] = LIST_RECOMPUTE_FULL};
-    struct model_config model = {.precision = worker_precision(config),
-                                 .recompute = recompute[config->train.recompute]};
+    struct model_config model = {.precision = worker_precision(config)};
     if (config->model.kind == CONFIG_MODEL_MLP) {
         model.kind = MODEL_MLP;
         model.mlp.count = config->model.layers_count;
@@ -213,7 +209,8 @@ static enum status open_device(struct worker *worker, const char *name, struct e
 
 bool worker_may_recompute(const struct config *config)
 {
-    return config->model.kind == CONFIG_MODEL_GPT && config->train.recompute != CONFIG_RECOMPUTE_FULL;
+    return config->model.kind == CONFIG_MODEL_GPT &&
+           (config->train.recompute == CONFIG_RECOMPUTE_NONE || config->train.recompute == CONFIG_RECOMPUTE_SELECTIVE);
 }
 
 // "Do this, do that, or do a third."
@@ -239,7 +236,7 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
         return text;
     }
     if (training && worker_may_recompute(config) && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
-        ways[count++] = "set train.recompute: full";
+        ways[count++] = "set train.recompute: auto";
     }
     if (cause == MEM_CAUSE_EXTERNAL) {
         ways[count++] = "leave the device to this job";
@@ -391,7 +388,10 @@ static enum status make_model(struct worker *worker, struct error *error)
     }
     worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
     worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
-    return worker->prices == NULL ? out_of_host_memory(error) : STATUS_OK;
+    if (worker->prices == NULL) {
+        return out_of_host_memory(error);
+    }
+    return offers_init(&worker->offers, worker->config, worker->model, worker->prices, error);
 }
 
 static enum status make_coordinator(struct worker *worker, struct error *error)
@@ -401,9 +401,10 @@ static enum status make_coordinator(struct worker *worker, struct error *error)
                                                    worker->config->train.micro_batch_size);
     worker->plan = calloc(ranks, sizeof(*worker->plan));
     worker->reports = calloc(ranks, sizeof(*worker->reports));
+    worker->left = calloc(ranks, sizeof(*worker->left));
     worker->messages = calloc(ranks, sizeof(*worker->messages));
-    bool made =
-        worker->coordinator != NULL && worker->plan != NULL && worker->reports != NULL && worker->messages != NULL;
+    bool made = worker->coordinator != NULL && worker->plan != NULL && worker->reports != NULL &&
+                worker->left != NULL && worker->messages != NULL;
     return made ? STATUS_OK : out_of_host_memory(error);
 }
 
@@ -420,23 +421,43 @@ static const struct reduce_ops *choose_reduce(const struct worker *worker)
     return asked == CONFIG_REDUCE_MPI ? &reduce_mpi : between;
 }
 
-// Steps under way, and how their gradients are added up.
-static enum status make_steps(struct worker *worker, struct error *error)
+// When a list that pulls these levers is done with the buckets; of them only those that it is done with before its end
+// are early.
+static bool find_early_buckets(struct worker *worker, uint64_t levers)
+{
+    struct model_shape shape = offers_shape(1, worker->model->target_elements, levers);
+    const struct list *list = price_list(worker->prices, LIST_TRAIN, shape);
+    size_t *ready = calloc(worker->bucket_count, sizeof(*ready));
+    worker->bucket_ready[levers] = ready;
+    if (list == NULL || ready == NULL || !buckets_ready(worker->buckets, worker->bucket_count, list, ready)) {
+        return false;
+    }
+    while (worker->early_bucket_count > 0 && ready[worker->early_bucket_count - 1] == list->op_count) {
+        worker->early_bucket_count--;
+    }
+    return true;
+}
+
+static bool make_buckets(struct worker *worker)
 {
     const struct list *list = price_list(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1));
     if (list == NULL) {
-        return out_of_host_memory(error);
+        return false;
     }
     worker->bucket_count = buckets_make(worker->model, list, worker->config->comm.bucket_bytes, &worker->buckets);
+    worker->early_bucket_count = choose_reduce(worker)->overlaps ? worker->bucket_count : 0;
+    bool made = worker->bucket_count > 0;
+    for (size_t levers = 0; made && levers < SCHED_LEVERS_MAX; levers++) {
+        made = worker->offers.work[levers] == 0 || find_early_buckets(worker, levers);
+    }
+    return made;
+}
+
+// Steps under way, and how their gradients are added up.
+static enum status make_steps(struct worker *worker, struct error *error)
+{
     worker->records = step_records_create(worker);
-    if (worker->bucket_count == 0 || worker->records == NULL) {
-        return out_of_host_memory(error);
-    }
-    bool overlaps = choose_reduce(worker)->overlaps;
-    while (overlaps && worker->buckets[worker->early_bucket_count].ready < list->op_count) {
-        worker->early_bucket_count++;
-    }
-    return STATUS_OK;
+    return make_buckets(worker) && worker->records != NULL ? STATUS_OK : out_of_host_memory(error);
 }
 
 static void inject_failures(struct worker *worker)
@@ -552,8 +573,13 @@ void worker_finish(struct worker *worker)
         close_device(worker);
     }
     sched_coordinator_destroy(worker->coordinator);
+    for (size_t levers = 0; levers < SCHED_LEVERS_MAX; levers++) {
+        free(worker->bucket_ready[levers]);
+    }
     free(worker->buckets);
+    sched_undone_finish(&worker->undone);
     free(worker->messages);
+    free(worker->left);
     free(worker->reports);
     free(worker->plan);
     price_book_destroy(worker->prices);

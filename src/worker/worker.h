@@ -10,11 +10,12 @@
 #include "model/optimizer.h"
 #include "model/price.h"
 #include "sched/coordinator.h"
-#include "sched/speed.h"
+#include "sched/undone.h"
 #include "worker/buckets.h"
 #include "worker/comm.h"
 #include "worker/config.h"
 #include "worker/loader.h"
+#include "worker/offers.h"
 #include "worker/place.h"
 #include "worker/profile.h"
 #include "worker/reduce.h"
@@ -22,15 +23,18 @@
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
-    struct sched_report report;               // for the next plan
-    uint64_t samples;                         // that this rank did: its share
-    uint64_t micro_batch, accumulation_steps; // as planned
-    uint64_t position_hash;                   // sum of position_hash() over them
-    uint64_t others_bytes;                    // of its device, that are not this process's
+    struct sched_report report;                       // for the next plan
+    uint64_t samples;                                 // that this rank did
+    uint64_t left;                                    // that it could not do of what it was dealt last
+    uint64_t handed_back;                             // all that it could not do
+    uint64_t micro_batch, accumulation_steps, levers; // as planned
+    uint64_t position_hash;                           // sum of position_hash() over them
+    uint64_t others_bytes;                            // of its device, that are not this process's
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
     uint64_t data_wait_ns;
     uint64_t oom_retries;
 };
+_Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
 
 // What to do about a loss that is not finite.
 #define WORKER_DIVERGED                                                                                                \
@@ -65,9 +69,12 @@ struct worker {
     struct reducer *reducer;
     struct bucket *buckets;                  // of gradients
     size_t bucket_count, early_bucket_count; // early: summed while the list still runs
+    size_t *bucket_ready[SCHED_LEVERS_MAX];  // after how many operations of its list
+    size_t buckets_started;                  // in this step
 
     struct model *model;
     struct price_book *prices;
+    struct offers offers;
     struct optimizer_config optimizer;
     struct list_memory memory; // its inputs and locals exist only while a share runs
     struct optimizer_memory optimizer_memory;
@@ -78,11 +85,15 @@ struct worker {
     bool others_known;         // and what others hold
 
     struct sched_coordinator *coordinator;
-    struct sched_speed speed;
     struct stopwatch *stopwatch;   // of micro-steps
     struct profile *profile;       // of operations; NULL: not wanted
     struct sched_share *plan;      // for the next step, one share per rank
     struct sched_report *reports;  // scratch for the coordinator, one per rank
+    uint64_t *left;                // the same
+    struct sched_undone undone;    // of the step that runs
+    bool spent;                    // this rank could not hold a sample of it
+    struct error shortage;         // why not; STATUS_OK: it can
+    uint32_t spokesman;            // the rank that says why the job ends for want of memory
     struct step_message message;   // this rank's
     struct step_message *messages; // every rank's, after a step or an evaluation
     struct step_records *records;  // of the steps under way
@@ -107,7 +118,7 @@ enum status worker_check(struct worker *worker, struct error *error);
 // One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// Whether train.recompute: full would keep less.
+// Whether train.recompute: auto could do with less.
 bool worker_may_recompute(const struct config *config);
 
 // What to change where memory was refused for good, in a sentence; `training`: to a micro-step with a backward pass.

@@ -117,11 +117,12 @@ class MemoryFiles(headroom_run.ProgramTest):
                 if block["state"] == "active_allocated"]
         self.assertIn("weights", str(live))
         [trace] = [trace for trace in snapshot["device_traces"] if trace]
-        self.assertEqual(sum("micro-step" in str(event) and event["action"] == "alloc" for event in trace), 3)
+        self.assertEqual(sum("micro-step" in str(event) and event["action"] == "alloc" for event in trace), 4)
         self.assertRegex(run.logs[1], r"step 2: memory snapshot .*rank_1\.step_2\.pickle")
 
     def test_a_snapshot_of_the_first_refusal(self):
-        squeeze = "device.neighbours=[{rank: 0, bytes: 1MiB, from_step: 3, to_step: 9}]"
+        squeeze = ", ".join(f"{{rank: {rank}, bytes: 1MiB, from_step: 3, to_step: 9}}" for rank in (0, 1))
+        squeeze = f"device.neighbours=[{squeeze}]"
         self.headroom("train", "mlp.yaml", "device.capacity=[1MiB, 1MiB]", squeeze, "run.folder=run", ranks=2, code=3)
         snapshot = self.snapshot(self.path("run/memory/rank_0.step_3.out_of_memory.pickle"))
         self.assertGreater(len(snapshot["segments"]), 0)
@@ -163,7 +164,7 @@ class MemoryFiles(headroom_run.ProgramTest):
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()
         self.assertEqual(lines[0], "Thread,Time,Action,Pointer,Size,Stream,Tag")
-        self.assertEqual(sum(line.endswith(",micro-step") and ",allocate," in line for line in lines), 6)  # a validation too
+        self.assertEqual(sum(line.endswith(",micro-step") and ",allocate," in line for line in lines), 7)  # the reserve and a validation too
         out = self.headroom("memory", "replay", path).out
         for row in ("pool, as they come", "pool in plain segments", "PyTorch's rules", "layout, known ahead"):
             self.assertIn(row, out)

@@ -10,19 +10,22 @@ SOURCE = pathlib.Path(__file__).parents[2]
 CONFIGS = (("mlp.yaml", headroom_run.MLP_CAPACITIES), ("gpt.yaml", headroom_run.GPT_CAPACITIES))
 
 
-def peaks_of(plan):
+def peaks_of(plan, recompute="none"):
     """micro-batch -> bytes"""
-    return {int(n): int(peak) for n, peak in re.findall(r"^(\d+) +[\d.]+ \w+ +(\d+)$", plan, re.MULTILINE)}
+    table = re.search(rf"^recompute {recompute}\n(.*?)^layouts", plan, re.MULTILINE | re.DOTALL).group(1)
+    return {int(n): int(peak) for n, peak in re.findall(r"^(\d+) +[\d.]+ \w+ +(\d+)$", table, re.MULTILINE)}
 
 
 def shares_of(plan):
-    """Of each rank: samples, micro-batch, accumulation steps."""
-    row = r"^\d+ +[\d.]+ \w+ +[\d.]+ \w+ +\d+ +(\d+) +(\d+) +(\d+) +[\d.]+ \w+$"
-    return [tuple(map(int, numbers)) for numbers in re.findall(row, plan, re.MULTILINE)]
+    """Of each rank: samples, micro-batch, accumulation steps, what is recomputed."""
+    row = r"^\d+ +[\d.]+ \w+ +[\d.]+ \w+ +\d+ +(\d+) +(\d+) +(\d+) +[\d.]+ \w+ +(\w+)$"
+    return [(int(share), int(size), int(steps), recompute)
+            for share, size, steps, recompute in re.findall(row, plan, re.MULTILINE)]
 
 
 def first_shares(run):
-    return [(rank["share"], rank["micro_batch"], rank["accumulation_steps"]) for rank in run.steps[0]["ranks"]]
+    keys = "share", "micro_batch", "accumulation_steps", "recompute"
+    return [tuple(rank[key] for key in keys) for rank in run.steps[0]["ranks"]]
 
 
 class Plan(headroom_run.ProgramTest):
@@ -31,11 +34,13 @@ class Plan(headroom_run.ProgramTest):
         self.assertIn(f"```\n{plan}```\n", (SOURCE / "README.md").read_text(encoding="utf-8"))
 
     def test_peaks(self):
-        for config, _ in CONFIGS:
-            peaks = peaks_of(self.headroom("plan", config).out)
+        for config, recompute in (("mlp.yaml", "none"), ("mlp.yaml", "selective"), ("gpt.yaml", "none"),
+                                  ("gpt.yaml", "selective"), ("gpt.yaml", "full")):
+            peaks = peaks_of(self.headroom("plan", config).out, recompute)
             self.assertGreater(len(peaks), 4)
             for micro_batch, peak in peaks.items():
-                run = self.train(config, "train.steps=1", f"train.micro_batch_size={micro_batch}")
+                run = self.train(config, "train.steps=1", f"train.micro_batch_size={micro_batch}",
+                                 f"train.recompute={recompute}")
                 self.assertEqual(run.steps[0]["ranks"][0]["allocated_peak_bytes"], peak)
 
     def test_peaks_of_lines_are_those_of_the_longest(self):
@@ -43,7 +48,7 @@ class Plan(headroom_run.ProgramTest):
         peaks = peaks_of(self.headroom("plan", "lines.yaml").out)
         for micro_batch in (1, 4):
             run = self.train("lines.yaml", "train.steps=60", "data.validation_fraction=0",
-                             f"train.micro_batch_size={micro_batch}")
+                             f"train.micro_batch_size={micro_batch}", "train.recompute=none")
             self.assertEqual(max(run.of_rank(0, "allocated_peak_bytes")), peaks[micro_batch])
             held = max(run.of_rank(0, "reserved_peak_bytes"))
             self.assertLess(held - peaks[micro_batch], 65536)  # the CPU device's granularity
@@ -64,7 +69,7 @@ class Plan(headroom_run.ProgramTest):
 
     def test_any_number_of_ranks(self):
         plan = self.headroom("plan", "mlp.yaml", "device.capacity=1MiB", "--ranks", "100").out
-        self.assertEqual(sum(samples for samples, _, _ in shares_of(plan)), 512)
+        self.assertEqual(sum(share[0] for share in shares_of(plan)), 512)
         self.assertEqual(len(shares_of(plan)), 100)
 
     def test_a_trace_is_replayed(self):
@@ -101,8 +106,20 @@ class Plan(headroom_run.ProgramTest):
             run = self.train("mlp.yaml", capacity, "train.steps=1")
             self.assertEqual(shares_of(plan), first_shares(run))
 
+    def test_levers_follow_capacity(self):
+        """Each rank recomputes as much as its own memory asks for, and no more."""
+        capacities = "device.capacity=[768KiB, 832KiB, 2MiB]"
+        plan = self.headroom("plan", "lines.yaml", capacities).out
+        self.assertEqual([share[3] for share in shares_of(plan)], ["full", "selective", "none"], plan)
+        run = self.train("lines.yaml", capacities, "train.steps=1", ranks=3)
+        self.assertEqual(shares_of(plan), first_shares(run))
+        self.assertEqual([run.of_rank(rank, "oom_retries") for rank in range(3)], [[0], [0], [0]])
+
     def test_a_rank_that_holds_no_sample(self):
-        finished = self.headroom("plan", "gpt.yaml", "device.capacity=[2MiB, 576KiB]", code=3)
+        plan = self.headroom("plan", "gpt.yaml", "device.capacity=[2MiB, 576KiB]").out
+        self.assertEqual(len(shares_of(plan)), 1)
+        self.assertRegex(plan, r"\n1 +576\.00 KiB +\S+ KiB +0 +0\n")
+        finished = self.headroom("plan", "gpt.yaml", "device.capacity=[576KiB, 576KiB]", code=3)
         self.assertEqual(len(finished.complaints), 1, finished.err)
         self.assertEqual(shares_of(finished.out), [])
 

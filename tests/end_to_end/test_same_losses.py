@@ -72,10 +72,12 @@ class SameLosses(headroom_run.ProgramTest):
         for recompute in ("selective", "full"):
             run = self.train("lines.yaml", f"train.recompute={recompute}")
             self.assertEqual(run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses)
-        refused = self.headroom("train", "lines.yaml", "comm.kind=self", "run.folder=refused", LINES_TOO_SMALL, code=3)
-        self.assertIn("Set train.recompute: full, raise device.capacity, or lower ", refused.complaints[0])
-        run = self.train("lines.yaml", LINES_TOO_SMALL, "train.recompute=full")
-        self.assert_same_losses(run, reference, "lines.yaml, full recompute for want of memory")
+        refused = self.headroom("train", "lines.yaml", "comm.kind=self", "run.folder=refused", LINES_TOO_SMALL,
+                                "train.recompute=none", code=3)
+        self.assertIn("Set train.recompute: auto, raise device.capacity, or lower ", refused.complaints[0])
+        run = self.train("lines.yaml", LINES_TOO_SMALL)
+        self.assert_same_losses(run, reference, "lines.yaml, recomputed for want of memory")
+        self.assertNotIn("none", run.of_rank(0, "recompute"))
 
     def test_any_number_of_ranks(self):
         for config in ("mlp.yaml", "gpt.yaml"):
@@ -106,7 +108,8 @@ class SameLosses(headroom_run.ProgramTest):
 
     def test_addresses_that_fault_change_nothing(self):
         for config in ("mlp.yaml", "gpt.yaml"):
-            plain, faulting = (self.train(config, "device.capacity=1MiB", f"device.faulting_addresses={value}")
+            plain, faulting = (self.train(config, "device.capacity=1MiB", "train.recompute=none",
+                                                f"device.faulting_addresses={value}")
                                for value in ("false", "true"))
             self.assertEqual(faulting.losses, plain.losses)
             self.assertEqual(faulting.evaluations, plain.evaluations)

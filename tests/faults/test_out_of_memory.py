@@ -6,6 +6,7 @@ import re
 
 import headroom_run
 
+PATIENCE = 3  # reports of more memory before it is believed
 DIVERGING = ("optimizer.learning_rate=1e6", "optimizer.weight_decay=0.5")
 
 
@@ -28,21 +29,41 @@ class OutOfMemory(headroom_run.ProgramTest):
                   "mlp.yaml", "device.capacity=[1MiB, 1MiB, 256KiB, 256KiB]", ranks=4)
 
     def test_no_sample_fits(self):
-        for rank, capacity, ranks in ((0, "576KiB", None), (1, "[1MiB, 576KiB, 576KiB, 1MiB]", 4)):
-            finished = self.ends(rf"rank {rank} cannot hold a single sample: .*\d bytes.* \d+ are held by others", "gpt.yaml",
-                                 f"device.capacity={capacity}", ranks=ranks)
+        for who, ranks in (("", None), (r"rank 0 on \S+: ", 4)):
+            finished = self.ends(rf"headroom: {who}cannot hold a single sample: .*\d bytes.* \d+ are held by others",
+                                 "gpt.yaml", "device.capacity=576KiB", ranks=ranks)
             self.assertRegex(finished.out, r"^\d+\.\d seconds\nrun folder: run\S*\n$")  # nothing on steps
 
+    def test_ranks_that_hold_no_sample_rest(self):
+        reference = self.train("gpt.yaml")
+        run = self.train("gpt.yaml", "device.capacity=[1MiB, 576KiB, 576KiB, 1MiB]", ranks=4)
+        self.assert_same_losses(run, reference, "two of four ranks rest")
+        self.assertEqual(set(run.of_rank(1, "share") + run.of_rank(2, "share")), {0})
+
     def test_neighbours_leave_no_room(self):
-        for ranks in ((1,), (1, 2)):
-            self.ends(r"rank 1 cannot hold a single sample: .* [1-9]\d* are held by others", "mlp.yaml", "device.capacity=1MiB",
-                      "train.eval_every=5", squeeze(*ranks), ranks=4)
+        finished = self.ends(r"rank 0 on \S+: cannot hold a single sample: .* [1-9]\d* are held by others", "mlp.yaml",
+                             "device.capacity=1MiB", "train.eval_every=5", squeeze(0, 1, 2, 3), ranks=4)
+        self.assertRegex(finished.err, r"\nrank +limit +headroom +held by others\n(\d +1\.00 MiB .* 1\.00 MiB\n){4}")
+
+    def test_neighbours_leave_no_room_on_some_ranks(self):
+        reference = self.train("mlp.yaml", "train.eval_every=5")
+        run = self.train("mlp.yaml", "device.capacity=1MiB", "train.eval_every=5", squeeze(1, 2), ranks=4)
+        self.assert_same_losses(run, reference, "two of four ranks rest for a while")
+        shares = run.of_rank(1, "share")
+        self.assertEqual(set(shares[10:20]), {0})
+        self.assertGreater(min(shares[:10] + shares[20 + PATIENCE:]), 0)
 
     def test_every_allocation_fails(self):
         failing = ("mlp.yaml", "fault.fail_allocation_every=1")
-        self.ends(r"cannot hold a single sample: .*allocate [\d.]+ KiB.*injected", *failing, ranks=None)
-        self.ends(r"rank 2 on .*: cannot hold a single sample: .*allocate [\d.]+ KiB.*injected", *failing,
-                  "fault.rank=2", ranks=4)
+        for ranks in (None, 4):
+            self.ends(r"cannot hold a single sample: .*allocate [\d.]+ KiB.*injected", *failing, ranks=ranks)
+
+    def test_every_allocation_of_one_rank_fails(self):
+        """Also in evaluation the others do its part."""
+        reference = self.train("mlp.yaml")
+        run = self.train("mlp.yaml", "fault.fail_allocation_every=1", "fault.rank=2", ranks=4)
+        self.assert_same_losses(run, reference, "one of four ranks gets nothing")
+        self.assertEqual(set(run.of_rank(2, "share")), {0})
 
     def test_the_run_says_how_it_ended(self):
         run = self.train("mlp.yaml", "device.capacity=1MiB", squeeze(0), code=3)

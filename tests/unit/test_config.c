@@ -148,7 +148,7 @@ static void defaults_fill_what_the_file_leaves_out(void **state)
     assert_int_equal(config.train.epochs, 0);
     assert_int_equal(config.train.micro_batch_size, 0);
     assert_int_equal(config.train.precision, CONFIG_FP32);
-    assert_int_equal(config.train.recompute, CONFIG_RECOMPUTE_NONE);
+    assert_int_equal(config.train.recompute, CONFIG_RECOMPUTE_AUTO);
     assert_int_equal(config.train.seed, 1);
     assert_int_equal(config.optimizer.kind, CONFIG_SGD);
     assert_true(config.optimizer.beta2 == 0.999);

@@ -644,14 +644,16 @@ static void fill_model_inputs(struct graph *graph, const struct model *model)
 }
 
 static void graph_of_model(struct graph *graph, const struct model_config *config, enum kernel_precision precision,
-                           size_t micro_batch)
+                           size_t micro_batch, enum list_recompute_mode recompute)
 {
     struct model *model;
     struct model_config precise = *config;
     precise.precision = precision;
     assert_int_equal(model_create(&precise, &model, NULL), STATUS_OK);
     graph_init(graph, SEED, precision);
-    assert_true(model_list(model, model_shape_max(model, micro_batch), LIST_TRAIN, &graph->list));
+    struct model_shape shape = model_shape_max(model, micro_batch);
+    shape.recompute = recompute;
+    assert_true(model_list(model, shape, LIST_TRAIN, &graph->list));
     fill_model_inputs(graph, model);
     graph->parameter_elements = model->elements;
     graph_allocate(graph);
@@ -678,7 +680,7 @@ static void test_models_agree_with_differences(void **state)
     (void)state;
     for (size_t i = 0; i < MODELS; i++) {
         struct graph graph;
-        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3);
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, LIST_RECOMPUTE_NONE);
         assert_gradients_agree(&graph, models[i].name);
         graph_finish(&graph);
     }
@@ -747,8 +749,8 @@ static void test_bfloat16_follows_float32(void **state)
         check_bfloat16(&graph, &half, cases[i].name);
     }
     for (size_t i = 0; i < MODELS; i++) {
-        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3);
-        graph_of_model(&half, models[i].config, KERNEL_BF16, 3);
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, LIST_RECOMPUTE_NONE);
+        graph_of_model(&half, models[i].config, KERNEL_BF16, 3, LIST_RECOMPUTE_NONE);
         check_bfloat16(&graph, &half, models[i].name);
     }
 }
@@ -760,7 +762,7 @@ static void test_data_is_converted_where_reals_are_narrow(void **state)
     static const size_t more[] = {[KERNEL_FP32] = 0, [KERNEL_BF16] = 1};
     for (enum kernel_precision precision = KERNEL_FP32; precision <= KERNEL_BF16; precision++) {
         struct graph graph;
-        graph_of_model(&graph, &mlp_relu, precision, 2);
+        graph_of_model(&graph, &mlp_relu, precision, 2, LIST_RECOMPUTE_NONE);
         const struct op *first = &graph.list.ops[0];
         assert_string_equal(first->type->name, precision == KERNEL_BF16 ? "convert" : "linear");
         assert_int_equal(graph.list.forward_count, 3 + 2 + 1 + more[precision]);
@@ -773,7 +775,7 @@ static void test_gradients_of_parameters_are_wide(void **state)
 {
     (void)state;
     struct graph graph;
-    graph_of_model(&graph, &gpt, KERNEL_BF16, 1);
+    graph_of_model(&graph, &gpt, KERNEL_BF16, 1, LIST_RECOMPUTE_NONE);
     size_t gradients = 0;
     for (size_t i = 0; i < graph.list.tensor_count; i++) {
         const struct tensor *tensor = &graph.list.tensors[i];
@@ -1077,10 +1079,8 @@ static void check_recomputation(enum kernel_precision precision, enum list_recom
     size_t added = 0;
     for (size_t i = 0; i < MODELS; i++) {
         struct graph kept, again;
-        struct model_config config = *models[i].config;
-        graph_of_model(&kept, models[i].config, precision, 3);
-        config.recompute = recompute;
-        graph_of_model(&again, &config, precision, 3);
+        graph_of_model(&kept, models[i].config, precision, 3, LIST_RECOMPUTE_NONE);
+        graph_of_model(&again, models[i].config, precision, 3, recompute);
         assert_recomputed(&kept, &again, precision, models[i].name);
     }
     for (uint64_t seed = 1; seed <= 100; seed++) {
@@ -1165,10 +1165,10 @@ static void check_placement(enum kernel_precision precision)
     struct graph graph;
     size_t over = 0;
     for (size_t micro_batch = 1; micro_batch <= 9; micro_batch++) {
-        graph_of_model(&graph, &mlp_relu, precision, micro_batch + 1);
+        graph_of_model(&graph, &mlp_relu, precision, micro_batch + 1, LIST_RECOMPUTE_NONE);
         assert_placement_changes_nothing(&graph, "mlp");
         graph_finish(&graph);
-        graph_of_model(&graph, &gpt, precision, micro_batch);
+        graph_of_model(&graph, &gpt, precision, micro_batch, LIST_RECOMPUTE_NONE);
         assert_true(assert_placement_changes_nothing(&graph, "gpt") >= 2 * 2); // in each block
         graph_finish(&graph);
     }
@@ -1234,7 +1234,7 @@ static void test_pieces_are_the_whole(void **state)
     (void)state;
     for (size_t i = 0; i < 2 * MODELS; i++) {
         struct graph graph;
-        graph_of_model(&graph, models[i / 2].config, i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16, 3);
+        graph_of_model(&graph, models[i / 2].config, i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16, 3, LIST_RECOMPUTE_NONE);
         struct kernel_tally expected = run_from_zero(&graph, &graph.list);
         float *gradients = host_array(4 * graph.parameter_elements, 0);
         memcpy(gradients, graph.gradients, 4 * graph.parameter_elements);
@@ -1267,7 +1267,7 @@ static void assert_slots_untouched(const struct graph *graph, size_t slot)
 static void check_slots(const struct model_config *config, enum kernel_precision precision, const char *name)
 {
     struct graph graph;
-    graph_of_model(&graph, config, precision, 3);
+    graph_of_model(&graph, config, precision, 3, LIST_RECOMPUTE_NONE);
     struct kernel_tally expected = run_from_zero(&graph, &graph.list);
     float *gradients = host_array(4 * graph.parameter_elements, 0);
     memcpy(gradients, graph.gradients, 4 * graph.parameter_elements);

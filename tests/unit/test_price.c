@@ -296,12 +296,12 @@ struct placement {
 };
 
 // The lower bound is reached, with sizes rounded up and as they are.
-static struct placement check_placement(const struct model *model, enum list_purpose purpose, size_t micro_batch)
+static struct placement check_placement(const struct model *model, enum list_purpose purpose, struct model_shape shape)
 {
     const struct mem_layout_goal first_fit = {0}, tight = {.work = UINT64_C(100000000)};
     struct list list;
     struct mem_layout layout;
-    assert_true(model_list(model, model_shape_max(model, micro_batch), purpose, &list));
+    assert_true(model_list(model, shape, purpose, &list));
     struct mem_buffer *buffers = calloc(list.tensor_count, sizeof(*buffers));
     uint64_t *offsets = calloc(list.tensor_count, sizeof(*offsets)), *again = calloc(list.tensor_count, sizeof(*again));
     check_inputs(&list);
@@ -327,17 +327,20 @@ static struct placement check_placement(const struct model *model, enum list_pur
 }
 
 // Answers the training block's bytes for the largest micro-batch.
-static uint64_t check_placements(const char *name, const struct model_config *config, enum kernel_precision precision)
+static uint64_t check_placements(const char *name, const struct model_config *config, enum kernel_precision precision,
+                                 enum list_recompute_mode recompute)
 {
     struct model *model = make_model(config, precision);
     uint64_t bytes = 0;
     for (size_t i = 0; i < 2; i++) {
-        if (purposes[i] == LIST_EVALUATE && config->recompute != LIST_RECOMPUTE_NONE) {
+        if (purposes[i] == LIST_EVALUATE && recompute != LIST_RECOMPUTE_NONE) {
             continue; // there is nothing to compute again
         }
         double most = 0, least = 1;
         for (size_t micro_batch = 1; micro_batch <= 64; micro_batch++) {
-            struct placement placement = check_placement(model, purposes[i], micro_batch);
+            struct model_shape shape = model_shape_max(model, micro_batch);
+            shape.recompute = recompute;
+            struct placement placement = check_placement(model, purposes[i], shape);
             bytes = purposes[i] == LIST_TRAIN ? placement.bytes : bytes;
             double saved = 1 - (double)placement.bytes / (double)placement.apart_bytes;
             most = fmax(most, saved);
@@ -357,11 +360,9 @@ static void check_recomputation(const char *name, const struct model_config *con
     static const char *const modes[] = {"", ", selective recompute", ", full recompute"};
     uint64_t bytes = UINT64_MAX;
     for (enum list_recompute_mode recompute = LIST_RECOMPUTE_NONE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
-        struct model_config with = *config;
         char title[64];
-        with.recompute = recompute;
         snprintf(title, sizeof(title), "%s%s", name, modes[recompute]);
-        uint64_t less = check_placements(title, &with, precision);
+        uint64_t less = check_placements(title, config, precision, recompute);
         assert_true(less < bytes);
         bytes = less;
     }
@@ -371,8 +372,8 @@ static void test_no_placement_is_smaller(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 2; i++) {
-        check_placements("mlp", &mlp, precisions[i]);
-        check_placements("mlp of 1024-2048-10", &mlp_wide, precisions[i]);
+        check_placements("mlp", &mlp, precisions[i], LIST_RECOMPUTE_NONE);
+        check_placements("mlp of 1024-2048-10", &mlp_wide, precisions[i], LIST_RECOMPUTE_NONE);
         check_recomputation("small gpt", &gpt, precisions[i]);
         check_recomputation("gpt-2 124M", &gpt_2, precisions[i]);
         check_recomputation("gpt-2 350M", &gpt_2_medium, precisions[i]);
@@ -511,22 +512,32 @@ static void test_the_largest_fit(void **state)
     (void)state;
     struct model *model = make_model(&gpt, KERNEL_FP32);
     struct price_book *book = price_book_create(model, 2);
+    const struct model_shape one = model_shape_max(model, 1);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= 20; micro_batch++) {
             uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch));
             for (uint64_t budget = bytes - 1; budget <= bytes + 1; budget++) {
-                assert_int_equal(price_largest_fit(book, purposes[i], budget, 20),
+                assert_int_equal(price_largest_fit(book, purposes[i], one, budget, 20),
                                  largest_fit_by_trying(model, book, purposes[i], budget, 20));
-                assert_int_equal(price_largest_fit(book, purposes[i], budget, 7),
+                assert_int_equal(price_largest_fit(book, purposes[i], one, budget, 7),
                                  largest_fit_by_trying(model, book, purposes[i], budget, 7));
             }
         }
-        assert_int_equal(price_largest_fit(book, purposes[i], 0, 20), 0);
-        assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 20), 20);
+        assert_int_equal(price_largest_fit(book, purposes[i], one, 0, 20), 0);
+        assert_int_equal(price_largest_fit(book, purposes[i], one, UINT64_MAX - 1, 20), 20);
         uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, 20));
-        assert_int_equal(price_largest_fit(book, purposes[i], bytes, SIZE_MAX / 2), 20); // prices nothing near the most
-        assert_int_equal(price_largest_fit(book, purposes[i], UINT64_MAX - 1, 0), 0);
+        assert_int_equal(price_largest_fit(book, purposes[i], one, bytes, SIZE_MAX / 2),
+                         20); // prices nothing near the most
+        assert_int_equal(price_largest_fit(book, purposes[i], one, UINT64_MAX - 1, 0), 0);
     }
+    struct model_shape other = {.length = one.length / 2, .recompute = LIST_RECOMPUTE_FULL};
+    uint64_t bytes = price_block_bytes(book, LIST_TRAIN, model_shape_max(model, 3));
+    size_t fits = price_largest_fit(book, LIST_TRAIN, other, bytes, 100);
+    other.samples = fits;
+    assert_in_range(fits, 7, 99);
+    assert_true(price_block_bytes(book, LIST_TRAIN, other) <= bytes);
+    other.samples++;
+    assert_true(price_block_bytes(book, LIST_TRAIN, other) > bytes);
     price_book_destroy(book);
     model_destroy(model);
 }

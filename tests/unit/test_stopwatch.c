@@ -38,7 +38,7 @@ static void start(struct bench *bench)
 
 static void stop(struct bench *bench, uint64_t samples)
 {
-    stopwatch_stop(bench->stopwatch, lazy_stream(&bench->lazy), samples);
+    stopwatch_stop(bench->stopwatch, lazy_stream(&bench->lazy), samples, samples % 3);
 }
 
 // The device does all that was enqueued, each event 100 + its place's square nanoseconds after the one before.
@@ -58,18 +58,19 @@ static uint64_t duration_of_lap(uint64_t lap)
 
 static void assert_read(struct bench *bench, uint64_t samples, uint64_t time_ns)
 {
-    uint64_t samples_read = 0, time_read_ns = 0;
-    assert_true(stopwatch_read(bench->stopwatch, &samples_read, &time_read_ns));
-    assert_int_equal(samples_read, samples);
-    assert_int_equal(time_read_ns, time_ns);
+    struct lap lap;
+    assert_true(stopwatch_read(bench->stopwatch, &lap));
+    assert_int_equal(lap.samples, samples);
+    assert_int_equal(lap.levers, samples % 3);
+    assert_int_equal(lap.time_ns, time_ns);
 }
 
 static void assert_nothing_to_read(struct bench *bench)
 {
-    uint64_t samples = 7, time_ns = 8;
-    assert_false(stopwatch_read(bench->stopwatch, &samples, &time_ns));
-    assert_int_equal(samples, 7);
-    assert_int_equal(time_ns, 8);
+    struct lap lap = {.samples = 7, .time_ns = 8};
+    assert_false(stopwatch_read(bench->stopwatch, &lap));
+    assert_int_equal(lap.samples, 7);
+    assert_int_equal(lap.time_ns, 8);
 }
 
 static void test_laps_are_read_in_order_once_they_are_over(void **state)
@@ -173,12 +174,12 @@ static void test_on_the_cpu(void **state)
     struct stopwatch *stopwatch = stopwatch_create(device);
     assert_non_null(stopwatch);
     for (uint64_t lap = 1; lap <= 3; lap++) {
-        uint64_t samples, time_ns;
+        struct lap read;
         stopwatch_start(stopwatch, stream);
-        stopwatch_stop(stopwatch, stream, lap);
-        assert_true(stopwatch_read(stopwatch, &samples, &time_ns));
-        assert_int_equal(samples, lap);
-        assert_true(time_ns < UINT64_C(1) << 40); // 18 minutes: the difference of two times, not one of them
+        stopwatch_stop(stopwatch, stream, lap, 0);
+        assert_true(stopwatch_read(stopwatch, &read));
+        assert_int_equal(read.samples, lap);
+        assert_true(read.time_ns < UINT64_C(1) << 40); // 18 minutes: the difference of two times, not one of them
     }
     stopwatch_destroy(stopwatch);
     device->ops->stream_destroy(device, stream);

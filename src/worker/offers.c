@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/offers.h"
+
+#include <math.h>
+#include <string.h>
+
+// What was not measured is told in these: how long a sample takes without levers.
+#define UNMEASURED_NS 1000
+
+_Static_assert(LIST_RECOMPUTE_FULL < SCHED_LEVERS_MAX, "the coordinator knows every set of levers");
+
+static bool is_allowed(const struct config *config, enum list_recompute_mode mode)
+{
+    switch (config->train.recompute) {
+    case CONFIG_RECOMPUTE_AUTO:
+        return true;
+    case CONFIG_RECOMPUTE_NONE:
+        return mode == LIST_RECOMPUTE_NONE;
+    case CONFIG_RECOMPUTE_SELECTIVE:
+        return mode == LIST_RECOMPUTE_SELECTIVE;
+    case CONFIG_RECOMPUTE_FULL:
+        break;
+    }
+    return mode == LIST_RECOMPUTE_FULL;
+}
+
+struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers)
+{
+    return (struct model_shape){.samples = samples, .length = length, .recompute = (enum list_recompute_mode)levers};
+}
+
+const char *offers_name(uint64_t levers)
+{
+    static const char *const names[] = {
+        [LIST_RECOMPUTE_NONE] = "none", [LIST_RECOMPUTE_SELECTIVE] = "selective", [LIST_RECOMPUTE_FULL] = "full"};
+    return names[levers];
+}
+
+enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
+                        struct price_book *prices, struct error *error)
+{
+    uint64_t least_bytes = UINT64_MAX;
+    double first = 0;
+    *offers = (struct offers){.prices = prices, .model = model};
+    for (enum list_recompute_mode mode = LIST_RECOMPUTE_NONE; mode <= LIST_RECOMPUTE_FULL; mode++) {
+        struct model_shape one = offers_shape(1, model->target_elements, mode);
+        uint64_t bytes = is_allowed(config, mode) ? price_block_bytes(prices, LIST_TRAIN, one) : UINT64_MAX;
+        if (bytes >= least_bytes) {
+            continue;
+        }
+        double work = price_work(prices, LIST_TRAIN, one);
+        first = first == 0 ? work : first;
+        offers->work[mode] = work / first;
+        least_bytes = bytes;
+    }
+    return first == 0 ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
+}
+
+void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns)
+{
+    sched_speed_observe(&offers->speed, samples, (uint64_t)llround((double)time_ns / offers->work[levers]));
+}
+
+void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, uint64_t most,
+                 struct sched_report *report)
+{
+    uint64_t overhead_ns, sample_ns;
+    sched_speed_get(&offers->speed, &overhead_ns, &sample_ns);
+    report->measured = sample_ns > 0;
+    double basis_ns = report->measured ? (double)sample_ns : UNMEASURED_NS;
+    memset(report->offers, 0, sizeof(report->offers));
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        if (offers->work[k] > 0) {
+            report->offers[k] = (struct sched_offer){
+                .overhead_ns = (uint64_t)llround(offers->work[k] * (double)overhead_ns),
+                .sample_ns = (uint64_t)llround(offers->work[k] * basis_ns),
+                .micro_batch_max =
+                    (uint32_t)price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k), bytes, most),
+            };
+        }
+    }
+}
+
+uint64_t offers_least_bytes(const struct offers *offers)
+{
+    uint64_t least_bytes = UINT64_MAX;
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        if (offers->work[k] > 0) {
+            uint64_t bytes =
+                price_block_bytes(offers->prices, LIST_TRAIN, offers_shape(1, offers->model->target_elements, k));
+            least_bytes = bytes < least_bytes ? bytes : least_bytes;
+        }
+    }
+    return least_bytes;
+}

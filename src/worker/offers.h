@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a rank offers the coordinator: for each set of levers how many samples fit, and how long they take.
+//
+// A set of levers is what the backward pass computes again (enum list_recompute_mode); it is known to the coordinator
+// by that number. Where train.recompute is auto, a rank has every set that takes less memory than those before it.
+//
+// Threads: one at a time. Ranks: nothing is collective.
+#ifndef HEADROOM_WORKER_OFFERS_H
+#define HEADROOM_WORKER_OFFERS_H
+
+#include "model/price.h"
+#include "sched/plan.h"
+#include "sched/speed.h"
+#include "worker/config.h"
+
+struct offers {
+    struct price_book *prices;
+    const struct model *model;
+    double work[SCHED_LEVERS_MAX]; // of a sample, relative to the first set that there is; 0: there is no such set
+    struct sched_speed speed;      // of that set
+};
+
+// The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out.
+enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
+                        struct price_book *prices, struct error *error);
+
+// A micro-step was measured.
+void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns);
+
+// Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes` and none larger than
+// `most` samples, and whether they were measured.
+void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, uint64_t most,
+                 struct sched_report *report);
+
+// The shape of a micro-step under a set of levers.
+struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers);
+
+// "none", "selective", "full": what a set of levers computes again.
+const char *offers_name(uint64_t levers);
+
+// The least bytes that a block for one sample of the greatest length takes.
+uint64_t offers_least_bytes(const struct offers *offers);
+
+#endif
