@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How ranks agree on a step: report, plan, reserve, run, shortage, hand back, settle, reduce, apply. README.md says
-// what is proved of it, and what is left out.
+// How ranks agree on a step: report, plan, reserve, run, hand back, settle, reduce, apply. README.md says what of it is
+// proved, and what is left out.
 //
-// Every rank is a process; what follows is in the order of a step. Memory is whatever it likes to be: each time a rank
+// Every rank is a process (at the end of this file). Memory is whatever it likes to be: each time a rank
 // asks (does a sample fit? may I have this block?) either answer is possible, so every history of neighbours and
 // failing allocations is among the executions. So is every history of plans: where the coordinator weighs times, here
 // any choice is made that its contract allows. And the job has any number of steps.
 //
 // Each switch BREAK_... (spin -D) breaks the protocol in one way; a test shows that every one is found.
 
-#define RANKS  3
+#define RANKS   3
 #ifndef SAMPLES
-#define SAMPLES 4 // of the global batch; a set of them is a bit set
+#define SAMPLES 4 // of the global batch; sets of them are bit sets
 #endif
-#define MOST   2 // samples of the largest micro-step; more of them would only make the same way down longer
-#define LEVERS 1 // sets of levers beyond none
-#define TRIMS  2 // times that all trim and report again before the job ends
+#define MOST    2 // samples of the largest micro-step
+#define TRIMS   2 // times that all trim and report again before the job ends
+#define BUCKETS 2 // of gradients; the first may be all-reduced while the last micro-step still runs
 
 #define EVERYBODY      ((1 << RANKS) - 1)
 #define WHOLE_BATCH    ((1 << SAMPLES) - 1)
@@ -39,18 +39,18 @@ message sent[RANKS];
 // ones proves that they agree), so here there is one. It decides when the last message is there; nobody sees it sooner.
 mtype = { REPORT, TRIM, RESERVE, RUN, SETTLE, JOB_DONE, STEP_LOST, NO_PLAN };
 mtype verdict = REPORT;
-byte deal[RANKS];               // samples that each rank shall do
-byte handed_back = 0, trims = 0; // ranks that left samples in this step; TRIMs since ranks last agreed on a plan
+byte deal[RANKS];     // samples that each rank shall do
+byte handed_back = 0; // ranks that left samples in this step
+byte trims = 0;       // verdicts TRIM since ranks last agreed on a plan
 
-// Collectives. Nobody leaves one before all have entered it.
+// Collectives: which ranks are inside, until all are. Nobody is done with one before all have entered it.
 mtype = { REPORTS, MESSAGES };
 mtype gather_kind = REPORTS;
-byte gathering = 0, reducing = 0;     // ranks that are inside, until all are
-byte gather_turn = 0, reduce_turn = 0; // which collective of the step it is
-byte sum = NOTHING, total = NOTHING;  // samples whose gradients are in it: while ranks enter; when all have
+byte gathering = 0, gather_round = 0; // the round tells one collective from the next
+byte reducing[BUCKETS], reduce_round[BUCKETS];
+byte sum[BUCKETS], total[BUCKETS]; // samples whose gradients are in it: while ranks enter; when all have
 
-byte dead = 0;        // 1 + the rank that died
-bool aborted = false; // and the launcher ends the others
+bool dead = false, aborted = false; // a rank; the job, by the launcher
 
 // ---- The coordinator: src/sched/coordinator.c ----
 
@@ -71,7 +71,8 @@ inline cut(samples)
     next = 0
 }
 
-// sched_coordinator_plan, and decide_or_trim (src/worker/step.c) around it.
+// sched_coordinator_plan, and decide_or_trim (src/worker/step.c) around it. TRIMs are counted until ranks agree, and not
+// anew after each refusal.
 inline plan()
 {
     handed_back = 0;
@@ -136,26 +137,29 @@ inline decide_on_messages()
 
 // ---- Collectives: src/worker/comm.h and reduce.h ----
 
-#define ENDED (dead == _pid + 1 || aborted)
-
-// A rank waits until `condition` holds, or is ended while it does.
+// A rank waits until `condition` holds. It may have died before; later in its wait makes no difference to the others.
 inline wait(condition)
 {
     if
-    :: ENDED -> goto leave
-    :: !ENDED && (condition)
+    :: true
+#ifndef NOBODY_DIES
+    :: !dead -> dead = true; goto leave
+#endif
+    fi;
+    if
+    :: condition
+    :: aborted -> goto leave
     fi
 }
 
-// The all-gather of messages: begins here, is waited for later. All enter the same. `turn`: see rank().
+// The all-gather of messages: begins here, is waited for later. All enter the same one.
 inline gather_start(kind)
 {
     wait(true);
-    assert(gathering == 0 || gather_kind == kind && gather_turn == turn);
+    assert(gathering == 0 || gather_kind == kind && gather_round == round);
     d_step {
         gather_kind = kind;
-        gather_turn = turn;
-        turn++;
+        gather_round = round;
         sent[_pid].fits = fits;
         sent[_pid].refused = refused;
         sent[_pid].left = mine;
@@ -169,7 +173,7 @@ inline gather_end()
 {
     d_step {
         gathering = 0;
-        gather_turn = 0;
+        gather_round = 0;
         sent[0].fits = false; sent[0].refused = false; sent[0].left = NOTHING;
         sent[1].fits = false; sent[1].refused = false; sent[1].left = NOTHING;
         sent[2].fits = false; sent[2].refused = false; sent[2].left = NOTHING
@@ -181,25 +185,41 @@ inline gather_wait()
     wait(!(gathering & BIT(_pid)))
 }
 
-// The all-reduce adds up all ranks' gradients; no sample may be in two of them.
-inline reduce()
+// start_bucket: enters the all-reduce of some of the gradients. It adds up the ranks; no sample may be in two of them.
+inline reduce_start(bucket)
 {
-    wait(true);
-    assert(reducing == 0 || reduce_turn == turn);
-    assert((sum & gradient) == NOTHING);
+    assert(reducing[bucket] == 0 || reduce_round[bucket] == round);
+    assert((sum[bucket] & gradient) == NOTHING);
     d_step {
-        reduce_turn = turn;
-        turn++;
-        sum = sum | gradient;
-        gradient = NOTHING;
-        reducing = reducing | BIT(_pid);
+        reduce_round[bucket] = round;
+        sum[bucket] = sum[bucket] | gradient;
+        reducing[bucket] = reducing[bucket] | BIT(_pid);
         if
-        :: reducing == EVERYBODY -> total = sum; sum = NOTHING; reducing = 0; reduce_turn = 0
+        :: reducing[bucket] == EVERYBODY ->
+            total[bucket] = sum[bucket];
+            sum[bucket] = NOTHING;
+            reducing[bucket] = 0;
+            reduce_round[bucket] = 0
         :: else
         fi
     }
-    wait(!(reducing & BIT(_pid)));
-    gradient = total
+}
+
+// samples_reduce: what run_last did not start, and until all of it is done.
+inline reduce()
+{
+    wait(true);
+#ifndef BREAK_FIRST_BUCKET_FORGOTTEN
+    if
+    :: !early -> reduce_start(0)
+    :: early
+    fi;
+#endif
+    reduce_start(1);
+    d_step { gradient = NOTHING; early = false }
+    wait(!((reducing[0] | reducing[1]) & BIT(_pid)));
+    assert(total[0] == total[1]);
+    gradient = total[0]
 }
 
 // ---- A rank: src/worker/step.c and samples.c ----
@@ -233,41 +253,39 @@ inline reserve()
     fi
 }
 
-// One micro-step of one or two samples: their gradients are added.
+// A micro-step: its gradients are added. With NCCL the last one of a share (run_last) has the first bucket all-reduced
+// already, before this rank knows whether another one hands back samples.
 inline add(samples)
 {
     assert((gradient & (samples)) == NOTHING);
     gradient = gradient | (samples);
-    mine = mine & ~(samples)
-}
-
-// Where memory is refused the next is smaller, then one with more levers. Where not even one sample gets its memory, the
-// rest of the share stays in `mine`.
-inline micro_step()
-{
+    mine = mine & ~(samples);
     if
-    :: size == 1 -> add(FIRST(mine))
-    :: size == 2 -> add(FIRST(mine) | FIRST(REST(mine)))
-#ifndef BREAK_SAME_CUT_AGAIN
-    :: size > 1 -> size--
-    :: size == 1 && levers < LEVERS -> levers++; size = MOST
-#else
-    :: true
-#endif
-    :: size == 1 && levers == LEVERS -> stopped = true
+    :: mine == NOTHING -> reduce_start(0); early = true
+    :: else
     fi
 }
 
-// run_share, samples_run: the share in micro-steps. Each does samples or lowers the cut, so there is a last one.
+// run_share, samples_run: the share in micro-steps. Where memory is refused the next is smaller, or pulls more levers:
+// any way down will do that has an end, here from two samples to one. Where that gets no memory either, the rest of the
+// share stays in `mine`.
 inline run_share()
 {
-    d_step { mine = deal[_pid]; deal[_pid] = NOTHING; size = MOST }
+    d_step { mine = deal[_pid]; deal[_pid] = NOTHING; size = MOST; tries = 0 }
     assert(mine == NOTHING || fits && !stopped); // shares are only for those who may get one
     do
-    :: mine == NOTHING || stopped -> break
-    :: mine != NOTHING && !stopped -> assert(turns < SAMPLES + MOST * (LEVERS + 1)); turns++; micro_step()
+    :: mine == NOTHING -> break
+    :: mine != NOTHING && size == 1 -> add(FIRST(mine))
+    :: mine != NOTHING && size == 2 -> add(FIRST(mine) | FIRST(REST(mine)))
+    :: mine != NOTHING && size == 2 -> // refused
+#ifndef BREAK_SAME_CUT_AGAIN
+        size = 1;
+#endif
+        tries++;
+        assert(tries < MOST) // there is an end
+    :: mine != NOTHING && size == 1 -> stopped = true; break // refused
     od;
-    atomic { size = 0; levers = 0; turns = 0 }
+    atomic { size = 0; tries = 0 }
 #ifdef BREAK_STOPPED_LEAVES
     if
     :: stopped -> goto leave
@@ -285,8 +303,7 @@ inline exchange_reports()
     :: gathering == EVERYBODY -> decide_on_reports(); gather_end()
     :: else
     fi;
-    gather_wait();
-    turn = 0
+    gather_wait()
 }
 
 // step_start, after a share: the message, the all-reduce, everybody's messages.
@@ -300,13 +317,15 @@ inline exchange_messages()
     fi;
 #ifdef BREAK_RESTING_SKIPS_REDUCE
     if
-    :: gradient != NOTHING -> reduce()
+    :: gradient != NOTHING || early -> reduce()
     :: else
     fi;
 #else
     reduce();
 #endif
-    gather_wait()
+    gather_wait();
+    round++;
+    assert(round <= RANKS) // each has fewer ranks to deal to
 }
 
 // In a settling round all but rank 0 drop the total of the rounds before.
@@ -344,15 +363,20 @@ inline run_step()
 
 active [RANKS] proctype rank()
 {
-    byte mine = NOTHING, gradient = NOTHING; // samples: of the share, not done yet; done, in the gradients
-    byte size = 0, levers = 0, turns = 0;    // of the next micro-step; tries so far
-    byte limit = MOST;                       // of this negotiation: the largest micro-step that was not refused
-    bool fits = false, reserved = false, refused = false; // reported; a block is held; reported, too
-    bool stopped = false;                    // for want of memory, in this step
-    byte turn = 0;                           // of collectives, in a step
+    byte mine = NOTHING;     // samples of the share that are not done yet
+    byte gradient = NOTHING; // samples whose gradients this rank has added up
+    bool fits = false;       // as reported last
+    bool refused = false;    // to be reported
+    bool reserved = false;   // the plan's memory is held
+    byte limit = MOST;       // what it may report: less than was refused since ranks last agreed or trimmed
+    byte size = 0;           // of the next micro-step
+    byte tries = 0;          // micro-steps of this share that were refused
+    bool stopped = false;    // a single sample was refused in this step
+    bool early = false;      // the first bucket is being all-reduced
+    byte round = 0;          // of this step
 
     do
-    :: atomic { // up to where it has to wait: what a rank does in between nobody sees
+    :: atomic { // from one wait to the next; what a rank does in between nobody sees
         verdict == REPORT || verdict == TRIM || verdict == RESERVE -> // step_plan_first, step_plan_next
         if
         :: verdict == RESERVE -> reserve()
@@ -370,30 +394,24 @@ active [RANKS] proctype rank()
         fi
        };
 progress:
-       d_step { gradient = NOTHING; stopped = false; turn = 0 }
+       d_step { gradient = NOTHING; stopped = false; round = 0 }
     :: atomic { verdict == NO_PLAN -> assert(!fits) }; break // exit code 3
     :: verdict == JOB_DONE -> break
-    :: ENDED -> break
     od;
 leave:
     atomic { // what is left here is of no use to anybody
-        mine = NOTHING; gradient = NOTHING; limit = MOST; size = 0; levers = 0; turns = 0; turn = 0;
-        fits = false; reserved = false; refused = false; stopped = false
+        mine = NOTHING; gradient = NOTHING; limit = MOST; size = 0; tries = 0; round = 0;
+        fits = false; reserved = false; refused = false; stopped = false; early = false
     }
 }
 
-#ifdef DEATH
-// A rank dies at any moment. The others go on; where they can no more, the launcher has ended them (an aborted
-// communicator, mpirun): sooner would only cut short what they do.
+// Where a rank has died the others go on. Once they can no more, the launcher has ended them (an aborted communicator,
+// mpirun): sooner would only cut short what they do.
 active proctype launcher()
 {
-    if
-    :: dead = 1
-    :: dead = 2
-    :: dead = 3
-    fi;
+end:
+    dead && timeout;
 #ifndef BREAK_DEATH_UNHEARD
-    timeout -> aborted = true
+    aborted = true
 #endif
 }
-#endif

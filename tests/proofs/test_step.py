@@ -25,6 +25,7 @@ BROKEN = {
     "TOTAL_KEPT": ASSERTION,
     "TOTAL_LOST": ASSERTION,
     "RESTING_SKIPS_REDUCE": ASSERTION,
+    "FIRST_BUCKET_FORGOTTEN": ASSERTION,
     "ONLY_DEALT_SETTLE": ASSERTION,
     "STOPPED_LEAVES": DEADLOCK,
     "DEATH_UNHEARD": DEADLOCK,
@@ -62,29 +63,30 @@ class Step(unittest.TestCase):
             self.assertRegex(text, rf"(?m)^\s*{line}\s+\+", text)
         for line in ("max search depth too small", "Search not completed", "MEMLIM bound", "hash factor"):
             self.assertNotIn(line, text)
-        # A statement of the model that nothing reaches would mean that less is proved than it seems.
-        unreached = re.findall(r"(?m)^unreached in proctype .*\n(?:\t.*\n)*?\t\((\d+) of \d+ states\)", text)
-        self.assertEqual(set(unreached), {"0"}, text)
+        # A statement that nothing reaches would mean that less is proved than it seems.
+        unreached = dict(re.findall(r"(?m)^unreached in proctype (\w+)\n(?:\t.*\n)*?\t\((\d+) of \d+ states\)", text))
+        if "NOBODY_DIES" in switches:
+            del unreached["launcher"]
+        self.assertEqual(set(unreached.values()), {"0"}, text)
         states = int(re.search(r"(\d+) states, stored", text)[1])
         memory = float(re.search(r"([\d.]+)\s+total actual memory usage", text)[1])
         print(f"{samples} samples: {states} states, {memory:.0f} MB, {seconds:.1f} s with the compiler")
 
-    def test_no_deadlock_and_every_sample_once(self):
-        self.check_holds(["assertion violations", "invalid end states"], 5)
+    def test_ranks_that_may_die(self):
+        self.check_holds(["assertion violations", "invalid end states"], 4)
+
+    def test_more_samples(self):
+        self.check_holds(["assertion violations", "invalid end states"], 6, "NOBODY_DIES")
 
     def test_every_step_ends(self):
-        self.check_holds(["assertion violations", "non-progress cycles"], 4, cycles=True)
-
-    def test_a_death_ends_the_job(self):
-        self.check_holds(["assertion violations", "invalid end states"], 3, "DEATH")
+        self.check_holds(["assertion violations", "non-progress cycles"], 2, cycles=True)
 
     def test_what_breaks_the_protocol_is_found(self):
         switches = set(re.findall(r"BREAK_([A-Z_]+[A-Z])\b", MODEL.read_text()))
         self.assertEqual(switches, set(BROKEN))
         for switch, found in BROKEN.items():
             with self.subTest(switch):
-                death = ["DEATH"] if switch == "DEATH_UNHEARD" else []
-                text = self.search(3, f"BREAK_{switch}", *death, cycles=found == CYCLE, optimize="-O0")
+                text = self.search(2, f"BREAK_{switch}", cycles=found == CYCLE, optimize="-O0")
                 self.assertRegex(text, rf"(?m)^pan:\d+: {found}", text)
 
 
