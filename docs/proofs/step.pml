@@ -71,7 +71,7 @@ inline cut(samples)
     next = 0
 }
 
-// sched_coordinator_plan, and decide_or_trim (src/worker/step.c) around it. TRIMs are counted until ranks agree, and not
+// sched_coordinator_plan, and decide_or_trim (src/worker/step.c) around it. TRIMs are counted until ranks agree, not
 // anew after each refusal.
 inline plan()
 {

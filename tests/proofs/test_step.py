@@ -61,7 +61,7 @@ class Step(unittest.TestCase):
         self.assertIn("errors: 0", text)
         for line in searched:
             self.assertRegex(text, rf"(?m)^\s*{line}\s+\+", text)
-        for line in ("max search depth too small", "Search not completed", "MEMLIM bound", "hash factor"):
+        for line in ("max search depth too small", "Search not completed", "MEMLIM bound"):
             self.assertNotIn(line, text)
         # A statement that nothing reaches would mean that less is proved than it seems.
         unreached = dict(re.findall(r"(?m)^unreached in proctype (\w+)\n(?:\t.*\n)*?\t\((\d+) of \d+ states\)", text))
