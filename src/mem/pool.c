@@ -337,10 +337,15 @@ static enum status refuse(struct mem_pool *pool, const struct request *request, 
     return STATUS_OUT_OF_MEMORY;
 }
 
+static bool is_injected(const struct mem_faults *faults, uint64_t call)
+{
+    return faults->every > 0 && call >= faults->first && (call - faults->first) % faults->every == 0 &&
+           (call - faults->first) / faults->every < faults->count;
+}
+
 static enum status allocate(struct mem_pool *pool, const struct request *request, device_address *address_p)
 {
-    pool->calls++;
-    if (pool->fail_every > 0 && pool->calls % pool->fail_every == 0) {
+    if (is_injected(&pool->faults, ++pool->calls)) {
         return refuse(pool, request, true);
     }
     struct tag *tag = tags_find(&pool->tags, request->tag);
@@ -567,9 +572,9 @@ const struct mem_out_of_memory *mem_pool_out_of_memory(const struct mem_pool *po
     return &pool->refusal;
 }
 
-void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every)
+void mem_pool_inject_failures(struct mem_pool *pool, struct mem_faults faults)
 {
-    pool->fail_every = every;
+    pool->faults = faults;
     pool->calls = 0;
 }
 

@@ -168,8 +168,12 @@ const char *mem_size_text(uint64_t bytes, char *text);
 void mem_out_of_memory_format(const struct mem_out_of_memory *report, const struct device_ops *ops, char *text,
                               size_t size);
 
-// Tests: from now on every `every`-th call of mem_pool_alloc and mem_pool_hold is refused (0: none).
-void mem_pool_inject_failures(struct mem_pool *pool, uint64_t every);
+// Tests: of the calls of mem_pool_alloc and mem_pool_hold from now on, counted from 1, `count` are refused: the
+// `first`, and then every `every`-th (0: none at all).
+struct mem_faults {
+    uint64_t every, first, count;
+};
+void mem_pool_inject_failures(struct mem_pool *pool, struct mem_faults faults);
 // Walks the whole structure; true when blocks tile what is held but for less than a granule, neighbours are coalesced,
 // the index of free blocks and every sum agree.
 bool mem_pool_check(struct mem_pool *pool);

@@ -35,7 +35,8 @@ struct mem_pool {
     struct mem_out_of_memory refusal;         // the last, and the request
     struct request refused;
     uint64_t step;
-    uint64_t fail_every, calls; // injected failures
+    struct mem_faults faults;
+    uint64_t calls; // since they were injected
 };
 
 // The most that may be held now.

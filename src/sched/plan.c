@@ -132,7 +132,8 @@ static struct reach reach_of_all(const struct problem *problem, uint64_t deadlin
 // A deadline that equal shares meet.
 static uint64_t deadline_of_equal_shares(const struct problem *problem)
 {
-    struct sched_share share = {.samples = ceil_div(problem->global_batch, problem->able)};
+    uint64_t samples = problem->samples_min > 0 ? ceil_div(problem->global_batch, problem->able) : 1;
+    struct sched_share share = {.samples = samples};
     uint64_t deadline_ns = 0;
     for (size_t i = 0; i < problem->ranks; i++) {
         if (sched_share_cut(&problem->reports[i], &share)) {
@@ -246,8 +247,7 @@ uint64_t sched_share_ns(const struct sched_report *report, const struct sched_sh
 
 bool sched_share_cut(const struct sched_report *report, struct sched_share *share)
 {
-    uint64_t best_ns = UINT64_MAX, figure_ns_max = DURATION_NS_MAX / share->samples;
-    share->micro_batch = 0;
+    uint64_t best_ns = UINT64_MAX, best_steps = 1, figure_ns_max = DURATION_NS_MAX / share->samples;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         const struct sched_offer *offer = &report->offers[k];
         if (offer->micro_batch_max == 0 || duration_ns(offer, 1, share->samples, figure_ns_max) >= best_ns) {
@@ -257,14 +257,14 @@ bool sched_share_cut(const struct sched_report *report, struct sched_share *shar
         uint64_t offer_ns = duration_ns(offer, steps, share->samples, figure_ns_max);
         if (offer_ns < best_ns) {
             best_ns = offer_ns;
+            best_steps = steps;
             share->levers = k;
-            share->accumulation_steps = steps;
         }
     }
-    if (best_ns < UINT64_MAX) {
-        share->micro_batch = ceil_div(share->samples, share->accumulation_steps);
-    }
-    return best_ns < UINT64_MAX;
+    bool possible = best_ns < UINT64_MAX;
+    share->accumulation_steps = possible ? best_steps : 0;
+    share->micro_batch = possible ? ceil_div(share->samples, best_steps) : 0;
+    return possible;
 }
 
 // The mean over measured ranks of the least set of levers; sample_ns 0: none was measured.

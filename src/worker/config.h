@@ -113,6 +113,8 @@ struct config {
     } run;
     struct {                            // for tests of what happens when memory runs out
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none
+        uint64_t fail_allocation_first; // of those that are; 0: as every
+        uint64_t fail_allocation_count; // how many are; 0: no end
         uint64_t rank;                  // on this rank only, or CONFIG_ALL_RANKS
     } fault;
     const char *name;                            // of the file

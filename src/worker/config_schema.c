@@ -166,6 +166,10 @@ const struct config_key config_keys[] = {
 
     {"fault.fail_allocation_every", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_every), RANGE("0", STEPS_MAX),
      .fallback = "0", .help = "for tests: every n-th allocation of a step is refused; 0: none"},
+    {"fault.fail_allocation_first", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_first), RANGE("1", STEPS_MAX),
+     WORD("auto", 0), .fallback = "auto", .help = "for tests: the first of them; auto: the n-th"},
+    {"fault.fail_allocation_count", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_count), RANGE("1", STEPS_MAX),
+     WORD("all", 0), .fallback = "all", .help = "for tests: how many of them are refused"},
     {"fault.rank", CONFIG_TYPE_COUNT, ONE(fault.rank), RANGE("0", RANKS_MAX), WORD("all", CONFIG_ALL_RANKS),
      .fallback = "all", .help = "for tests: the rank on which allocations are refused"},
 };

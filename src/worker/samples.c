@@ -171,14 +171,19 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
         stopwatch_stop(worker->stopwatch, worker->stream, count, range->levers);
     }
     worker->device->ops->event_record(worker->device, worker->slot_used[buffer->slot], worker->stream);
-    buffer->slot = (buffer->slot + 1) % buffer->slots;
+    buffer->slot = buffer->slot + 1 < buffer->slots ? buffer->slot + 1 : 0;
     return STATUS_OK;
+}
+
+static void format_refusal(const struct worker *worker, char *text, size_t size)
+{
+    mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, size);
 }
 
 static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t count)
 {
     char text[1024];
-    mem_out_of_memory_format(mem_pool_out_of_memory(worker->pool), worker->device->ops, text, sizeof(text));
+    format_refusal(worker, text, sizeof(text));
     if (mem_pool_out_of_memory(worker->pool)->cause != MEM_CAUSE_INJECTED) {
         memory_files_out_of_memory(worker, false);
     }
@@ -190,7 +195,7 @@ static void note_shortage(struct worker *worker, enum list_purpose purpose)
 {
     char text[768], advice[WORKER_ADVICE_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
-    mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
+    format_refusal(worker, text, sizeof(text));
     error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "cannot hold a single sample: %s %s", text,
               worker_advice(worker, report->cause, purpose == LIST_TRAIN, advice));
 }
@@ -385,12 +390,15 @@ bool samples_reserve(struct worker *worker, const struct sched_share *share)
     do {
         status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &block);
     } while (status == STATUS_OUT_OF_MEMORY && mem_pool_relieve(worker->pool));
-    if (status != STATUS_OK) {
-        note_shortage(worker, LIST_TRAIN);
-        return false;
+    if (status == STATUS_OK) {
+        mem_pool_free(worker->pool, block, worker->stream);
+        return true;
     }
-    mem_pool_free(worker->pool, block, worker->stream);
-    return true;
+    char text[1024];
+    format_refusal(worker, text, sizeof(text));
+    worker_log(worker, "micro-steps of %" PRIu64 " samples are not planned: %s", share->micro_batch, text);
+    note_shortage(worker, LIST_TRAIN);
+    return false;
 }
 
 void samples_reduce_tally(struct worker *worker)

@@ -463,8 +463,12 @@ static enum status make_steps(struct worker *worker, struct error *error)
 static void inject_failures(struct worker *worker)
 {
     const struct config *config = worker->config;
+    uint64_t every = config->fault.fail_allocation_every, first = config->fault.fail_allocation_first;
+    uint64_t count = config->fault.fail_allocation_count;
+    const struct mem_faults faults = {
+        .every = every, .first = first == 0 ? every : first, .count = count == 0 ? UINT64_MAX : count};
     if (config->fault.rank == CONFIG_ALL_RANKS || config->fault.rank == worker->comm->rank) {
-        mem_pool_inject_failures(worker->pool, config->fault.fail_allocation_every);
+        mem_pool_inject_failures(worker->pool, faults);
     }
 }
 

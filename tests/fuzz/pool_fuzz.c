@@ -678,7 +678,7 @@ static void touch(struct world *world)
 static void stop_injecting(struct world *world)
 {
     world->fail_every = world->calls = 0;
-    mem_pool_inject_failures(world->pool, 0);
+    mem_pool_inject_failures(world->pool, (struct mem_faults){0});
     memset(world->sim.fail_at, 0, sizeof(world->sim.fail_at));
 }
 
@@ -748,7 +748,7 @@ static void inject(struct world *world)
 {
     world->fail_every = next_below(world, 2) == 0 ? 0 : 1 + next_below(world, 8);
     world->calls = 0;
-    mem_pool_inject_failures(world->pool, world->fail_every);
+    mem_pool_inject_failures(world->pool, (struct mem_faults){world->fail_every, world->fail_every, UINT64_MAX});
 }
 
 static void fail_call(struct world *world)

@@ -588,13 +588,33 @@ static void headroom_shrinks_by_what_a_neighbour_took_too_much(void **context)
     close_fixture(&f);
 }
 
+static void inject(struct fixture *f, uint64_t every)
+{
+    mem_pool_inject_failures(f->pool, (struct mem_faults){.every = every, .first = every, .count = UINT64_MAX});
+}
+
+static void injected_failures_come_when_asked(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain();
+    mem_pool_inject_failures(f.pool, (struct mem_faults){.every = 3, .first = 2, .count = 2});
+    for (int call = 1; call <= 20; call++) {
+        if (call == 2 || call == 5) {
+            refuse(&f, 512);
+        } else {
+            take(&f, 512);
+        }
+    }
+    close_fixture(&f);
+}
+
 static void injected_failures_come_as_often_as_asked(void **context)
 {
     (void)context;
     struct fixture f = open_plain();
     give(&f, take(&f, 64 * KIB));
     take(&f, 512);
-    mem_pool_inject_failures(f.pool, 3);
+    inject(&f, 3);
     for (int round = 0; round < 4; round++) {
         take(&f, 512);
         take(&f, 512);
@@ -604,13 +624,13 @@ static void injected_failures_come_as_often_as_asked(void **context)
     assert_int_equal(mem_pool_out_of_memory(f.pool)->allocated_bytes, 9 * 512);
     assert_int_equal(stats_of(&f).num_ooms, 4);
     take(&f, 512);
-    mem_pool_inject_failures(f.pool, 2); // counts from now
+    inject(&f, 2); // counts from now
     take(&f, 512);
     refuse(&f, 512);
-    mem_pool_inject_failures(f.pool, 1);
+    inject(&f, 1);
     refuse(&f, 512);
     refuse(&f, 512);
-    mem_pool_inject_failures(f.pool, 0);
+    inject(&f, 0);
     for (int i = 0; i < 10; i++) {
         take(&f, 512);
     }
@@ -1531,6 +1551,7 @@ int main(void)
         cmocka_unit_test(a_neighbour_is_called_external),
         cmocka_unit_test(a_neighbour_is_blamed_for_what_the_cached_top_lacks),
         cmocka_unit_test(headroom_shrinks_by_what_a_neighbour_took_too_much),
+        cmocka_unit_test(injected_failures_come_when_asked),
         cmocka_unit_test(injected_failures_come_as_often_as_asked),
         cmocka_unit_test(the_report_says_what_holds_the_memory),
         cmocka_unit_test(a_reused_record_forgets_its_tag),
