@@ -300,6 +300,29 @@ static void bench_optimizer(struct bench *bench)
     release(bench, &arrays);
 }
 
+// So small a scale that the sums of all runs stay within int64.
+static void run_fixed_add(struct bench *bench, const device_address *a)
+{
+    bench->kernels->fixed_add(bench->context, a[0], a[1], WEIGHTS, 0x1p20, INT64_C(1) << 40, a[2]);
+}
+
+static void run_fixed_get(struct bench *bench, const device_address *a)
+{
+    bench->kernels->fixed_get(bench->context, a[1], a[0], WEIGHTS, 0x1p20, a[3]);
+}
+
+static void bench_fixed(struct bench *bench)
+{
+    struct arrays arrays = {0};
+    array(bench, &arrays, WEIGHTS * 8); // sums
+    array(bench, &arrays, WEIGHTS * 4); // gradients
+    array(bench, &arrays, 8);           // spilled
+    array(bench, &arrays, 4);           // largest
+    report_bytes(bench, "fixed_add", time_of(bench, run_fixed_add, arrays.at), WEIGHTS * (2 * 8 + 4));
+    report_bytes(bench, "fixed_get", time_of(bench, run_fixed_get, arrays.at), WEIGHTS * (8 + 4));
+    release(bench, &arrays);
+}
+
 static void run_attention(struct bench *bench, const device_address *a)
 {
     bench->kernels->attention(bench->context, a[0], a[1], a[2], bench->batch, LENGTH, CHANNELS, HEADS);
@@ -423,6 +446,7 @@ int main(int argc, char **argv)
     bench_embedding(&bench);
     bench_cross_entropy(&bench);
     bench_optimizer(&bench);
+    bench_fixed(&bench);
     double worst = bench.worst_ratio;
     bench_attention(&bench);
     bench_matmul(&bench);

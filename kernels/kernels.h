@@ -51,6 +51,16 @@ struct kernel_tally {
     double correct; // of them, those where the largest logit (the first of equals) is the target
 };
 
+// A sum of tallies that does not depend on their order.
+struct kernel_fixed_tally {
+    int64_t loss; // nats times KERNEL_FIXED_LOSS_SCALE
+    int64_t count, correct;
+    int64_t not_finite; // tallies whose loss is not in `loss`: not finite, or beyond +-KERNEL_FIXED_LOSS_MAX
+};
+
+#define KERNEL_FIXED_LOSS_SCALE 0x1p32 // all losses together must stay below 2^31 nats
+#define KERNEL_FIXED_LOSS_MAX   0x1p24 // nats of one tally
+
 enum kernel_epilogue {
     KERNEL_EPILOGUE_NONE,
     KERNEL_EPILOGUE_GELU,          // c = gelu(p); p is written at `gelu_input` where that is not 0
@@ -157,6 +167,24 @@ struct kernels {
     // not a number where the tally's loss or the norm is not finite. `squares` is what sum_of_squares wrote.
     void (*gradient_scale)(struct kernel_context *context, device_address scale, device_address tally,
                            device_address squares, double clip);
+
+    // Sums that do not depend on the order of their terms: integers, "fixed". Every table gives the same bits, with any
+    // number of threads. scale is a power of two from 2^-128 to 2^128. That sums stay within int64 is up to the caller:
+    // less than 2^63 / limit terms each.
+    // sums[count], int64, are added to: the integer nearest to x[i] * scale, ties to even, x float32. Where that is
+    // beyond +-limit (from 0 on) or x[i] is not finite nothing is added, and the int64 at `spilled` is increased by 1.
+    void (*fixed_add)(struct kernel_context *context, device_address sums, device_address x, size_t count, double scale,
+                      int64_t limit, device_address spilled);
+    // x[count] = sums[count] / scale, float32, written: the int64 is rounded to float64, divided exactly, then rounded
+    // to float32, both to nearest even. The largest |x[i]|, 0 of nothing, is written at `largest` as float32.
+    void (*fixed_get)(struct kernel_context *context, device_address x, device_address sums, size_t count, double scale,
+                      device_address largest);
+    // The kernel_fixed_tally at `sums` is added to: the kernel_tally at `tally`, which becomes 0. The loss is rounded
+    // to nearest even; one that is not finite or beyond +-KERNEL_FIXED_LOSS_MAX adds 1 to `not_finite` in its place.
+    void (*fixed_add_tally)(struct kernel_context *context, device_address sums, device_address tally);
+    // The kernel_tally at `tally` is written from the kernel_fixed_tally at `sums`: each int64 rounded to float64, the
+    // loss not a number where not_finite > 0.
+    void (*fixed_get_tally)(struct kernel_context *context, device_address tally, device_address sums);
 
     // Both optimizers: g is `gradients` times the float32 at `scale`, and where that is not finite nothing changes.
     // weights[count] and the optimizer's state are float32; `copy`, where not 0, becomes the weights as reals. Tables

@@ -131,6 +131,13 @@ void cpu_cross_entropy(struct kernel_context *context, device_address tally, dev
 void cpu_sum_of_squares(struct kernel_context *context, device_address sum, device_address x, size_t count);
 void cpu_gradient_scale(struct kernel_context *context, device_address scale, device_address tally,
                         device_address squares, double clip);
+void cpu_fixed_add(struct kernel_context *context, device_address sums, device_address x, size_t count, double scale,
+                   int64_t limit, device_address spilled);
+void cpu_fixed_get(struct kernel_context *context, device_address x, device_address sums, size_t count, double scale,
+                   device_address largest);
+void cpu_fixed_add_tally(struct kernel_context *context, device_address sums, device_address tally);
+void cpu_fixed_get_tally(struct kernel_context *context, device_address tally, device_address sums);
+
 void cpu_sgd(struct kernel_context *context, const struct kernel_sgd *args, device_address weights, device_address copy,
              device_address gradients, device_address velocity, device_address scale, size_t count);
 void cpu_adamw(struct kernel_context *context, const struct kernel_adamw *args, device_address weights,

@@ -40,6 +40,10 @@ const struct kernels TABLE = {
     .cross_entropy = cpu_cross_entropy,
     .sum_of_squares = cpu_sum_of_squares,
     .gradient_scale = cpu_gradient_scale,
+    .fixed_add = cpu_fixed_add,
+    .fixed_get = cpu_fixed_get,
+    .fixed_add_tally = cpu_fixed_add_tally,
+    .fixed_get_tally = cpu_fixed_get_tally,
     .sgd = cpu_sgd,
     .adamw = cpu_adamw,
 };

@@ -71,5 +71,11 @@ inline unsigned cuda_blocks(const struct cuda_context *context, size_t items, si
 void cuda_sum_of_squares(struct kernel_context *context, device_address sum, device_address x, size_t count);
 void cuda_gradient_scale(struct kernel_context *context, device_address scale, device_address tally,
                          device_address squares, double clip);
+void cuda_fixed_add(struct kernel_context *context, device_address sums, device_address x, size_t count, double scale,
+                    int64_t limit, device_address spilled);
+void cuda_fixed_get(struct kernel_context *context, device_address x, device_address sums, size_t count, double scale,
+                    device_address largest);
+void cuda_fixed_add_tally(struct kernel_context *context, device_address sums, device_address tally);
+void cuda_fixed_get_tally(struct kernel_context *context, device_address tally, device_address sums);
 
 #endif

@@ -44,6 +44,10 @@ constexpr struct kernels table(enum kernel_precision precision, creator context_
         .cross_entropy = entries::cross_entropy,
         .sum_of_squares = cuda_sum_of_squares,
         .gradient_scale = cuda_gradient_scale,
+        .fixed_add = cuda_fixed_add,
+        .fixed_get = cuda_fixed_get,
+        .fixed_add_tally = cuda_fixed_add_tally,
+        .fixed_get_tally = cuda_fixed_get_tally,
         .sgd = entries::sgd,
         .adamw = entries::adamw,
     };

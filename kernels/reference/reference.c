@@ -489,6 +489,70 @@ static void gradient_scale(struct kernel_context *context, device_address scale_
     }
 }
 
+static bool fits(double term, int64_t limit)
+{
+    return fabs(term) < 0x1p63 && (int64_t)term >= -limit && (int64_t)term <= limit;
+}
+
+static void fixed_add(struct kernel_context *context, device_address sums_at, device_address x_at, size_t count,
+                      double scale, int64_t limit, device_address spilled_at)
+{
+    (void)context;
+    int64_t *sums = device_cpu_pointer(sums_at), *spilled = device_cpu_pointer(spilled_at);
+    const struct reals x = floats_at(x_at);
+
+    for (size_t i = 0; i < count; i++) {
+        const double term = rint(get(x, i) * scale);
+        if (fits(term, limit)) {
+            sums[i] += (int64_t)term;
+        } else {
+            (*spilled)++;
+        }
+    }
+}
+
+static void fixed_get(struct kernel_context *context, device_address x_at, device_address sums_at, size_t count,
+                      double scale, device_address largest_at)
+{
+    (void)context;
+    const struct reals x = floats_at(x_at);
+    const int64_t *sums = device_cpu_pointer(sums_at);
+    double largest = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        put(x, i, (double)sums[i] / scale);
+        largest = fmax(largest, fabs(get(x, i)));
+    }
+    put(floats_at(largest_at), 0, largest);
+}
+
+static void fixed_add_tally(struct kernel_context *context, device_address sums_at, device_address tally_at)
+{
+    (void)context;
+    struct kernel_fixed_tally *sums = device_cpu_pointer(sums_at);
+    struct kernel_tally *tally = device_cpu_pointer(tally_at);
+
+    if (fabs(tally->loss) <= KERNEL_FIXED_LOSS_MAX) {
+        sums->loss += (int64_t)rint(tally->loss * KERNEL_FIXED_LOSS_SCALE);
+    } else {
+        sums->not_finite++;
+    }
+    sums->count += (int64_t)rint(tally->count);
+    sums->correct += (int64_t)rint(tally->correct);
+    *tally = (struct kernel_tally){0};
+}
+
+static void fixed_get_tally(struct kernel_context *context, device_address tally_at, device_address sums_at)
+{
+    (void)context;
+    struct kernel_tally *tally = device_cpu_pointer(tally_at);
+    const struct kernel_fixed_tally *sums = device_cpu_pointer(sums_at);
+
+    tally->loss = sums->not_finite > 0 ? (double)NAN : (double)sums->loss / KERNEL_FIXED_LOSS_SCALE;
+    tally->count = (double)sums->count;
+    tally->correct = (double)sums->correct;
+}
+
 static void copy_weights(struct kernel_context *context, device_address copy, device_address weights, size_t count)
 {
     if (copy != 0) {
@@ -576,7 +640,8 @@ static void context_destroy(struct kernel_context *context)
         .layer_norm = layer_norm, .layer_norm_backward = layer_norm_backward, .embedding = embedding,                  \
         .embedding_backward = embedding_backward, .attention = attention, .attention_backward = attention_backward,    \
         .cross_entropy = cross_entropy, .sum_of_squares = sum_of_squares, .gradient_scale = gradient_scale,            \
-        .sgd = sgd, .adamw = adamw,                                                                                    \
+        .fixed_add = fixed_add, .fixed_get = fixed_get, .fixed_add_tally = fixed_add_tally,                            \
+        .fixed_get_tally = fixed_get_tally, .sgd = sgd, .adamw = adamw,                                                \
     }
 
 const struct kernels kernels_reference_fp32 = REFERENCE(KERNEL_FP32, context_create_fp32);

@@ -13,11 +13,11 @@
 #include "mem/pool.h"
 #include "worker/comm.h"
 
-enum reduce_type { REDUCE_FLOAT32, REDUCE_FLOAT64 };
+enum reduce_type { REDUCE_FLOAT32, REDUCE_FLOAT64, REDUCE_INT64 };
 
 static inline uint64_t reduce_type_bytes(enum reduce_type type)
 {
-    return type == REDUCE_FLOAT32 ? sizeof(float) : sizeof(double);
+    return type == REDUCE_FLOAT32 ? 4 : 8;
 }
 
 struct reducer;

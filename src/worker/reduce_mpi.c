@@ -46,13 +46,26 @@ static void destroy(struct reducer *reducer)
     }
 }
 
+static MPI_Datatype datatype_of(enum reduce_type type)
+{
+    switch (type) {
+    case REDUCE_FLOAT32:
+        return MPI_FLOAT;
+    case REDUCE_FLOAT64:
+        return MPI_DOUBLE;
+    case REDUCE_INT64:
+        return MPI_INT64_T;
+    }
+    return MPI_DATATYPE_NULL;
+}
+
 static void reduce_in_place(struct reducer_mpi *mpi, char *values, uint64_t count, enum reduce_type type)
 {
     sanitizer_host_access(mpi->device, values, count * reduce_type_bytes(type), true, "all-reduce");
     for (uint64_t done = 0; done < count; done += REDUCE_AT_ONCE) {
         uint64_t n = uint64_min(count - done, REDUCE_AT_ONCE);
-        MPI_Allreduce(MPI_IN_PLACE, values + done * reduce_type_bytes(type), (int)n,
-                      type == REDUCE_FLOAT32 ? MPI_FLOAT : MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+        MPI_Allreduce(MPI_IN_PLACE, values + done * reduce_type_bytes(type), (int)n, datatype_of(type), MPI_SUM,
+                      MPI_COMM_WORLD);
     }
 }
 

@@ -165,6 +165,19 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
     return STATUS_OK;
 }
 
+static ncclDataType_t datatype_of(enum reduce_type type)
+{
+    switch (type) {
+    case REDUCE_FLOAT32:
+        return ncclFloat32;
+    case REDUCE_FLOAT64:
+        return ncclFloat64;
+    case REDUCE_INT64:
+        return ncclInt64;
+    }
+    return ncclNumTypes;
+}
+
 static void start(struct reducer *reducer, struct stream *stream, device_address values, uint64_t count,
                   enum reduce_type type)
 {
@@ -176,8 +189,8 @@ static void start(struct reducer *reducer, struct stream *stream, device_address
     sanitizer_access(nccl->device, nccl->stream, values, count * reduce_type_bytes(type), true, "all-reduce");
     pthread_mutex_lock(&nccl->lock);
     if (nccl->comm != NULL) {
-        ncclResult_t result = ncclAllReduce(at, at, count, type == REDUCE_FLOAT32 ? ncclFloat32 : ncclFloat64, ncclSum,
-                                            nccl->comm, device_cuda_stream(nccl->stream));
+        ncclResult_t result =
+            ncclAllReduce(at, at, count, datatype_of(type), ncclSum, nccl->comm, device_cuda_stream(nccl->stream));
         if (is_failure(result)) {
             give_up(nccl, result);
         }

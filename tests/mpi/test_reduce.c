@@ -123,7 +123,15 @@ static void bench_finish(struct bench *bench)
 
 static double read_value(const void *values, uint64_t place, enum reduce_type type)
 {
-    return type == REDUCE_FLOAT32 ? (double)((const float *)values)[place] : ((const double *)values)[place];
+    switch (type) {
+    case REDUCE_FLOAT32:
+        return (double)((const float *)values)[place];
+    case REDUCE_FLOAT64:
+        return ((const double *)values)[place];
+    case REDUCE_INT64:
+        return (double)((const int64_t *)values)[place];
+    }
+    return (double)NAN;
 }
 
 // Whole numbers, so that sums are exact in any order; no two neighbours and no two ranks have the same.
@@ -137,15 +145,25 @@ static double sum_at(uint64_t place)
     return comm->size * (comm->size + 1) / 2.0 * (double)(place % 997 + 1);
 }
 
+static void write_value(void *values, uint64_t place, enum reduce_type type, double value)
+{
+    switch (type) {
+    case REDUCE_FLOAT32:
+        ((float *)values)[place] = (float)value;
+        break;
+    case REDUCE_FLOAT64:
+        ((double *)values)[place] = value;
+        break;
+    case REDUCE_INT64:
+        ((int64_t *)values)[place] = (int64_t)value;
+        break;
+    }
+}
+
 static void fill_in(void *mine, uint64_t count, enum reduce_type type)
 {
     for (uint64_t i = 0; i < count; i++) {
-        double value = value_of(comm->rank, i);
-        if (type == REDUCE_FLOAT32) {
-            ((float *)mine)[i] = (float)value;
-        } else {
-            ((double *)mine)[i] = value;
-        }
+        write_value(mine, i, type, value_of(comm->rank, i));
     }
 }
 
@@ -279,6 +297,24 @@ static void doubles_keep_their_bits(enum kind kind)
     bench_finish(&bench);
 }
 
+// Integers are added up as integers: as doubles these would lose their last bits.
+static void integers_keep_their_bits(enum kind kind)
+{
+    enum { COUNT = 4 };
+    const int64_t large = (INT64_C(1) << 60) + 1, size = comm->size;
+    const bool first = comm->rank == 0;
+    const int64_t mine[COUNT] = {large, -large, first ? INT64_MAX : -1, first ? INT64_MIN : 1};
+    const int64_t expected[COUNT] = {size * large, -size * large, INT64_MAX - (size - 1), INT64_MIN + (size - 1)};
+    int64_t sums[COUNT];
+    struct bench bench;
+    bench_init(&bench, kind, sizeof(mine));
+    enqueue_write(&bench, mine, sizeof(mine));
+    enqueue_sum(&bench, 0, COUNT, REDUCE_INT64);
+    read_values(&bench, sums, sizeof(sums));
+    CHECK(memcmp(sums, expected, sizeof(sums)) == 0);
+    bench_finish(&bench);
+}
+
 static void host_waits_for_nothing(struct device *device, struct stream *stream)
 {
     (void)device, (void)stream;
@@ -332,11 +368,12 @@ static void staging_may_run_out(void)
 
 static void run(enum kind kind)
 {
-    // Around the 2^18 floats and 2^17 doubles of the staging buffer, and several of it.
+    // Around the 2^18 floats, and 2^17 doubles or integers, of the staging buffer, and several of it.
     static const uint64_t counts[] = {1, 2, 7, 131071, 131073, 262143, 262144, 262145, 700001};
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         sums_are_right(kind, counts[i], REDUCE_FLOAT32);
         sums_are_right(kind, counts[i], REDUCE_FLOAT64);
+        sums_are_right(kind, counts[i], REDUCE_INT64);
     }
     for (uint64_t longest = 1; longest < 1000; longest = longest * 7 + 2) {
         buckets_of_odd_sizes_add_up(kind, longest);
@@ -346,6 +383,7 @@ static void run(enum kind kind)
     what_is_not_finite_reaches_all(kind, -INFINITY);
     what_is_not_finite_reaches_all(kind, NAN);
     doubles_keep_their_bits(kind);
+    integers_keep_their_bits(kind);
     if (reduce != &reduce_self) {
         a_missing_wait_is_told(kind);
     }

@@ -346,7 +346,13 @@ static void take_sum(struct call *call, size_t bytes)
 {
     struct ncclComm *communicator = call->communicator.get();
     void *to = call->to + call->offset_bytes;
-    call->type == ncclFloat32 ? add_up<float>(communicator, to, bytes) : add_up<double>(communicator, to, bytes);
+    if (call->type == ncclFloat32) {
+        add_up<float>(communicator, to, bytes);
+    } else if (call->type == ncclFloat64) {
+        add_up<double>(communicator, to, bytes);
+    } else {
+        add_up<int64_t>(communicator, to, bytes);
+    }
     communicator->chunks++;
     communicator->seats[communicator->rank].read = communicator->chunks;
     call->offset_bytes += bytes;
@@ -429,8 +435,8 @@ ncclResult_t ncclGroupEnd(void)
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t operation,
                            ncclComm_t handle, cudaStream_t stream)
 {
-    if ((type != ncclFloat32 && type != ncclFloat64) || operation != ncclSum) {
-        return refuse(ncclInvalidArgument, "the simulator adds float32 and float64 only");
+    if ((type != ncclFloat32 && type != ncclFloat64 && type != ncclInt64) || operation != ncclSum) {
+        return refuse(ncclInvalidArgument, "the simulator adds float32, float64 and int64 only");
     }
     auto issue = [=]() -> ncclResult_t {
         auto call = std::make_shared<struct call>();
