@@ -63,6 +63,8 @@ struct config {
         uint64_t micro_batch_size; // 0: "auto", from headroom
         enum config_precision precision;
         enum config_recompute recompute;
+        bool reproducible;   // the same bits whatever the ranks and their memory
+        uint64_t grain_size; // samples that are computed together then
         uint64_t seed;
         double clip_norm;    // 0: no clipping
         uint64_t eval_every; // steps; 0: only at the end

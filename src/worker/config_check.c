@@ -69,10 +69,21 @@ static enum status check_rules(const struct config *config, const struct rule *r
 
 static enum status check_train(const struct config *config, struct error *error)
 {
-    if (config->train.steps != 0 || config->train.epochs != 0) {
-        return STATUS_OK;
-    }
-    return refuse(config, "train.steps", error, "one of train.steps and train.epochs must be more than 0");
+    bool reproducible = config->train.reproducible;
+    const struct rule rules[] = {
+        {config->train.steps == 0 && config->train.epochs == 0, "train.steps",
+         "one of train.steps and train.epochs must be more than 0"},
+        {reproducible && config->train.micro_batch_size != 0, "train.micro_batch_size",
+         "with train.reproducible micro-steps are of train.grain_size samples; allowed here: auto"},
+        {reproducible && config->train.precision == CONFIG_BF16 && config->train.recompute == CONFIG_RECOMPUTE_AUTO,
+         "train.recompute",
+         "in bf16 what is recomputed is rounded anew; allowed with train.reproducible: none, selective, full"},
+        {!reproducible && config->train.grain_size != 1, "train.grain_size",
+         "is for train.reproducible; allowed here: 1"},
+        {config->train.grain_size > config->train.global_batch_size, "train.grain_size",
+         "is larger than train.global_batch_size"},
+    };
+    return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
 static enum status check_model(const struct config *config, struct error *error)

@@ -65,6 +65,10 @@ const struct config_key config_keys[] = {
      .help =
          "what the backward pass computes again rather than keep: layer norms and GELU, or all within a block; auto: "
          "as little as memory allows"},
+    {"train.reproducible", CONFIG_TYPE_BOOL, ONE(train.reproducible), .fallback = "false",
+     .help = "weights of the same bits whatever the number of ranks and their memory; slower"},
+    {"train.grain_size", CONFIG_TYPE_COUNT, ONE(train.grain_size), RANGE("1", SAMPLES_MAX), .fallback = "1",
+     .help = "samples of every micro-step where train.reproducible is true; another size gives other bits"},
     {"train.seed", CONFIG_TYPE_COUNT, ONE(train.seed), RANGE("0", "18446744073709551615"), .fallback = "1",
      .help = "of the first weights and of the order of samples"},
     {"train.clip_norm", CONFIG_TYPE_REAL, ONE(train.clip_norm), RANGE("0", "1e9"), .fallback = "0",

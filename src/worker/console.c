@@ -65,10 +65,11 @@ static void close_line(struct console *console)
 static void print_plan(struct console *console, uint64_t step, const struct sched_share *plan)
 {
     fprintf(console->file, "step %" PRIu64 ": plan (samples = micro-batch x steps):", step);
-    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+    const struct worker *worker = console->worker;
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
         const struct sched_share *share = &plan[i];
         fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
-                share->samples, share->micro_batch, share->accumulation_steps);
+                share->samples * worker->grain, share->micro_batch * worker->grain, share->accumulation_steps);
         if (share->levers != LIST_RECOMPUTE_NONE) {
             fprintf(console->file, " (recompute %s)", offers_name(share->levers));
         }

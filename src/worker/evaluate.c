@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "mem/uint64.h"
+#include "worker/fixed_sums.h"
 #include "worker/memory_files.h"
 #include "worker/samples.h"
 
@@ -46,11 +47,17 @@ static enum status run_share(struct worker *worker, struct loader *loader, const
     uint64_t headroom_bytes = mem_pool_headroom(worker->pool);
     uint64_t fits = price_largest_fit(worker->prices, LIST_EVALUATE, model_shape_max(worker->model, 1), headroom_bytes,
                                       mine.samples);
-    mine.micro_batch = uint64_max(fits, 1); // the allocation decides, and its failure tells why
-    const struct sample_share samples = {.purpose = LIST_EVALUATE, .loader = loader, .share = &mine};
+    // The allocation decides whether one fits, and its failure tells why not.
+    mine.micro_batch = worker->config->train.reproducible ? 1 : uint64_max(fits, 1);
+    const struct sample_share samples = {
+        .purpose = LIST_EVALUATE,
+        .loader = loader,
+        .batch_samples = worker->validation->samples,
+        .share = &mine,
+    };
     enum status status = samples_run(worker, &samples, error);
     worker->message.report.headroom_bytes = headroom_bytes;
-    worker->message.micro_batch = mine.micro_batch;
+    worker->message.micro_batch = mine.micro_batch * worker->grain;
     worker->message.accumulation_steps += (mine.samples + mine.micro_batch - 1) / mine.micro_batch;
     return status;
 }
@@ -64,7 +71,7 @@ static void exchange(struct worker *worker)
 // Until nothing is left.
 static enum status run_all(struct worker *worker, struct loader *loader, struct error *error)
 {
-    uint64_t samples = worker->validation->samples;
+    uint64_t samples = sched_undone_samples(&worker->undone);
     enum status status = STATUS_OK;
     offer_all(worker);
     samples_begin(worker);
@@ -93,8 +100,9 @@ static enum status run(struct worker *worker, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
+    uint64_t grains = (worker->validation->samples + worker->grain - 1) / worker->grain;
     sched_undone_finish(&worker->undone);
-    if (sched_undone_init(&worker->undone, worker->validation->samples)) {
+    if (sched_undone_init(&worker->undone, grains)) {
         status = run_all(worker, loader, error);
     } else {
         status = error_set(error, STATUS_ERROR, "out of host memory");
@@ -108,6 +116,9 @@ static enum status read_tally(struct worker *worker, struct kernel_tally *tally_
 {
     const struct device_ops *ops = worker->device->ops;
     samples_reduce_tally(worker);
+    if (worker->config->train.reproducible) {
+        fixed_sums_get_tally(worker);
+    }
     ops->copy_to_host(worker->device, worker->stream, tally_p, worker->memory.tally, sizeof(*tally_p));
     ops->stream_synchronize(worker->device, worker->stream);
     return worker_check(worker, error);

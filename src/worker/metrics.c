@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,10 +142,12 @@ enum status metrics_evaluation(struct metrics *metrics, const struct worker *wor
     return write_line(metrics, object, error);
 }
 
-enum status metrics_end(struct metrics *metrics, uint64_t steps_done, double seconds, enum status status,
-                        struct error *error)
+enum status metrics_end(struct metrics *metrics, const struct run_end *end, struct error *error)
 {
-    json_t *object = json_pack("{ss sI sf si}", "event", "end", "step", (json_int_t)steps_done, "seconds", seconds,
-                               "status", (int)status);
+    json_t *object = json_pack("{ss sI sf si}", "event", "end", "step", (json_int_t)end->steps_done, "seconds",
+                               end->seconds, "status", (int)end->status);
+    if (object != NULL && end->checksum_p != NULL) {
+        json_object_set_new(object, "weights", json_sprintf("%016" PRIx64, *end->checksum_p));
+    }
     return write_line(metrics, object, error);
 }

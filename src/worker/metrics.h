@@ -19,8 +19,12 @@ enum status metrics_step(struct metrics *metrics, const struct worker *worker, c
                          struct error *error);
 enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
                                const struct evaluation *evaluation, struct error *error);
-// `status`: how the run ended.
-enum status metrics_end(struct metrics *metrics, uint64_t steps_done, double seconds, enum status status,
-                        struct error *error);
+struct run_end {
+    uint64_t steps_done;
+    double seconds;
+    enum status status;
+    const uint64_t *checksum_p; // of the weights; NULL: it was not made
+};
+enum status metrics_end(struct metrics *metrics, const struct run_end *end, struct error *error);
 
 #endif

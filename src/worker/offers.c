@@ -41,7 +41,10 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
 {
     uint64_t least_bytes = UINT64_MAX;
     double first = 0;
-    *offers = (struct offers){.prices = prices, .model = model};
+    *offers = (struct offers){.prices = prices, .model = model, .grain = 1, .most = config->train.global_batch_size};
+    if (config->train.reproducible) {
+        offers->grain = offers->most = config->train.grain_size;
+    }
     for (enum list_recompute_mode mode = LIST_RECOMPUTE_NONE; mode <= LIST_RECOMPUTE_FULL; mode++) {
         struct model_shape one = offers_shape(1, model->target_elements, mode);
         uint64_t bytes = is_allowed(config, mode) ? price_block_bytes(prices, LIST_TRAIN, one) : UINT64_MAX;
@@ -61,21 +64,21 @@ void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, ui
     sched_speed_observe(&offers->speed, samples, (uint64_t)llround((double)time_ns / offers->work[levers]));
 }
 
-void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, uint64_t most,
-                 struct sched_report *report)
+void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, struct sched_report *report)
 {
     uint64_t overhead_ns, sample_ns;
     sched_speed_get(&offers->speed, &overhead_ns, &sample_ns);
     report->measured = sample_ns > 0;
-    double basis_ns = report->measured ? (double)sample_ns : UNMEASURED_NS;
+    double grain_ns = (report->measured ? (double)sample_ns : UNMEASURED_NS) * (double)offers->grain;
     memset(report->offers, 0, sizeof(report->offers));
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         if (offers->work[k] > 0) {
+            uint64_t fits =
+                price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k), bytes, offers->most);
             report->offers[k] = (struct sched_offer){
                 .overhead_ns = (uint64_t)llround(offers->work[k] * (double)overhead_ns),
-                .sample_ns = (uint64_t)llround(offers->work[k] * basis_ns),
-                .micro_batch_max =
-                    (uint32_t)price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k), bytes, most),
+                .sample_ns = (uint64_t)llround(offers->work[k] * grain_ns),
+                .micro_batch_max = (uint32_t)(fits / offers->grain),
             };
         }
     }
@@ -86,8 +89,8 @@ uint64_t offers_least_bytes(const struct offers *offers)
     uint64_t least_bytes = UINT64_MAX;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         if (offers->work[k] > 0) {
-            uint64_t bytes =
-                price_block_bytes(offers->prices, LIST_TRAIN, offers_shape(1, offers->model->target_elements, k));
+            uint64_t bytes = price_block_bytes(offers->prices, LIST_TRAIN,
+                                               offers_shape(offers->grain, offers->model->target_elements, k));
             least_bytes = bytes < least_bytes ? bytes : least_bytes;
         }
     }

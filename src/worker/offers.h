@@ -19,6 +19,8 @@ struct offers {
     const struct model *model;
     double work[SCHED_LEVERS_MAX]; // of a sample, relative to the first set that there is; 0: there is no such set
     struct sched_speed speed;      // of that set
+    uint64_t grain;                // samples that the coordinator counts as one
+    uint64_t most;                 // samples of a micro-step
 };
 
 // The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out.
@@ -28,10 +30,9 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
 // A micro-step was measured.
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns);
 
-// Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes` and none larger than
-// `most` samples, and whether they were measured.
-void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, uint64_t most,
-                 struct sched_report *report);
+// Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes`, and whether they
+// were measured. What counts as one sample there is a grain.
+void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, struct sched_report *report);
 
 // The shape of a micro-step under a set of levers.
 struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers);
@@ -39,7 +40,7 @@ struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t leve
 // "none", "selective", "full": what a set of levers computes again.
 const char *offers_name(uint64_t levers);
 
-// The least bytes that a block for one sample of the greatest length takes.
+// The least bytes that a block for one grain of samples of the greatest length takes.
 uint64_t offers_least_bytes(const struct offers *offers);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "mem/uint64.h"
 #include "worker/commands.h"
+#include "worker/fixed_sums.h"
 #include "worker/launcher.h"
 #include "worker/worker.h"
 
@@ -80,8 +81,7 @@ static enum status report_ranks(struct planning *planning, struct error *error)
             mem_pool_headroom_beside(planning->resting_bytes, limit, planning->device->granularity_bytes);
         planning->limits[i] = limit;
         planning->reports[i].headroom_bytes = headroom;
-        offers_fill(&planning->offers, planning->model->target_elements, headroom,
-                    planning->config->train.global_batch_size, &planning->reports[i]);
+        offers_fill(&planning->offers, planning->model->target_elements, headroom, &planning->reports[i]);
     }
     return STATUS_OK;
 }
@@ -99,7 +99,7 @@ static enum status prepare(struct planning *planning, struct error *error)
     }
     planning->optimizer = worker_optimizer_config(config, config->train.steps);
     planning->resting_bytes =
-        worker_resting_bytes(planning->model, &planning->optimizer, worker_kernels(config, planning->device));
+        worker_resting_bytes(config, planning->model, &planning->optimizer, worker_kernels(config, planning->device));
     planning->prices = price_book_create(planning->model, worker_slots(planning->device));
     planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
@@ -142,6 +142,10 @@ static void print_resting(const struct planning *planning)
     }
     printf("  %-16s %14s\n", "gradients", mem_size_text(buffer, bytes));
     printf("  %-16s %14s\n", "optimizer state", mem_size_text(states * buffer, bytes));
+    if (planning->config->train.reproducible) {
+        uint64_t sums = mem_pool_block_bytes(fixed_sums_gradient_bytes(planning->model->elements));
+        printf("  %-16s %14s\n", "integer sums", mem_size_text(sums, bytes));
+    }
     if (workspace > 0) {
         printf("  %-16s %14s\n", "workspace", mem_size_text(workspace, bytes));
     }
@@ -165,16 +169,16 @@ static bool has_choice(const struct planning *planning)
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
 static void print_peaks(const struct planning *planning, uint64_t levers)
 {
-    uint64_t largest = 1, slack_bytes = 0;
+    uint64_t grain = planning->offers.grain, largest = grain, slack_bytes = 0;
     char bytes[MEM_SIZE_TEXT_MAX];
     for (uint64_t i = 0; i < planning->ranks; i++) {
-        largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max);
+        largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max * grain);
     }
     if (has_choice(planning)) {
         printf("\nrecompute %s", offers_name(levers));
     }
     printf("\n%-12s %14s %20s\n", "micro-batch", "peak", "bytes");
-    for (uint64_t micro_batch = 1, next; micro_batch <= largest; micro_batch = next) {
+    for (uint64_t micro_batch = grain, next; micro_batch <= largest; micro_batch = next) {
         uint64_t peak = peak_bytes(planning, micro_batch, levers);
         printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, mem_size_text(peak, bytes), peak);
         slack_bytes = uint64_max(
@@ -206,15 +210,17 @@ static uint32_t largest_of(const struct sched_report *report)
 
 static void print_rank(const struct planning *planning, uint64_t rank, const struct sched_share *share)
 {
+    uint64_t grain = planning->offers.grain;
     char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], peak[MEM_SIZE_TEXT_MAX];
     const struct sched_report *report = &planning->reports[rank];
-    printf("%-6" PRIu64 " %14s %14s %9" PRIu32, rank, mem_size_text(planning->limits[rank], limit),
-           mem_size_text(report->headroom_bytes, headroom), largest_of(report));
+    printf("%-6" PRIu64 " %14s %14s %9" PRIu64, rank, mem_size_text(planning->limits[rank], limit),
+           mem_size_text(report->headroom_bytes, headroom), largest_of(report) * grain);
     if (share != NULL && share->samples == 0) {
         printf(" %9d", 0);
     } else if (share != NULL) {
-        printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", share->samples, share->micro_batch,
-               share->accumulation_steps, mem_size_text(peak_bytes(planning, share->micro_batch, share->levers), peak));
+        uint64_t peak_of_share = peak_bytes(planning, share->micro_batch * grain, share->levers);
+        printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", share->samples * grain, share->micro_batch * grain,
+               share->accumulation_steps, mem_size_text(peak_of_share, peak));
         if (has_choice(planning)) {
             printf(" %10s", offers_name(share->levers));
         }
@@ -227,7 +233,7 @@ static enum status print_shares(const struct planning *planning, struct error *e
 {
     const struct config *config = planning->config;
     struct sched_coordinator *coordinator =
-        sched_coordinator_create(planning->ranks, config->train.global_batch_size, config->train.micro_batch_size);
+        sched_coordinator_create(planning->ranks, worker_grains(config), config->train.micro_batch_size);
     if (coordinator == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }

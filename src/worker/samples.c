@@ -2,11 +2,13 @@
 #include "worker/samples.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 
 #include "mem/clock.h"
 #include "mem/range.h"
 #include "mem/uint64.h"
 #include "model/ops.h"
+#include "worker/fixed_sums.h"
 #include "worker/memory_files.h"
 #include "worker/random.h"
 
@@ -121,8 +123,10 @@ static void run_operations(struct worker *worker, const struct list *list, size_
 static void start_bucket(struct worker *worker)
 {
     const struct bucket *bucket = &worker->buckets[worker->buckets_started++];
-    device_address values = worker->memory.gradients + bucket->first_element * sizeof(float);
-    worker->reducer->ops->start(worker->reducer, worker->stream, values, bucket->elements, REDUCE_FLOAT32);
+    enum reduce_type type = worker->config->train.reproducible ? REDUCE_INT64 : REDUCE_FLOAT32;
+    device_address values = type == REDUCE_INT64 ? worker->fixed.gradients : worker->memory.gradients;
+    worker->reducer->ops->start(worker->reducer, worker->stream,
+                                values + bucket->first_element * reduce_type_bytes(type), bucket->elements, type);
 }
 
 // The rank's last micro-step, which makes its gradients whole one bucket after the other.
@@ -166,6 +170,9 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
         run_last(worker, list, range->levers, &memory);
     } else {
         run_operations(worker, list, 0, list->op_count, &memory);
+    }
+    if (worker->config->train.reproducible) {
+        fixed_sums_add(worker, trains);
     }
     if (trains) {
         stopwatch_stop(worker->stopwatch, worker->stream, count, range->levers);
@@ -218,6 +225,9 @@ void samples_begin(struct worker *worker)
     worker->buckets_started = 0;
     mem_pool_reset_peaks(worker->pool);
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
+    if (worker->config->train.reproducible) {
+        fixed_sums_clear_tally(worker);
+    }
 }
 
 static void note_done(struct worker *worker, const struct sample_range *range, uint64_t count)
@@ -232,28 +242,37 @@ static void note_done(struct worker *worker, const struct sample_range *range, u
     worker->message.samples += count;
 }
 
+static uint64_t grains_of(const struct worker *worker, uint64_t samples)
+{
+    return (samples + worker->grain - 1) / worker->grain;
+}
+
+uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape)
+{
+    if (shape.samples <= worker->grain) {
+        return price_block_bytes(worker->prices, LIST_TRAIN, shape) - 1;
+    }
+    shape.samples /= 2;
+    return price_block_bytes(worker->prices, LIST_TRAIN, shape);
+}
+
 // How to go on below the micro-step that was refused; false: there is no way. In halves, or in training in whatever
 // way takes no more memory than a half and is fastest.
-static bool cut_smaller(const struct worker *worker, struct sample_range *range)
+static bool cut_smaller(struct worker *worker, struct sample_range *range)
 {
     uint64_t count = uint64_min(range->micro_batch, range->count);
     if (range->purpose == LIST_EVALUATE) {
-        range->micro_batch = uint64_max(count / 2, 1);
-        return count > 1;
+        range->micro_batch = uint64_max(count / 2, worker->grain);
+        return count > worker->grain;
     }
     struct model_shape shape = shape_of(worker, range, range->first, count);
-    uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape) - 1;
-    if (count > 1) {
-        shape.samples = count / 2;
-        bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape);
-    }
     struct sched_report report;
-    struct sched_share share = {.samples = range->count};
-    offers_fill(&worker->offers, shape.length, bytes, range->count, &report);
+    struct sched_share share = {.samples = grains_of(worker, range->count)};
+    offers_fill(&worker->offers, shape.length, samples_smaller_bytes(worker, shape), &report);
     if (!sched_share_cut(&report, &share)) {
         return false;
     }
-    range->micro_batch = share.micro_batch;
+    range->micro_batch = share.micro_batch * worker->grain;
     range->levers = share.levers;
     return true;
 }
@@ -335,7 +354,7 @@ static enum status run_range(struct worker *worker, const struct sample_range *r
     if (status != STATUS_OK) {
         return status;
     }
-    message->left += left.count;
+    message->left += grains_of(worker, left.count);
     message->data_wait_ns += loader_wait_ns(range->loader) - waited_ns;
     return measure(worker, error);
 }
@@ -349,19 +368,20 @@ enum status samples_run(struct worker *worker, const struct sample_share *share,
     message->left = 0;
     while (status == STATUS_OK && message->left == 0 &&
            sched_undone_next(&worker->undone, share->share, &place, &range)) {
+        uint64_t first = range.first * worker->grain;
         const struct sample_range samples = {
             .purpose = share->purpose,
             .loader = share->loader,
-            .first = share->batch + range.first,
-            .count = range.samples,
-            .micro_batch = share->share->micro_batch,
+            .first = share->batch + first,
+            .count = uint64_min(range.samples * worker->grain, share->batch_samples - first),
+            .micro_batch = share->share->micro_batch * worker->grain,
             .levers = share->share->levers,
             .closes = share->closes,
         };
         status = run_range(worker, &samples, error);
     }
     message->left += share->share->samples - place;
-    message->handed_back += message->left;
+    message->handed_back += message->left * worker->grain;
     return status;
 }
 
@@ -383,8 +403,7 @@ bool samples_reserve(struct worker *worker, const struct sched_share *share)
     if (share->samples == 0) {
         return true;
     }
-    struct model_shape shape = offers_shape(share->micro_batch, worker->model->target_elements, share->levers);
-    uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape);
+    uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, worker_shape(worker, share));
     device_address block;
     enum status status;
     do {
@@ -396,7 +415,8 @@ bool samples_reserve(struct worker *worker, const struct sched_share *share)
     }
     char text[1024];
     format_refusal(worker, text, sizeof(text));
-    worker_log(worker, "micro-steps of %" PRIu64 " samples are not planned: %s", share->micro_batch, text);
+    worker_log(worker, "micro-steps of %" PRIu64 " samples are not planned: %s", share->micro_batch * worker->grain,
+               text);
     note_shortage(worker, LIST_TRAIN);
     return false;
 }
@@ -404,8 +424,13 @@ bool samples_reserve(struct worker *worker, const struct sched_share *share)
 void samples_reduce_tally(struct worker *worker)
 {
     const struct reduce_ops *ops = worker->reducer->ops;
-    ops->start(worker->reducer, worker->stream, worker->memory.tally, sizeof(struct kernel_tally) / sizeof(double),
-               REDUCE_FLOAT64);
+    if (worker->config->train.reproducible) {
+        ops->start(worker->reducer, worker->stream, worker->fixed.values,
+                   offsetof(struct fixed_values, largest) / sizeof(int64_t), REDUCE_INT64);
+    } else {
+        ops->start(worker->reducer, worker->stream, worker->memory.tally, sizeof(struct kernel_tally) / sizeof(double),
+                   REDUCE_FLOAT64);
+    }
     ops->finish(worker->reducer, worker->stream);
 }
 

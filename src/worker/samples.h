@@ -10,7 +10,7 @@
 struct sample_share {
     enum list_purpose purpose;
     struct loader *loader;
-    uint64_t batch;                  // position of the batch's first sample
+    uint64_t batch, batch_samples;   // position of the batch's first sample, and how many there are
     const struct sched_share *share; // how to begin
     bool closes;                     // training: the rank's gradients are whole after it
 };
@@ -34,6 +34,9 @@ enum status samples_run(struct worker *worker, const struct sample_share *share,
 // `*samples_p`.
 enum status samples_take_back(struct worker *worker, const struct sched_share *shares, uint64_t *samples_p,
                               struct error *error);
+
+// What may be tried after the block of a micro-step was refused: that of half of it, or less than that of one grain.
+uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape);
 
 // Whether the pool has, or gets from the device, what a share's micro-steps take; then it stays reserved for them. Else
 // worker->shortage says why not.

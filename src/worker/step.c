@@ -12,6 +12,7 @@
 #include "mem/range.h"
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
+#include "worker/fixed_sums.h"
 #include "worker/memory_files.h"
 #include "worker/samples.h"
 
@@ -136,8 +137,7 @@ static void read_stopwatch(struct worker *worker)
 // What the rank offers in a block of at most `bytes`.
 static void offer(struct worker *worker, uint64_t bytes)
 {
-    offers_fill(&worker->offers, worker->model->target_elements, bytes, worker->config->train.global_batch_size,
-                &worker->message.report);
+    offers_fill(&worker->offers, worker->model->target_elements, bytes, &worker->message.report);
 }
 
 // Fills in this rank's report for the plan of step `next_step`. A rank that could not hold a sample of this step does
@@ -238,13 +238,7 @@ static void reserve(struct worker *worker)
     worker->message.report.plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
     worker->message.report.refused = !samples_reserve(worker, share);
     if (worker->message.report.refused) {
-        struct model_shape shape = offers_shape(share->micro_batch, worker->model->target_elements, share->levers);
-        uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape) - 1;
-        if (share->micro_batch > 1) {
-            shape.samples = share->micro_batch / 2;
-            bytes = price_block_bytes(worker->prices, LIST_TRAIN, shape);
-        }
-        offer(worker, bytes);
+        offer(worker, samples_smaller_bytes(worker, worker_shape(worker, share)));
     }
 }
 
@@ -298,6 +292,7 @@ static enum status run_share(struct worker *worker, uint64_t step, const struct 
         .purpose = LIST_TRAIN,
         .loader = worker->loader,
         .batch = step * worker->config->train.global_batch_size,
+        .batch_samples = worker->config->train.global_batch_size,
         .share = share,
         .closes = closes,
     };
@@ -306,31 +301,38 @@ static enum status run_share(struct worker *worker, uint64_t step, const struct 
     return status;
 }
 
+// Of gradients and of the tally.
+static void clear_sums(struct worker *worker)
+{
+    const struct device_ops *ops = worker->device->ops;
+    ops->fill_zero(worker->device, worker->stream, worker->memory.gradients, worker->model->elements * sizeof(float));
+    ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
+    if (worker->config->train.reproducible) {
+        fixed_sums_clear(worker);
+    }
+}
+
 static enum status run_own_share(struct worker *worker, uint64_t step, struct error *error)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
     samples_begin(worker);
     worker->spent = false;
-    worker->message.micro_batch = share->micro_batch;
+    worker->message.micro_batch = share->micro_batch * worker->grain;
     worker->message.accumulation_steps = share->accumulation_steps;
     worker->message.levers = share->levers;
-    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.gradients,
-                                   worker->model->elements * sizeof(float));
+    clear_sums(worker);
     sched_undone_finish(&worker->undone);
-    if (!sched_undone_init(&worker->undone, worker->config->train.global_batch_size)) {
+    if (!sched_undone_init(&worker->undone, worker_grains(worker->config))) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     return run_share(worker, step, share, true, error);
 }
 
 // Every rank holds the sum of what was done: it is added up again with what is done now, so one rank alone keeps it.
-static void keep_sum_once(struct worker *worker)
+static void keep_sums_once(struct worker *worker)
 {
-    const struct device_ops *ops = worker->device->ops;
     if (worker->comm->rank != 0) {
-        ops->fill_zero(worker->device, worker->stream, worker->memory.gradients,
-                       worker->model->elements * sizeof(float));
-        ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
+        clear_sums(worker);
     }
     worker->buckets_started = 0;
 }
@@ -366,7 +368,7 @@ static enum status settle(struct worker *worker, uint64_t step, struct error *er
         if (shares == NULL) {
             return no_plan(worker, error);
         }
-        keep_sum_once(worker);
+        keep_sums_once(worker);
         status = run_share(worker, step, &shares[worker->comm->rank], false, error);
         if (status != STATUS_OK) {
             return status;
@@ -414,6 +416,40 @@ void step_update(struct worker *worker, uint64_t step)
     optimizer_step(&worker->optimizer, worker->model, context, &worker->optimizer_memory, step);
 }
 
+static enum status run_and_reduce(struct worker *worker, struct step_record *record, uint64_t step, struct error *error)
+{
+    enum status status = run_own_share(worker, step, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    mark(worker, record, RAN);
+    uint64_t ran_ns = clock_ns();
+    report(worker, step + 1);
+    exchange_start(worker);
+    uint64_t reported_ns = clock_ns();
+    samples_reduce(worker);
+    uint64_t reduced_ns = clock_ns();
+    worker->comm->ops->gather_wait(worker->comm);
+    record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - reduced_ns);
+    return settle(worker, step, error);
+}
+
+// Of all ranks together. A step whose terms were too large for integer sums is done again.
+static enum status make_gradients(struct worker *worker, struct step_record *record, uint64_t step, struct error *error)
+{
+    enum status status = run_and_reduce(worker, record, step, error);
+    enum sums_end end = SUMS_DONE;
+    while (status == STATUS_OK && worker->config->train.reproducible &&
+           (end = fixed_sums_get(worker)) == SUMS_SPILLED) {
+        worker_log(worker, "step %" PRIu64 " is done again: a term of a gradient was too large for integer sums", step);
+        status = run_and_reduce(worker, record, step, error);
+    }
+    if (status == STATUS_OK && end == SUMS_NOT_FINITE) {
+        return error_set(error, STATUS_DIVERGED, "step %" PRIu64 ": a gradient is not finite: " WORKER_DIVERGED, step);
+    }
+    return status;
+}
+
 enum status step_start(struct worker *worker, uint64_t step, struct error *error)
 {
     struct step_record *record = record_of(worker, step);
@@ -429,20 +465,7 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     range_begin(name);
     mem_pool_begin_step(worker->pool, step);
     mark(worker, record, BEGUN);
-    enum status status = run_own_share(worker, step, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    mark(worker, record, RAN);
-    uint64_t ran_ns = clock_ns();
-    report(worker, step + 1);
-    exchange_start(worker);
-    uint64_t reported_ns = clock_ns();
-    samples_reduce(worker);
-    uint64_t reduced_ns = clock_ns();
-    worker->comm->ops->gather_wait(worker->comm);
-    record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - reduced_ns);
-    status = settle(worker, step, error);
+    enum status status = make_gradients(worker, record, step, error);
     if (status != STATUS_OK) {
         return status;
     }

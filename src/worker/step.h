@@ -40,8 +40,9 @@ enum status step_plan_first(struct worker *worker, struct error *error);
 
 // Enqueues step number `step` under worker->plan; fewer than STEPS_UNDER_WAY_MAX steps are under way. Where the loss or
 // the gradient turns out not to be finite, its optimizer changes nothing. Collective. STATUS_OUT_OF_MEMORY on every
-// rank when samples are left that no rank can hold; the step has then changed no weight and is not under way. Any other
-// failure is this rank's alone: the caller must abort the communicator.
+// rank when samples are left that no rank can hold, STATUS_DIVERGED on every rank where train.reproducible meets a
+// gradient that is not finite; the step has then changed no weight and is not under way. Any other failure is this
+// rank's alone: the caller must abort the communicator.
 enum status step_start(struct worker *worker, uint64_t step, struct error *error);
 
 // Enqueues the end of a step: divides the sum of gradients by the global count, clips, and steps. What the host may

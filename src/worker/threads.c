@@ -22,12 +22,14 @@ static int sharers(struct comm *comm, const struct cores *mine)
     return count;
 }
 
-void threads_choose(struct comm *comm)
+void threads_choose(struct comm *comm, bool reproducible)
 {
     struct cores mine = {.host = comm->host};
     sched_getaffinity(0, sizeof(mine.set), &mine.set); // on failure no cores, and so one thread
     int threads = CPU_COUNT(&mine.set) / sharers(comm, &mine);
-    if (getenv("OMP_NUM_THREADS") == NULL) {
+    if (reproducible) {
+        omp_set_num_threads(1);
+    } else if (getenv("OMP_NUM_THREADS") == NULL) {
         omp_set_num_threads(threads > 0 ? threads : 1);
     }
 }

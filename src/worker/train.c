@@ -8,6 +8,7 @@
 
 #include "mem/clock.h"
 #include "mem/uint64.h"
+#include "worker/checksum.h"
 #include "worker/commands.h"
 #include "worker/console.h"
 #include "worker/launcher.h"
@@ -156,7 +157,8 @@ static void log_start(struct worker *worker)
 static void log_plan(struct worker *worker, uint64_t step, const struct sched_share *plan)
 {
     const struct sched_share *share = &plan[worker->comm->rank];
-    struct model_shape shape = offers_shape(share->micro_batch, worker->model->target_elements, share->levers);
+    struct model_shape shape = worker_shape(worker, share);
+    uint64_t first = share->first * worker->grain, end = first + share->samples * worker->grain;
     if (share->samples == 0) {
         worker_log(worker, "step %" PRIu64 ": cannot hold a sample and rests", step);
         return;
@@ -164,8 +166,9 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
     worker_log(worker,
                "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64
                ", recompute %s, layout %" PRIu64 " bytes above its lower bound",
-               step, share->first, share->first + share->samples - 1, share->micro_batch, share->accumulation_steps,
-               offers_name(share->levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
+               step, first, uint64_min(end, worker->config->train.global_batch_size) - 1, (uint64_t)shape.samples,
+               share->accumulation_steps, offers_name(share->levers),
+               price_slack_bytes(worker->prices, LIST_TRAIN, shape));
 }
 
 // STATUS_DIVERGED or STATUS_OUT_OF_MEMORY on every rank, or STATUS_OK.
@@ -246,7 +249,7 @@ static enum status run_steps(struct worker *worker, struct reporter *reporter, u
     *steps_done_p = 0;
     for (uint64_t step = 0; planned == STATUS_OK && status == STATUS_OK && step < worker->steps; step++) {
         planned = step_start(worker, step, error);
-        if (planned == STATUS_OUT_OF_MEMORY) {
+        if (planned == STATUS_OUT_OF_MEMORY || planned == STATUS_DIVERGED) {
             status = finish_steps(worker, reporter, step, 0, steps_done_p, error);
             break;
         }
@@ -285,7 +288,13 @@ static enum status run(struct worker *worker, struct reporter *reporter, struct 
     }
     if (worker->comm->rank == 0) {
         double seconds = (double)(clock_ns() - reporter->start_ns) / 1e9;
-        if (metrics_end(reporter->metrics, steps_done, seconds, status, &write_error) != STATUS_OK) {
+        uint64_t checksum = 0;
+        bool summed = worker->config->train.reproducible;
+        if (summed && checksum_weights(worker, &checksum, &write_error) != STATUS_OK) {
+            fail_alone(worker, &write_error);
+        }
+        const struct run_end end = {steps_done, seconds, status, summed ? &checksum : NULL};
+        if (metrics_end(reporter->metrics, &end, &write_error) != STATUS_OK) {
             fail_alone(worker, &write_error);
         }
         console_end(reporter->console, reporter->folder);

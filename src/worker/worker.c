@@ -13,6 +13,7 @@
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "worker/bind.h"
+#include "worker/fixed_sums.h"
 #include "worker/memory_files.h"
 #include "worker/step.h"
 #include "worker/threads.h"
@@ -102,13 +103,34 @@ static uint64_t resting_block_bytes(uint64_t bytes)
     return bytes == 0 ? 0 : mem_pool_block_bytes(bytes);
 }
 
-uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer,
-                              const struct kernels *kernels)
+uint64_t worker_grain(const struct config *config)
+{
+    return config->train.reproducible ? config->train.grain_size : 1;
+}
+
+uint64_t worker_grains(const struct config *config)
+{
+    uint64_t grain = worker_grain(config);
+    return (config->train.global_batch_size + grain - 1) / grain;
+}
+
+uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
+                              const struct optimizer_config *optimizer, const struct kernels *kernels)
 {
     uint64_t buffers = 2 + optimizer_state_count(optimizer);
-    return buffers * mem_pool_block_bytes(model->elements * sizeof(float)) +
-           resting_block_bytes(model_copy_bytes(model)) + resting_block_bytes(kernels->workspace_bytes) +
-           mem_pool_block_bytes(sizeof(struct step_values));
+    uint64_t bytes = buffers * mem_pool_block_bytes(model->elements * sizeof(float)) +
+                     resting_block_bytes(model_copy_bytes(model)) + resting_block_bytes(kernels->workspace_bytes) +
+                     mem_pool_block_bytes(sizeof(struct step_values));
+    if (config->train.reproducible) {
+        bytes += mem_pool_block_bytes(fixed_sums_gradient_bytes(model->elements)) +
+                 mem_pool_block_bytes(fixed_sums_value_bytes());
+    }
+    return bytes;
+}
+
+struct model_shape worker_shape(const struct worker *worker, const struct sched_share *share)
+{
+    return offers_shape(share->micro_batch * worker->grain, worker->model->target_elements, share->levers);
 }
 
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
@@ -298,6 +320,13 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
     if (status == STATUS_OK) {
         status = hold(worker, "sums", sizeof(struct step_values), &worker->values, error);
     }
+    if (status == STATUS_OK && worker->config->train.reproducible) {
+        status = hold(worker, "integer sums", fixed_sums_gradient_bytes(worker->model->elements),
+                      &worker->fixed.gradients, error);
+    }
+    if (status == STATUS_OK && worker->config->train.reproducible) {
+        status = hold(worker, "sums", fixed_sums_value_bytes(), &worker->fixed.values, error);
+    }
     if (status != STATUS_OK) {
         return status;
     }
@@ -307,7 +336,7 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
         .gradients = optimizer->gradients,
         .tally = worker->values + offsetof(struct step_values, tally),
     };
-    worker->resting_bytes = worker_resting_bytes(worker->model, &worker->optimizer, kernels);
+    worker->resting_bytes = worker_resting_bytes(worker->config, worker->model, &worker->optimizer, kernels);
     return kernels->context_create(worker->device, worker->stream, workspace, &worker->kernels, error);
 }
 
@@ -397,8 +426,10 @@ static enum status make_model(struct worker *worker, struct error *error)
 static enum status make_coordinator(struct worker *worker, struct error *error)
 {
     size_t ranks = worker->comm->size;
-    worker->coordinator = sched_coordinator_create(ranks, worker->config->train.global_batch_size,
-                                                   worker->config->train.micro_batch_size);
+    worker->grain = worker_grain(worker->config);
+    fixed_sums_init(&worker->fixed, worker_grains(worker->config));
+    worker->coordinator =
+        sched_coordinator_create(ranks, worker_grains(worker->config), worker->config->train.micro_batch_size);
     worker->plan = calloc(ranks, sizeof(*worker->plan));
     worker->reports = calloc(ranks, sizeof(*worker->reports));
     worker->left = calloc(ranks, sizeof(*worker->left));
@@ -445,7 +476,8 @@ static bool make_buckets(struct worker *worker)
         return false;
     }
     worker->bucket_count = buckets_make(worker->model, list, worker->config->comm.bucket_bytes, &worker->buckets);
-    worker->early_bucket_count = choose_reduce(worker)->overlaps ? worker->bucket_count : 0;
+    bool early = choose_reduce(worker)->overlaps && !worker->config->train.reproducible;
+    worker->early_bucket_count = early ? worker->bucket_count : 0;
     bool made = worker->bucket_count > 0;
     for (size_t levers = 0; made && levers < SCHED_LEVERS_MAX; levers++) {
         made = worker->offers.work[levers] == 0 || find_early_buckets(worker, levers);
@@ -500,7 +532,7 @@ enum status worker_init(struct worker *worker, const struct config *config, stru
     const char *name = device_name(config, comm, buffer, sizeof(buffer));
     enum status status = place_choose(config, comm, &worker->place, error);
     bind_near(&worker->place.location, worker->binding, sizeof(worker->binding));
-    threads_choose(comm);
+    threads_choose(comm, config->train.reproducible);
     if (status == STATUS_OK) {
         status = config_check_devices(config, worker->place.instead.text, worker->place.shared, error);
     }

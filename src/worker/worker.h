@@ -47,6 +47,21 @@ struct step_values {
     float gradient_scale;
 };
 
+// Of train.reproducible, on the device; fixed_sums.h.
+struct fixed_values {
+    struct kernel_fixed_tally tally;
+    int64_t spilled; // terms that were too large
+    float largest;   // gradient of the step
+};
+struct fixed_sums {
+    device_address gradients; // an int64 for each; 0: sums are float32
+    device_address values;    // one fixed_values
+    uint64_t grains;          // of a global batch
+    int exponent;             // of the largest term that is not too large
+    double scale;             // a term counts as an integer in this unit's inverse
+    int64_t limit;            // of such an integer
+};
+
 #define WORKER_SLOTS_MAX 2
 
 struct worker {
@@ -78,7 +93,9 @@ struct worker {
     struct optimizer_config optimizer;
     struct list_memory memory; // its inputs and locals exist only while a share runs
     struct optimizer_memory optimizer_memory;
-    device_address values;     // one step_values
+    device_address values; // one step_values
+    struct fixed_sums fixed;
+    uint64_t grain;            // samples that the coordinator deals out together: 1, or those of train.reproducible
     uint64_t resting_bytes;    // allocated between steps
     uint64_t others_bytes;     // that others held of the device when it was opened, with CUDA's context
     struct device_usage usage; // once connected; 0 library_bytes: not known
@@ -129,12 +146,17 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
 // The config's model and optimizer in the words of src/model/.
 struct model_config worker_model_config(const struct config *config);
 struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);
+// Samples that the coordinator deals out together, and how many times that are in a global batch.
+uint64_t worker_grain(const struct config *config);
+uint64_t worker_grains(const struct config *config);
 // Bytes that stay allocated between steps: weights, gradients, optimizer state, sums, workspace.
-uint64_t worker_resting_bytes(const struct model *model, const struct optimizer_config *optimizer,
-                              const struct kernels *kernels);
+uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
+                              const struct optimizer_config *optimizer, const struct kernels *kernels);
 // The peak of micro-steps of this shape over that level.
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
                            struct model_shape shape);
+// Of the share's largest micro-step, of samples of the greatest length.
+struct model_shape worker_shape(const struct worker *worker, const struct sched_share *share);
 // Slots of inputs in a micro-step's block: two where copies run beside kernels.
 size_t worker_slots(const struct device_ops *device);
 const struct kernels *worker_kernels(const struct config *config, const struct device_ops *device);
