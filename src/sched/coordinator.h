@@ -5,23 +5,30 @@
 // carries the messages.
 //
 // Less memory is obeyed at once, what would be better has to prove itself:
-//  - A rank is granted the micro_batch_max that it reports; a larger one only after SCHED_PATIENCE larger ones in a
-//    row, and then the smallest of them.
+//  - A rank is granted the micro-batches that it offers; a larger one only after it was offered so many times in a row
+//    as the rank's patience says, and then the smallest of them. Patience is SCHED_PATIENCE reports; it doubles when
+//    memory that was granted is refused to the rank, up to SCHED_PATIENCE_MAX, and is forgotten after
+//    SCHED_CLEAN_REPORTS without a refusal.
 //  - The plan stays as long as every rank would still cut its share the same way under what it is granted. So memory
 //    that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can be done in
-//    fewer micro-steps.
+//    fewer micro-steps or with less levers.
 //  - Else the best plan replaces it once keeping the old one is predicted to have cost a whole step's time, beyond
 //    1/SCHED_NOISE_PART of each step, which is more than noise of 3 % can pretend: once in the reports that made the
 //    plan, once in those that judge it. So a large gain is taken within a few steps, a small one after many, and what
 //    goes up and down never (a cumulative sum test: Page, "Continuous inspection schemes", 1954). This is how samples
 //    follow speed, and memory that saves overhead.
+//
+// Samples that a rank could not do, it hands back when the step's others are done; they are dealt out among the ranks
+// that hand back nothing, until none are left (sched_coordinator_settle).
 #ifndef HEADROOM_SCHED_COORDINATOR_H
 #define HEADROOM_SCHED_COORDINATOR_H
 
 #include "sched/plan.h"
 
-#define SCHED_PATIENCE   3
-#define SCHED_NOISE_PART 16
+#define SCHED_PATIENCE      3
+#define SCHED_PATIENCE_MAX  96
+#define SCHED_CLEAN_REPORTS 256
+#define SCHED_NOISE_PART    16
 
 struct sched_coordinator;
 
@@ -31,9 +38,15 @@ struct sched_coordinator *sched_coordinator_create(size_t ranks, uint64_t global
 void sched_coordinator_destroy(struct sched_coordinator *coordinator);
 
 // Reads reports[ranks] and answers the plan for the next step, valid until the next call; NULL when no plan exists
-// (some rank cannot hold one sample), after which the next call starts afresh. `*changed_p` (may be NULL) says whether
-// the plan differs from the one before; it is set only with a plan.
+// (no rank can hold a sample), after which the next call starts afresh. `*changed_p` (may be NULL) says whether the
+// plan differs from the one before; it is set only with a plan.
 const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,
                                                  const struct sched_report *reports, bool *changed_p);
+
+// After a step in which some rank left samples undone (left[rank] > 0): who does them. Shares count in what is left,
+// rank after rank; they are valid until the next call. A rank that left samples gets none before the next plan. NULL
+// when no other rank can hold a sample. Each call in a step has fewer ranks to deal to, so there is a last one.
+const struct sched_share *sched_coordinator_settle(struct sched_coordinator *coordinator,
+                                                   const struct sched_report *reports, const uint64_t *left);
 
 #endif

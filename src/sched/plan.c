@@ -11,9 +11,10 @@
 struct problem {
     const struct sched_report *reports;
     size_t ranks;
+    size_t able; // of them, to hold a sample
     uint64_t global_batch;
-    uint64_t figure_ns_max;                    // of overhead_ns and sample_ns
-    uint64_t overhead_ns_mean, sample_ns_mean; // of the measured ranks
+    uint64_t samples_min;   // of an able rank
+    uint64_t figure_ns_max; // of overhead_ns and sample_ns
 };
 
 // The samples that meet a deadline, when the last of them is done, and when one more would be.
@@ -36,60 +37,84 @@ static uint64_t ceil_div(uint64_t a, uint64_t b)
     return a / b + (a % b != 0);
 }
 
+static bool is_able(const struct sched_report *report)
+{
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        if (report->offers[k].micro_batch_max > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static struct problem pose(const struct sched_report *reports, size_t ranks, uint64_t global_batch)
 {
-    uint64_t figure_ns_max = DURATION_NS_MAX / global_batch;
-    uint64_t overhead_ns = 0, sample_ns = 0, measured = 0;
+    size_t able = 0;
     for (size_t i = 0; i < ranks; i++) {
-        if (reports[i].sample_ns != 0) {
-            overhead_ns += min_u64(reports[i].overhead_ns, figure_ns_max);
-            sample_ns += min_u64(reports[i].sample_ns, figure_ns_max);
-            measured++;
-        }
+        able += is_able(&reports[i]);
     }
     return (struct problem){
         .reports = reports,
         .ranks = ranks,
+        .able = able,
         .global_batch = global_batch,
-        .figure_ns_max = figure_ns_max,
-        .overhead_ns_mean = measured == 0 ? 0 : overhead_ns / measured,
-        .sample_ns_mean = measured == 0 ? 1 : sample_ns / measured,
+        .samples_min = able <= global_batch,
+        .figure_ns_max = DURATION_NS_MAX / global_batch,
     };
 }
 
-// The rank's report with figures that are known and bounded: sample_ns >= 1, micro_batch_max <= global batch.
-static struct sched_report report_of(const struct problem *problem, size_t rank)
+// With figures that are bounded: nothing overflows.
+static struct sched_offer offer_of(const struct problem *problem, size_t rank, size_t levers)
 {
-    struct sched_report report = problem->reports[rank];
-    bool measured = report.sample_ns != 0;
-    report.overhead_ns = min_u64(measured ? report.overhead_ns : problem->overhead_ns_mean, problem->figure_ns_max);
-    report.sample_ns = min_u64(measured ? report.sample_ns : problem->sample_ns_mean, problem->figure_ns_max);
-    report.micro_batch_max = (uint32_t)min_u64(report.micro_batch_max, problem->global_batch);
-    return report;
+    const struct sched_offer *offer = &problem->reports[rank].offers[levers];
+    return (struct sched_offer){
+        .overhead_ns = min_u64(offer->overhead_ns, problem->figure_ns_max),
+        .sample_ns = min_u64(offer->sample_ns, problem->figure_ns_max),
+        .micro_batch_max = (uint32_t)min_u64(offer->micro_batch_max, problem->global_batch),
+    };
 }
 
-static struct reach reach_of(const struct sched_report *report, uint64_t deadline_ns)
+static struct reach reach_of_offer(const struct sched_offer *offer, uint64_t deadline_ns)
 {
-    uint64_t full_ns = report->overhead_ns + report->micro_batch_max * report->sample_ns;
+    uint64_t full_ns = offer->overhead_ns + offer->micro_batch_max * offer->sample_ns;
     uint64_t full_steps = deadline_ns / full_ns;
     uint64_t start_ns = full_steps * full_ns; // of the micro-step that the deadline interrupts
     uint64_t left_ns = deadline_ns - start_ns;
-    uint64_t rest = left_ns > report->overhead_ns ? (left_ns - report->overhead_ns) / report->sample_ns : 0;
-    uint64_t rest_ns = report->overhead_ns + rest * report->sample_ns;
+    uint64_t rest = left_ns > offer->overhead_ns ? (left_ns - offer->overhead_ns) / offer->sample_ns : 0;
+    uint64_t rest_ns = offer->overhead_ns + rest * offer->sample_ns;
     return (struct reach){
-        .samples = full_steps * report->micro_batch_max + rest,
+        .samples = full_steps * offer->micro_batch_max + rest,
         .last_ns = start_ns + (rest > 0 ? rest_ns : 0),
-        .next_ns = start_ns + rest_ns + report->sample_ns,
+        .next_ns = start_ns + rest_ns + offer->sample_ns,
     };
 }
 
-// One rank's reach. It takes a sample even where it misses the deadline, and never more than there are.
+// By the offer that reaches farthest. An able rank takes a sample even where it misses the deadline, and none takes
+// more than there are.
 static struct reach reach_of_rank(const struct problem *problem, size_t rank, uint64_t deadline_ns)
 {
-    struct sched_report report = report_of(problem, rank);
-    struct reach reach = reach_of(&report, deadline_ns);
-    reach.samples = min_u64(max_u64(reach.samples, 1), problem->global_batch);
-    return reach;
+    struct reach best = {.next_ns = UINT64_MAX};
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        struct sched_offer offer = offer_of(problem, rank, k);
+        uint64_t at_once_ns = offer.overhead_ns + (best.samples + 1) * offer.sample_ns; // however much it holds
+        if (offer.micro_batch_max == 0) {
+            continue;
+        }
+        if (at_once_ns > deadline_ns) {
+            best.next_ns = min_u64(best.next_ns, at_once_ns);
+            continue;
+        }
+        struct reach reach = reach_of_offer(&offer, deadline_ns);
+        best.next_ns = min_u64(best.next_ns, reach.next_ns);
+        if (reach.samples > best.samples) {
+            best.samples = min_u64(reach.samples, problem->global_batch);
+            best.last_ns = reach.last_ns;
+        }
+    }
+    if (best.next_ns < UINT64_MAX) {
+        best.samples = max_u64(best.samples, problem->samples_min);
+    }
+    return best;
 }
 
 static struct reach reach_of_all(const struct problem *problem, uint64_t deadline_ns)
@@ -107,12 +132,12 @@ static struct reach reach_of_all(const struct problem *problem, uint64_t deadlin
 // A deadline that equal shares meet.
 static uint64_t deadline_of_equal_shares(const struct problem *problem)
 {
-    uint64_t samples = ceil_div(problem->global_batch, problem->ranks);
+    struct sched_share share = {.samples = ceil_div(problem->global_batch, problem->able)};
     uint64_t deadline_ns = 0;
     for (size_t i = 0; i < problem->ranks; i++) {
-        struct sched_report report = report_of(problem, i);
-        uint64_t steps = ceil_div(samples, report.micro_batch_max);
-        deadline_ns = max_u64(deadline_ns, steps * report.overhead_ns + samples * report.sample_ns);
+        if (sched_share_cut(&problem->reports[i], &share)) {
+            deadline_ns = max_u64(deadline_ns, sched_share_ns(&problem->reports[i], &share));
+        }
     }
     return deadline_ns;
 }
@@ -122,8 +147,13 @@ static double ns_per_sample(const struct problem *problem)
 {
     double samples_per_ns = 0;
     for (size_t i = 0; i < problem->ranks; i++) {
-        struct sched_report report = report_of(problem, i);
-        samples_per_ns += 1 / ((double)report.sample_ns + (double)report.overhead_ns / report.micro_batch_max);
+        double best = 0;
+        for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+            struct sched_offer offer = offer_of(problem, i, k);
+            double full_ns = (double)offer.overhead_ns + offer.micro_batch_max * (double)offer.sample_ns;
+            best = offer.micro_batch_max > best * full_ns ? offer.micro_batch_max / full_ns : best;
+        }
+        samples_per_ns += best;
     }
     return 1 / samples_per_ns;
 }
@@ -168,54 +198,111 @@ static void deal(const struct problem *problem, uint64_t deadline_ns, struct sch
     uint64_t end = problem->global_batch;
     for (size_t i = problem->ranks; i-- > 0;) {
         struct reach reach = reach_of_rank(problem, i, deadline_ns);
-        bool spared = excess > 0 && reach.last_ns == deadline_ns && reach.samples > 1;
+        bool spared = excess > 0 && reach.last_ns == deadline_ns && reach.samples > problem->samples_min;
         excess -= spared;
-        shares[i].samples = reach.samples - spared;
-        end -= shares[i].samples;
-        shares[i].first = end;
-        sched_share_cut(&shares[i], problem->reports[i].micro_batch_max);
+        end -= reach.samples - spared;
+        shares[i] = (struct sched_share){.first = end, .samples = reach.samples - spared};
+        if (shares[i].samples > 0) {
+            sched_share_cut(&problem->reports[i], &shares[i]);
+        }
     }
     assert(excess == 0 && end == 0);
 }
 
 bool sched_plan(const struct sched_report *reports, size_t ranks, uint64_t global_batch, struct sched_share *shares)
 {
-    assert(ranks > 0 && global_batch <= SCHED_BATCH_MAX);
-    if (global_batch < ranks) {
+    assert(global_batch > 0 && global_batch <= SCHED_BATCH_MAX);
+    struct problem problem = pose(reports, ranks, global_batch);
+    if (problem.able == 0) {
         return false;
     }
-    for (size_t i = 0; i < ranks; i++) {
-        if (reports[i].micro_batch_max == 0) {
-            return false;
-        }
-    }
-    struct problem problem = pose(reports, ranks, global_batch);
     deal(&problem, find_deadline(&problem), shares);
     return true;
 }
 
 uint64_t sched_plan_ns(const struct sched_report *reports, const struct sched_share *shares, size_t ranks)
 {
-    struct problem problem = pose(reports, ranks, shares[ranks - 1].first + shares[ranks - 1].samples);
     uint64_t plan_ns = 0;
     for (size_t i = 0; i < ranks; i++) {
-        struct sched_report report = report_of(&problem, i);
-        plan_ns = max_u64(plan_ns, sched_share_ns(&report, &shares[i]));
+        plan_ns = max_u64(plan_ns, sched_share_ns(&reports[i], &shares[i]));
     }
     return plan_ns;
 }
 
-uint64_t sched_share_ns(const struct sched_report *report, const struct sched_share *share)
+// Bounded so that nothing overflows.
+static uint64_t duration_ns(const struct sched_offer *offer, uint64_t steps, uint64_t samples, uint64_t figure_ns_max)
 {
-    uint64_t figure_ns_max = DURATION_NS_MAX / share->samples;
-    return share->accumulation_steps * min_u64(report->overhead_ns, figure_ns_max) +
-           share->samples * min_u64(report->sample_ns, figure_ns_max);
+    return steps * min_u64(offer->overhead_ns, figure_ns_max) + samples * min_u64(offer->sample_ns, figure_ns_max);
 }
 
-void sched_share_cut(struct sched_share *share, uint64_t micro_batch_max)
+uint64_t sched_share_ns(const struct sched_report *report, const struct sched_share *share)
 {
-    share->accumulation_steps = ceil_div(share->samples, micro_batch_max);
-    share->micro_batch = ceil_div(share->samples, share->accumulation_steps);
+    if (share->samples == 0) {
+        return 0;
+    }
+    return duration_ns(&report->offers[share->levers], share->accumulation_steps, share->samples,
+                       DURATION_NS_MAX / share->samples);
+}
+
+bool sched_share_cut(const struct sched_report *report, struct sched_share *share)
+{
+    uint64_t best_ns = UINT64_MAX, figure_ns_max = DURATION_NS_MAX / share->samples;
+    share->micro_batch = 0;
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        const struct sched_offer *offer = &report->offers[k];
+        if (offer->micro_batch_max == 0 || duration_ns(offer, 1, share->samples, figure_ns_max) >= best_ns) {
+            continue;
+        }
+        uint64_t steps = ceil_div(share->samples, offer->micro_batch_max);
+        uint64_t offer_ns = duration_ns(offer, steps, share->samples, figure_ns_max);
+        if (offer_ns < best_ns) {
+            best_ns = offer_ns;
+            share->levers = k;
+            share->accumulation_steps = steps;
+        }
+    }
+    if (best_ns < UINT64_MAX) {
+        share->micro_batch = ceil_div(share->samples, share->accumulation_steps);
+    }
+    return best_ns < UINT64_MAX;
+}
+
+// The mean over measured ranks of the least set of levers; sample_ns 0: none was measured.
+static struct sched_offer mean_offer(const struct sched_report *reports, size_t ranks)
+{
+    double overhead_ns = 0, sample_ns = 0, measured = 0;
+    for (size_t i = 0; i < ranks; i++) {
+        if (reports[i].measured) {
+            overhead_ns += (double)reports[i].offers[0].overhead_ns;
+            sample_ns += (double)reports[i].offers[0].sample_ns;
+            measured++;
+        }
+    }
+    measured = measured > 0 ? measured : 1;
+    return (struct sched_offer){.overhead_ns = (uint64_t)(overhead_ns / measured),
+                                .sample_ns = (uint64_t)(sample_ns / measured)};
+}
+
+static uint64_t scale(uint64_t figure, uint64_t from, uint64_t to)
+{
+    double scaled = (double)figure * ((double)to / (double)max_u64(from, 1));
+    return clamp(scaled, 0, DURATION_NS_MAX);
+}
+
+void sched_complete(struct sched_report *reports, size_t ranks)
+{
+    struct sched_offer mean = mean_offer(reports, ranks);
+    for (size_t i = 0; i < ranks; i++) {
+        uint64_t own_ns = reports[i].offers[0].sample_ns;
+        for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+            struct sched_offer *offer = &reports[i].offers[k];
+            if (!reports[i].measured && mean.sample_ns > 0) {
+                offer->sample_ns = scale(offer->sample_ns, own_ns, mean.sample_ns);
+                offer->overhead_ns = mean.overhead_ns;
+            }
+            offer->sample_ns = max_u64(offer->sample_ns, 1);
+        }
+    }
 }
 
 static uint32_t hash_u64(uint32_t hash, uint64_t value)
@@ -234,6 +321,7 @@ uint32_t sched_plan_hash(const struct sched_share *shares, size_t ranks)
         hash = hash_u64(hash, shares[i].samples);
         hash = hash_u64(hash, shares[i].micro_batch);
         hash = hash_u64(hash, shares[i].accumulation_steps);
+        hash = hash_u64(hash, shares[i].levers);
     }
     return hash;
 }

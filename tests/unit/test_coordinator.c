@@ -17,6 +17,15 @@ static uint64_t noisy(uint64_t *state, uint64_t value)
     return value * (9700 + random_bits(state) % 601) / 10000;
 }
 
+// Of a rank with one set of levers.
+static struct sched_report report_of(uint64_t overhead_ns, uint64_t sample_ns, uint32_t micro_batch_max)
+{
+    return (struct sched_report){
+        .offers = {{.overhead_ns = overhead_ns, .sample_ns = sample_ns, .micro_batch_max = micro_batch_max}},
+        .measured = sample_ns > 0,
+    };
+}
+
 static void set_all(struct sched_report *reports, size_t ranks, struct sched_report report)
 {
     for (size_t i = 0; i < ranks; i++) {
@@ -48,9 +57,7 @@ static bool changes(struct sched_coordinator *coordinator, const struct sched_re
 static void the_first_plan_is_the_planner_s(void **context)
 {
     (void)context;
-    const struct sched_report reports[3] = {{.overhead_ns = 500, .sample_ns = 1000, .micro_batch_max = 7},
-                                            {.overhead_ns = 100, .sample_ns = 700, .micro_batch_max = 3},
-                                            {.overhead_ns = 900, .sample_ns = 300, .micro_batch_max = 64}};
+    const struct sched_report reports[3] = {report_of(500, 1000, 7), report_of(100, 700, 3), report_of(900, 300, 64)};
     struct sched_share expected[3];
     struct sched_coordinator *coordinator = create(3, 100, 0);
     bool changed = false;
@@ -67,9 +74,9 @@ static void memory_that_shrank_is_obeyed_at_once(void **context)
     (void)context;
     struct sched_report reports[2];
     struct sched_coordinator *coordinator = create(2, 64, 0);
-    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 32});
+    set_all(reports, 2, report_of(0, 1000, 32));
     assert_int_equal(plan(coordinator, reports)[0].micro_batch, 32);
-    reports[0].micro_batch_max = 10;
+    reports[0].offers[0].micro_batch_max = 10;
     const struct sched_share *shares = plan(coordinator, reports);
     assert_int_equal(shares[0].micro_batch, 8);
     assert_int_equal(shares[0].accumulation_steps, 4);
@@ -82,11 +89,11 @@ static void memory_that_shrank_but_suffices_changes_nothing(void **context)
     (void)context;
     struct sched_report reports[2];
     struct sched_coordinator *coordinator = create(2, 64, 0);
-    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 500});
+    set_all(reports, 2, report_of(0, 1000, 500));
     assert_true(changes(coordinator, reports));
-    reports[0].micro_batch_max = 32;
+    reports[0].offers[0].micro_batch_max = 32;
     assert_false(changes(coordinator, reports));
-    reports[0].micro_batch_max = 31;
+    reports[0].offers[0].micro_batch_max = 31;
     assert_true(changes(coordinator, reports));
     sched_coordinator_destroy(coordinator);
 }
@@ -96,9 +103,9 @@ static void memory_that_grew_is_believed_after_a_streak(void **context)
     (void)context;
     struct sched_report reports[2];
     struct sched_coordinator *coordinator = create(2, 64, 0);
-    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 4});
+    set_all(reports, 2, report_of(0, 1000, 4));
     assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
-    reports[0].micro_batch_max = 32;
+    reports[0].offers[0].micro_batch_max = 32;
     for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
         assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
     }
@@ -109,11 +116,11 @@ static void memory_that_grew_is_believed_after_a_streak(void **context)
 static void a_streak_grants_its_smallest_offer(void **context)
 {
     (void)context;
-    struct sched_report reports[1] = {{.sample_ns = 1000, .micro_batch_max = 4}};
+    struct sched_report reports[1] = {report_of(0, 1000, 4)};
     struct sched_coordinator *coordinator = create(1, 64, 0);
     plan(coordinator, reports);
     for (int i = 0; i < SCHED_PATIENCE; i++) {
-        reports[0].micro_batch_max = i == 1 ? 16 : 64;
+        reports[0].offers[0].micro_batch_max = i == 1 ? 16 : 64;
         plan(coordinator, reports);
     }
     assert_int_equal(plan(coordinator, reports)[0].micro_batch, 16);
@@ -123,10 +130,10 @@ static void a_streak_grants_its_smallest_offer(void **context)
 static void a_relapse_ends_the_streak(void **context)
 {
     (void)context;
-    struct sched_report reports[1] = {{.sample_ns = 1000, .micro_batch_max = 4}};
+    struct sched_report reports[1] = {report_of(0, 1000, 4)};
     struct sched_coordinator *coordinator = create(1, 64, 0);
     for (int i = 0; i < 20 * SCHED_PATIENCE; i++) {
-        reports[0].micro_batch_max = i % SCHED_PATIENCE == 0 ? 4 : 64;
+        reports[0].offers[0].micro_batch_max = i % SCHED_PATIENCE == 0 ? 4 : 64;
         assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
     }
     sched_coordinator_destroy(coordinator);
@@ -138,11 +145,11 @@ static void an_offer_does_not_count_before_it_is_believed(void **context)
     struct sched_report reports[2];
     struct sched_share expected[2];
     struct sched_coordinator *coordinator = create(2, 100, 0);
-    set_all(reports, 2, (struct sched_report){.overhead_ns = 8000, .sample_ns = 1000, .micro_batch_max = 4});
+    set_all(reports, 2, report_of(8000, 1000, 4));
     plan(coordinator, reports);
-    reports[0].micro_batch_max = 3;
+    reports[0].offers[0].micro_batch_max = 3;
     assert_true(sched_plan(reports, 2, 100, expected));
-    reports[1].micro_batch_max = 64;
+    reports[1].offers[0].micro_batch_max = 64;
     assert_memory_equal(plan(coordinator, reports), expected, sizeof(expected));
     sched_coordinator_destroy(coordinator);
 }
@@ -156,14 +163,13 @@ static void noisy_speeds_never_change_the_plan(void **context)
         struct sched_coordinator *coordinator = create(RANKS, 1024, 0);
         for (size_t i = 0; i < RANKS; i++) {
             uint64_t sample_ns = 1000000 + random_bits(&state) % 7000000;
-            speeds[i] =
-                (struct sched_report){.sample_ns = sample_ns, .overhead_ns = sample_ns / 2, .micro_batch_max = 32};
+            speeds[i] = report_of(sample_ns / 2, sample_ns, 32);
         }
         for (int step = 0; step < 1000; step++) {
             for (size_t i = 0; i < RANKS; i++) {
                 reports[i] = speeds[i];
-                reports[i].sample_ns = noisy(&state, speeds[i].sample_ns);
-                reports[i].overhead_ns = noisy(&state, speeds[i].overhead_ns);
+                reports[i].offers[0].sample_ns = noisy(&state, speeds[i].offers[0].sample_ns);
+                reports[i].offers[0].overhead_ns = noisy(&state, speeds[i].offers[0].overhead_ns);
             }
             if (changes(coordinator, reports) != (step == 0)) {
                 fail_msg("seed %llu, step %d: the plan changed", (unsigned long long)seed, step);
@@ -190,15 +196,15 @@ static void a_rank_that_became_slower_gets_less_once_that_pays(void **context)
     (void)context;
     struct sched_report reports[4];
     struct sched_coordinator *coordinator = create(4, 700, 0);
-    set_all(reports, 4, (struct sched_report){.sample_ns = 1000000, .micro_batch_max = 1000});
+    set_all(reports, 4, report_of(0, 1000000, 1000));
     assert_int_equal(plan(coordinator, reports)[2].samples, 175);
-    reports[2].sample_ns = 2000000; // 350 ms a step where 200 would do; 22 of them are called noise
+    reports[2].offers[0].sample_ns = 2000000; // 350 ms a step where 200 would do; 22 of them are called noise
     assert_int_equal(calls_to_change(coordinator, reports), 3);
     const struct sched_share *shares = plan(coordinator, reports);
     assert_int_equal(shares[2].samples, 100);
     assert_int_equal(shares[3].samples, 200);
 
-    reports[2].sample_ns = 1000000; // 200 ms a step where 175 would do; 12.5 of them are called noise
+    reports[2].offers[0].sample_ns = 1000000; // 200 ms a step where 175 would do; 12.5 of them are called noise
     assert_int_equal(calls_to_change(coordinator, reports), 17);
     assert_int_equal(plan(coordinator, reports)[2].samples, 175);
     sched_coordinator_destroy(coordinator);
@@ -209,10 +215,10 @@ static void a_slow_moment_changes_nothing(void **context)
     (void)context;
     struct sched_report reports[4];
     struct sched_coordinator *coordinator = create(4, 700, 0);
-    set_all(reports, 4, (struct sched_report){.sample_ns = 1000000, .micro_batch_max = 1000});
+    set_all(reports, 4, report_of(0, 1000000, 1000));
     assert_true(changes(coordinator, reports));
     for (int i = 1; i < 1000; i++) {
-        reports[2].sample_ns = i % 12 < 2 ? 2000000 : 1000000;
+        reports[2].offers[0].sample_ns = i % 12 < 2 ? 2000000 : 1000000;
         assert_false(changes(coordinator, reports));
     }
     sched_coordinator_destroy(coordinator);
@@ -225,12 +231,12 @@ static void memory_that_saves_overhead_moves_samples(void **context)
     (void)context;
     struct sched_report reports[2];
     struct sched_coordinator *coordinator = create(2, 64, 0);
-    set_all(reports, 2, (struct sched_report){.overhead_ns = 8000, .sample_ns = 1000, .micro_batch_max = 2});
-    reports[0].micro_batch_max = 54;
+    set_all(reports, 2, report_of(8000, 1000, 2));
+    reports[0].offers[0].micro_batch_max = 54;
     const struct sched_share *shares = plan(coordinator, reports);
     assert_int_equal(shares[0].accumulation_steps, 1);
     uint64_t before_ns = sched_plan_ns(reports, shares, 2);
-    reports[1].micro_batch_max = 64;
+    reports[1].offers[0].micro_batch_max = 64;
     assert_in_range(calls_to_change(coordinator, reports), SCHED_PATIENCE, 10);
     shares = plan(coordinator, reports);
     assert_int_equal(shares[0].samples, 32);
@@ -243,11 +249,11 @@ static void a_first_measurement_reaches_the_plan(void **context)
     (void)context;
     struct sched_report reports[2];
     struct sched_coordinator *coordinator = create(2, 30, 0);
-    set_all(reports, 2, (struct sched_report){.micro_batch_max = 30});
+    set_all(reports, 2, report_of(0, 0, 30));
     assert_int_equal(plan(coordinator, reports)[0].samples, 15);
     assert_false(changes(coordinator, reports));
-    reports[0].sample_ns = 2000;
-    reports[1].sample_ns = 1000;
+    reports[0] = report_of(0, 2000, 30);
+    reports[1] = report_of(0, 1000, 30);
     calls_to_change(coordinator, reports);
     assert_int_equal(plan(coordinator, reports)[0].samples, 10);
     sched_coordinator_destroy(coordinator);
@@ -258,8 +264,8 @@ static void a_fixed_micro_batch_is_kept_where_memory_allows(void **context)
     (void)context;
     struct sched_report reports[3];
     struct sched_coordinator *coordinator = create(3, 60, 8);
-    set_all(reports, 3, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 100});
-    reports[1].micro_batch_max = 6;
+    set_all(reports, 3, report_of(0, 1000, 100));
+    reports[1].offers[0].micro_batch_max = 6;
     const struct sched_share *shares = plan(coordinator, reports);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(shares[i].samples, 20);
@@ -269,9 +275,9 @@ static void a_fixed_micro_batch_is_kept_where_memory_allows(void **context)
     assert_int_equal(shares[1].micro_batch, 6);
     assert_int_equal(shares[1].accumulation_steps, 4);
 
-    reports[0].micro_batch_max = 7; // as many micro-steps as with 8, but smaller
+    reports[0].offers[0].micro_batch_max = 7; // as many micro-steps as with 8, but smaller
     assert_int_equal(plan(coordinator, reports)[0].micro_batch, 7);
-    reports[1].micro_batch_max = 50;
+    reports[1].offers[0].micro_batch_max = 50;
     for (int i = 0; i < SCHED_PATIENCE; i++) {
         shares = plan(coordinator, reports);
     }
@@ -284,24 +290,150 @@ static void a_fixed_micro_batch_is_no_larger_than_the_share(void **context)
     (void)context;
     struct sched_report reports[2];
     struct sched_coordinator *coordinator = create(2, 10, 8);
-    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 100});
+    set_all(reports, 2, report_of(0, 1000, 100));
     const struct sched_share *shares = plan(coordinator, reports);
     assert_int_equal(shares[0].micro_batch, 5);
     assert_int_equal(shares[0].accumulation_steps, 1);
     sched_coordinator_destroy(coordinator);
 }
 
-static void no_plan_while_a_rank_cannot_hold_one_sample(void **context)
+static void no_plan_while_no_rank_can_hold_one_sample(void **context)
 {
     (void)context;
     struct sched_report reports[2];
     struct sched_coordinator *coordinator = create(2, 16, 0);
-    set_all(reports, 2, (struct sched_report){.sample_ns = 1000, .micro_batch_max = 8});
+    set_all(reports, 2, report_of(0, 1000, 8));
     assert_true(changes(coordinator, reports));
-    reports[1].micro_batch_max = 0;
+    set_all(reports, 2, report_of(0, 1000, 0));
     assert_null(sched_coordinator_plan(coordinator, reports, NULL));
-    reports[1].micro_batch_max = 8;
+    set_all(reports, 2, report_of(0, 1000, 8));
     assert_true(changes(coordinator, reports));
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_rank_rests_while_it_cannot_hold_one_sample(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 16, 0);
+    set_all(reports, 2, report_of(0, 1000, 8));
+    assert_int_equal(plan(coordinator, reports)[0].samples, 8);
+    reports[0].offers[0].micro_batch_max = 0;
+    const struct sched_share *shares = plan(coordinator, reports);
+    assert_int_equal(shares[0].samples, 0);
+    assert_int_equal(shares[0].micro_batch, 0);
+    assert_int_equal(shares[1].samples, 16);
+    assert_false(changes(coordinator, reports));
+    reports[0].offers[0].micro_batch_max = 8;
+    for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
+        assert_false(changes(coordinator, reports));
+    }
+    assert_int_equal(plan(coordinator, reports)[0].samples, 8);
+    sched_coordinator_destroy(coordinator);
+}
+
+// Two sets of levers: the second holds four times as many samples and takes a third longer.
+static struct sched_report with_levers(uint64_t sample_ns, uint32_t micro_batch_max)
+{
+    struct sched_report report = report_of(sample_ns, sample_ns, micro_batch_max);
+    report.offers[1] = (struct sched_offer){.overhead_ns = sample_ns,
+                                            .sample_ns = sample_ns * 4 / 3,
+                                            .micro_batch_max = micro_batch_max == 0 ? 4 : 4 * micro_batch_max};
+    return report;
+}
+
+static void levers_follow_memory(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    set_all(reports, 2, with_levers(3000, 16));
+    assert_int_equal(plan(coordinator, reports)[0].levers, 0);
+    reports[0] = with_levers(3000, 0);
+    const struct sched_share *shares = plan(coordinator, reports);
+    assert_int_equal(shares[0].levers, 1);
+    assert_int_equal(shares[0].micro_batch, 4);
+    assert_int_equal(shares[1].levers, 0);
+    assert_true(shares[0].samples < shares[1].samples);
+    reports[0] = with_levers(3000, 16);
+    for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
+        assert_false(changes(coordinator, reports));
+    }
+    assert_int_equal(plan(coordinator, reports)[0].levers, 0);
+    assert_int_equal(plan(coordinator, reports)[0].samples, 32);
+    sched_coordinator_destroy(coordinator);
+}
+
+// Both sets of levers are equally good, now the one a little better and now the other.
+static void levers_do_not_flap(void **context)
+{
+    (void)context;
+    uint64_t state = 1;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    int changed = 0;
+    for (int step = 0; step < 1000; step++) {
+        for (size_t i = 0; i < 2; i++) {
+            reports[i] = report_of(3000, noisy(&state, 1000), 4);
+            reports[i].offers[1] = (struct sched_offer){3000, noisy(&state, 1375), 8};
+        }
+        changed += changes(coordinator, reports);
+    }
+    assert_in_range(changed, 1, 3); // from the first plan to the least levers, once for each rank
+    sched_coordinator_destroy(coordinator);
+}
+
+// How many reports of more memory it takes until it is granted.
+static int reports_to_grow(struct sched_coordinator *coordinator, struct sched_report *report, uint32_t to)
+{
+    int calls = 1;
+    report->offers[0].micro_batch_max = to;
+    while (plan(coordinator, report)[0].micro_batch < to) {
+        calls++;
+    }
+    return calls;
+}
+
+static void a_refusal_doubles_patience_until_it_is_forgotten(void **context)
+{
+    (void)context;
+    struct sched_report report = report_of(0, 1000, 4);
+    struct sched_coordinator *coordinator = create(1, 64, 0);
+    plan(coordinator, &report);
+    for (int patience = 2 * SCHED_PATIENCE; patience <= 4 * SCHED_PATIENCE_MAX; patience *= 2) {
+        report.offers[0].micro_batch_max = 4;
+        report.refused = true;
+        plan(coordinator, &report);
+        report.refused = false;
+        int expected = patience < SCHED_PATIENCE_MAX ? patience : SCHED_PATIENCE_MAX;
+        assert_int_equal(reports_to_grow(coordinator, &report, 16), expected);
+    }
+    report.offers[0].micro_batch_max = 4;
+    for (int i = 0; i < SCHED_CLEAN_REPORTS; i++) {
+        plan(coordinator, &report);
+    }
+    assert_int_equal(reports_to_grow(coordinator, &report, 16), SCHED_PATIENCE);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void what_is_left_goes_to_ranks_that_left_nothing(void **context)
+{
+    (void)context;
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = create(4, 64, 0);
+    set_all(reports, 4, report_of(0, 1000, 8));
+    plan(coordinator, reports);
+    const struct sched_share *shares = sched_coordinator_settle(coordinator, reports, (uint64_t[]){0, 5, 0, 4});
+    assert_non_null(shares);
+    assert_int_equal(shares[0].samples + shares[2].samples, 9);
+    assert_int_equal(shares[1].samples, 0);
+    assert_int_equal(shares[3].samples, 0);
+    assert_int_equal(shares[2].first, shares[0].samples);
+
+    shares = sched_coordinator_settle(coordinator, reports, (uint64_t[]){3, 0, 0, 0});
+    assert_int_equal(shares[2].samples, 3);
+    assert_null(sched_coordinator_settle(coordinator, reports, (uint64_t[]){0, 0, 1, 0}));
+    assert_int_equal(plan(coordinator, reports)[1].samples, 16); // a new step
     sched_coordinator_destroy(coordinator);
 }
 
@@ -317,11 +449,13 @@ static void replicas_agree_on_plans_that_fit(void **context)
         for (int step = 0; step < 300; step++) {
             struct sched_report reports[RANKS];
             for (size_t i = 0; i < RANKS; i++) {
-                reports[i] = (struct sched_report){
-                    .overhead_ns = random_bits(&state) % 1000000,
-                    .sample_ns = random_bits(&state) % 1000000,
-                    .micro_batch_max = 1 + (uint32_t)(random_bits(&state) % 20),
-                };
+                reports[i] = report_of(random_bits(&state) % 1000000, random_bits(&state) % 1000000,
+                                       1 + (uint32_t)(random_bits(&state) % 20));
+                for (size_t k = 1; k < SCHED_LEVERS_MAX; k++) {
+                    reports[i].offers[k] =
+                        (struct sched_offer){random_bits(&state) % 1000000, random_bits(&state) % 1000000,
+                                             (uint32_t)(random_bits(&state) % 20)};
+                }
             }
             bool changed[2];
             const struct sched_share *shares = sched_coordinator_plan(replicas[0], reports, &changed[0]);
@@ -330,7 +464,7 @@ static void replicas_agree_on_plans_that_fit(void **context)
                 fail_msg("seed %llu, step %d: replicas disagree", (unsigned long long)seed, step);
             }
             for (size_t i = 0; i < RANKS; i++) {
-                if (shares[i].micro_batch > reports[i].micro_batch_max) {
+                if (shares[i].micro_batch > reports[i].offers[shares[i].levers].micro_batch_max) {
                     fail_msg("seed %llu, step %d: rank %zu has no room for its plan", (unsigned long long)seed, step,
                              i);
                 }
@@ -364,7 +498,12 @@ int main(void)
         cmocka_unit_test(a_first_measurement_reaches_the_plan),
         cmocka_unit_test(a_fixed_micro_batch_is_kept_where_memory_allows),
         cmocka_unit_test(a_fixed_micro_batch_is_no_larger_than_the_share),
-        cmocka_unit_test(no_plan_while_a_rank_cannot_hold_one_sample),
+        cmocka_unit_test(no_plan_while_no_rank_can_hold_one_sample),
+        cmocka_unit_test(a_rank_rests_while_it_cannot_hold_one_sample),
+        cmocka_unit_test(levers_follow_memory),
+        cmocka_unit_test(levers_do_not_flap),
+        cmocka_unit_test(a_refusal_doubles_patience_until_it_is_forgotten),
+        cmocka_unit_test(what_is_left_goes_to_ranks_that_left_nothing),
         cmocka_unit_test(replicas_agree_on_plans_that_fit),
         cmocka_unit_test(destroying_nothing_is_allowed),
     };

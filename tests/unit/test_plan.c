@@ -18,8 +18,16 @@ static uint64_t random_between(uint64_t *state, uint64_t low, uint64_t high)
 // f_i(n) of the header, written once more.
 static uint64_t duration_ns(const struct sched_report *report, uint64_t samples)
 {
-    uint64_t steps = (samples + report->micro_batch_max - 1) / report->micro_batch_max;
-    return steps * report->overhead_ns + samples * report->sample_ns;
+    uint64_t best_ns = samples == 0 ? 0 : UINT64_MAX;
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        const struct sched_offer *offer = &report->offers[k];
+        if (offer->micro_batch_max > 0) {
+            uint64_t steps = (samples + offer->micro_batch_max - 1) / offer->micro_batch_max;
+            uint64_t offer_ns = steps * offer->overhead_ns + samples * offer->sample_ns;
+            best_ns = offer_ns < best_ns ? offer_ns : best_ns;
+        }
+    }
+    return best_ns;
 }
 
 static uint64_t slowest_ns(const struct sched_report *reports, const struct sched_share *shares, size_t ranks)
@@ -32,16 +40,22 @@ static uint64_t slowest_ns(const struct sched_report *reports, const struct sche
     return slowest;
 }
 
-// The shortest maximum over all ways to give each rank at least one of `batch` samples, by trying them all.
-static uint64_t brute_force_ns(const struct sched_report *reports, size_t ranks, uint64_t batch)
+// Whether the rank can hold a sample.
+static bool is_able(const struct sched_report *report)
 {
-    if (ranks == 1) {
-        return duration_ns(reports, batch);
+    return duration_ns(report, 1) != UINT64_MAX;
+}
+
+// The shortest maximum over all ways to give each able rank at least `least` of `batch` samples, by trying them all.
+static uint64_t brute_force_ns(const struct sched_report *reports, size_t ranks, uint64_t batch, uint64_t least)
+{
+    if (ranks == 0) {
+        return batch == 0 ? 0 : UINT64_MAX;
     }
     uint64_t best = UINT64_MAX;
-    for (uint64_t samples = 1; samples + (ranks - 1) <= batch; samples++) {
+    for (uint64_t samples = is_able(reports) ? least : 0; samples <= (is_able(reports) ? batch : 0); samples++) {
         uint64_t own = duration_ns(reports, samples);
-        uint64_t others = brute_force_ns(reports + 1, ranks - 1, batch - samples);
+        uint64_t others = brute_force_ns(reports + 1, ranks - 1, batch - samples, least);
         uint64_t slowest = own > others ? own : others;
         best = slowest < best ? slowest : best;
     }
@@ -51,7 +65,9 @@ static uint64_t brute_force_ns(const struct sched_report *reports, size_t ranks,
 static struct sched_report report_of(uint64_t overhead_ns, uint64_t sample_ns, uint32_t micro_batch_max)
 {
     return (struct sched_report){
-        .overhead_ns = overhead_ns, .sample_ns = sample_ns, .micro_batch_max = micro_batch_max};
+        .offers = {{.overhead_ns = overhead_ns, .sample_ns = sample_ns, .micro_batch_max = micro_batch_max}},
+        .measured = sample_ns > 0,
+    };
 }
 
 static void fill_reports(uint64_t *state, struct sched_report *reports, size_t ranks)
@@ -63,7 +79,7 @@ static void fill_reports(uint64_t *state, struct sched_report *reports, size_t r
     }
 }
 
-// Contiguous from 0 to the batch, nobody without a sample, cut as memory allows.
+// Contiguous from 0 to the batch, nobody without a sample who could hold one, cut as memory allows.
 static void assert_valid(const struct sched_report *reports, const struct sched_share *shares, size_t ranks,
                          uint64_t batch)
 {
@@ -71,8 +87,12 @@ static void assert_valid(const struct sched_report *reports, const struct sched_
     for (size_t i = 0; i < ranks; i++) {
         const struct sched_share *share = &shares[i];
         assert_int_equal(share->first, end);
-        assert_true(share->samples >= 1);
-        assert_in_range(share->micro_batch, 1, reports[i].micro_batch_max);
+        assert_true((share->samples > 0) == is_able(&reports[i]));
+        if (share->samples == 0) {
+            assert_int_equal(share->micro_batch, 0);
+            continue;
+        }
+        assert_in_range(share->micro_batch, 1, reports[i].offers[share->levers].micro_batch_max);
         assert_int_equal(share->accumulation_steps, (share->samples + share->micro_batch - 1) / share->micro_batch);
         end += share->samples;
     }
@@ -94,7 +114,7 @@ static void small_cases_equal_brute_force(void **context)
         }
         assert_true(sched_plan(reports, ranks, batch, shares));
         assert_valid(reports, shares, ranks, batch);
-        uint64_t expected = brute_force_ns(reports, ranks, batch);
+        uint64_t expected = brute_force_ns(reports, ranks, batch, 1);
         if (slowest_ns(reports, shares, ranks) != expected) {
             fail_msg("seed %llu: %llu instead of %llu", (unsigned long long)seed,
                      (unsigned long long)slowest_ns(reports, shares, ranks), (unsigned long long)expected);
@@ -195,31 +215,91 @@ static void order_of_ranks_does_not_matter(void **context)
     }
 }
 
-static void a_batch_smaller_than_the_ranks_has_no_plan(void **context)
+static struct sched_report random_offers(uint64_t *state, size_t offers)
 {
-    (void)context;
-    const struct sched_report reports[3] = {{.micro_batch_max = 1}, {.micro_batch_max = 1}, {.micro_batch_max = 1}};
-    struct sched_share shares[3];
-    assert_false(sched_plan(reports, 3, 0, shares));
-    assert_false(sched_plan(reports, 3, 2, shares));
-    assert_true(sched_plan(reports, 3, 3, shares));
+    struct sched_report report = {0};
+    for (size_t k = 0; k < offers; k++) {
+        report.offers[k] = (struct sched_offer){random_between(state, 0, 20), random_between(state, 1, 20),
+                                                (uint32_t)random_between(state, 0, 6)};
+    }
+    return report;
 }
 
-static void a_rank_without_room_for_a_sample_has_no_plan(void **context)
+static void levers_and_shares_equal_brute_force(void **context)
+{
+    (void)context;
+    for (uint64_t seed = 0; seed < 4000; seed++) {
+        uint64_t state = seed;
+        struct sched_report reports[4];
+        struct sched_share shares[4];
+        size_t ranks = random_between(&state, 1, 4), able = 0;
+        for (size_t i = 0; i < ranks; i++) {
+            reports[i] = random_offers(&state, random_between(&state, 1, SCHED_LEVERS_MAX));
+            able += is_able(&reports[i]);
+        }
+        uint64_t batch = random_between(&state, 1, 12), plan_ns = 0, samples = 0;
+        assert_int_equal(sched_plan(reports, ranks, batch, shares), able > 0);
+        for (size_t i = 0; able > 0 && i < ranks; i++) {
+            uint64_t share_ns = sched_share_ns(&reports[i], &shares[i]);
+            assert_int_equal(share_ns, duration_ns(&reports[i], shares[i].samples));
+            plan_ns = share_ns > plan_ns ? share_ns : plan_ns;
+            samples += shares[i].samples;
+        }
+        if (able > 0 && (samples != batch || plan_ns != brute_force_ns(reports, ranks, batch, able <= batch))) {
+            fail_msg("seed %llu: %llu ns is not the best", (unsigned long long)seed, (unsigned long long)plan_ns);
+        }
+    }
+}
+
+static void a_batch_smaller_than_the_ranks_lets_the_slow_rest(void **context)
+{
+    (void)context;
+    const struct sched_report reports[4] = {report_of(0, 7, 1), report_of(0, 2, 1), report_of(0, 9, 1),
+                                            report_of(0, 5, 1)};
+    struct sched_share shares[4];
+    assert_true(sched_plan(reports, 4, 3, shares));
+    assert_int_equal(shares[1].samples, 2);
+    assert_int_equal(shares[3].samples, 1);
+    assert_int_equal(shares[0].samples + shares[2].samples, 0);
+}
+
+static void a_rank_without_room_for_a_sample_rests(void **context)
 {
     (void)context;
     struct sched_report reports[3] = {report_of(0, 5, 8), report_of(0, 5, 0), report_of(0, 5, 8)};
     struct sched_share shares[3];
-    assert_false(sched_plan(reports, 3, 30, shares));
-    reports[1].micro_batch_max = 1;
     assert_true(sched_plan(reports, 3, 30, shares));
+    assert_valid(reports, shares, 3, 30);
+    assert_int_equal(shares[0].samples, 15);
+    reports[0].offers[0].micro_batch_max = 0;
+    reports[2].offers[0].micro_batch_max = 0;
+    assert_false(sched_plan(reports, 3, 30, shares));
+}
+
+static void the_least_levers_that_are_as_fast_are_taken(void **context)
+{
+    (void)context;
+    struct sched_report report = {.offers = {{10, 10, 0}, {10, 10, 4}, {10, 10, 4}, {0, 20, 9}}};
+    struct sched_share share = {.samples = 4};
+    assert_true(sched_share_cut(&report, &share));
+    assert_int_equal(share.levers, 1);
+    assert_int_equal(share.micro_batch, 4);
+    share.samples = 1;
+    assert_true(sched_share_cut(&report, &share));
+    assert_int_equal(share.levers, 1);
+    report.offers[0].micro_batch_max = 1;
+    assert_true(sched_share_cut(&report, &share));
+    assert_int_equal(share.levers, 0);
+    assert_false(sched_share_cut(&(struct sched_report){0}, &share));
+    assert_int_equal(share.micro_batch, 0);
 }
 
 static void ranks_never_measured_share_equally(void **context)
 {
     (void)context;
-    const struct sched_report reports[3] = {report_of(0, 0, 100), report_of(77, 0, 1), report_of(0, 0, 7)};
+    struct sched_report reports[3] = {report_of(0, 0, 100), report_of(0, 0, 1), report_of(0, 0, 7)};
     struct sched_share shares[3];
+    sched_complete(reports, 3);
     assert_true(sched_plan(reports, 3, 11, shares));
     assert_valid(reports, shares, 3, 11);
     assert_int_equal(shares[0].samples, 4);
@@ -227,16 +307,18 @@ static void ranks_never_measured_share_equally(void **context)
     assert_int_equal(shares[2].samples, 3);
 }
 
-static void an_unmeasured_rank_counts_as_the_mean(void **context)
+static void an_unmeasured_rank_counts_as_the_mean_and_keeps_its_proportions(void **context)
 {
     (void)context;
-    const struct sched_report unmeasured[3] = {report_of(400, 1000, 8), report_of(0, 0, 8), report_of(800, 3000, 8)};
-    const struct sched_report mean[3] = {unmeasured[0], report_of(600, 2000, 8), unmeasured[2]};
-    struct sched_share shares[3], expected[3];
-    assert_true(sched_plan(unmeasured, 3, 1000, shares));
-    assert_true(sched_plan(mean, 3, 1000, expected));
-    assert_memory_equal(shares, expected, sizeof(shares));
-    assert_int_equal(sched_plan_ns(unmeasured, shares, 3), slowest_ns(mean, shares, 3));
+    struct sched_report reports[3] = {report_of(400, 1000, 8), report_of(0, 30, 8), report_of(800, 3000, 8)};
+    reports[1].measured = false;
+    reports[1].offers[1] = (struct sched_offer){.sample_ns = 40, .micro_batch_max = 9};
+    sched_complete(reports, 3);
+    assert_int_equal(reports[1].offers[0].sample_ns, 2000);
+    assert_int_equal(reports[1].offers[0].overhead_ns, 600);
+    assert_int_equal(reports[1].offers[0].micro_batch_max, 8);
+    assert_in_range(reports[1].offers[1].sample_ns, 2666, 2667);
+    assert_int_equal(reports[2].offers[0].sample_ns, 3000);
 }
 
 static void a_rank_far_too_slow_leaves_the_others_balanced(void **context)
@@ -314,14 +396,16 @@ static void absurd_figures_count_as_the_largest(void **context)
 static void a_share_is_cut_into_few_near_equal_steps(void **context)
 {
     (void)context;
+    struct sched_report report = report_of(0, 1, 4);
     struct sched_share share = {.samples = 9};
-    sched_share_cut(&share, 4);
+    assert_true(sched_share_cut(&report, &share));
     assert_int_equal(share.accumulation_steps, 3);
     assert_int_equal(share.micro_batch, 3);
     for (uint64_t samples = 1; samples < 200; samples++) {
         for (uint64_t micro_batch_max = 1; micro_batch_max < 200; micro_batch_max++) {
             share.samples = samples;
-            sched_share_cut(&share, micro_batch_max);
+            report.offers[0].micro_batch_max = (uint32_t)micro_batch_max;
+            assert_true(sched_share_cut(&report, &share));
             uint64_t steps = (samples + micro_batch_max - 1) / micro_batch_max;
             assert_int_equal(share.accumulation_steps, steps);
             assert_in_range(share.micro_batch, 1, micro_batch_max);
@@ -335,7 +419,7 @@ static void a_plan_lasts_as_long_as_its_slowest_rank(void **context)
 {
     (void)context;
     const struct sched_report reports[2] = {report_of(100, 7, 4), report_of(10, 50, 2)};
-    const struct sched_share shares[2] = {{0, 9, 3, 3}, {9, 8, 2, 4}};
+    const struct sched_share shares[2] = {{0, 9, 3, 3, 0}, {9, 8, 2, 4, 0}};
     assert_int_equal(sched_share_ns(&reports[0], &shares[0]), 363);
     assert_int_equal(sched_share_ns(&reports[1], &shares[1]), 440);
     assert_int_equal(sched_plan_ns(reports, shares, 2), 440);
@@ -344,10 +428,12 @@ static void a_plan_lasts_as_long_as_its_slowest_rank(void **context)
 static void the_hash_tells_plans_apart(void **context)
 {
     (void)context;
-    const struct sched_share plan[2] = {{0, 5, 5, 1}, {5, 6, 3, 2}};
+    const struct sched_share plan[2] = {{0, 5, 5, 1, 0}, {5, 6, 3, 2, 0}};
     const struct sched_share others[][2] = {
-        {{1, 5, 5, 1}, {5, 6, 3, 2}}, {{0, 4, 5, 1}, {5, 6, 3, 2}}, {{0, 5, 5, 1}, {5, 6, 2, 2}},
-        {{0, 5, 5, 1}, {5, 6, 3, 3}}, {{5, 6, 3, 2}, {0, 5, 5, 1}}, {{0, 5, 5, 1}, {5, 6 + (UINT64_C(1) << 40), 3, 2}},
+        {{1, 5, 5, 1, 0}, {5, 6, 3, 2, 0}}, {{0, 4, 5, 1, 0}, {5, 6, 3, 2, 0}},
+        {{0, 5, 5, 1, 0}, {5, 6, 2, 2, 0}}, {{0, 5, 5, 1, 0}, {5, 6, 3, 3, 0}},
+        {{5, 6, 3, 2, 0}, {0, 5, 5, 1, 0}}, {{0, 5, 5, 1, 0}, {5, 6 + (UINT64_C(1) << 40), 3, 2, 0}},
+        {{0, 5, 5, 1, 0}, {5, 6, 3, 2, 1}},
     };
     assert_int_equal(sched_plan_hash(plan, 0), 0x811c9dc5);
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
@@ -362,10 +448,12 @@ int main(void)
         cmocka_unit_test(large_cases_cover_the_batch_and_are_optimal),
         cmocka_unit_test(equal_reports_get_equal_shares),
         cmocka_unit_test(order_of_ranks_does_not_matter),
-        cmocka_unit_test(a_batch_smaller_than_the_ranks_has_no_plan),
-        cmocka_unit_test(a_rank_without_room_for_a_sample_has_no_plan),
+        cmocka_unit_test(levers_and_shares_equal_brute_force),
+        cmocka_unit_test(a_batch_smaller_than_the_ranks_lets_the_slow_rest),
+        cmocka_unit_test(a_rank_without_room_for_a_sample_rests),
         cmocka_unit_test(ranks_never_measured_share_equally),
-        cmocka_unit_test(an_unmeasured_rank_counts_as_the_mean),
+        cmocka_unit_test(the_least_levers_that_are_as_fast_are_taken),
+        cmocka_unit_test(an_unmeasured_rank_counts_as_the_mean_and_keeps_its_proportions),
         cmocka_unit_test(a_rank_far_too_slow_leaves_the_others_balanced),
         cmocka_unit_test(surplus_is_taken_from_those_who_would_finish_last),
         cmocka_unit_test(surplus_is_never_a_rank_s_only_sample),
