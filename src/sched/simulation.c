@@ -243,7 +243,6 @@ static bool run_step(struct simulation *simulation)
     }
     const struct sched_share *shares = simulation->policy->plan(simulation->state, simulation->reports, &changed);
     if (!shares) {
-        outcome->time_ns += simulation->scenario->retry_ns;
         return false;
     }
     outcome->plan_changes += changed;
