@@ -206,10 +206,10 @@ static bool plan_stays(struct sched_coordinator *coordinator)
     return !change_pays(coordinator);
 }
 
-// Half the micro-batch; where that is one sample, two under the least levers that hold them.
+// A quarter of the micro-batch; where that is one sample, two under the least levers that hold them.
 static void try_another(const struct sched_report *report, struct sched_share *share)
 {
-    uint64_t samples = share->micro_batch > 1 ? (share->micro_batch + 1) / 2 : 2;
+    uint64_t samples = share->micro_batch > 1 ? (share->micro_batch + 3) / 4 : 2;
     size_t levers = share->levers;
     while (levers < SCHED_LEVERS_MAX && report->offers[levers].micro_batch_max < samples) {
         levers++;

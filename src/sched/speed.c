@@ -5,8 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-// Each measurement weighs 31/32 of the next one: about the last 32 count.
-#define FADE 0.96875
+// Each measurement weighs 63/64 of the next one: about the last 64 count.
+#define FADE 0.984375
 // Before anything is measured a micro-step is held to cost nothing but its samples, give or take half of that. What is
 // held to be so then goes after what was measured, as fast as that fades.
 #define PRIOR_SPREAD 0.5

@@ -251,7 +251,7 @@ static void memory_that_saves_overhead_moves_samples(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
-// At once, and for one step with another micro-batch: half of it, or two samples with levers.
+// At once, and for one step with another micro-batch: a quarter of it, or two samples with levers.
 static void a_first_measurement_reaches_the_plan(void **context)
 {
     (void)context;
@@ -266,8 +266,8 @@ static void a_first_measurement_reaches_the_plan(void **context)
     reports[2].measured = true;
     const struct sched_share *shares = plan(coordinator, reports);
     assert_int_equal(shares[0].samples, 6);
-    assert_int_equal(shares[0].micro_batch, 3);
-    assert_int_equal(shares[0].accumulation_steps, 2);
+    assert_int_equal(shares[0].micro_batch, 2);
+    assert_int_equal(shares[0].accumulation_steps, 3);
     assert_int_equal(shares[2].samples, 12);
     assert_int_equal(shares[2].levers, 1);
     assert_int_equal(shares[2].micro_batch, 2);

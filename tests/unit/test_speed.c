@@ -102,11 +102,11 @@ static void old_measurements_fade(void **context)
     for (int i = 0; i < 1000; i++) {
         sched_speed_observe(&speed, 10, 1000000);
     }
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < 64; i++) {
         sched_speed_observe(&speed, 10, 1080000);
     }
     assert_in_range(get(&speed).sample_ns, 104500, 105500);
-    for (int i = 0; i < 160; i++) {
+    for (int i = 0; i < 320; i++) {
         sched_speed_observe(&speed, 10, 1080000);
     }
     assert_near(get(&speed).sample_ns, 108000, 1);
