@@ -217,7 +217,6 @@ static bool halve_for_all(void *state, const struct sched_report *report, struct
 
 static const struct sched_policy exact = {
     .name = "equal shares, exact micro-batch",
-    .measures = true,
     .create = create_equal,
     .destroy = destroy_equal,
     .plan = plan_exactly,

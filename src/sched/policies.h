@@ -9,7 +9,7 @@
 
 struct sched_policy {
     const char *name;
-    bool measures; // its ranks learn how fast they are
+    bool measures; // its ranks have to learn how fast they are; else they know
     bool reserves; // its ranks take memory before they compute, so that a refusal costs no micro-step
 
     // NULL when memory runs out. `destroy` accepts NULL.

@@ -79,10 +79,9 @@ static void set_held(struct sched_report *report, const struct sched_report *tru
     }
 }
 
-// What the rank says before a step.
-static void report(struct simulation *simulation, size_t rank)
+// The times that the rank has learned.
+static void set_times(const struct simulation *simulation, size_t rank, struct sched_report *report)
 {
-    struct sched_report *report = &simulation->reports[rank];
     uint64_t overhead_ns, sample_ns;
     sched_speed_get(&simulation->speeds[rank], &overhead_ns, &sample_ns);
     report->measured = sample_ns > 0;
@@ -91,9 +90,18 @@ static void report(struct simulation *simulation, size_t rank)
         report->offers[k].overhead_ns = scaled(overhead_ns, factor);
         report->offers[k].sample_ns = scaled(report->measured ? sample_ns : RELATIVE_NS, factor);
     }
+}
+
+// What the rank says before a step.
+static void report(struct simulation *simulation, size_t rank)
+{
+    struct sched_report *report = &simulation->reports[rank];
+    *report = simulation->world.begin[rank];
+    if (simulation->policy->measures) {
+        set_times(simulation, rank, report);
+    }
     report->refused = simulation->refused[rank];
     simulation->refused[rank] = false;
-    set_held(report, &simulation->world.begin[rank]);
 }
 
 static void measure(struct simulation *simulation, size_t rank, uint64_t samples, uint64_t levers, uint64_t time_ns)

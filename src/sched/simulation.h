@@ -4,8 +4,8 @@
 // ranks. Deterministic: the same scenario gives the same outcome, to the nanosecond.
 //
 // A step in the simulator:
-//  - Ranks report what they could hold when the last step ended, and the times that they learned from measurements,
-//    which are noisy.
+//  - Ranks report what they could hold when the last step ended, and their times: for the coordinator those that they
+//    learned from measurements, which are noisy.
 //  - The policy makes a plan, and the ranks carry it out. A rank that is refused memory on the way cuts anew what is
 //    left of its share; what it cannot do it gives up.
 //  - What was given up is dealt out and done after the rest, until nothing is left or nobody can do it. The step is

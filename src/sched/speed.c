@@ -47,10 +47,10 @@ struct line {
 
 static struct line draw(const struct sched_speed *speed)
 {
-    double n = speed->samples / speed->weight, t = speed->time_ns / speed->weight;
-    double variance_n = speed->samples_squared / speed->weight - n * n;
-    double variance_t = speed->time_squared / speed->weight - t * t;
-    double covariance = speed->samples_time_ns / speed->weight - n * t;
+    double part = 1 / speed->weight, n = speed->samples * part, t = speed->time_ns * part;
+    double variance_n = speed->samples_squared * part - n * n;
+    double variance_t = speed->time_squared * part - t * t;
+    double covariance = speed->samples_time_ns * part - n * t;
     double proportional = t / n, spread = PRIOR_SPREAD * proportional, slope = t / (n + speed->overhead_samples);
     if (t == 0) {
         return (struct line){.samples = n};
@@ -106,7 +106,8 @@ static double judge(struct sched_speed *speed, double n, double t)
 {
     struct line line = draw(speed);
     double expected = fmax(line.time_ns + line.slope * (n - line.samples), 1);
-    double noise = hypot(line.noise_ns, line.slope_noise * (n - line.samples)) + 1;
+    double slope_noise_ns = line.slope_noise * (n - line.samples);
+    double noise = sqrt(line.noise_ns * line.noise_ns + slope_noise_ns * slope_noise_ns) + 1;
     double error = (t - expected) / noise;
     speed->off = count_off(speed->off, error);
     if (abs(speed->off) >= CHANGED) {
