@@ -15,8 +15,8 @@
 #include "random_bits.h"
 #include "sched/simulation.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SEEDS 60
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+#define SEEDS 60 // what takes half a minute would take several
 #else
 #define SEEDS 1000
 #endif
