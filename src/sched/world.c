@@ -155,7 +155,7 @@ static void settle_changes(struct sched_world *world)
 {
     for (size_t i = 0; i < world->scenario->neighbours; i++) {
         size_t rank = world->neighbours[i].rank;
-        world->changed |= memcmp(&world->begin[rank], &world->end[rank], sizeof(world->end[rank])) != 0;
+        world->changed |= world->begin[rank].headroom_bytes != world->end[rank].headroom_bytes;
         world->begin[rank] = world->end[rank];
     }
     if (world->refused != SIZE_MAX) {
