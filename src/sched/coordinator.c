@@ -15,6 +15,9 @@ struct rank {
     struct grant grants[SCHED_LEVERS_MAX];
     uint32_t patience; // reports in a row that it takes to grow
     uint32_t clean;    // reports since memory was refused
+    bool grew;         // what it is granted, in this call
+    bool measured;     // when the plan was made
+    bool tries;        // in the plan, another micro-batch than the best
 };
 
 struct sched_coordinator {
@@ -77,16 +80,20 @@ static void grant(struct grant *memory, uint32_t samples)
     memory->streak = 0;
 }
 
-static void offer(struct grant *memory, uint32_t samples, uint32_t patience)
+// Answers whether it is granted.
+static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
 {
     memory->offered = memory->streak == 0 || samples < memory->offered ? samples : memory->offered;
-    if (++memory->streak >= patience) {
-        grant(memory, memory->offered);
+    if (++memory->streak < patience) {
+        return false;
     }
+    grant(memory, memory->offered);
+    return true;
 }
 
 static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, struct sched_report *report)
 {
+    rank->grew = false;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct grant *memory = &rank->grants[k];
         uint64_t samples = report->offers[k].micro_batch_max;
@@ -95,8 +102,8 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
         }
         if (!coordinator->planned || samples <= memory->granted) {
             grant(memory, (uint32_t)samples);
-        } else {
-            offer(memory, (uint32_t)samples, rank->patience);
+        } else if (offer(memory, (uint32_t)samples, rank->patience)) {
+            rank->grew = true;
         }
         report->offers[k].micro_batch_max = memory->granted;
     }
@@ -133,22 +140,24 @@ static bool find_best(struct sched_coordinator *coordinator)
     return true;
 }
 
-// Whether the rank would cut its share no better than the plan does: not in fewer micro-steps, nor with less levers.
-static bool cut_stands(const struct sched_coordinator *coordinator, size_t rank)
+// Whether the rank can cut its share as planned, and could do no better with memory that it was granted now: not in
+// fewer micro-steps, nor with less levers.
+static bool cut_stands(const struct sched_coordinator *coordinator, size_t index)
 {
-    const struct sched_share *planned = &coordinator->plan[rank];
-    const struct sched_report *report = &coordinator->reports[rank];
+    const struct rank *rank = &coordinator->rank[index];
+    const struct sched_share *planned = &coordinator->plan[index];
+    const struct sched_report *report = &coordinator->reports[index];
     struct sched_report same = {0};
     struct sched_share cut = *planned, best = *planned;
     same.offers[planned->levers] = report->offers[planned->levers];
     if (planned->samples == 0) {
         return !sched_share_cut(report, &(struct sched_share){.samples = 1});
     }
-    if (!sched_share_cut(&same, &cut) || !sched_share_cut(report, &best)) {
+    if (rank->tries || !sched_share_cut(&same, &cut) || !sched_share_cut(report, &best)) {
         return false;
     }
-    size_micro_steps(coordinator, rank, &cut);
-    return cut.micro_batch == planned->micro_batch && best.levers >= planned->levers;
+    size_micro_steps(coordinator, index, &cut);
+    return cut.micro_batch == planned->micro_batch && (!rank->grew || best.levers >= planned->levers);
 }
 
 static bool cuts_stand(const struct sched_coordinator *coordinator)
@@ -168,15 +177,61 @@ static bool change_pays(struct sched_coordinator *coordinator)
     uint64_t best_ns = sched_plan_ns(coordinator->reports, coordinator->best, coordinator->ranks);
     uint64_t lost_ns = coordinator->lost_ns + (plan_ns - best_ns), noise_ns = plan_ns / SCHED_NOISE_PART;
     coordinator->lost_ns = lost_ns > noise_ns ? lost_ns - noise_ns : 0;
-    return coordinator->lost_ns > plan_ns;
+    return coordinator->lost_ns > plan_ns / SCHED_CHANGE_PART;
+}
+
+// Whether the rank was measured for the first time since the plan was made.
+static bool is_new(const struct sched_coordinator *coordinator, size_t rank)
+{
+    return coordinator->planned && coordinator->reports[rank].measured && !coordinator->rank[rank].measured;
+}
+
+static bool some_rank_is_new(const struct sched_coordinator *coordinator)
+{
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        if (is_new(coordinator, i)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool plan_stays(struct sched_coordinator *coordinator)
 {
-    if (!coordinator->planned || !cuts_stand(coordinator)) {
+    if (!coordinator->planned || some_rank_is_new(coordinator) || !cuts_stand(coordinator)) {
         return false;
     }
     return !change_pays(coordinator);
+}
+
+// A quarter of the micro-batch; where that is one sample, two under the least levers that hold them.
+static void try_another(const struct sched_report *report, struct sched_share *share)
+{
+    uint64_t samples = share->micro_batch > 1 ? (share->micro_batch + 3) / 4 : 2;
+    size_t levers = share->levers;
+    while (levers < SCHED_LEVERS_MAX && report->offers[levers].micro_batch_max < samples) {
+        levers++;
+    }
+    if (levers < SCHED_LEVERS_MAX && samples <= share->samples) {
+        share->levers = levers;
+        share->micro_batch = samples;
+        share->accumulation_steps = (share->samples + samples - 1) / samples;
+    }
+}
+
+// Ranks that are new try another micro-batch, once: two sizes tell apart what a micro-step costs and what its samples
+// do.
+static void try_others(struct sched_coordinator *coordinator)
+{
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        struct rank *rank = &coordinator->rank[i];
+        struct sched_share *share = &coordinator->best[i];
+        rank->tries = is_new(coordinator, i) && share->samples > 0 && coordinator->micro_batch_size == 0;
+        rank->measured = coordinator->reports[i].measured;
+        if (rank->tries) {
+            try_another(&coordinator->reports[i], share);
+        }
+    }
 }
 
 static void take_best(struct sched_coordinator *coordinator)
@@ -199,6 +254,7 @@ const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coord
     bool changed = false;
     if (!plan_stays(coordinator)) {
         size_t bytes = coordinator->ranks * sizeof(*coordinator->plan);
+        try_others(coordinator);
         changed = !coordinator->planned || memcmp(coordinator->plan, coordinator->best, bytes) != 0;
         take_best(coordinator);
     }

@@ -9,14 +9,16 @@
 //    as the rank's patience says, and then the smallest of them. Patience is SCHED_PATIENCE reports; it doubles when
 //    memory that was granted is refused to the rank, up to SCHED_PATIENCE_MAX, and is forgotten after
 //    SCHED_CLEAN_REPORTS without a refusal.
-//  - The plan stays as long as every rank would still cut its share the same way under what it is granted. So memory
-//    that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can be done in
-//    fewer micro-steps or with less levers.
-//  - Else the best plan replaces it once keeping the old one is predicted to have cost a whole step's time, beyond
-//    1/SCHED_NOISE_PART of each step, which is more than noise of 3 % can pretend: once in the reports that made the
-//    plan, once in those that judge it. So a large gain is taken within a few steps, a small one after many, and what
-//    goes up and down never (a cumulative sum test: Page, "Continuous inspection schemes", 1954). This is how samples
-//    follow speed, and memory that saves overhead.
+//  - The plan stays as long as every rank can cut its share as planned, and better only with memory it had before. So
+//    memory that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can then
+//    be done in fewer micro-steps or with less levers.
+//  - Else the best plan replaces it once keeping the old one is predicted to have cost 1/SCHED_CHANGE_PART of a step's
+//    time, beyond 1/SCHED_NOISE_PART of each step, which is more than noise of 3 % can pretend in means of a few dozen
+//    measurements. So a large gain is taken at once, a small one after many steps, and what goes up and down never (a
+//    cumulative sum test: Page, "Continuous inspection schemes", 1954). This is how samples follow speed, and memory
+//    that saves overhead.
+//  - A plan for ranks that were not measured gives way as soon as they are. The next one lets them try another
+//    micro-batch than the best for one step, from which they learn their overhead.
 //
 // Samples that a rank could not do, it hands back when the step's others are done; they are dealt out among ranks that
 // can, until none are left (sched_coordinator_settle).
@@ -28,7 +30,8 @@
 #define SCHED_PATIENCE      3
 #define SCHED_PATIENCE_MAX  96
 #define SCHED_CLEAN_REPORTS 256
-#define SCHED_NOISE_PART    16
+#define SCHED_NOISE_PART    64
+#define SCHED_CHANGE_PART   4
 
 struct sched_coordinator;
 

@@ -4,14 +4,20 @@
 // older measurements fading. The line is the Bayesian one: its slope starts from time proportional to samples, and
 // measurements move it as far as they outweigh their own noise. So one size, sizes that hardly differ, or a busy
 // machine leave it proportional, and it is never drawn far beyond what was seen. Linear regression with a normal prior
-// on the slope: Gelman et al., "Bayesian Data Analysis", 3rd edition (2013), 14.8. Pure.
+// on the slope: Gelman et al., "Bayesian Data Analysis", 3rd edition (2013), 14.8. What sizes have taught outlasts
+// them: the prior follows the line, as so many samples that an overhead is worth, whatever the rank's speed.
+//
+// One measurement that is far off is hardly believed; several in a row are a change of the rank's speed, which is
+// followed at once. Pure.
 #ifndef HEADROOM_SCHED_SPEED_H
 #define HEADROOM_SCHED_SPEED_H
 
 #include <stdint.h>
 
-struct sched_speed { // faded sums; all zero: nothing measured
-    double weight, samples, samples_squared, time_ns, time_squared, samples_time_ns;
+struct sched_speed {                                                                 // all zero: nothing measured
+    double weight, samples, samples_squared, time_ns, time_squared, samples_time_ns; // faded sums
+    double overhead_samples;                                                         // of the prior
+    int32_t off; // the latest measurements that were off to the same side; negative: faster than expected
 };
 
 // One micro-step of `samples` >= 1.

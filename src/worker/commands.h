@@ -10,9 +10,9 @@
 #include "mem/error.h"
 
 struct command_line {
-    char *const *argv; // the whole command, for the record
-    const char *config_path;
-    char *const *overrides; // section.key=value
+    char *const *argv;       // the whole command, for the record
+    const char *config_path; // simulate: of the scenario
+    char *const *overrides;  // section.key=value
     size_t override_count;
     uint64_t ranks;         // plan: how many to plan for; 0: as many as the config describes
     uint64_t profile_steps; // train: how many to time, and then end; 0: none, the whole run
@@ -22,6 +22,10 @@ struct command_line {
 int command_train(const struct command_line *command);
 // Prints what the configuration would take, and how the first step would be cut. One process, no device.
 int command_plan(const struct command_line *command);
+// Prints what several policies would make of a made-up job. One process, no device.
+int command_simulate(const struct command_line *command);
+// Prints the keys of scenarios.
+int command_simulate_help(void);
 // Prints the resolved configuration.
 int command_print_config(const struct command_line *command);
 // memory replay TRACE.csv: prints what a trace takes under several allocators. memory snapshot PROCESS ...: asks ranks

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/config.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "worker/config_check.h"
 #include "worker/config_schema.h"
@@ -34,7 +30,7 @@ enum status config_parse(struct config *config, const char *text, const char *na
                          size_t count, struct error *error)
 {
     *config = (struct config){.name = name};
-    struct config_reader reader = {.config = config, .error = error};
+    struct config_reader reader = {&config_schema, config, config->places, error};
     enum status status = config_yaml_defaults(&reader);
     if (status == STATUS_OK) {
         status = config_yaml_file(&reader, name, text);
@@ -54,66 +50,11 @@ enum status config_parse(struct config *config, const char *text, const char *na
     return status;
 }
 
-static enum status refuse_file(const char *path, struct error *error)
-{
-    return error_set(error, errno == ENOENT ? STATUS_INVALID : STATUS_ERROR, "%s: %s", path, strerror(errno));
-}
-
-// Does not wait for a FIFO.
-static enum status open_file(const char *path, FILE **file_p, struct error *error)
-{
-    int opened = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (opened < 0) {
-        return refuse_file(path, error);
-    }
-    struct stat about;
-    if (fstat(opened, &about) == 0 && !S_ISREG(about.st_mode)) {
-        close(opened);
-        return error_set(error, STATUS_INVALID, "%s: is not a regular file", path);
-    }
-    fcntl(opened, F_SETFL, 0);
-    *file_p = fdopen(opened, "r");
-    if (*file_p == NULL) {
-        enum status status = refuse_file(path, error);
-        close(opened);
-        return status;
-    }
-    return STATUS_OK;
-}
-
-// The file's whole text, for the caller to free.
-static enum status read_file(const char *path, char **text_p, struct error *error)
-{
-    FILE *file = NULL;
-    enum status status = open_file(path, &file, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    char *text = NULL;
-    size_t capacity = 0;
-    errno = 0;
-    ssize_t length = getdelim(&text, &capacity, '\0', file);
-    if (length < 0 && !feof(file)) {
-        status = refuse_file(path, error);
-    } else if (length <= 0) {
-        status = error_set(error, STATUS_INVALID, "%s: the file is empty", path);
-    } else if (text[length - 1] == '\0') {
-        status = error_set(error, STATUS_INVALID, "%s: a configuration is text, but byte %zd is zero", path, length);
-    }
-    fclose(file);
-    if (status != STATUS_OK) {
-        free(text);
-        return status;
-    }
-    *text_p = text;
-    return STATUS_OK;
-}
-
 enum status config_read(struct config *config, const char *path, char *const *overrides, size_t count,
                         struct error *error)
 {
     char *text = NULL;
-    enum status status = read_file(path, &text, error);
+    enum status status = config_yaml_read(path, &text, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -182,10 +123,10 @@ char *config_print(const struct config *config)
     return text;
 }
 
-void config_print_help(FILE *file)
+void config_print_help(const struct config_schema *schema, FILE *file)
 {
-    for (size_t i = 0; i < config_keys_count; i++) {
-        const struct config_key *key = &config_keys[i];
+    for (size_t i = 0; i < schema->count; i++) {
+        const struct config_key *key = &schema->keys[i];
         fprintf(file, "%-29s %s (%s: ", key->path, key->help, config_type_name(key->type));
         config_value_print_allowed(key, file);
         fprintf(file, "; %s%s)\n", key->fallback != NULL ? "default " : "required",

@@ -145,6 +145,6 @@ const char *config_cpu_key(const struct config *config);
 // when memory runs out.
 char *config_print(const struct config *config);
 // One line per key: path, type, allowed values, default, help.
-void config_print_help(FILE *file);
+void config_print_help(const struct config_schema *schema, FILE *file);
 
 #endif

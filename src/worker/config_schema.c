@@ -32,7 +32,8 @@ static const char *const recompute_names[] = {"auto", "none", "selective", "full
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
 
-const char *const config_sections[] = {"model", "train", "optimizer", "data", "device", "comm", "run", "fault", NULL};
+static const char *const section_names[] = {"model", "train", "optimizer", "data", "device",
+                                            "comm",  "run",   "fault",     NULL};
 
 const struct config_key config_keys[] = {
     {"model.kind", CONFIG_TYPE_CHOICE, ONE(model.kind), .names = model_names, .help = "what is trained"},
@@ -188,6 +189,7 @@ const struct config_key config_neighbour_keys[CONFIG_NEIGHBOUR_KEYS_MAX] = {
 };
 
 const size_t config_keys_count = COUNT_OF(config_keys);
+const struct config_schema config_schema = {section_names, config_keys, COUNT_OF(config_keys)};
 _Static_assert(COUNT_OF(config_keys) <= CONFIG_KEYS_MAX, "those who keep something for each key have room for all");
 
 const char *config_key_name(const struct config_key *key)

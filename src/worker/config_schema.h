@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The table of all configuration keys. It is read by those who fill, check, print and explain a struct config; nobody
-// else lists keys.
+// else lists keys. Other files of this form have tables of their own.
 #ifndef HEADROOM_WORKER_CONFIG_SCHEMA_H
 #define HEADROOM_WORKER_CONFIG_SCHEMA_H
 
@@ -22,7 +22,7 @@ enum config_type {
 struct config_key {
     const char *path; // "section.name"
     enum config_type type;
-    size_t offset;            // of the value, or of a list's first, in struct config
+    size_t offset;            // of the value, or of a list's first, in the struct
     size_t list_max;          // 0: one value; else a list of at most so many
     size_t count_offset;      // list: where its length (size_t) is
     const char *min, *max;    // count, bytes, real
@@ -33,6 +33,13 @@ struct config_key {
     const char *help;
 };
 
+// What a file may say. A struct of values belongs to it.
+struct config_schema {
+    const char *const *sections; // in order, closed by NULL
+    const struct config_key *keys;
+    size_t count; // at most CONFIG_KEYS_MAX
+};
+
 #define CONFIG_KEYS_MAX           64
 #define CONFIG_NEIGHBOUR_KEYS_MAX 4
 
@@ -41,8 +48,8 @@ extern const struct config_key config_keys[];
 extern const size_t config_keys_count;
 // The keys of one entry of device.neighbours; their offsets are in struct config_neighbour. All must be given.
 extern const struct config_key config_neighbour_keys[CONFIG_NEIGHBOUR_KEYS_MAX];
-// The sections in order, closed by NULL.
-extern const char *const config_sections[];
+// The same with its sections; offsets are in struct config.
+extern const struct config_schema config_schema;
 
 // The part of a key's path after its section.
 const char *config_key_name(const struct config_key *key);

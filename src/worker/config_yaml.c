@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/config_yaml.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <libfyaml.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "worker/config.h"
 #include "worker/config_document.h"
-#include "worker/config_refuse.h"
 #include "worker/config_value.h"
 
 // The keys of one mapping, and where their values go.
@@ -17,6 +22,60 @@ struct group {
     void *values;                // offsets of keys count from here
     struct config_place *places; // of each key, noted when it is read
 };
+
+static enum status refuse_file(const char *path, struct error *error)
+{
+    return error_set(error, errno == ENOENT ? STATUS_INVALID : STATUS_ERROR, "%s: %s", path, strerror(errno));
+}
+
+// Does not wait for a FIFO.
+static enum status open_file(const char *path, FILE **file_p, struct error *error)
+{
+    int opened = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (opened < 0) {
+        return refuse_file(path, error);
+    }
+    struct stat about;
+    if (fstat(opened, &about) == 0 && !S_ISREG(about.st_mode)) {
+        close(opened);
+        return error_set(error, STATUS_INVALID, "%s: is not a regular file", path);
+    }
+    fcntl(opened, F_SETFL, 0);
+    *file_p = fdopen(opened, "r");
+    if (*file_p == NULL) {
+        enum status status = refuse_file(path, error);
+        close(opened);
+        return status;
+    }
+    return STATUS_OK;
+}
+
+enum status config_yaml_read(const char *path, char **text_p, struct error *error)
+{
+    FILE *file = NULL;
+    enum status status = open_file(path, &file, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    char *text = NULL;
+    size_t capacity = 0;
+    errno = 0;
+    ssize_t length = getdelim(&text, &capacity, '\0', file);
+    if (length < 0 && !feof(file)) {
+        status = refuse_file(path, error);
+    } else if (length <= 0) {
+        status = error_set(error, STATUS_INVALID, "%s: the file is empty", path);
+    } else if (text[length - 1] == '\0') {
+        status = error_set(error, STATUS_INVALID, "%s: a configuration is text, but byte %zd is zero", path, length);
+    }
+    fclose(file);
+    if (status != STATUS_OK) {
+        free(text);
+        return status;
+    }
+    *text_p = text;
+    return STATUS_OK;
+}
 
 static bool in_section(const struct config_key *key, const char *section)
 {
@@ -37,14 +96,15 @@ static enum status refuse_key(struct error *error, const struct config_place *pl
     return config_refuse_name(error, place, group->section, "key", name, names);
 }
 
-static enum status refuse_section(struct error *error, const struct config_place *place, const char *name)
+static enum status refuse_section(const struct config_reader *reader, const struct config_place *place,
+                                  const char *name)
 {
-    return config_refuse_name(error, place, NULL, "section", name, config_sections);
+    return config_refuse_name(reader->error, place, NULL, "section", name, reader->schema->sections);
 }
 
-static bool is_section(const char *name)
+static bool is_section(const struct config_schema *schema, const char *name)
 {
-    const char *const *section = config_sections;
+    const char *const *section = schema->sections;
     while (*section != NULL && strcmp(*section, name) != 0) {
         section++;
     }
@@ -53,7 +113,7 @@ static bool is_section(const char *name)
 
 static struct group section_group(struct config_reader *reader, const char *section)
 {
-    return (struct group){section, config_keys, config_keys_count, reader->config, reader->config->places};
+    return (struct group){section, reader->schema->keys, reader->schema->count, reader->values, reader->places};
 }
 
 static const struct config_key *find_key(const struct group *group, const char *name)
@@ -215,8 +275,8 @@ static enum status read_section(struct config_reader *reader, struct fy_node *na
 {
     struct config_place place = node_place(name_node, file_place);
     const char *name = node_text(name_node);
-    if (name == NULL || !is_section(name)) {
-        return refuse_section(reader->error, &place, name != NULL ? name : "?");
+    if (name == NULL || !is_section(reader->schema, name)) {
+        return refuse_section(reader, &place, name != NULL ? name : "?");
     }
     if (fy_node_is_null(node)) {
         return STATUS_OK; // all its keys are commented out
@@ -262,7 +322,7 @@ static enum status read_text(struct config_reader *reader, const struct config_k
     struct config_document document;
     enum status status = config_document_open(&document, text, place, reader->error);
     if (status == STATUS_OK) {
-        status = read_value(reader, key, document.root, reader->config, place);
+        status = read_value(reader, key, document.root, reader->values, place);
     }
     config_document_close(&document);
     return status;
@@ -280,15 +340,15 @@ enum status config_yaml_override(struct config_reader *reader, const char *overr
         return config_refuse(reader->error, &place, NULL, "an override is written section.key=value");
     }
     *point = '\0';
-    if (!is_section(path)) {
-        return refuse_section(reader->error, &place, path);
+    if (!is_section(reader->schema, path)) {
+        return refuse_section(reader, &place, path);
     }
     struct group group = section_group(reader, path);
     const struct config_key *key = find_key(&group, point + 1);
     if (key == NULL) {
         return refuse_key(reader->error, &place, &group, point + 1);
     }
-    reader->config->places[key - config_keys] = place;
+    reader->places[key - reader->schema->keys] = place;
     return read_text(reader, key, value + 1, &place);
 }
 
@@ -296,9 +356,10 @@ enum status config_yaml_defaults(struct config_reader *reader)
 {
     struct config_place place = {.file = "defaults"};
     enum status status = STATUS_OK;
-    for (size_t i = 0; status == STATUS_OK && i < config_keys_count; i++) {
-        if (config_keys[i].fallback != NULL) {
-            status = read_text(reader, &config_keys[i], config_keys[i].fallback, &place);
+    for (size_t i = 0; status == STATUS_OK && i < reader->schema->count; i++) {
+        const struct config_key *key = &reader->schema->keys[i];
+        if (key->fallback != NULL) {
+            status = read_text(reader, key, key->fallback, &place);
         }
     }
     return status;

@@ -14,10 +14,11 @@
 
 static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
                             "       headroom plan CONFIG.yaml [--ranks N] [section.key=value ...]\n"
+                            "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
                             "       headroom memory replay TRACE.csv\n"
                             "       headroom memory snapshot PROCESS ...\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
-                            "       headroom --help | --version\n";
+                            "       headroom --help | simulate --help | --version\n";
 
 struct named_command {
     const char *name;
@@ -29,6 +30,7 @@ struct named_command {
 static const struct named_command commands[] = {
     {"train", "--profile", offsetof(struct command_line, profile_steps), command_train},
     {"plan", "--ranks", offsetof(struct command_line, ranks), command_plan},
+    {"simulate", NULL, 0, command_simulate},
     {"--print-config", NULL, 0, command_print_config},
 };
 
@@ -46,6 +48,8 @@ static int print_help(void)
           "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
           "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
           "plan          prints, without running, the memory that each micro-batch takes and what each rank would get\n"
+          "simulate      prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
+          "              simulate --help lists what a scenario may say\n"
           "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
           "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
           "--print-config prints the whole configuration, defaults included\n"
@@ -54,7 +58,7 @@ static int print_help(void)
           "\n"
           "configuration keys:\n",
           stdout);
-    config_print_help(stdout);
+    config_print_help(&config_schema, stdout);
     return STATUS_OK;
 }
 
@@ -151,6 +155,9 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "memory") == 0) {
         return command_memory(argv + 2);
+    }
+    if (strcmp(argv[1], "simulate") == 0 && argc == 3 && strcmp(argv[2], "--help") == 0) {
+        return command_simulate_help();
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {

@@ -853,7 +853,7 @@ static void help_has_a_line_for_each_key(void **state)
     size_t size;
     FILE *file = open_memstream(&help, &size);
     assert_non_null(file);
-    config_print_help(file);
+    config_print_help(&config_schema, file);
     fclose(file);
     assert_non_null(strstr(help,
                            "train.global_batch_size       samples per optimizer step over all ranks; memory never "

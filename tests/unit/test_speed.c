@@ -94,6 +94,7 @@ static void nearly_one_size_counts_as_nearly_per_sample(void **context)
     assert_near(get(&speed).sample_ns, 98000, 10);
 }
 
+// A change that could be noise.
 static void old_measurements_fade(void **context)
 {
     (void)context;
@@ -101,14 +102,46 @@ static void old_measurements_fade(void **context)
     for (int i = 0; i < 1000; i++) {
         sched_speed_observe(&speed, 10, 1000000);
     }
+    for (int i = 0; i < 64; i++) {
+        sched_speed_observe(&speed, 10, 1080000);
+    }
+    assert_in_range(get(&speed).sample_ns, 104500, 105500);
+    for (int i = 0; i < 320; i++) {
+        sched_speed_observe(&speed, 10, 1080000);
+    }
+    assert_near(get(&speed).sample_ns, 108000, 1);
+}
+
+static void a_change_of_speed_is_followed_at_once(void **context)
+{
+    (void)context;
+    for (uint64_t factor = 2; factor <= 8; factor *= 2) {
+        struct sched_speed speed = {0};
+        for (int i = 0; i < 100; i++) {
+            uint64_t samples = i % 2 == 0 ? 12 : 32;
+            sched_speed_observe(&speed, samples, 500000 + samples * 100000);
+        }
+        for (int i = 0; i < 4; i++) {
+            sched_speed_observe(&speed, 32, factor * (500000 + 32 * 100000));
+        }
+        assert_near(get(&speed).overhead_ns, factor * 500000, 15); // as a whole, though one size was measured
+        assert_near(get(&speed).sample_ns, factor * 100000, 15);
+    }
+}
+
+static void what_sizes_taught_outlasts_them(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
     for (int i = 0; i < 32; i++) {
-        sched_speed_observe(&speed, 10, 2000000);
+        sched_speed_observe(&speed, 32, 500000 + 32 * 100000);
+        sched_speed_observe(&speed, 12, 500000 + 12 * 100000);
     }
-    assert_in_range(get(&speed).sample_ns, 155000, 175000);
-    for (int i = 0; i < 160; i++) {
-        sched_speed_observe(&speed, 10, 2000000);
+    for (int i = 0; i < 10000; i++) {
+        sched_speed_observe(&speed, 32, 500000 + 32 * 100000);
     }
-    assert_near(get(&speed).sample_ns, 200000, 1);
+    assert_near(get(&speed).overhead_ns, 500000, 15);
+    assert_near(get(&speed).sample_ns, 100000, 5);
 }
 
 static void larger_and_faster_is_not_a_negative_slope(void **context)
@@ -158,9 +191,9 @@ static void steeper_than_proportional_is_not_a_negative_overhead(void **context)
     (void)context;
     struct sched_speed speed = {0};
     sched_speed_observe(&speed, 10, 1000);
-    sched_speed_observe(&speed, 20, 4000);
+    sched_speed_observe(&speed, 20, 2400);
     assert_int_equal(get(&speed).overhead_ns, 0);
-    assert_near(get(&speed).sample_ns, 167, 2);
+    assert_near(get(&speed).sample_ns, 113, 2);
 }
 
 static void a_clock_that_stood_still_counts_as_measured(void **context)
@@ -182,6 +215,8 @@ int main(void)
         cmocka_unit_test(one_size_counts_as_per_sample),
         cmocka_unit_test(nearly_one_size_counts_as_nearly_per_sample),
         cmocka_unit_test(old_measurements_fade),
+        cmocka_unit_test(a_change_of_speed_is_followed_at_once),
+        cmocka_unit_test(what_sizes_taught_outlasts_them),
         cmocka_unit_test(noise_does_not_become_a_slope),
         cmocka_unit_test(noise_is_averaged_away_where_sizes_differ),
         cmocka_unit_test(larger_and_faster_is_not_a_negative_slope),
