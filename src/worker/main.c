@@ -16,6 +16,7 @@ static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [se
                             "       headroom plan CONFIG.yaml [--ranks N] [section.key=value ...]\n"
                             "       headroom memory replay TRACE.csv\n"
                             "       headroom memory snapshot PROCESS ...\n"
+                            "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | --version\n";
 
@@ -48,6 +49,9 @@ static int print_help(void)
           "plan          prints, without running, the memory that each micro-batch takes and what each rank would get\n"
           "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
           "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
+          "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
+          "64KiB,\n"
+          "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
           "--print-config prints the whole configuration, defaults included\n"
           "\n"
           "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
@@ -151,6 +155,9 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "memory") == 0) {
         return command_memory(argv + 2);
+    }
+    if (strcmp(argv[1], "limit") == 0) {
+        return command_limit(argv + 2);
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {

@@ -14,6 +14,7 @@
 #include "worker/buckets.h"
 #include "worker/comm.h"
 #include "worker/config.h"
+#include "worker/limit_file.h"
 #include "worker/loader.h"
 #include "worker/offers.h"
 #include "worker/place.h"
@@ -30,11 +31,12 @@ struct step_message {
     uint64_t micro_batch, accumulation_steps, levers; // as planned
     uint64_t position_hash;                           // sum of position_hash() over them
     uint64_t others_bytes;                            // of its device, that are not this process's
+    uint64_t withheld_bytes;                          // of its headroom, by a limit from outside
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
     uint64_t data_wait_ns;
     uint64_t oom_retries;
 };
-_Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
+_Static_assert(sizeof(struct step_message) <= 256, "what a rank sends in a step is little");
 
 // What to do about a loss that is not finite.
 #define WORKER_DIVERGED                                                                                                \
@@ -99,6 +101,7 @@ struct worker {
     struct step_records *records;  // of the steps under way
 
     struct memory_files *memory_files; // NULL before the run has a folder
+    struct limit_file limit;           // from outside
 
     FILE *log;     // this rank's
     int log_errno; // of the first line that could not be written; 0: all were
@@ -123,7 +126,7 @@ bool worker_may_recompute(const struct config *config);
 
 // What to change where memory was refused for good, in a sentence; `training`: to a micro-step with a backward pass.
 // Writes and answers `text`, of WORKER_ADVICE_MAX bytes.
-#define WORKER_ADVICE_MAX 192
+#define WORKER_ADVICE_MAX 256
 const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text);
 
 // The config's model and optimizer in the words of src/model/.
