@@ -56,7 +56,7 @@ enum mem_cause {
     MEM_CAUSE_CAPACITY,   // live + request > limit: ask for less
     MEM_CAUSE_FRAGMENTED, // enough is free, not in one piece: trim, or where that returns nothing, ask for less
     MEM_CAUSE_PENDING,    // as fragmented, but work that uses what trimming would return is not done: wait, then trim
-    MEM_CAUSE_EXTERNAL,   // others hold what the limit promised: ask for less
+    MEM_CAUSE_EXTERNAL,   // others hold or claim what the limit promised: ask for less
     MEM_CAUSE_INJECTED,   // a fault asked for by a test
 };
 

@@ -127,7 +127,7 @@ static const char *explanation(enum mem_cause cause)
         [MEM_CAUSE_CAPACITY] = "what is live and the request together exceed the limit",
         [MEM_CAUSE_FRAGMENTED] = "enough is free, but not in one piece",
         [MEM_CAUSE_PENDING] = "enough is free once work that is under way is done",
-        [MEM_CAUSE_EXTERNAL] = "others hold what the limit promised",
+        [MEM_CAUSE_EXTERNAL] = "others hold or claim what the limit promised",
         [MEM_CAUSE_INJECTED] = "a fault that the configuration asked for",
     };
     return texts[cause];

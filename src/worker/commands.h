@@ -31,6 +31,9 @@ int command_print_config(const struct command_line *command);
 // memory replay TRACE.csv: prints what a trace takes under several allocators. memory snapshot PROCESS ...: asks ranks
 // for one. One process, no device. `arguments` are those behind "memory", and then NULL.
 int command_memory(char *const *arguments);
+// limit RUN_DIR [--rank N] --bytes SIZE: tells ranks of a run that is under way how much they may hold. One process, no
+// device, on any machine that sees the folder. `arguments` are those behind "limit", and then NULL.
+int command_limit(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.
 int command_finish(enum status status, struct error *error);

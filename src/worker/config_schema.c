@@ -17,7 +17,6 @@
 // Steps times samples of a step fit 64 bits: positions in the run are counted in samples.
 #define STEPS_MAX   "4294967295"
 #define SAMPLES_MAX "4294967295"
-#define BYTES_MAX   "1024TiB"
 #define RANKS_MAX   "1048575"
 
 static const char *const model_names[] = {"mlp", "gpt", NULL};
@@ -128,14 +127,14 @@ const struct config_key config_keys[] = {
      .help = "each epoch in an order of its own, the same for any number of ranks"},
     {"data.threads", CONFIG_TYPE_COUNT, ONE(data.threads), RANGE("1", "256"), .fallback = "2",
      .help = "threads of each rank that read samples ahead"},
-    {"data.prefetch_bytes", CONFIG_TYPE_BYTES, ONE(data.prefetch_bytes), RANGE("1", BYTES_MAX), .fallback = "64MiB",
-     .help = "the most that samples read ahead take on a rank; one sample always fits"},
+    {"data.prefetch_bytes", CONFIG_TYPE_BYTES, ONE(data.prefetch_bytes), RANGE("1", CONFIG_BYTES_MAX),
+     .fallback = "64MiB", .help = "the most that samples read ahead take on a rank; one sample always fits"},
 
     {"device.kind", CONFIG_TYPE_CHOICE, ONE(device.kind), .names = device_names, .fallback = "auto",
      .help = "where the model runs; auto: on GPUs where every rank has one, else on the CPU"},
     {"device.name", CONFIG_TYPE_TEXT, ONE(device.name), WORD("null", 0), .fallback = "null",
      .help = "cpu: a user's jobs on a host that use the same name share devices of one capacity; null: only this job"},
-    {"device.capacity", CONFIG_TYPE_BYTES, LIST(device.capacities), RANGE("4KiB", BYTES_MAX), .fallback = "[]",
+    {"device.capacity", CONFIG_TYPE_BYTES, LIST(device.capacities), RANGE("4KiB", CONFIG_BYTES_MAX), .fallback = "[]",
      .help = "cpu: bytes of every device, or of each in rank order; []: 7/8 of what the machine has free. "
              "cuda: the most that every rank takes, or each; []: what the GPU has"},
     {"device.ranks_per_device", CONFIG_TYPE_COUNT, ONE(device.ranks_per_device), RANGE("1", "1024"), .fallback = "1",
@@ -154,7 +153,7 @@ const struct config_key config_keys[] = {
      .help = "how ranks talk; auto: mpi under an MPI launcher, else self"},
     {"comm.reduce", CONFIG_TYPE_CHOICE, ONE(comm.reduce), .names = reduce_names, .fallback = "auto",
      .help = "how gradients are added up; auto: by nccl where every rank has a GPU of its own, else by mpi"},
-    {"comm.bucket_bytes", CONFIG_TYPE_BYTES, ONE(comm.bucket_bytes), RANGE("4", BYTES_MAX), .fallback = "32MiB",
+    {"comm.bucket_bytes", CONFIG_TYPE_BYTES, ONE(comm.bucket_bytes), RANGE("4", CONFIG_BYTES_MAX), .fallback = "32MiB",
      .help = "gradients that are added up over ranks together, as soon as they are made"},
 
     {"run.folder", CONFIG_TYPE_TEXT, ONE(run.folder), WORD("null", 0), .fallback = "null",
@@ -183,7 +182,7 @@ const struct config_key config_keys[] = {
 
 const struct config_key config_neighbour_keys[CONFIG_NEIGHBOUR_KEYS_MAX] = {
     {"device.neighbours.rank", CONFIG_TYPE_COUNT, OF_NEIGHBOUR(rank), RANGE("0", RANKS_MAX)},
-    {"device.neighbours.bytes", CONFIG_TYPE_BYTES, OF_NEIGHBOUR(bytes), RANGE("0", BYTES_MAX)},
+    {"device.neighbours.bytes", CONFIG_TYPE_BYTES, OF_NEIGHBOUR(bytes), RANGE("0", CONFIG_BYTES_MAX)},
     {"device.neighbours.from_step", CONFIG_TYPE_COUNT, OF_NEIGHBOUR(from_step), RANGE("0", STEPS_MAX)},
     {"device.neighbours.to_step", CONFIG_TYPE_COUNT, OF_NEIGHBOUR(to_step), RANGE("0", STEPS_MAX)},
 };

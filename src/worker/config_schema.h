@@ -27,8 +27,8 @@ struct config_key {
     size_t count_offset;      // list: where its length (size_t) is
     const char *min, *max;    // count, bytes, real
     const char *const *names; // choice: what is allowed, in the enum's order, closed by NULL
-    const char *word;         // count, text: may stand in place of a value, or NULL; a text is then NULL
-    uint64_t word_value;      // count: what the word stands for
+    const char *word;         // count, bytes, text: may stand in place of a value, or NULL; a text is then NULL
+    uint64_t word_value;      // count, bytes: what the word stands for
     const char *fallback;     // the default; NULL: the key must be given
     const char *help;
 };
@@ -40,6 +40,7 @@ struct config_schema {
     size_t count; // at most CONFIG_KEYS_MAX
 };
 
+#define CONFIG_BYTES_MAX          "1024TiB" // the most that a size may say
 #define CONFIG_KEYS_MAX           64
 #define CONFIG_NEIGHBOUR_KEYS_MAX 4
 

@@ -144,7 +144,7 @@ static const char *scan_size(const char *text, uint64_t *bytes_p)
     return NULL;
 }
 
-// Counts and bytes: `scan` reads the text as it reads the bounds.
+// `scan` reads the text as it reads the bounds.
 static const char *scan_in_range(const struct config_key *key, const char *(*scan)(const char *, uint64_t *),
                                  const char *text, uint64_t *value)
 {
@@ -164,13 +164,14 @@ static const char *scan_in_range(const struct config_key *key, const char *(*sca
     return NULL;
 }
 
-static const char *scan_count(const struct config_key *key, const char *text, bool quoted, uint64_t *value)
+// Counts and bytes.
+static const char *scan_number(const struct config_key *key, const char *text, bool quoted, uint64_t *value)
 {
     if (is_word(key, text, quoted)) {
         *value = key->word_value;
         return NULL;
     }
-    return scan_in_range(key, scan_whole, text, value);
+    return scan_in_range(key, key->type == CONFIG_TYPE_BYTES ? scan_size : scan_whole, text, value);
 }
 
 // strtod alone would also take spaces, hexadecimal digits, "inf" and "nan".
@@ -226,9 +227,8 @@ const char *config_value_scan(const struct config_key *key, const char *text, bo
     case CONFIG_TYPE_BOOL:
         return scan_bool(text, value);
     case CONFIG_TYPE_COUNT:
-        return scan_count(key, text, quoted, value);
     case CONFIG_TYPE_BYTES:
-        return scan_in_range(key, scan_size, text, value);
+        return scan_number(key, text, quoted, value);
     case CONFIG_TYPE_REAL:
         return scan_real(key, text, value);
     case CONFIG_TYPE_CHOICE:
@@ -242,15 +242,6 @@ const char *config_value_scan(const struct config_key *key, const char *text, bo
     return NULL;
 }
 
-static void print_count(const struct config_key *key, uint64_t count, FILE *file)
-{
-    if (key->word != NULL && count == key->word_value) {
-        fputs(key->word, file);
-    } else {
-        fprintf(file, "%" PRIu64, count);
-    }
-}
-
 static void print_bytes(uint64_t bytes, FILE *file)
 {
     const struct unit *unit = units;
@@ -258,6 +249,17 @@ static void print_bytes(uint64_t bytes, FILE *file)
         unit++;
     }
     fprintf(file, "%" PRIu64 "%s", bytes / unit->bytes, unit->name);
+}
+
+static void print_number(const struct config_key *key, uint64_t number, FILE *file)
+{
+    if (key->word != NULL && number == key->word_value) {
+        fputs(key->word, file);
+    } else if (key->type == CONFIG_TYPE_BYTES) {
+        print_bytes(number, file);
+    } else {
+        fprintf(file, "%" PRIu64, number);
+    }
 }
 
 // The fewest digits that give the same number again; 17 always do.
@@ -314,10 +316,8 @@ void config_value_print(const struct config_key *key, const void *value, FILE *f
         fputs(*(const bool *)value ? "true" : "false", file);
         break;
     case CONFIG_TYPE_COUNT:
-        print_count(key, *(const uint64_t *)value, file);
-        break;
     case CONFIG_TYPE_BYTES:
-        print_bytes(*(const uint64_t *)value, file);
+        print_number(key, *(const uint64_t *)value, file);
         break;
     case CONFIG_TYPE_REAL:
         print_real(*(const double *)value, file);

@@ -17,6 +17,7 @@ static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [se
                             "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
                             "       headroom memory replay TRACE.csv\n"
                             "       headroom memory snapshot PROCESS ...\n"
+                            "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | simulate --help | --version\n";
 
@@ -52,6 +53,9 @@ static int print_help(void)
           "              simulate --help lists what a scenario may say\n"
           "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
           "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
+          "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
+          "64KiB,\n"
+          "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
           "--print-config prints the whole configuration, defaults included\n"
           "\n"
           "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
@@ -158,6 +162,9 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "simulate") == 0 && argc == 3 && strcmp(argv[2], "--help") == 0) {
         return command_simulate_help();
+    }
+    if (strcmp(argv[1], "limit") == 0) {
+        return command_limit(argv + 2);
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {

@@ -128,6 +128,39 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     return status;
 }
 
+// 0: the file does not say.
+static uint32_t find_ranks(FILE *environment)
+{
+    char line[256];
+    while (fgets(line, sizeof(line), environment) != NULL) {
+        if (strncmp(line, "ranks ", strlen("ranks ")) == 0) {
+            return (uint32_t)strtoul(line + strlen("ranks "), NULL, 10);
+        }
+    }
+    return 0;
+}
+
+enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error)
+{
+    char path[RUN_FOLDER_MAX + 64];
+    struct stat found;
+    if (stat(folder, &found) != 0) {
+        return error_set(error, STATUS_INVALID, "%s: %s; allowed: the folder of a run", folder, strerror(errno));
+    }
+    snprintf(path, sizeof(path), "%s/env.txt", folder);
+    FILE *file = fopen(path, "r");
+    uint32_t ranks = file == NULL ? 0 : find_ranks(file);
+    if (file != NULL) {
+        fclose(file);
+    }
+    if (ranks == 0) {
+        return error_set(error, STATUS_INVALID, "%s: no run's folder: it has no env.txt that tells a number of ranks",
+                         folder);
+    }
+    *ranks_p = ranks;
+    return STATUS_OK;
+}
+
 static enum status fill(const struct config *config, uint32_t ranks, char *const *argv, const char *path,
                         struct error *error)
 {

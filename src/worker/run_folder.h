@@ -7,6 +7,7 @@
 //   metrics.jsonl   one JSON object a line; docs/metrics.md
 //   logs/rank_N.log what rank N did with its memory
 //   memory/         memory_files.h
+//   limits/         limit_file.h; there only where somebody asked for it
 //
 // A folder is never used twice: where the configured one exists, a number is appended.
 #ifndef HEADROOM_WORKER_RUN_FOLDER_H
@@ -30,6 +31,9 @@ enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, s
 // Writes `text` as the file `name` of the folder, as whole_file_write does.
 // STATUS_ERROR where the disk is at fault, else STATUS_INVALID. Not collective.
 enum status run_folder_write(const char *folder, const char *name, const char *text, struct error *error);
+
+// How many ranks the run has. STATUS_INVALID where this is no run's folder. Not collective; for any process.
+enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error);
 
 // One line of versions: the program, MPI, the matrix library.
 void run_folder_versions(FILE *file);

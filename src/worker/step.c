@@ -117,12 +117,36 @@ static void set_neighbours(struct worker *worker, uint64_t step)
     }
 }
 
-// What others leave of the device is this rank's limit: where they grew, cached memory goes back.
+// Notes what someone outside lets this rank hold from step `next_step` on.
+static void follow_limit(struct worker *worker, uint64_t next_step)
+{
+    struct limit_file *limit = &worker->limit;
+    enum limit_news news = limit_file_follow(limit);
+    if (news == LIMIT_UNCLEAR) {
+        worker_log(worker, "step %" PRIu64 ": %s: %s; the limit stays as it was", next_step, limit->path,
+                   limit->complaint);
+    } else if (news == LIMIT_CHANGED && limit->bytes == 0) {
+        worker_log(worker, "step %" PRIu64 ": no limit from outside any more", next_step);
+    } else if (news == LIMIT_CHANGED) {
+        worker_log(worker, "step %" PRIu64 ": limited to %" PRIu64 " bytes by %s", next_step, limit->bytes,
+                   limit->path);
+    }
+}
+
+// What others leave of the device, or what someone outside allows, is this rank's limit: where that fell, cached memory
+// goes back.
 static void yield_memory(struct worker *worker)
 {
     struct device_info info;
+    struct mem_pool_stats stats;
     worker->device->ops->info(worker->device, &info);
-    mem_pool_set_soft_limit(worker->pool, info.capacity_bytes - uint64_min(info.capacity_bytes, info.others_bytes));
+    mem_pool_stats(worker->pool, &stats);
+    uint64_t left_bytes = info.capacity_bytes - uint64_min(info.capacity_bytes, info.others_bytes);
+    uint64_t most_bytes = worker->limit.bytes == 0 ? UINT64_MAX : worker->limit.bytes;
+    mem_pool_set_soft_limit(worker->pool, uint64_min(left_bytes, most_bytes));
+    left_bytes = uint64_min(left_bytes, stats.limit_bytes);
+    worker->message.limit_bytes = uint64_min(stats.limit_bytes, most_bytes);
+    worker->message.withheld_bytes = left_bytes - uint64_min(left_bytes, uint64_max(most_bytes, worker->resting_bytes));
     worker->message.others_bytes = info.others_bytes - uint64_min(info.others_bytes, worker->usage.library_bytes);
 }
 
@@ -147,6 +171,7 @@ static void report(struct worker *worker, uint64_t next_step)
     struct sched_report *report = &worker->message.report;
     read_stopwatch(worker);
     set_neighbours(worker, next_step);
+    follow_limit(worker, next_step);
     yield_memory(worker);
     report->headroom_bytes = mem_pool_headroom(worker->pool);
     offer(worker, worker->spent ? 0 : report->headroom_bytes);
@@ -154,30 +179,46 @@ static void report(struct worker *worker, uint64_t next_step)
     report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
 }
 
-// No rank can hold a sample. One of them is to say why, the lowest that was refused memory, else the lowest; `error` is
-// what each would say.
+// What would be this rank's headroom without others on its device and without a limit from outside holds a sample.
+static bool fits_alone(const struct worker *worker, const struct step_message *message)
+{
+    uint64_t bytes = message->report.headroom_bytes + message->others_bytes + message->withheld_bytes;
+    return offers_least_bytes(&worker->offers) <= bytes;
+}
+
+// Which of the ranks, none of which can hold a sample, is to say why: the lowest that a limit from outside keeps from
+// it, else that was refused memory, else the lowest.
+static uint32_t choose_spokesman(const struct worker *worker)
+{
+    uint32_t squeezed = UINT32_MAX, refused = UINT32_MAX;
+    for (uint32_t i = worker->comm->size; i-- > 0;) {
+        const struct step_message *message = &worker->messages[i];
+        squeezed = message->withheld_bytes > 0 && fits_alone(worker, message) ? i : squeezed;
+        refused = message->report.refused ? i : refused;
+    }
+    uint32_t rank = squeezed < UINT32_MAX ? squeezed : refused;
+    return rank < UINT32_MAX ? rank : 0;
+}
+
+// No rank can hold a sample. One of them is to say why; `error` is what each would say.
 static enum status no_plan(struct worker *worker, struct error *error)
 {
     char advice[WORKER_ADVICE_MAX];
-    uint32_t rank = 0;
-    for (uint32_t i = worker->comm->size; i-- > 0;) {
-        rank = worker->messages[i].report.refused ? i : rank;
-    }
-    worker->spokesman = rank;
+    worker->spokesman = choose_spokesman(worker);
     memory_files_out_of_memory(worker, true);
     if (worker->shortage.status != STATUS_OK) {
         *error = worker->shortage;
         return error->status;
     }
     const struct step_message *message = &worker->message;
-    uint64_t sample_bytes = offers_least_bytes(&worker->offers);
-    bool without_others = sample_bytes <= message->report.headroom_bytes + message->others_bytes;
-    enum mem_cause cause = message->others_bytes > 0 && without_others ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
+    bool promised = message->others_bytes + message->withheld_bytes > 0 && fits_alone(worker, message);
+    enum mem_cause cause = promised ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
     return error_set(error, STATUS_OUT_OF_MEMORY,
                      "cannot hold a single sample: a micro-step of one needs %" PRIu64
-                     " bytes and the headroom is %" PRIu64 " bytes. Of the limit of %" PRIu64 " bytes it holds %" PRIu64
-                     " itself, and %" PRIu64 " are held by others on its device. %s",
-                     sample_bytes, message->report.headroom_bytes, message->limit_bytes, worker->resting_bytes,
+                     " bytes and the headroom is %" PRIu64 " bytes. Of the limit of %" PRIu64
+                     " bytes%s it holds %" PRIu64 " itself, and %" PRIu64 " are held by others on its device. %s",
+                     offers_least_bytes(&worker->offers), message->report.headroom_bytes, message->limit_bytes,
+                     message->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes,
                      message->others_bytes, worker_advice(worker, cause, true, advice));
 }
 
@@ -319,7 +360,7 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     worker->spent = false;
     worker->message.micro_batch = share->micro_batch * worker->grain;
     worker->message.accumulation_steps = share->accumulation_steps;
-    worker->message.levers = share->levers;
+    worker->message.levers = (uint32_t)share->levers;
     clear_sums(worker);
     sched_undone_finish(&worker->undone);
     if (!sched_undone_init(&worker->undone, worker_grains(worker->config))) {

@@ -119,6 +119,7 @@ static enum status open_reports(struct worker *worker, struct reporter *reporter
 {
     enum status status = run_folder_open_log(reporter->folder, worker->comm->rank, &worker->log, error);
     if (status == STATUS_OK) {
+        limit_file_name(reporter->folder, worker->comm->rank, worker->limit.path);
         status = memory_files_open(worker, reporter->folder, error);
     }
     if (status != STATUS_OK || worker->comm->rank != 0) {

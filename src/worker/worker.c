@@ -260,7 +260,9 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
     if (training && worker_may_recompute(config) && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
         ways[count++] = "set train.recompute: auto";
     }
-    if (cause == MEM_CAUSE_EXTERNAL) {
+    if (worker->message.withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
+        ways[count++] = "lift the limit from outside (headroom limit RUN_DIR --bytes none)";
+    } else if (cause == MEM_CAUSE_EXTERNAL) {
         ways[count++] = "leave the device to this job";
     } else if (config->device.capacities_count > 0) {
         ways[count++] = "raise device.capacity";

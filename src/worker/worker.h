@@ -14,6 +14,7 @@
 #include "worker/buckets.h"
 #include "worker/comm.h"
 #include "worker/config.h"
+#include "worker/limit_file.h"
 #include "worker/loader.h"
 #include "worker/offers.h"
 #include "worker/place.h"
@@ -23,16 +24,18 @@
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
-    struct sched_report report;                       // for the next plan
-    uint64_t samples;                                 // that this rank did
-    uint64_t left;                                    // that it could not do of what it was dealt last
-    uint64_t handed_back;                             // all that it could not do
-    uint64_t micro_batch, accumulation_steps, levers; // as planned
-    uint64_t position_hash;                           // sum of position_hash() over them
-    uint64_t others_bytes;                            // of its device, that are not this process's
+    struct sched_report report;               // for the next plan
+    uint64_t samples;                         // that this rank did
+    uint64_t left;                            // that it could not do of what it was dealt last
+    uint64_t handed_back;                     // all that it could not do
+    uint64_t micro_batch, accumulation_steps; // as planned
+    uint64_t position_hash;                   // sum of position_hash() over them
+    uint64_t others_bytes;                    // of its device, that are not this process's
+    uint64_t withheld_bytes;                  // of its headroom, by a limit from outside
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
     uint64_t data_wait_ns;
-    uint64_t oom_retries;
+    uint32_t oom_retries;
+    uint32_t levers; // as planned
 };
 _Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
 
@@ -116,6 +119,7 @@ struct worker {
     struct step_records *records;  // of the steps under way
 
     struct memory_files *memory_files; // NULL before the run has a folder
+    struct limit_file limit;           // from outside
 
     FILE *log;     // this rank's
     int log_errno; // of the first line that could not be written; 0: all were
@@ -140,7 +144,7 @@ bool worker_may_recompute(const struct config *config);
 
 // What to change where memory was refused for good, in a sentence; `training`: to a micro-step with a backward pass.
 // Writes and answers `text`, of WORKER_ADVICE_MAX bytes.
-#define WORKER_ADVICE_MAX 192
+#define WORKER_ADVICE_MAX 256
 const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text);
 
 // The config's model and optimizer in the words of src/model/.

@@ -210,6 +210,10 @@ class ProgramTest(unittest.TestCase):
         with open(self.path(name), "wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
 
+    def read(self, name):
+        with open(self.path(name), encoding="utf-8") as file:
+            return file.read()
+
     def start(self, *arguments, ranks=None, before=()):
         launch = Launch(arguments, ranks, self.folder, before)
         self.addCleanup(launch.kill)
@@ -235,13 +239,21 @@ class ProgramTest(unittest.TestCase):
         except FileNotFoundError:
             return []
 
-    def wait_for_steps(self, launch, folder, count):
-        """Until a run in the middle of its steps has reported so many."""
+    def steps(self, folder):
+        """Of a run that may be under way."""
+        lines = [line for line in self.metrics_lines(folder) if line.endswith("\n")]
+        return [step for step in map(json.loads, lines) if "event" not in step]
+
+    def wait_for(self, launch, met, why):
+        """Until a run in the middle of its steps has met it."""
         deadline = time.monotonic() + TIMEOUT_S
-        while sum('"step_ms"' in line for line in self.metrics_lines(folder)) < count:
-            self.assertLess(time.monotonic(), deadline, "no steps")
+        while not met():
+            self.assertLess(time.monotonic(), deadline, why)
             self.assertIsNone(launch.process.poll(), "ended by itself")
             time.sleep(0.02)
+
+    def wait_for_steps(self, launch, folder, count):
+        self.wait_for(launch, lambda: len(self.steps(folder)) >= count, "no steps")
 
     def assert_close_losses(self, run, reference, what, most):
         losses, expected = run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses

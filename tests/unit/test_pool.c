@@ -752,7 +752,7 @@ static void every_cause_has_a_name_and_an_explanation(void **context)
                                 "Cause: capacity (what is live and the request together exceed the limit)."},
         [MEM_CAUSE_FRAGMENTED] = {"fragmented", "Cause: fragmented (enough is free, but not in one piece)."},
         [MEM_CAUSE_PENDING] = {"pending", "Cause: pending (enough is free once work that is under way is done)."},
-        [MEM_CAUSE_EXTERNAL] = {"external", "Cause: external (others hold what the limit promised)."},
+        [MEM_CAUSE_EXTERNAL] = {"external", "Cause: external (others hold or claim what the limit promised)."},
         [MEM_CAUSE_INJECTED] = {"injected", "Cause: injected (a fault that the configuration asked for)."},
     };
     for (int cause = MEM_CAUSE_CAPACITY; cause <= MEM_CAUSE_INJECTED; cause++) {
