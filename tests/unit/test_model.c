@@ -386,6 +386,56 @@ static void test_padded_samples_count_for_what_they_are(void **state)
     on_every_target(check_padded_samples);
 }
 
+// Norm of the difference of x from y, in norms of y.
+static double distance(const float *x, const float *y, size_t count)
+{
+    double squares = 0, differences = 0;
+    for (size_t i = 0; i < count; i++) {
+        squares += (double)y[i] * (double)y[i];
+        differences += pow((double)x[i] - (double)y[i], 2);
+    }
+    return sqrt(differences / squares);
+}
+
+static void add_scaled(float *sum, const float *x, double factor, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        sum[i] += (float)(factor * (double)x[i]);
+    }
+}
+
+// Micro-steps of unlike sizes, as unequal ranks have, with padding: the mean of their means, which frameworks took for
+// the gradient, is another; sums divided once are not.
+static void check_means_of_means(struct target *target)
+{
+    static const size_t firsts[] = {0, 1, 4, SAMPLES};
+    const size_t parts = sizeof(firsts) / sizeof(firsts[0]) - 1;
+    struct workplace workplace;
+    workplace_init(&workplace, target, &gpt);
+    pad_samples(&workplace);
+    size_t elements = workplace.model->elements;
+    float *whole = whole_gradient(&workplace), *sum = host_array(4 * elements, 0), *mean = host_array(4 * elements, 0);
+    double targets = workplace.tally.count;
+    for (size_t i = 0; i < parts; i++) {
+        clear(&workplace);
+        train(&workplace, firsts[i], firsts[i + 1] - firsts[i]);
+        add_scaled(sum, workplace.gradients, 1, elements);
+        add_scaled(mean, workplace.gradients, targets / (double)parts / workplace.tally.count, elements);
+    }
+    assert_true(distance(sum, whole, elements) < enough(&workplace, 1e-5, 1e-2));
+    assert_true(distance(mean, whole, elements) > 0.1);
+    free(mean);
+    free(sum);
+    free(whole);
+    workplace_finish(&workplace);
+}
+
+static void test_the_mean_of_means_is_another_gradient(void **state)
+{
+    (void)state;
+    on_every_target(check_means_of_means);
+}
+
 static void check_ignored(struct target *target, const struct model_config *config)
 {
     struct workplace workplace;
@@ -969,6 +1019,7 @@ int main(void)
         cmocka_unit_test(test_any_cut_gives_the_same_gradient),
         cmocka_unit_test(test_gradients_and_tally_accumulate),
         cmocka_unit_test(test_padded_samples_count_for_what_they_are),
+        cmocka_unit_test(test_the_mean_of_means_is_another_gradient),
         cmocka_unit_test(test_ignored_targets_leave_nothing),
         cmocka_unit_test(test_evaluation_is_the_forward_pass),
         cmocka_unit_test(test_the_gradient_is_the_slope_of_the_loss),
