@@ -3,6 +3,7 @@
 // Every table of kernels against the reference of its precision: random inputs, odd sizes, poisoned outputs, memory
 // around the arrays that must not change, on the CPU at addresses that fault when dereferenced and with several
 // threads.
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -81,9 +82,11 @@ enum type {
     REALS, // of the table's precision
     FLOATS,
     POSITIVE_FLOATS,
+    ANY_FLOATS, // of any bits
     DOUBLES,
-    TOKENS,  // int32 in [0, limit)
-    TARGETS, // the same, some of them KERNEL_TARGET_NONE
+    INTEGERS, // int64 below 2^62, of all lengths
+    TOKENS,   // int32 in [0, limit)
+    TARGETS,  // the same, some of them KERNEL_TARGET_NONE
 };
 
 struct array {
@@ -127,6 +130,8 @@ struct sizes {
     size_t batch, length, channels, heads, vocabulary; // of sequences
     bool transpose_a, transpose_b, accumulate, has_bias, float_c, gradient;
     enum kernel_epilogue epilogue;
+    double scale; // of fixed-point numbers
+    int64_t limit;
 };
 
 typedef void run_function(struct kernel_context *context, const struct sizes *sizes, const device_address *arrays);
@@ -137,6 +142,7 @@ struct parity {
     struct sizes sizes;
     struct array arrays[ARRAYS_MAX]; // up to the first without a name
     bool threads_change_bits;
+    bool exact; // the same bits as the reference's
 };
 
 static size_t element_bytes(const struct array *array)
@@ -145,7 +151,8 @@ static size_t element_bytes(const struct array *array)
     case REALS:
         return kernel_real_bytes(precision_of(present));
     case DOUBLES:
-        return sizeof(double);
+    case INTEGERS:
+        return 8;
     default:
         return 4;
     }
@@ -154,6 +161,13 @@ static size_t element_bytes(const struct array *array)
 static bool is_bf16(const struct array *array)
 {
     return array->type == REALS && precision_of(present) == KERNEL_BF16;
+}
+
+static int64_t random_integer(void)
+{
+    const uint64_t bits = random_bits(&random_state);
+    const int64_t size = (int64_t)(bits >> 2 >> random_bits(&random_state) % 62);
+    return bits % 2 == 0 ? size : -size;
 }
 
 static void fill_element(const struct array *array, void *data, size_t i)
@@ -175,8 +189,14 @@ static void fill_element(const struct array *array, void *data, size_t i)
     case POSITIVE_FLOATS:
         ((float *)data)[i] = (float)fabs(value);
         break;
+    case ANY_FLOATS:
+        ((float *)data)[i] = float_of_bits((uint32_t)random_bits(&random_state));
+        break;
     case DOUBLES:
         ((double *)data)[i] = value;
+        break;
+    case INTEGERS:
+        ((int64_t *)data)[i] = random_integer();
         break;
     case TOKENS:
         ((int32_t *)data)[i] = (int32_t)(random_bits(&random_state) % array->limit);
@@ -193,6 +213,9 @@ static double value_at(const struct array *array, const void *data, size_t i)
 {
     if (is_bf16(array)) {
         return (double)bfloat16_to_float(((const uint16_t *)data)[i]);
+    }
+    if (array->type == INTEGERS) {
+        return (double)((const int64_t *)data)[i];
     }
     return array->type == DOUBLES ? ((const double *)data)[i] : (double)((const float *)data)[i];
 }
@@ -348,6 +371,9 @@ static void expect_parity(const struct parity *parity)
         expect_same_bits(parity, &two, &one);
         if (!parity->threads_change_bits) {
             expect_same_bits(parity, &one, &first);
+        }
+        if (parity->exact) {
+            expect_same_bits(parity, &one, &expected);
         }
         contents_free(&one);
         contents_free(&two);
@@ -947,6 +973,73 @@ static void optimizer_entries_match_the_reference(void **state)
     on_every_table(check_optimizers);
 }
 
+static void run_fixed_add(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->fixed_add(context, a[0], a[1], s->rows, s->scale, s->limit, a[2]);
+}
+
+static void run_fixed_get(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->fixed_get(context, a[0], a[1], s->rows, s->scale, a[2]);
+}
+
+static void run_fixed_add_tally(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    (void)s;
+    context->kernels->fixed_add_tally(context, a[0], a[1]);
+}
+
+// Floats of any bits reach every scale, and most are beyond every limit; others are about the limit.
+static void expect_fixed_parity(size_t count, double scale, int64_t limit)
+{
+    const struct sizes s = {.rows = count, .scale = scale, .limit = limit};
+    struct parity add = {
+        .name = "fixed_add",
+        .run = run_fixed_add,
+        .sizes = s,
+        .arrays = {of_type(INTEGERS, updated("sums", count, 0, 0)), of_type(ANY_FLOATS, input("x", count, 0)),
+                   of_type(INTEGERS, updated("spilled", 1, 0, 0))},
+        .exact = true,
+    };
+    const struct parity get = {
+        .name = "fixed_get",
+        .run = run_fixed_get,
+        .sizes = s,
+        .arrays = {of_type(FLOATS, written("x", count, 0)), of_type(INTEGERS, input("sums", count, 0)),
+                   of_type(FLOATS, written("largest", 1, 0))},
+        .exact = true,
+    };
+    expect_parity(&add);
+    add.arrays[1] = of_type(FLOATS, input("x", count, 2 * (double)limit / scale));
+    expect_parity(&add);
+    expect_parity(&get);
+}
+
+static void check_fixed(const struct table *table)
+{
+    (void)table;
+    const struct parity tally = {
+        .name = "fixed_add_tally",
+        .run = run_fixed_add_tally,
+        .arrays = {of_type(INTEGERS, updated("sums", 4, 0, 0)), of_type(DOUBLES, updated("tally", 3, 1e6, 0))},
+        .exact = true,
+    };
+    for (size_t i = 0; i < ODD_SIZES; i++) {
+        expect_fixed_parity(odd_sizes[i], 1, INT64_C(1) << 62);
+        expect_fixed_parity(odd_sizes[i], 0x1p-64, 1000);
+        expect_fixed_parity(odd_sizes[i], 0x1p20, INT64_C(1) << 40);
+        expect_fixed_parity(odd_sizes[i], 0x1p128, 3);
+        expect_parity(&tally);
+    }
+    expect_fixed_parity(LARGE, 0x1p40, INT64_C(1) << 56);
+}
+
+static void fixed_entries_have_the_bits_of_the_reference(void **state)
+{
+    (void)state;
+    on_every_table(check_fixed);
+}
+
 // Known values ------------------------------------------------------------------------------------------------------
 
 // Numbers for the device, as reals of the table.
@@ -1111,6 +1204,311 @@ static void gradient_scale_divides_clips_and_refuses(void **state)
     on_every_table(check_gradient_scale);
 }
 
+// What one term does.
+static const struct fixed_term {
+    float x;
+    double scale;
+    int64_t limit, term;
+    bool spills;
+} fixed_terms[] = {
+    // ties to even
+    {.x = 0.5f, .scale = 1, .limit = 9, .term = 0},
+    {.x = 1.5f, .scale = 1, .limit = 9, .term = 2},
+    {.x = 2.5f, .scale = 1, .limit = 9, .term = 2},
+    {.x = -0.5f, .scale = 1, .limit = 9, .term = 0},
+    {.x = -1.5f, .scale = 1, .limit = 9, .term = -2},
+    {.x = -2.5f, .scale = 1, .limit = 9, .term = -2},
+    {.x = 5, .scale = 0x1p-1, .limit = 9, .term = 2},
+    {.x = 0x1.8p-30f, .scale = 0x1p30, .limit = 9, .term = 2},
+    {.x = 0x1.fffffep22f, .scale = 1, .limit = INT64_MAX, .term = INT64_C(1) << 23},
+    // beside ties
+    {.x = 0x1.000002p-1f, .scale = 1, .limit = 9, .term = 1},
+    {.x = 0x1.fffffep-2f, .scale = 1, .limit = 9, .term = 0},
+    // not normal, and the least that is
+    {.x = FLT_TRUE_MIN, .scale = 0x1p128, .limit = 9, .term = 0},
+    {.x = 0x1.8p-128f, .scale = 0x1p128, .limit = 9, .term = 2},
+    {.x = -0x1.8p-128f, .scale = 0x1p128, .limit = 9, .term = -2},
+    {.x = FLT_MIN, .scale = 0x1p128, .limit = 9, .term = 4},
+    // at the limit and beyond
+    {.x = 9.5f, .scale = 1, .limit = 9, .spills = true},
+    {.x = 10.5f, .scale = 1, .limit = 10, .term = 10},
+    {.x = -10.5f, .scale = 1, .limit = 10, .term = -10},
+    {.x = 10.75f, .scale = 1, .limit = 10, .spills = true},
+    {.x = -11, .scale = 1, .limit = 10, .spills = true},
+    {.x = -0.0f, .scale = 1, .limit = 0, .term = 0},
+    {.x = 0.5f, .scale = 1, .limit = 0, .term = 0},
+    {.x = 1, .scale = 1, .limit = 0, .spills = true},
+    {.x = 0x1p60f, .scale = 1, .limit = (INT64_C(1) << 60) - 1, .spills = true}, // as float64 they are equal
+    {.x = -0x1p60f, .scale = 1, .limit = (INT64_C(1) << 60) - 1, .spills = true},
+    {.x = 0x1p60f, .scale = 1, .limit = INT64_C(1) << 60, .term = INT64_C(1) << 60},
+    {.x = 0x1.fffffep62f, .scale = 1, .limit = INT64_MAX, .term = INT64_MAX - (INT64_C(1) << 39) + 1},
+    {.x = 0x1p63f, .scale = 1, .limit = INT64_MAX, .spills = true},
+    {.x = -0x1p63f, .scale = 1, .limit = INT64_MAX, .spills = true},
+    {.x = FLT_MAX, .scale = 0x1p128, .limit = INT64_MAX, .spills = true},
+    {.x = FLT_MAX, .scale = 0x1p-128, .limit = 9, .term = 1},
+    {.x = -FLT_MAX, .scale = 1, .limit = INT64_MAX, .spills = true},
+    // no number
+    {.x = INFINITY, .scale = 0x1p-128, .limit = INT64_MAX, .spills = true},
+    {.x = -INFINITY, .scale = 1, .limit = INT64_MAX, .spills = true},
+    {.x = NAN, .scale = 1, .limit = INT64_MAX, .spills = true},
+};
+
+struct fixed_sum {
+    int64_t sum, spilled;
+};
+
+static struct fixed_sum sum_with(const struct table *table, const struct fixed_term *term, struct fixed_sum before)
+{
+    struct kernel_context *context = table->target.context;
+    float x = term->x;
+    device_address sum = bytes(table, &before.sum, 8), spilled = bytes(table, &before.spilled, 8),
+                   x_at = bytes(table, &x, 4);
+    context->kernels->fixed_add(context, sum, x_at, 1, term->scale, term->limit, spilled);
+    read_bytes(table, sum, &before.sum, 8);
+    read_bytes(table, spilled, &before.spilled, 8);
+    read_bytes(table, x_at, &x, 4);
+    return before;
+}
+
+static void check_fixed_terms(const struct table *table)
+{
+    for (size_t i = 0; i < sizeof fixed_terms / sizeof *fixed_terms; i++) {
+        const struct fixed_term *term = &fixed_terms[i];
+        const struct fixed_sum before = {.sum = term->term > 0 ? -3 : 3, .spilled = INT64_C(1) << 40};
+        const struct fixed_sum after = sum_with(table, term, before);
+        if (after.sum != before.sum + term->term || after.spilled != before.spilled + (term->spills ? 1 : 0)) {
+            fail_msg("%a times %a within %lld: adds %lld and spills %lld", (double)term->x, term->scale,
+                     (long long)term->limit, (long long)(after.sum - before.sum),
+                     (long long)(after.spilled - before.spilled));
+        }
+    }
+}
+
+static void fixed_terms_are_rounded_and_limited(void **state)
+{
+    (void)state;
+    on_every_table(check_fixed_terms);
+}
+
+enum { GRAINS = 16, GRAIN = 1003, ORDERS = 3 };
+
+// A permutation of the grains.
+static size_t grain_at(size_t order, size_t place)
+{
+    const size_t backwards = GRAINS - 1 - place, strided = place * 7 % GRAINS;
+    return order == 0 ? place : order == 1 ? backwards : strided;
+}
+
+struct grain_sums {
+    int64_t fixed[GRAIN], spilled;
+    float floats[GRAIN], plain[GRAIN]; // out of `fixed`, and added up as floats
+};
+
+static void add_grains(const struct table *table, float grains[GRAINS][GRAIN], size_t order, struct grain_sums *sums)
+{
+    struct kernel_context *context = table->target.context;
+    memset(sums, 0, sizeof *sums);
+    device_address fixed = bytes(table, sums->fixed, sizeof sums->fixed), spilled = bytes(table, &sums->spilled, 8),
+                   floats = bytes(table, sums->floats, sizeof sums->floats), largest = bytes(table, &(float){0}, 4);
+    for (size_t place = 0; place < GRAINS; place++) {
+        float *grain = grains[grain_at(order, place)];
+        device_address at = bytes(table, grain, sizeof *grains);
+        context->kernels->fixed_add(context, fixed, at, GRAIN, 0x1p40, INT64_C(1) << 58, spilled);
+        read_bytes(table, at, grain, sizeof *grains);
+        for (size_t i = 0; i < GRAIN; i++) {
+            sums->plain[i] += grain[i];
+        }
+    }
+    context->kernels->fixed_get(context, floats, fixed, GRAIN, 0x1p40, largest);
+    read_bytes(table, fixed, sums->fixed, sizeof sums->fixed);
+    read_bytes(table, spilled, &sums->spilled, 8);
+    read_bytes(table, floats, sums->floats, sizeof sums->floats);
+    read_bytes(table, largest, &(float){0}, 4);
+}
+
+static void check_orders(const struct table *table)
+{
+    static float grains[GRAINS][GRAIN];
+    static struct grain_sums first, other;
+    for (size_t i = 0; i < GRAINS * GRAIN; i++) {
+        grains[i / GRAIN][i % GRAIN] = (float)ldexp(random_real(&random_state), (int)(random_bits(&random_state) % 19));
+    }
+    grains[5][17] = INFINITY;
+    grains[9][GRAIN - 1] = 0x1p20f;
+    add_grains(table, grains, 0, &first);
+    assert_int_equal(first.spilled, 2);
+    for (size_t i = 0; i < GRAIN; i++) {
+        assert_true(i == 17 || i == GRAIN - 1 || fabsf(first.floats[i] - first.plain[i]) <= 4);
+    }
+    for (size_t order = 1; order < ORDERS; order++) {
+        add_grains(table, grains, order, &other);
+        assert_memory_equal(other.fixed, first.fixed, sizeof first.fixed);
+        assert_memory_equal(other.floats, first.floats, sizeof first.floats);
+        assert_int_equal(other.spilled, first.spilled);
+        assert_memory_not_equal(other.plain, first.plain, sizeof first.plain);
+    }
+}
+
+static void fixed_sums_do_not_depend_on_the_order(void **state)
+{
+    (void)state;
+    on_every_table(check_orders);
+}
+
+// Writes the floats of sums[count] over NaN; returns the largest size.
+static float floats_of(const struct table *table, const int64_t *sums, float *floats, size_t count, double scale)
+{
+    struct kernel_context *context = table->target.context;
+    int64_t left[64];
+    float largest = NAN;
+    for (size_t i = 0; i < count; i++) {
+        floats[i] = NAN;
+    }
+    device_address floats_at = bytes(table, floats, count * sizeof *floats),
+                   sums_at = bytes(table, sums, count * sizeof *sums), largest_at = bytes(table, &largest, 4);
+    context->kernels->fixed_get(context, floats_at, sums_at, count, scale, largest_at);
+    read_bytes(table, floats_at, floats, count * sizeof *floats);
+    read_bytes(table, sums_at, left, count * sizeof *sums);
+    read_bytes(table, largest_at, &largest, 4);
+    return largest;
+}
+
+static void expect_float(const struct table *table, int64_t sum, double scale, float expected)
+{
+    float x;
+    float largest = floats_of(table, &sum, &x, 1, scale);
+    if (bits_of_float(x) != bits_of_float(expected) || bits_of_float(largest) != bits_of_float(fabsf(expected))) {
+        fail_msg("%lld / %a is %a, largest %a", (long long)sum, scale, (double)x, (double)largest);
+    }
+}
+
+static void check_fixed_floats(const struct table *table)
+{
+    expect_float(table, 0, 0x1p40, 0);
+    expect_float(table, -3, 2, -1.5f);
+    expect_float(table, (1 << 24) + 1, 1, 0x1p24f); // a tie
+    expect_float(table, (1 << 24) + 3, 1, 0x1.000004p24f);
+    expect_float(table, (INT64_C(1) << 62) + (INT64_C(1) << 38) + 1, 1, 0x1p62f); // a tie once it is a float64
+    expect_float(table, (INT64_C(1) << 62) + (INT64_C(1) << 38) + 1024, 1, 0x1.000002p62f);
+    expect_float(table, INT64_MAX, 0x1p40, 0x1p23f);
+    expect_float(table, INT64_MIN, 0x1p40, -0x1p23f);
+    expect_float(table, 3, 0x1p128, 0x1.8p-127f); // not normal
+    expect_float(table, -1, 0x1p128, -0x1p-128f);
+    expect_float(table, 1, 0x1p-128, INFINITY);
+    expect_float(table, INT64_MIN, 0x1p-128, -INFINITY);
+}
+
+static void fixed_sums_become_the_nearest_floats(void **state)
+{
+    (void)state;
+    on_every_table(check_fixed_floats);
+}
+
+// Wherever it stands.
+static void check_largest(const struct table *table)
+{
+    enum { COUNT = 61 };
+    for (size_t place = 0; place < COUNT; place++) {
+        int64_t sums[COUNT];
+        float floats[COUNT];
+        for (size_t i = 0; i < COUNT; i++) {
+            sums[i] = (int64_t)(random_bits(&random_state) % 1001) - 500;
+        }
+        sums[place] = place % 2 == 0 ? 501 : -501;
+        assert_true(floats_of(table, sums, floats, COUNT, 2) == 250.5f);
+        for (size_t i = 0; i < COUNT; i++) {
+            assert_true(floats[i] == (float)sums[i] / 2);
+        }
+    }
+}
+
+static void largest_of_fixed_sums_is_found_anywhere(void **state)
+{
+    (void)state;
+    on_every_table(check_largest);
+}
+
+// The sums with the tally, of which nothing must be left.
+static struct kernel_fixed_tally with_tally(const struct table *table, struct kernel_fixed_tally sums,
+                                            struct kernel_tally tally)
+{
+    static const struct kernel_tally nothing;
+    struct kernel_context *context = table->target.context;
+    device_address sums_at = bytes(table, &sums, sizeof sums), tally_at = bytes(table, &tally, sizeof tally);
+    context->kernels->fixed_add_tally(context, sums_at, tally_at);
+    read_bytes(table, sums_at, &sums, sizeof sums);
+    read_bytes(table, tally_at, &tally, sizeof tally);
+    assert_memory_equal(&tally, &nothing, sizeof tally);
+    return sums;
+}
+
+static void expect_loss(const struct table *table, double loss, int64_t expected)
+{
+    const struct kernel_fixed_tally before = {-1, 20, 30, 4};
+    const struct kernel_fixed_tally sums =
+        with_tally(table, before, (struct kernel_tally){.loss = loss, .count = 7, .correct = 5});
+    assert_int_equal(sums.loss, -1 + expected);
+    assert_true(sums.count == 27 && sums.correct == 35 && sums.not_finite == 4);
+}
+
+static void expect_refused_loss(const struct table *table, double loss)
+{
+    const struct kernel_fixed_tally before = {-1, 20, 30, 4};
+    const struct kernel_fixed_tally sums =
+        with_tally(table, before, (struct kernel_tally){.loss = loss, .count = 7, .correct = 5});
+    assert_true(sums.loss == -1 && sums.count == 27 && sums.correct == 35 && sums.not_finite == 5);
+}
+
+static void check_fixed_tally(const struct table *table)
+{
+    expect_loss(table, 2.25, INT64_C(9) << 30);
+    expect_loss(table, 0x1p-33, 0); // ties
+    expect_loss(table, 3 * 0x1p-33, 2);
+    expect_loss(table, -5 * 0x1p-33, -2);
+    expect_loss(table, 0x1.8p-1060, 0);
+    expect_loss(table, KERNEL_FIXED_LOSS_MAX, INT64_C(1) << 56);
+    expect_loss(table, -KERNEL_FIXED_LOSS_MAX, -(INT64_C(1) << 56));
+    expect_refused_loss(table, nextafter(KERNEL_FIXED_LOSS_MAX, DBL_MAX));
+    expect_refused_loss(table, -DBL_MAX);
+    expect_refused_loss(table, (double)INFINITY);
+    expect_refused_loss(table, -(double)INFINITY);
+    expect_refused_loss(table, (double)NAN);
+}
+
+static void fixed_tallies_add_up_and_tell_what_is_not_finite(void **state)
+{
+    (void)state;
+    on_every_table(check_fixed_tally);
+}
+
+static struct kernel_tally tally_from(const struct table *table, struct kernel_fixed_tally sums)
+{
+    struct kernel_context *context = table->target.context;
+    struct kernel_tally tally = {(double)NAN, (double)NAN, (double)NAN};
+    device_address sums_at = bytes(table, &sums, sizeof sums), tally_at = bytes(table, &tally, sizeof tally);
+    context->kernels->fixed_get_tally(context, tally_at, sums_at);
+    read_bytes(table, sums_at, &sums, sizeof sums);
+    read_bytes(table, tally_at, &tally, sizeof tally);
+    return tally;
+}
+
+static void check_tally_from_fixed(const struct table *table)
+{
+    const int64_t tie = (INT64_C(1) << 53) + 1; // as float64, to even
+    struct kernel_tally tally = tally_from(table, (struct kernel_fixed_tally){-(INT64_C(5) << 31), tie, 3, 0});
+    assert_true(tally.loss == -2.5 && tally.count == 0x1p53 && tally.correct == 3);
+    tally = tally_from(table, (struct kernel_fixed_tally){(INT64_C(1) << 60) + 128, 1, 0, 0});
+    assert_true(tally.loss == 0x1p28 && tally.count == 1 && tally.correct == 0);
+    tally = tally_from(table, (struct kernel_fixed_tally){1, 2, 3, 1});
+    assert_true(isnan(tally.loss) && tally.count == 2 && tally.correct == 3);
+}
+
+static void tallies_come_from_fixed_ones(void **state)
+{
+    (void)state;
+    on_every_table(check_tally_from_fixed);
+}
+
 // One weight and what belongs to it.
 struct weight {
     float w, g, scale, first, second;
@@ -1203,9 +1601,11 @@ static void check_sizes_of_zero(const struct table *table)
     const struct kernels *k = context->kernels;
     struct kernel_tally tally = {.loss = 1, .count = 2, .correct = 3};
     double sum = (double)NAN;
-    float scale = 1;
+    float scale = 1, largest = NAN;
+    int64_t spilled = 5;
     device_address tally_at = bytes(table, &tally, sizeof tally), sum_at = bytes(table, &sum, sizeof sum),
-                   scale_at = bytes(table, &scale, sizeof scale);
+                   scale_at = bytes(table, &scale, sizeof scale), largest_at = bytes(table, &largest, sizeof largest),
+                   spilled_at = bytes(table, &spilled, sizeof spilled);
     k->matmul(context, &empty, 0, 0, 0, 0, 0);
     k->bias_backward(context, 0, 0, 0, 0);
     k->convert(context, 0, 0, 0);
@@ -1222,13 +1622,18 @@ static void check_sizes_of_zero(const struct table *table)
     k->attention_backward(context, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1);
     k->cross_entropy(context, tally_at, 0, 0, 0, 0, 0, true);
     k->sum_of_squares(context, sum_at, 0, 0);
+    k->fixed_add(context, 0, 0, 0, 1, 1, spilled_at);
+    k->fixed_get(context, 0, 0, 0, 1, largest_at);
     k->sgd(context, &sgd, 0, 0, 0, 0, scale_at, 0);
     k->adamw(context, &adamw, 0, 0, 0, 0, 0, scale_at, 0);
     read_bytes(table, tally_at, &tally, sizeof tally);
     read_bytes(table, sum_at, &sum, sizeof sum);
     read_bytes(table, scale_at, &scale, sizeof scale);
+    read_bytes(table, largest_at, &largest, sizeof largest);
+    read_bytes(table, spilled_at, &spilled, sizeof spilled);
     assert_true(tally.loss == 1 && tally.count == 2 && tally.correct == 3);
     assert_true(sum == 0);
+    assert_true(largest == 0 && spilled == 5);
 }
 
 static void sizes_of_zero_do_nothing(void **state)
@@ -1298,11 +1703,18 @@ int main(void)
         cmocka_unit_test_setup(attention_matches_the_reference, start),
         cmocka_unit_test_setup(cross_entropy_matches_the_reference, start),
         cmocka_unit_test_setup(optimizer_entries_match_the_reference, start),
+        cmocka_unit_test_setup(fixed_entries_have_the_bits_of_the_reference, start),
         cmocka_unit_test_setup(relu_keeps_what_is_positive, start),
         cmocka_unit_test_setup(cross_entropy_takes_the_first_of_equal_logits, start),
         cmocka_unit_test_setup(loss_of_bad_logits_is_not_finite, start),
         cmocka_unit_test_setup(minus_infinity_excludes_a_class, start),
         cmocka_unit_test_setup(gradient_scale_divides_clips_and_refuses, start),
+        cmocka_unit_test_setup(fixed_terms_are_rounded_and_limited, start),
+        cmocka_unit_test_setup(fixed_sums_do_not_depend_on_the_order, start),
+        cmocka_unit_test_setup(fixed_sums_become_the_nearest_floats, start),
+        cmocka_unit_test_setup(largest_of_fixed_sums_is_found_anywhere, start),
+        cmocka_unit_test_setup(fixed_tallies_add_up_and_tell_what_is_not_finite, start),
+        cmocka_unit_test_setup(tallies_come_from_fixed_ones, start),
         cmocka_unit_test_setup(sgd_takes_two_known_steps_and_refuses_a_third, start),
         cmocka_unit_test_setup(adamw_takes_two_known_steps_and_refuses_a_third, start),
         cmocka_unit_test_setup(sizes_of_zero_do_nothing, start),
