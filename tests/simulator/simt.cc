@@ -65,9 +65,14 @@ namespace
 
 enum class state { ready, at_barrier, in_exchange, returned };
 
-struct fiber {
-    char *stack;
+struct stack {
+    const void *memory;
+    size_t bytes;
     void *top; // where it goes on
+};
+
+struct fiber {
+    struct stack stack;
     uint3 index;
     enum state state;
     enum simt_barrier barrier;
@@ -80,7 +85,9 @@ struct fiber {
 struct group {
     group(unsigned its_mask, const char *its_kind, size_t its_bytes) : mask(its_mask), kind(its_kind), bytes(its_bytes)
     {
-        memset(values, 0, 32 * bytes);
+        if (mask != 0xffffffffu) {
+            memset(values, 0, 32 * bytes);
+        }
     }
 
     unsigned mask, arrived = 0;
@@ -103,15 +110,15 @@ struct block {
     size_t threads;
     std::vector<std::vector<unsigned>> ready; // of each warp
     size_t ready_threads;
+    bool far;                               // a warp goes on as far as it can
     size_t favoured;                        // the warp that went on last
     size_t returned, waiting;               // at the barrier
     std::vector<std::vector<group>> groups; // of each warp
     std::unique_ptr<unsigned char[], release> shared;
     fiber *present;
-    void *scheduler_top;
+    struct stack host;  // of who runs the block
+    struct stack *left; // from where the present fiber, or the host, was reached
     uint64_t random_state;
-    const void *scheduler_stack;
-    size_t scheduler_stack_bytes;
 } running;
 
 size_t random_below(size_t end)
@@ -134,73 +141,23 @@ size_t random_below(size_t end)
     abort();
 }
 
-// Tells AddressSanitizer that another stack comes; `fake_p` keeps what belongs to this one, NULL: it ends.
-void start_switch(void **fake_p, const void *stack, size_t stack_bytes)
-{
-    if (__sanitizer_start_switch_fiber != nullptr) {
-        __sanitizer_start_switch_fiber(fake_p, stack, stack_bytes);
-    }
-}
-
-void finish_switch(void *fake, const void **left_p, size_t *left_bytes_p)
+// AddressSanitizer is told of every change, and tells what it knows of the stack that was left.
+void arrive(void *fake)
 {
     if (__sanitizer_finish_switch_fiber != nullptr) {
-        __sanitizer_finish_switch_fiber(fake, left_p, left_bytes_p);
+        __sanitizer_finish_switch_fiber(fake, &running.left->memory, &running.left->bytes);
     }
 }
 
-void to_scheduler(bool for_ever)
+void change_stack(struct stack *from, const struct stack *to, bool for_ever)
 {
-    fiber *self = running.present;
-    void *fake = nullptr;
-    start_switch(for_ever ? nullptr : &fake, running.scheduler_stack, running.scheduler_stack_bytes);
-    simt_switch_stack(&self->top, running.scheduler_top);
-    finish_switch(fake, &running.scheduler_stack, &running.scheduler_stack_bytes);
-}
-
-void run_fiber()
-{
-    finish_switch(nullptr, &running.scheduler_stack, &running.scheduler_stack_bytes);
-    (*running.kernel)();
-    running.present->state = state::returned;
-    to_scheduler(true);
-    abort(); // nobody goes on with a fiber that has returned
-}
-
-void to_fiber(fiber &f)
-{
-    running.present = &f;
-    simt_thread_index = f.index;
-    void *fake = nullptr;
-    start_switch(&fake, f.stack, STACK_BYTES);
-    simt_switch_stack(&running.scheduler_top, f.top);
-    finish_switch(fake, nullptr, nullptr);
-}
-
-// A fresh stack on which simt_switch_stack finds six registers and the address to return to.
-void prepare(fiber &f, unsigned place)
-{
-    if (f.stack == nullptr) {
-        void *memory =
-            mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED || mprotect(memory, PAGE_BYTES, PROT_NONE) != 0) {
-            give_up("no memory for a fiber's stack");
-        }
-        f.stack = static_cast<char *>(memory);
+    void *fake = nullptr; // what belongs to `from`
+    running.left = from;
+    if (__sanitizer_start_switch_fiber != nullptr) {
+        __sanitizer_start_switch_fiber(for_ever ? nullptr : &fake, to->memory, to->bytes);
     }
-    char *end = f.stack + STACK_BYTES - place * STACK_STEP % PAGE_BYTES;
-    if (__asan_unpoison_memory_region != nullptr) {
-        __asan_unpoison_memory_region(end - PAGE_BYTES, PAGE_BYTES); // frames that were never left
-    }
-    void **top = reinterpret_cast<void **>(end) - 1; // aligned as after a call
-    *--top = reinterpret_cast<void *>(run_fiber);
-    for (int i = 0; i < 6; i++) {
-        *--top = nullptr;
-    }
-    f.top = top;
-    f.state = state::ready;
-    f.index = {place % simt_block_size.x, place / simt_block_size.x % simt_block_size.y,
-               place / (simt_block_size.x * simt_block_size.y)};
+    simt_switch_stack(&from->top, to->top);
+    arrive(fake);
 }
 
 void make_ready(fiber &f)
@@ -211,11 +168,11 @@ void make_ready(fiber &f)
     running.ready_threads++;
 }
 
-// Who goes on. With `far` a warp goes as far as it can before any other does, so that what lies between two barriers is
-// done when another warp has not begun with it: on a GPU nothing keeps warps together.
-fiber &take_ready(bool far)
+// Who goes on. Where the block is `far`, a warp goes as far as it can before any other does, so that what lies between
+// two barriers is done when another warp has not begun with it: on a GPU nothing keeps warps together.
+fiber &take_ready()
 {
-    if (!far || running.ready[running.favoured].empty()) {
+    if (!running.far || running.ready[running.favoured].empty()) {
         running.favoured = random_below(running.ready.size());
     }
     while (running.ready[running.favoured].empty()) {
@@ -255,6 +212,61 @@ void try_barrier()
     running.waiting = 0;
 }
 
+// Goes on with any thread of the block that can, from whichever stack; with the host's when all have returned.
+void go_on(struct stack *from, bool for_ever)
+{
+    try_barrier();
+    if (running.returned == running.threads) {
+        change_stack(from, &running.host, for_ever);
+        return;
+    }
+    if (running.ready_threads == 0) {
+        give_up("no thread can go on");
+    }
+    fiber &f = take_ready();
+    running.present = &f;
+    simt_thread_index = f.index;
+    if (&f.stack != from) {
+        change_stack(from, &f.stack, for_ever);
+    }
+}
+
+void run_fiber()
+{
+    arrive(nullptr);
+    (*running.kernel)();
+    running.present->state = state::returned;
+    running.returned++;
+    go_on(&running.present->stack, true);
+    abort(); // nobody goes on with a fiber that has returned
+}
+
+// A fresh stack on which simt_switch_stack finds six registers and the address to return to.
+void prepare(fiber &f, unsigned place)
+{
+    if (f.stack.memory == nullptr) {
+        void *memory =
+            mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED || mprotect(memory, PAGE_BYTES, PROT_NONE) != 0) {
+            give_up("no memory for a fiber's stack");
+        }
+        f.stack = {memory, STACK_BYTES, nullptr};
+        if (__asan_unpoison_memory_region != nullptr) {
+            __asan_unpoison_memory_region(memory, STACK_BYTES); // it may have been another thread's
+        }
+    }
+    char *end = static_cast<char *>(const_cast<void *>(f.stack.memory)) + STACK_BYTES - place * STACK_STEP % PAGE_BYTES;
+    void **top = reinterpret_cast<void **>(end) - 1; // aligned as after a call
+    *--top = reinterpret_cast<void *>(run_fiber);
+    for (int i = 0; i < 6; i++) {
+        *--top = nullptr;
+    }
+    f.stack.top = top;
+    f.state = state::ready;
+    f.index = {place % simt_block_size.x, place / simt_block_size.x % simt_block_size.y,
+               place / (simt_block_size.x * simt_block_size.y)};
+}
+
 void run_block()
 {
     running.ready.assign((running.threads + 31) / 32, {});
@@ -265,18 +277,8 @@ void run_block()
         prepare(running.fibers[i], i);
         make_ready(running.fibers[i]);
     }
-    const bool far = random_below(2) == 0;
-    while (running.returned < running.threads) {
-        if (running.ready_threads == 0) {
-            give_up("no thread can go on");
-        }
-        fiber &f = take_ready(far);
-        to_fiber(f);
-        if (f.state == state::returned) {
-            running.returned++;
-        }
-        try_barrier();
-    }
+    running.far = random_below(2) == 0;
+    go_on(&running.host, false);
     for (const std::vector<group> &groups : running.groups) {
         if (!groups.empty()) {
             give_up("lanes have returned that others wait for");
@@ -308,7 +310,7 @@ int simt_synchronize(enum simt_barrier kind, int value)
     self->barrier = kind;
     self->barrier_value = value;
     running.waiting++;
-    to_scheduler(false);
+    go_on(&self->stack, false);
     return self->barrier_value;
 }
 
@@ -329,6 +331,14 @@ static group &find_group(unsigned mask, const char *kind, size_t bytes, std::vec
     return groups.emplace_back(mask, kind, bytes);
 }
 
+// Not by memcpy, which AddressSanitizer replaces by one that looks at every byte's state.
+static void copy_lanes(void *to, const void *from, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        __builtin_memcpy(static_cast<char *>(to) + 32 * i, static_cast<const char *>(from) + 32 * i, 32);
+    }
+}
+
 void simt_exchange(unsigned mask, const char *kind, const void *mine, size_t bytes, void *all)
 {
     fiber *self = running.present;
@@ -347,7 +357,7 @@ void simt_exchange(unsigned mask, const char *kind, const void *mine, size_t byt
     if (g.arrived != g.mask) {
         self->state = state::in_exchange;
         self->exchange = kind;
-        to_scheduler(false);
+        go_on(&self->stack, false);
         return;
     }
     for (unsigned to = 0; to < lanes; to++) {
@@ -355,7 +365,7 @@ void simt_exchange(unsigned mask, const char *kind, const void *mine, size_t byt
             continue;
         }
         fiber &other = running.fibers[first + to];
-        memcpy(other.answer, g.values, 32 * bytes);
+        copy_lanes(other.answer, g.values, bytes);
         if (to != lane) {
             make_ready(other);
         }
