@@ -1206,9 +1206,9 @@ static void gradient_scale_divides_clips_and_refuses(void **state)
 
 // What one term does.
 static const struct fixed_term {
-    float x;
     double scale;
     int64_t limit, term;
+    float x;
     bool spills;
 } fixed_terms[] = {
     // ties to even
