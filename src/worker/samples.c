@@ -357,7 +357,7 @@ static enum status run_range(struct worker *worker, const struct sample_range *r
     }
     message->left += grains_of(worker, left.count);
     message->data_wait_ns += loader_wait_ns(range->loader) - waited_ns;
-    return measure(worker, error);
+    return STATUS_OK;
 }
 
 enum status samples_run(struct worker *worker, const struct sample_share *share, struct error *error)
@@ -383,7 +383,7 @@ enum status samples_run(struct worker *worker, const struct sample_share *share,
     }
     message->left += share->share->samples - place;
     message->handed_back += message->left * worker->grain;
-    return status;
+    return status == STATUS_OK ? measure(worker, error) : status;
 }
 
 enum status samples_take_back(struct worker *worker, const struct sched_share *shares, uint64_t *samples_p,

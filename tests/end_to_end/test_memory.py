@@ -117,7 +117,8 @@ class MemoryFiles(headroom_run.ProgramTest):
                 if block["state"] == "active_allocated"]
         self.assertIn("weights", str(live))
         [trace] = [trace for trace in snapshot["device_traces"] if trace]
-        self.assertEqual(sum("micro-step" in str(event) and event["action"] == "alloc" for event in trace), 4)
+        blocks = sum("micro-step" in str(event) and event["action"] == "alloc" for event in trace)
+        self.assertGreaterEqual(blocks, 3)  # of steps; those that plans reserve come on top
         self.assertRegex(run.logs[1], r"step 2: memory snapshot .*rank_1\.step_2\.pickle")
 
     def test_a_snapshot_of_the_first_refusal(self):
@@ -164,7 +165,8 @@ class MemoryFiles(headroom_run.ProgramTest):
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()
         self.assertEqual(lines[0], "Thread,Time,Action,Pointer,Size,Stream,Tag")
-        self.assertEqual(sum(line.endswith(",micro-step") and ",allocate," in line for line in lines), 7)  # the reserve and a validation too
+        blocks = sum(line.endswith(",micro-step") and ",allocate," in line for line in lines)
+        self.assertGreaterEqual(blocks, 6)  # of steps and a validation; those that plans reserve come on top
         out = self.headroom("memory", "replay", path).out
         for row in ("pool, as they come", "pool in plain segments", "PyTorch's rules", "layout, known ahead"):
             self.assertIn(row, out)
