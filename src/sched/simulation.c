@@ -6,20 +6,11 @@
 
 #include "sched/random.h"
 #include "sched/speed.h"
+#include "sched/undone.h"
 
 #define PARTS       65536             // of a share, as in struct sched_world
 #define RELATIVE_NS UINT64_C(1000000) // times that are known only relative to one another
 #define NOISE_SEED  UINT64_C(0x6e6f697365)
-
-struct span { // samples of the step's batch
-    uint64_t first, count;
-};
-
-// Samples that are to be done, in the order in which shares count them.
-struct spans {
-    struct span *spans;
-    size_t count;
-};
 
 struct simulation {
     const struct sched_scenario *scenario;
@@ -32,7 +23,8 @@ struct simulation {
     struct sched_speed *speeds; // under the least levers
     bool *refused;              // in this step
     bool recut;                 // in this step, on some rank
-    struct spans todo, given_up;
+    struct sched_undone undone; // of this step
+    bool out_of_memory;
     uint64_t *left; // by each rank in this round
     bool *gave_up;  // samples in this step
     struct sched_outcome outcome;
@@ -48,19 +40,15 @@ static bool init(struct simulation *simulation)
     simulation->refused = calloc(ranks, sizeof(*simulation->refused));
     simulation->left = calloc(ranks, sizeof(*simulation->left));
     simulation->gave_up = calloc(ranks, sizeof(*simulation->gave_up));
-    // A rank gives up at most once in a step, and then cuts at most one span in two.
-    simulation->todo.spans = calloc(ranks, sizeof(struct span));
-    simulation->given_up.spans = calloc(ranks, sizeof(struct span));
     bool made = simulation->state && simulation->reports && simulation->speeds && simulation->refused &&
-                simulation->left && simulation->gave_up && simulation->todo.spans && simulation->given_up.spans;
+                simulation->left && simulation->gave_up;
     return sched_world_init(&simulation->world, simulation->scenario) && made;
 }
 
 static void finish(struct simulation *simulation)
 {
     sched_world_finish(&simulation->world);
-    free(simulation->given_up.spans);
-    free(simulation->todo.spans);
+    sched_undone_finish(&simulation->undone);
     free(simulation->gave_up);
     free(simulation->left);
     free(simulation->refused);
@@ -114,38 +102,13 @@ static void measure(struct simulation *simulation, size_t rank, uint64_t samples
     sched_speed_observe(&simulation->speeds[rank], samples, scaled(time_ns, factor));
 }
 
-// The part of a span that lies in a share whose samples are counted as the spans are; `start` is the span's first.
-static struct span common(struct span span, uint64_t start, uint64_t first, uint64_t count)
+static void note_done(const struct simulation *simulation, size_t rank, const struct sched_share *share)
 {
-    uint64_t begin = first > start ? first - start : 0, end = first + count > start ? first + count - start : 0;
-    begin = begin < span.count ? begin : span.count;
-    end = end < span.count ? end : span.count;
-    return (struct span){span.first + begin, end - begin};
-}
-
-static void note_done(const struct simulation *simulation, size_t rank, uint64_t first, uint64_t count)
-{
-    uint64_t start = 0;
-    for (size_t i = 0; simulation->observer && i < simulation->todo.count; i++) {
-        struct span part = common(simulation->todo.spans[i], start, first, count);
-        start += simulation->todo.spans[i].count;
-        if (part.count > 0) {
-            simulation->observer->done(simulation->observer->context, simulation->world.step, rank, part.first,
-                                       part.count);
-        }
-    }
-}
-
-static void note_left(struct simulation *simulation, size_t rank, uint64_t first, uint64_t count)
-{
-    uint64_t start = 0;
-    simulation->left[rank] = count;
-    for (size_t i = 0; count > 0 && i < simulation->todo.count; i++) {
-        struct span part = common(simulation->todo.spans[i], start, first, count);
-        start += simulation->todo.spans[i].count;
-        if (part.count > 0) {
-            simulation->given_up.spans[simulation->given_up.count++] = part;
-        }
+    const struct sched_observer *observer = simulation->observer;
+    uint64_t place = 0;
+    struct sched_range range;
+    while (observer && sched_undone_next(&simulation->undone, share, &place, &range)) {
+        observer->done(observer->context, simulation->world.step, rank, range.first, range.samples);
     }
 }
 
@@ -191,8 +154,8 @@ static uint64_t run_share(struct simulation *simulation, size_t rank, const stru
             break;
         }
     }
-    note_done(simulation, rank, share->first, share->samples - left.samples);
-    note_left(simulation, rank, share->first + share->samples - left.samples, left.samples);
+    simulation->left[rank] = left.samples;
+    note_done(simulation, rank, &(struct sched_share){.first = share->first, .samples = share->samples - left.samples});
     return time_ns;
 }
 
@@ -202,24 +165,22 @@ static uint64_t run_planned_share(struct simulation *simulation, size_t rank, co
     return run_share(simulation, rank, share, moment);
 }
 
-// What ranks have given up is what is to be done next.
-static void turn_round(struct simulation *simulation)
+static void take_back(struct simulation *simulation, const struct sched_share *shares)
 {
-    struct spans given_up = simulation->given_up;
-    simulation->given_up = (struct spans){.spans = simulation->todo.spans};
-    simulation->todo = given_up;
+    simulation->out_of_memory |=
+        !sched_undone_leave(&simulation->undone, shares, simulation->left, simulation->scenario->ranks);
 }
 
 static uint64_t run_plan(struct simulation *simulation, const struct sched_share *shares)
 {
     uint64_t slowest_ns = 0;
-    simulation->todo.spans[0] = (struct span){0, simulation->scenario->global_batch};
-    simulation->todo.count = 1;
+    sched_undone_finish(&simulation->undone);
+    simulation->out_of_memory |= !sched_undone_init(&simulation->undone, simulation->scenario->global_batch);
     for (size_t i = 0; i < simulation->scenario->ranks; i++) {
         uint64_t time_ns = run_planned_share(simulation, i, &shares[i]);
         slowest_ns = time_ns > slowest_ns ? time_ns : slowest_ns;
     }
-    turn_round(simulation);
+    take_back(simulation, shares);
     return slowest_ns;
 }
 
@@ -232,7 +193,7 @@ static uint64_t run_settlement(struct simulation *simulation, const struct sched
         uint64_t time_ns = run_share(simulation, i, &shares[i], 0);
         slowest_ns = time_ns > slowest_ns ? time_ns : slowest_ns;
     }
-    turn_round(simulation);
+    take_back(simulation, shares);
     return slowest_ns;
 }
 
@@ -248,6 +209,11 @@ static const struct sched_share *settle(struct simulation *simulation)
         }
     }
     return simulation->policy->settle(simulation->state, simulation->reports, samples);
+}
+
+static bool is_left(const struct simulation *simulation)
+{
+    return sched_undone_samples(&simulation->undone) > 0;
 }
 
 // Answers whether all samples were done.
@@ -266,14 +232,14 @@ static bool run_step(struct simulation *simulation)
     outcome->plan_changes += changed;
     outcome->time_ns += changed ? simulation->scenario->new_plan_ns : 0;
     outcome->time_ns += run_plan(simulation, shares);
-    while (simulation->todo.count > 0 && simulation->policy->settle) {
+    while (!simulation->out_of_memory && is_left(simulation) && simulation->policy->settle) {
         shares = settle(simulation);
         if (!shares) {
             break;
         }
         outcome->time_ns += run_settlement(simulation, shares);
     }
-    return simulation->todo.count == 0;
+    return !is_left(simulation);
 }
 
 static void run(struct simulation *simulation)
@@ -301,7 +267,7 @@ bool sched_simulate(const struct sched_scenario *scenario, const struct sched_po
         *outcome_p = simulation.outcome;
     }
     finish(&simulation);
-    return made;
+    return made && !simulation.out_of_memory;
 }
 
 static bool some_rank_is_able(const struct sched_report *reports, size_t ranks)
