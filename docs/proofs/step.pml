@@ -71,8 +71,8 @@ inline cut(samples)
     next = 0
 }
 
-// sched_coordinator_plan, and decide_or_trim (src/worker/step.c) around it. TRIMs are counted until ranks agree, not
-// anew after each refusal.
+// sched_coordinator_plan, and negotiate_plan (src/worker/negotiate.c) around it. TRIMs are counted until ranks agree,
+// not anew after each refusal.
 inline plan()
 {
     handed_back = 0;
@@ -222,10 +222,10 @@ inline reduce()
     gradient = total[0]
 }
 
-// ---- A rank: src/worker/step.c and samples.c ----
+// ---- A rank: src/worker/step.c, negotiate.c and samples.c ----
 
-// report: whether a sample fits into the headroom of this moment, of which what is reserved is a part; but not what was
-// refused in this negotiation.
+// negotiate_report: whether a sample fits into the headroom of this moment, of which what is reserved is a part; but
+// not what was refused in this negotiation.
 inline report()
 {
     if
@@ -294,7 +294,7 @@ inline run_share()
 #endif
 }
 
-// decide_or_trim: a round of reports.
+// negotiate_plan: a round of reports.
 inline exchange_reports()
 {
     report();

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/negotiate.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "mem/device_cpu.h"
+#include "mem/uint64.h"
+#include "worker/memory_files.h"
+#include "worker/samples.h"
+
+// Neighbours from the config stand for other programs on this rank's device.
+static void set_neighbours(struct worker *worker, uint64_t step)
+{
+    const struct config *config = worker->config;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < config->device.neighbours_count; i++) {
+        const struct config_neighbour *neighbour = &config->device.neighbours[i];
+        if (neighbour->rank == worker->comm->rank && neighbour->from_step <= step && step < neighbour->to_step) {
+            bytes += neighbour->bytes;
+        }
+    }
+    if (config->device.neighbours_count > 0) {
+        device_cpu_set_neighbour(worker->device, bytes);
+    }
+}
+
+// Notes what someone outside lets this rank hold from step `next_step` on.
+static void follow_limit(struct worker *worker, uint64_t next_step)
+{
+    struct limit_file *limit = &worker->limit;
+    enum limit_news news = limit_file_follow(limit);
+    if (news == LIMIT_UNCLEAR) {
+        worker_log(worker, "step %" PRIu64 ": %s: %s; the limit stays as it was", next_step, limit->path,
+                   limit->complaint);
+    } else if (news == LIMIT_CHANGED && limit->bytes == 0) {
+        worker_log(worker, "step %" PRIu64 ": no limit from outside any more", next_step);
+    } else if (news == LIMIT_CHANGED) {
+        worker_log(worker, "step %" PRIu64 ": limited to %" PRIu64 " bytes by %s", next_step, limit->bytes,
+                   limit->path);
+    }
+}
+
+// What others leave of the device, or what someone outside allows, is this rank's limit: where that fell, cached memory
+// goes back.
+static void yield_memory(struct worker *worker)
+{
+    struct device_info info;
+    struct mem_pool_stats stats;
+    worker->device->ops->info(worker->device, &info);
+    mem_pool_stats(worker->pool, &stats);
+    uint64_t left_bytes = info.capacity_bytes - uint64_min(info.capacity_bytes, info.others_bytes);
+    uint64_t most_bytes = worker->limit.bytes == 0 ? UINT64_MAX : worker->limit.bytes;
+    mem_pool_set_soft_limit(worker->pool, uint64_min(left_bytes, most_bytes));
+    left_bytes = uint64_min(left_bytes, stats.limit_bytes);
+    worker->message.limit_bytes = uint64_min(stats.limit_bytes, most_bytes);
+    worker->message.withheld_bytes = left_bytes - uint64_min(left_bytes, uint64_max(most_bytes, worker->resting_bytes));
+    worker->message.others_bytes = info.others_bytes - uint64_min(info.others_bytes, worker->usage.library_bytes);
+}
+
+static void read_stopwatch(struct worker *worker)
+{
+    struct lap lap;
+    while (stopwatch_read(worker->stopwatch, &lap)) {
+        offers_observe(&worker->offers, lap.levers, lap.samples, lap.time_ns);
+    }
+}
+
+// What the rank offers in a block of at most `bytes`.
+static void offer(struct worker *worker, uint64_t bytes)
+{
+    offers_fill(&worker->offers, worker->model->target_elements, bytes, &worker->message.report);
+}
+
+void negotiate_report(struct worker *worker, uint64_t next_step)
+{
+    struct sched_report *report = &worker->message.report;
+    read_stopwatch(worker);
+    set_neighbours(worker, next_step);
+    follow_limit(worker, next_step);
+    yield_memory(worker);
+    report->headroom_bytes = mem_pool_headroom(worker->pool);
+    offer(worker, worker->spent ? 0 : report->headroom_bytes);
+    report->refused = worker->message.oom_retries > 0;
+    report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+}
+
+// What would be this rank's headroom without others on its device and without a limit from outside holds a sample.
+static bool fits_alone(const struct worker *worker, const struct step_message *message)
+{
+    uint64_t bytes = message->report.headroom_bytes + message->others_bytes + message->withheld_bytes;
+    return offers_least_bytes(&worker->offers) <= bytes;
+}
+
+// Which of the ranks, none of which can hold a sample, is to say why: the lowest that a limit from outside keeps from
+// it, else that was refused memory, else the lowest.
+static uint32_t choose_spokesman(const struct worker *worker)
+{
+    uint32_t squeezed = UINT32_MAX, refused = UINT32_MAX;
+    for (uint32_t i = worker->comm->size; i-- > 0;) {
+        const struct step_message *message = &worker->messages[i];
+        squeezed = message->withheld_bytes > 0 && fits_alone(worker, message) ? i : squeezed;
+        refused = message->report.refused ? i : refused;
+    }
+    uint32_t rank = squeezed < UINT32_MAX ? squeezed : refused;
+    return rank < UINT32_MAX ? rank : 0;
+}
+
+enum status negotiate_no_plan(struct worker *worker, struct error *error)
+{
+    char advice[WORKER_ADVICE_MAX];
+    worker->spokesman = choose_spokesman(worker);
+    memory_files_out_of_memory(worker, true);
+    if (worker->shortage.status != STATUS_OK) {
+        *error = worker->shortage;
+        return error->status;
+    }
+    const struct step_message *message = &worker->message;
+    bool promised = message->others_bytes + message->withheld_bytes > 0 && fits_alone(worker, message);
+    enum mem_cause cause = promised ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
+    return error_set(error, STATUS_OUT_OF_MEMORY,
+                     "cannot hold a single sample: a micro-step of one needs %" PRIu64
+                     " bytes and the headroom is %" PRIu64 " bytes. Of the limit of %" PRIu64
+                     " bytes%s it holds %" PRIu64 " itself, and %" PRIu64 " are held by others on its device. %s",
+                     offers_least_bytes(&worker->offers), message->report.headroom_bytes, message->limit_bytes,
+                     message->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes,
+                     message->others_bytes, worker_advice(worker, cause, true, advice));
+}
+
+static enum status read_reports(struct worker *worker, struct error *error)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        worker->reports[i] = worker->messages[i].report;
+        if (worker->reports[i].plan_hash != worker->reports[0].plan_hash) {
+            return error_set(error, STATUS_ERROR, "rank %" PRIu32 " ran another plan than rank 0: this is a bug", i);
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
+{
+    enum status status = read_reports(worker, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    bool changed;
+    const struct sched_share *plan = sched_coordinator_plan(worker->coordinator, worker->reports, &changed);
+    if (plan == NULL) {
+        return negotiate_no_plan(worker, error);
+    }
+    *changed_p |= changed;
+    memcpy(worker->plan, plan, worker->comm->size * sizeof(*plan));
+    return STATUS_OK;
+}
+
+void negotiate_exchange_start(struct worker *worker)
+{
+    worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
+}
+
+static void exchange(struct worker *worker)
+{
+    negotiate_exchange_start(worker);
+    worker->comm->ops->gather_wait(worker->comm);
+}
+
+void negotiate_trim(struct worker *worker, uint64_t next_step)
+{
+    worker->spent = false;
+    for (int round = 0; round < 2; round++) {
+        mem_pool_trim(worker->pool, 0);
+        negotiate_report(worker, next_step);
+        exchange(worker);
+    }
+}
+
+// The memory of this rank's share is reserved, or the rank offers less than what was refused.
+static void reserve(struct worker *worker)
+{
+    const struct sched_share *share = &worker->plan[worker->comm->rank];
+    worker->message.report.plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+    worker->message.report.refused = !samples_reserve(worker, share);
+    if (worker->message.report.refused) {
+        offer(worker, samples_smaller_bytes(worker, worker_shape(worker, share)));
+    }
+}
+
+static bool any_refused(const struct worker *worker)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        if (worker->messages[i].report.refused) {
+            return true;
+        }
+    }
+    return false;
+}
+
+enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error)
+{
+    bool trimmed = false;
+    *changed_p = false;
+    for (;;) {
+        enum status status = decide(worker, changed_p, error);
+        if (status == STATUS_OUT_OF_MEMORY && !trimmed) {
+            trimmed = true;
+            negotiate_trim(worker, next_step);
+            status = decide(worker, changed_p, error);
+        }
+        if (status != STATUS_OK || !*changed_p) {
+            return status;
+        }
+        reserve(worker);
+        exchange(worker);
+        if (!any_refused(worker)) {
+            return STATUS_OK;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What ranks report, and the plan that they agree on. Every rank gives the same reports to its own coordinator, so all
+// decide the same, and nobody sends a plan; what is negotiated is memory. docs/proofs has a model of it.
+#ifndef HEADROOM_WORKER_NEGOTIATE_H
+#define HEADROOM_WORKER_NEGOTIATE_H
+
+#include "worker/worker.h"
+
+// Fills in this rank's report for the plan of step `next_step`, and gives back memory that others claim. A rank that
+// could not hold a sample of this step (worker->spent) does not offer to.
+void negotiate_report(struct worker *worker, uint64_t next_step);
+
+// Starts bringing worker->message to every rank's worker->messages; comm's gather_wait ends it. Collective.
+void negotiate_exchange_start(struct worker *worker);
+
+// Others on a rank's device may cache what it lacks: all give that back, and report anew. Twice, because a first report
+// may be older than what another gave back. Collective, and waits.
+void negotiate_trim(struct worker *worker, uint64_t next_step);
+
+// After an exchange: a plan for step `next_step`, in worker->plan, whose memory every rank has reserved; that of a plan
+// which has not changed is. A rank that is refused its share offers less in the next round, so there is a last one;
+// before the job ends all ranks trim once. Collective where the plan changes or memory runs short. STATUS_OUT_OF_MEMORY
+// on every rank when none can hold a sample, any other failure is this rank's alone.
+enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error);
+
+// No rank can hold a sample: chooses the one that is to say why (worker->spokesman); `error` is what each would say.
+// Answers STATUS_OUT_OF_MEMORY.
+enum status negotiate_no_plan(struct worker *worker, struct error *error);
+
+#endif
