@@ -192,6 +192,8 @@ FULL_OUTPUT = ["sh", "-c", "exec \"$@\" >/dev/full", "full-output"]
 
 
 class ProgramTest(unittest.TestCase):
+    references = {}  # of a script
+
     def setUp(self):
         folder = tempfile.TemporaryDirectory(prefix="headroom-test-")
         self.addCleanup(folder.cleanup)
@@ -231,6 +233,12 @@ class ProgramTest(unittest.TestCase):
         alone = ["comm.kind=self"] if ranks is None else []
         finished = self.headroom("train", config, f"run.folder={folder}", *alone, *overrides, ranks=ranks, code=code)
         return Run(self.path(folder), finished)
+
+    def reference(self, config, *overrides):
+        """A run of one rank that others are compared with, trained by the first case that asks."""
+        if (config, overrides) not in self.references:
+            self.references[config, overrides] = self.train(config, *overrides)
+        return self.references[config, overrides]
 
     def metrics_lines(self, folder):
         try:

@@ -98,7 +98,7 @@ class Curves(CudaTest):
     def test_any_cut_of_a_batch(self):
         """The last micro-step is smaller than the others, whose samples may still be read when its own are copied."""
         for config, sizes in (("mlp.yaml", (5, 13)), ("gpt.yaml", (3, 5))):
-            reference = self.train(config, CUDA)
+            reference = self.reference(config, CUDA)
             for size in sizes:
                 run = self.train(config, CUDA, f"train.micro_batch_size={size}")
                 self.assert_close_losses(run, reference, f"{config}, micro-batches of {size}", 2e-5)
@@ -121,7 +121,7 @@ class Curves(CudaTest):
             self.assertAlmostEqual(loss, evaluations[-1], delta=2e-5)
 
     def test_ranks_that_share_a_gpu(self):
-        reference = self.train("mlp.yaml", CUDA)
+        reference = self.reference("mlp.yaml", CUDA)
         for ranks in (2, 4):
             limits = f"device.capacity=[{', '.join(f'{mib}MiB' for mib in CAPACITIES[:ranks])}]"
             shared = self.train("mlp.yaml", CUDA, limits, ranks=ranks)
@@ -132,7 +132,7 @@ class Curves(CudaTest):
             self.assert_close_losses(shared, reference, f"{ranks} ranks with different limits on a GPU", 2e-5)
 
     def test_failing_allocations(self):
-        reference = self.train("mlp.yaml", CUDA)
+        reference = self.reference("mlp.yaml", CUDA)
         failing = self.train("mlp.yaml", CUDA, "device.capacity=48MiB", "fault.fail_allocation_every=2")
         self.assertGreater(sum(failing.of_rank(0, "oom_retries")), 0)
         self.assert_close_losses(failing, reference, "failing allocations", 2e-5)
@@ -140,7 +140,7 @@ class Curves(CudaTest):
 
 class Reduction(CudaTest):
     def check(self, environments, *overrides):
-        reference = self.train("mlp.yaml", CUDA)
+        reference = self.reference("mlp.yaml", CUDA)
         run = self.train_each(environments, "mlp.yaml", "device.capacity=[44MiB, 48MiB]", "comm.bucket_bytes=64KiB",
                               *overrides)
         self.assertIn("all-reduce by nccl", run.logs[0])
@@ -254,17 +254,17 @@ class Neighbours(CudaTest):
 
     def test_one_that_comes_and_goes(self):
         """It leaves room for a few samples at once, returns its memory after three steps, and costs time only. On a
-        real GPU a process's context takes hundreds of MiB, so there samples are 32 times as large."""
+        real GPU a process's context takes hundreds of MiB, so there samples are 32 times as large, and steps fast."""
         if SIMULATED:
             neighbour = self.start_neighbour()
-            left, width = 50 << 20, 32768
+            left, width, steps = 50 << 20, 32768, 15
         else:
             before = self.free_bytes()
             neighbour = self.start_neighbour()
             self.tell(neighbour, "give")
             context = before - self.free_bytes()
-            left, width = context + (640 << 20), 1048576
-        overrides = ["train.steps=30", f"model.layers=[16, {width}, 10]"]
+            left, width, steps = context + (640 << 20), 1048576, 30
+        overrides = [f"train.steps={steps}", f"model.layers=[16, {width}, 10]"]
         reference = self.train("mlp.yaml", CUDA, *overrides)
         self.tell(neighbour, f"leave {left}")
         launch = self.start("train", "mlp.yaml", CUDA, *overrides, "comm.kind=self", "run.folder=squeezed")

@@ -22,7 +22,7 @@ class Precision(headroom_run.ProgramTest):
 
     def test_losses_are_near_those_of_fp32(self):
         for config, _ in CONFIGS:
-            fp32, bf16 = self.train(config), self.train(config, BF16)
+            fp32, bf16 = self.train(config), self.reference(config, BF16)
             self.assert_close_losses(bf16, fp32, f"{config}, bf16 and fp32", ROUNDING)
             self.assertGreater(max(abs(a / b - 1) for a, b in zip(bf16.losses, fp32.losses)), 1e-5, "is it bf16?")
             self.assertLess(bf16.losses[-1], 0.6 * bf16.losses[0])
@@ -31,7 +31,7 @@ class Precision(headroom_run.ProgramTest):
 
     def test_any_number_of_ranks(self):
         for config, capacities in CONFIGS:
-            reference = self.train(config, BF16)
+            reference = self.reference(config, BF16)
             for ranks in (1, 2, 3):
                 self.assert_same_in_bf16(self.train(config, BF16, ranks=ranks), reference,
                                          f"{config}, bf16, {ranks} ranks")
@@ -42,7 +42,7 @@ class Precision(headroom_run.ProgramTest):
 
     def test_failing_allocations(self):
         for config, capacities in CONFIGS:
-            reference = self.train(config, BF16)
+            reference = self.reference(config, BF16)
             failing = self.train(config, BF16, capacities, "fault.fail_allocation_every=3", ranks=4)
             for rank in range(4):
                 self.assertGreater(sum(failing.of_rank(rank, "oom_retries")), 0)

@@ -9,7 +9,7 @@ LINES_TOO_SMALL = "device.capacity=896KiB"
 
 class SameLosses(headroom_run.ProgramTest):
     def check(self, config, capacities, clip_norm):
-        reference = self.train(config)
+        reference = self.reference(config)
         self.assertTrue(any(step["grad_norm"] > clip_norm for step in reference.steps), "nothing was clipped")
 
         equal = self.train(config, ranks=4)
@@ -33,7 +33,7 @@ class SameLosses(headroom_run.ProgramTest):
         self.check("gpt.yaml", headroom_run.GPT_CAPACITIES, clip_norm=1)
 
     def test_lines_of_different_lengths(self):
-        reference = self.train("lines.yaml")
+        reference = self.reference("lines.yaml")
         self.assertGreater(len({step["tokens"] for step in reference.steps}), 30)
         for what, ranks, overrides in (("one at a time", None, ("train.micro_batch_size=1",)),
                                        ("four unequal ranks", 4, (headroom_run.LINES_CAPACITIES,)),
@@ -68,7 +68,7 @@ class SameLosses(headroom_run.ProgramTest):
 
     def test_what_is_computed_again(self):
         """The same bits, and a device that is too small for one sample otherwise."""
-        reference = self.train("lines.yaml")
+        reference = self.reference("lines.yaml")
         for recompute in ("selective", "full"):
             run = self.train("lines.yaml", f"train.recompute={recompute}")
             self.assertEqual(run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses)
@@ -81,13 +81,13 @@ class SameLosses(headroom_run.ProgramTest):
 
     def test_any_number_of_ranks(self):
         for config in ("mlp.yaml", "gpt.yaml"):
-            reference = self.train(config)
+            reference = self.reference(config)
             for ranks in (1, 2, 3):
                 self.assert_same_losses(self.train(config, ranks=ranks), reference, f"{config}, {ranks} ranks")
 
     def check_buckets(self, config, capacities, *overrides):
         """Of one gradient each, of a few KiB, and a single one; on ranks with different numbers of micro-steps."""
-        reference = self.train(config)
+        reference = self.reference(config)
         for bucket, more in (("4", ()), ("3KiB", ("train.recompute=full",)), ("1GiB", ())):
             run = self.train(config, capacities, f"comm.bucket_bytes={bucket}", *more, *overrides, ranks=4)
             self.assertGreater(len({rank["accumulation_steps"] for rank in run.steps[0]["ranks"]}), 1)
@@ -115,12 +115,12 @@ class SameLosses(headroom_run.ProgramTest):
             self.assertEqual(faulting.evaluations, plain.evaluations)
 
     def test_addresses_that_fault_on_four_ranks(self):
-        reference = self.train("gpt.yaml")
+        reference = self.reference("gpt.yaml")
         faulting = self.train("gpt.yaml", "device.faulting_addresses=true", ranks=4)
         self.assert_same_losses(faulting, reference, "gpt.yaml, four ranks with faulting addresses")
 
     def test_ranks_that_share_a_device(self):
-        reference = self.train("mlp.yaml")
+        reference = self.reference("mlp.yaml")
         for sharers, capacities in ((2, [1280, 1600]), (4, [2560])):
             shared = self.train("mlp.yaml", f"device.ranks_per_device={sharers}",
                                 f"device.capacity=[{', '.join(f'{kib}KiB' for kib in capacities)}]", ranks=4)
