@@ -267,14 +267,24 @@ bool sched_share_cut(const struct sched_report *report, struct sched_share *shar
     return possible;
 }
 
+// Of the least set of levers that the rank has.
+static const struct sched_offer *least_offer(const struct sched_report *report)
+{
+    size_t k = 0;
+    while (k + 1 < SCHED_LEVERS_MAX && report->offers[k].sample_ns == 0) {
+        k++;
+    }
+    return &report->offers[k];
+}
+
 // The mean over measured ranks of the least set of levers; sample_ns 0: none was measured.
 static struct sched_offer mean_offer(const struct sched_report *reports, size_t ranks)
 {
     double overhead_ns = 0, sample_ns = 0, measured = 0;
     for (size_t i = 0; i < ranks; i++) {
         if (reports[i].measured) {
-            overhead_ns += (double)reports[i].offers[0].overhead_ns;
-            sample_ns += (double)reports[i].offers[0].sample_ns;
+            overhead_ns += (double)least_offer(&reports[i])->overhead_ns;
+            sample_ns += (double)least_offer(&reports[i])->sample_ns;
             measured++;
         }
     }
@@ -293,7 +303,7 @@ void sched_complete(struct sched_report *reports, size_t ranks)
 {
     struct sched_offer mean = mean_offer(reports, ranks);
     for (size_t i = 0; i < ranks; i++) {
-        uint64_t own_ns = reports[i].offers[0].sample_ns;
+        uint64_t own_ns = least_offer(&reports[i])->sample_ns;
         for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
             struct sched_offer *offer = &reports[i].offers[k];
             if (!reports[i].measured && mean.sample_ns > 0) {

@@ -235,6 +235,12 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
                       config->train.global_batch_size,
                       config->train.global_batch_size == 1 ? "sample is" : "samples are", ranks);
     }
+    uint64_t grain = config->train.grain_size;
+    if (config->train.reproducible && (config->train.global_batch_size + grain - 1) / grain < ranks) {
+        return refuse(config, "train.grain_size", error,
+                      "%" PRIu64 " leaves less than a grain of the global batch for each of %" PRIu64 " ranks", grain,
+                      ranks);
+    }
     size_t capacities = config->device.capacities_count;
     uint64_t devices = (ranks - 1) / config->device.ranks_per_device + 1;
     if (capacities > 1 && capacities != devices) {

@@ -69,7 +69,8 @@ static void print_plan(struct console *console, uint64_t step, const struct sche
     for (uint32_t i = 0; i < worker->comm->size; i++) {
         const struct sched_share *share = &plan[i];
         fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
-                share->samples * worker->grain, share->micro_batch * worker->grain, share->accumulation_steps);
+                worker_share_samples(worker->config, share), share->micro_batch * worker->grain,
+                share->accumulation_steps);
         if (share->levers != LIST_RECOMPUTE_NONE) {
             fprintf(console->file, " (recompute %s)", offers_name(share->levers));
         }

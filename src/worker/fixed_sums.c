@@ -98,7 +98,7 @@ enum sums_end fixed_sums_get(struct worker *worker)
     }
     if (values.largest > 0) {
         int exponent;
-        frexp(values.largest, &exponent);
+        (void)frexp((double)values.largest, &exponent);
         set_exponent(sums, exponent + ROOM_BITS);
     }
     return SUMS_DONE;

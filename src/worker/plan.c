@@ -219,8 +219,8 @@ static void print_rank(const struct planning *planning, uint64_t rank, const str
         printf(" %9d", 0);
     } else if (share != NULL) {
         uint64_t peak_of_share = peak_bytes(planning, share->micro_batch * grain, share->levers);
-        printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", share->samples * grain, share->micro_batch * grain,
-               share->accumulation_steps, mem_size_text(peak_of_share, peak));
+        printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", worker_share_samples(planning->config, share),
+               share->micro_batch * grain, share->accumulation_steps, mem_size_text(peak_of_share, peak));
         if (has_choice(planning)) {
             printf(" %10s", offers_name(share->levers));
         }

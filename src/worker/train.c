@@ -159,7 +159,7 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
 {
     const struct sched_share *share = &plan[worker->comm->rank];
     struct model_shape shape = worker_shape(worker, share);
-    uint64_t first = share->first * worker->grain, end = first + share->samples * worker->grain;
+    uint64_t first = share->first * worker->grain, samples = worker_share_samples(worker->config, share);
     if (share->samples == 0) {
         worker_log(worker, "step %" PRIu64 ": cannot hold a sample and rests", step);
         return;
@@ -167,9 +167,8 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
     worker_log(worker,
                "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64
                ", recompute %s, layout %" PRIu64 " bytes above its lower bound",
-               step, first, uint64_min(end, worker->config->train.global_batch_size) - 1, (uint64_t)shape.samples,
-               share->accumulation_steps, offers_name(share->levers),
-               price_slack_bytes(worker->prices, LIST_TRAIN, shape));
+               step, first, first + samples - 1, (uint64_t)shape.samples, share->accumulation_steps,
+               offers_name(share->levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
 }
 
 // STATUS_DIVERGED or STATUS_OUT_OF_MEMORY on every rank, or STATUS_OK.

@@ -114,6 +114,12 @@ uint64_t worker_grains(const struct config *config)
     return (config->train.global_batch_size + grain - 1) / grain;
 }
 
+uint64_t worker_share_samples(const struct config *config, const struct sched_share *share)
+{
+    uint64_t grain = worker_grain(config);
+    return uint64_min(share->samples * grain, config->train.global_batch_size - share->first * grain);
+}
+
 uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
                               const struct optimizer_config *optimizer, const struct kernels *kernels)
 {

@@ -153,6 +153,8 @@ struct optimizer_config worker_optimizer_config(const struct config *config, uin
 // Samples that the coordinator deals out together, and how many times that are in a global batch.
 uint64_t worker_grain(const struct config *config);
 uint64_t worker_grains(const struct config *config);
+// Samples of a share of the global batch, whose last grain may be smaller.
+uint64_t worker_share_samples(const struct config *config, const struct sched_share *share);
 // Bytes that stay allocated between steps: weights, gradients, optimizer state, sums, workspace.
 uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
                               const struct optimizer_config *optimizer, const struct kernels *kernels);

@@ -741,6 +741,18 @@ static void expect_ranks(const char *override, uint64_t ranks, const char *messa
     config_finish(&config);
 }
 
+// Of a global batch of 8.
+static void expect_grains(uint64_t grain_size, uint64_t ranks, const char *complaint)
+{
+    struct config config = parse_with("train.reproducible=true");
+    struct error error = {0};
+    config.train.grain_size = grain_size;
+    enum status status = config_check_ranks(&config, ranks, &error);
+    assert_int_equal(status, complaint == NULL ? STATUS_OK : STATUS_INVALID);
+    assert_true(complaint == NULL || strstr(error.text, complaint) != NULL);
+    config_finish(&config);
+}
+
 static void ranks_must_fit(void **state)
 {
     (void)state;
@@ -749,6 +761,9 @@ static void ranks_must_fit(void **state)
                  "command line: train.global_batch_size=7: 7 samples are too few for 8 ranks; each needs at least one");
     expect_ranks("train.global_batch_size=1", 2,
                  "command line: train.global_batch_size=1: 1 sample is too few for 2 ranks; each needs at least one");
+    expect_ranks("train.reproducible=true", 8, NULL);
+    expect_grains(2, 4, NULL);
+    expect_grains(3, 4, "3 leaves less than a grain of the global batch for each of 4 ranks");
     expect_ranks("device.capacity=1MiB", 8, NULL);
     expect_ranks("device.capacity=[1MiB, 2MiB, 3MiB]", 3, NULL);
     expect_ranks("device.capacity=[1MiB, 2MiB, 3MiB]", 4,

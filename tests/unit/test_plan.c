@@ -321,6 +321,16 @@ static void an_unmeasured_rank_counts_as_the_mean_and_keeps_its_proportions(void
     assert_int_equal(reports[2].offers[0].sample_ns, 3000);
 }
 
+// All have the third set alone.
+static void the_least_levers_that_there_are_tell_the_mean(void **context)
+{
+    (void)context;
+    struct sched_report reports[2] = {{.offers[2] = {50, 4000, 8}, .measured = true}, {.offers[2] = {0, 1000, 8}}};
+    sched_complete(reports, 2);
+    assert_int_equal(reports[1].offers[2].sample_ns, 4000);
+    assert_int_equal(reports[1].offers[2].overhead_ns, 50);
+}
+
 static void a_rank_far_too_slow_leaves_the_others_balanced(void **context)
 {
     (void)context;
@@ -454,6 +464,7 @@ int main(void)
         cmocka_unit_test(ranks_never_measured_share_equally),
         cmocka_unit_test(the_least_levers_that_are_as_fast_are_taken),
         cmocka_unit_test(an_unmeasured_rank_counts_as_the_mean_and_keeps_its_proportions),
+        cmocka_unit_test(the_least_levers_that_there_are_tell_the_mean),
         cmocka_unit_test(a_rank_far_too_slow_leaves_the_others_balanced),
         cmocka_unit_test(surplus_is_taken_from_those_who_would_finish_last),
         cmocka_unit_test(surplus_is_never_a_rank_s_only_sample),
