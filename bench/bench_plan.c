@@ -71,7 +71,7 @@ static uint64_t median_plan_ns(size_t ranks)
 
 int main(void)
 {
-    static const size_t ranks[] = {64, LIMIT_RANKS, 10000, 16384};
+    static const size_t ranks[] = {64, 1024, 10000, LIMIT_RANKS};
     int status = EXIT_SUCCESS;
     for (size_t i = 0; i < sizeof(ranks) / sizeof(ranks[0]); i++) {
         uint64_t plan_ns = median_plan_ns(ranks[i]);

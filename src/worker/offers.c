@@ -61,6 +61,10 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
 
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns)
 {
+    if (!offers->warm) {
+        offers->warm = true;
+        return;
+    }
     sched_speed_observe(&offers->speed, samples, (uint64_t)llround((double)time_ns / offers->work[levers]));
 }
 

@@ -21,13 +21,14 @@ struct offers {
     struct sched_speed speed;      // of that set
     uint64_t grain;                // samples that the coordinator counts as one
     uint64_t most;                 // samples of a micro-step
+    bool warm;                     // a micro-step has run
 };
 
 // The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out.
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
                         struct price_book *prices, struct error *error);
 
-// A micro-step was measured.
+// A micro-step was measured. The first one counts for nothing: it touches memory that was never used.
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns);
 
 // Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes`, and whether they
