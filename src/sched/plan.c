@@ -3,6 +3,8 @@
 
 #include <assert.h>
 
+#include "sched/arithmetic.h"
+
 // No rank takes longer than twice this for the whole batch, so the sum of two such durations stays below 2^64.
 #define DURATION_NS_MAX ((UINT64_C(1) << 62) - 1)
 // Newton's method arrives in three or four; where steep overheads mislead it, bisection takes over.
@@ -21,16 +23,6 @@ struct problem {
 struct reach {
     uint64_t samples, last_ns, next_ns;
 };
-
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint64_t max_u64(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
 
 static uint64_t ceil_div(uint64_t a, uint64_t b)
 {
@@ -68,9 +60,9 @@ static struct sched_offer offer_of(const struct problem *problem, size_t rank, s
 {
     const struct sched_offer *offer = &problem->reports[rank].offers[levers];
     return (struct sched_offer){
-        .overhead_ns = min_u64(offer->overhead_ns, problem->figure_ns_max),
-        .sample_ns = min_u64(offer->sample_ns, problem->figure_ns_max),
-        .micro_batch_max = (uint32_t)min_u64(offer->micro_batch_max, problem->global_batch),
+        .overhead_ns = sched_min(offer->overhead_ns, problem->figure_ns_max),
+        .sample_ns = sched_min(offer->sample_ns, problem->figure_ns_max),
+        .micro_batch_max = (uint32_t)sched_min(offer->micro_batch_max, problem->global_batch),
     };
 }
 
@@ -101,18 +93,18 @@ static struct reach reach_of_rank(const struct problem *problem, size_t rank, ui
             continue;
         }
         if (at_once_ns > deadline_ns) {
-            best.next_ns = min_u64(best.next_ns, at_once_ns);
+            best.next_ns = sched_min(best.next_ns, at_once_ns);
             continue;
         }
         struct reach reach = reach_of_offer(&offer, deadline_ns);
-        best.next_ns = min_u64(best.next_ns, reach.next_ns);
+        best.next_ns = sched_min(best.next_ns, reach.next_ns);
         if (reach.samples > best.samples) {
-            best.samples = min_u64(reach.samples, problem->global_batch);
+            best.samples = sched_min(reach.samples, problem->global_batch);
             best.last_ns = reach.last_ns;
         }
     }
     if (best.next_ns < UINT64_MAX) {
-        best.samples = max_u64(best.samples, problem->samples_min);
+        best.samples = sched_max(best.samples, problem->samples_min);
     }
     return best;
 }
@@ -123,8 +115,8 @@ static struct reach reach_of_all(const struct problem *problem, uint64_t deadlin
     for (size_t i = 0; i < problem->ranks; i++) {
         struct reach reach = reach_of_rank(problem, i, deadline_ns);
         all.samples += reach.samples;
-        all.last_ns = max_u64(all.last_ns, reach.last_ns);
-        all.next_ns = min_u64(all.next_ns, reach.next_ns);
+        all.last_ns = sched_max(all.last_ns, reach.last_ns);
+        all.next_ns = sched_min(all.next_ns, reach.next_ns);
     }
     return all;
 }
@@ -137,7 +129,7 @@ static uint64_t deadline_of_equal_shares(const struct problem *problem)
     uint64_t deadline_ns = 0;
     for (size_t i = 0; i < problem->ranks; i++) {
         if (sched_share_cut(&problem->reports[i], &share)) {
-            deadline_ns = max_u64(deadline_ns, sched_share_ns(&problem->reports[i], &share));
+            deadline_ns = sched_max(deadline_ns, sched_share_ns(&problem->reports[i], &share));
         }
     }
     return deadline_ns;
@@ -225,7 +217,7 @@ uint64_t sched_plan_ns(const struct sched_report *reports, const struct sched_sh
 {
     uint64_t plan_ns = 0;
     for (size_t i = 0; i < ranks; i++) {
-        plan_ns = max_u64(plan_ns, sched_share_ns(&reports[i], &shares[i]));
+        plan_ns = sched_max(plan_ns, sched_share_ns(&reports[i], &shares[i]));
     }
     return plan_ns;
 }
@@ -233,7 +225,7 @@ uint64_t sched_plan_ns(const struct sched_report *reports, const struct sched_sh
 // Bounded so that nothing overflows.
 static uint64_t duration_ns(const struct sched_offer *offer, uint64_t steps, uint64_t samples, uint64_t figure_ns_max)
 {
-    return steps * min_u64(offer->overhead_ns, figure_ns_max) + samples * min_u64(offer->sample_ns, figure_ns_max);
+    return steps * sched_min(offer->overhead_ns, figure_ns_max) + samples * sched_min(offer->sample_ns, figure_ns_max);
 }
 
 uint64_t sched_share_ns(const struct sched_report *report, const struct sched_share *share)
@@ -295,7 +287,7 @@ static struct sched_offer mean_offer(const struct sched_report *reports, size_t 
 
 static uint64_t scale(uint64_t figure, uint64_t from, uint64_t to)
 {
-    double scaled = (double)figure * ((double)to / (double)max_u64(from, 1));
+    double scaled = (double)figure * ((double)to / (double)sched_max(from, 1));
     return clamp(scaled, 0, DURATION_NS_MAX);
 }
 
@@ -310,7 +302,7 @@ void sched_complete(struct sched_report *reports, size_t ranks)
                 offer->sample_ns = scale(offer->sample_ns, own_ns, mean.sample_ns);
                 offer->overhead_ns = mean.overhead_ns;
             }
-            offer->sample_ns = max_u64(offer->sample_ns, 1);
+            offer->sample_ns = sched_max(offer->sample_ns, 1);
         }
     }
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sched/arithmetic.h"
 #include "sched/coordinator.h"
 
 #define CLEAN_STEPS 100 // after which a micro-batch is doubled
@@ -58,11 +59,6 @@ struct equal {
     uint64_t clean_steps;
 };
 
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 static void deal_equally(struct equal *equal, uint64_t global_batch)
 {
     uint64_t first = 0;
@@ -79,7 +75,7 @@ static uint64_t held_by_all(const struct sched_report *reports, size_t ranks, ui
 {
     uint64_t samples = UINT64_MAX;
     for (size_t i = 0; i < ranks; i++) {
-        samples = min_u64(samples, reports[i].offers[levers].micro_batch_max);
+        samples = sched_min(samples, reports[i].offers[levers].micro_batch_max);
     }
     return samples;
 }
@@ -90,7 +86,7 @@ static void set_micro_batch(struct equal *equal, uint64_t micro_batch)
     for (size_t i = 0; i < equal->ranks; i++) {
         struct sched_share *share = &equal->shares[i];
         if (share->samples > 0) {
-            share->micro_batch = min_u64(micro_batch, share->samples);
+            share->micro_batch = sched_min(micro_batch, share->samples);
             share->accumulation_steps = (share->samples + share->micro_batch - 1) / share->micro_batch;
         }
     }
@@ -174,7 +170,7 @@ static const struct sched_share *plan_static(void *state, const struct sched_rep
 {
     (void)reports;
     struct equal *equal = state;
-    return plan_micro_batch(equal, min_u64(equal->least_batch, equal->share_max), changed_p);
+    return plan_micro_batch(equal, sched_min(equal->least_batch, equal->share_max), changed_p);
 }
 
 // It starts with a share at once, and keeps what the last step was left with.
@@ -190,7 +186,7 @@ static const struct sched_share *plan_halved_or_doubled(void *state, const struc
 {
     struct equal *equal = state;
     if (++equal->clean_steps > CLEAN_STEPS) {
-        equal->micro_batch = min_u64(2 * equal->micro_batch, equal->share_max);
+        equal->micro_batch = sched_min(2 * equal->micro_batch, equal->share_max);
         equal->clean_steps = 0;
     }
     return plan_halved(state, reports, changed_p);
@@ -211,7 +207,7 @@ static bool halve_for_all(void *state, const struct sched_report *report, struct
     if (!halve(state, report, left)) {
         return false;
     }
-    equal->micro_batch = min_u64(equal->micro_batch, left->micro_batch);
+    equal->micro_batch = sched_min(equal->micro_batch, left->micro_batch);
     return true;
 }
 

@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sched/arithmetic.h"
 #include "sched/random.h"
 #include "sched/speed.h"
 #include "sched/undone.h"
 
-#define PARTS       65536             // of a share, as in struct sched_world
 #define RELATIVE_NS UINT64_C(1000000) // times that are known only relative to one another
 #define NOISE_SEED  UINT64_C(0x6e6f697365)
 
@@ -57,11 +57,6 @@ static void finish(struct simulation *simulation)
     simulation->policy->destroy(simulation->state);
 }
 
-static uint64_t scaled(uint64_t figure, double factor)
-{
-    return (uint64_t)((double)figure * factor + 0.5);
-}
-
 static void set_held(struct sched_report *report, const struct sched_report *truth)
 {
     report->headroom_bytes = truth->headroom_bytes;
@@ -78,8 +73,8 @@ static void set_times(const struct simulation *simulation, size_t rank, struct s
     report->measured = sample_ns > 0;
     for (size_t k = 0; k < simulation->scenario->lever_times_count; k++) {
         double factor = simulation->scenario->lever_times[k];
-        report->offers[k].overhead_ns = scaled(overhead_ns, factor);
-        report->offers[k].sample_ns = scaled(report->measured ? sample_ns : RELATIVE_NS, factor);
+        report->offers[k].overhead_ns = sched_scaled(overhead_ns, factor);
+        report->offers[k].sample_ns = sched_scaled(report->measured ? sample_ns : RELATIVE_NS, factor);
     }
 }
 
@@ -99,7 +94,7 @@ static void measure(struct simulation *simulation, size_t rank, uint64_t samples
 {
     double wrong = simulation->scenario->noise * (2 * sched_random_real(&simulation->noise) - 1);
     double factor = (1 + wrong) / simulation->scenario->lever_times[levers];
-    sched_speed_observe(&simulation->speeds[rank], samples, scaled(time_ns, factor));
+    sched_speed_observe(&simulation->speeds[rank], samples, sched_scaled(time_ns, factor));
 }
 
 static void note_done(const struct simulation *simulation, size_t rank, const struct sched_share *share)
@@ -161,7 +156,7 @@ static uint64_t run_share(struct simulation *simulation, size_t rank, const stru
 
 static uint64_t run_planned_share(struct simulation *simulation, size_t rank, const struct sched_share *share)
 {
-    uint64_t moment = share->samples * simulation->world.when[rank] / PARTS;
+    uint64_t moment = share->samples * simulation->world.when[rank] / SCHED_WORLD_PARTS;
     return run_share(simulation, rank, share, moment);
 }
 
@@ -178,7 +173,7 @@ static uint64_t run_plan(struct simulation *simulation, const struct sched_share
     simulation->out_of_memory |= !sched_undone_init(&simulation->undone, simulation->scenario->global_batch);
     for (size_t i = 0; i < simulation->scenario->ranks; i++) {
         uint64_t time_ns = run_planned_share(simulation, i, &shares[i]);
-        slowest_ns = time_ns > slowest_ns ? time_ns : slowest_ns;
+        slowest_ns = sched_max(slowest_ns, time_ns);
     }
     take_back(simulation, shares);
     return slowest_ns;
@@ -191,7 +186,7 @@ static uint64_t run_settlement(struct simulation *simulation, const struct sched
     for (size_t i = 0; i < simulation->scenario->ranks; i++) {
         simulation->outcome.samples_handed_back += shares[i].samples;
         uint64_t time_ns = run_share(simulation, i, &shares[i], 0);
-        slowest_ns = time_ns > slowest_ns ? time_ns : slowest_ns;
+        slowest_ns = sched_max(slowest_ns, time_ns);
     }
     take_back(simulation, shares);
     return slowest_ns;

@@ -4,14 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sched/arithmetic.h"
 #include "sched/random.h"
-
-#define PARTS 65536 // of a rank's share
-
-static uint64_t scaled(uint64_t figure, double factor)
-{
-    return (uint64_t)((double)figure * factor + 0.5);
-}
 
 static void set_times(const struct sched_world *world, size_t rank, struct sched_report *report)
 {
@@ -20,8 +14,8 @@ static void set_times(const struct sched_world *world, size_t rank, struct sched
     double slower = (double)world->sample_ns[rank] / (double)scenario->sample_ns; // than the fastest rank
     for (size_t k = 0; k < scenario->lever_times_count; k++) {
         double factor = slow * scenario->lever_times[k];
-        report->offers[k].sample_ns = scaled(world->sample_ns[rank], factor);
-        report->offers[k].overhead_ns = scaled(scenario->overhead_ns, slower * factor);
+        report->offers[k].sample_ns = sched_scaled(world->sample_ns[rank], factor);
+        report->offers[k].overhead_ns = sched_scaled(scenario->overhead_ns, slower * factor);
     }
 }
 
@@ -29,7 +23,7 @@ static void set_memory(const struct sched_scenario *scenario, uint64_t bytes, st
 {
     report->headroom_bytes = bytes > scenario->fixed_bytes ? bytes - scenario->fixed_bytes : 0;
     for (size_t k = 0; k < scenario->lever_times_count; k++) {
-        uint64_t samples = scaled(report->headroom_bytes, scenario->lever_samples[k]) / scenario->sample_bytes;
+        uint64_t samples = sched_scaled(report->headroom_bytes, scenario->lever_samples[k]) / scenario->sample_bytes;
         report->offers[k].micro_batch_max = samples < UINT32_MAX ? (uint32_t)samples : UINT32_MAX;
     }
 }
@@ -42,14 +36,14 @@ static uint64_t free_bytes(const struct sched_world *world, size_t rank)
 
 static void draw_moment(struct sched_world *world, size_t rank)
 {
-    world->when[rank] = (uint32_t)sched_random_between(&world->random, 0, PARTS - 1);
+    world->when[rank] = (uint32_t)sched_random_between(&world->random, 0, SCHED_WORLD_PARTS - 1);
     world->changed = true;
 }
 
 static void make_rank(struct sched_world *world, size_t rank)
 {
     const struct sched_scenario *scenario = world->scenario;
-    uint64_t slowest_ns = scaled(scenario->sample_ns, scenario->slowest);
+    uint64_t slowest_ns = sched_scaled(scenario->sample_ns, scenario->slowest);
     world->capacity_bytes[rank] =
         sched_random_between(&world->random, scenario->capacity_min_bytes, scenario->capacity_max_bytes);
     world->sample_ns[rank] = sched_random_between(&world->random, scenario->sample_ns, slowest_ns);
@@ -128,7 +122,7 @@ static void turn_neighbour(struct sched_world *world, struct sched_visitor *neig
     size_t rank = neighbour->rank;
     if (neighbour->here) {
         double share = world->scenario->neighbour_share * sched_random_real(&world->random);
-        neighbour->bytes = scaled(world->capacity_bytes[rank], share);
+        neighbour->bytes = sched_scaled(world->capacity_bytes[rank], share);
         world->taken_bytes[rank] += neighbour->bytes;
     } else {
         world->taken_bytes[rank] -= neighbour->bytes;
@@ -173,7 +167,7 @@ static void refuse(struct sched_world *world)
         return;
     }
     size_t rank = (size_t)sched_random_between(&world->random, 0, world->scenario->ranks - 1);
-    uint64_t left_bytes = scaled(world->end[rank].headroom_bytes, sched_random_real(&world->random));
+    uint64_t left_bytes = sched_scaled(world->end[rank].headroom_bytes, sched_random_real(&world->random));
     set_memory(world->scenario, world->scenario->fixed_bytes + left_bytes, &world->end[rank]);
     draw_moment(world, rank);
     world->refused = rank;
@@ -197,18 +191,13 @@ void sched_world_advance(struct sched_world *world)
     refuse(world);
 }
 
-static uint32_t larger(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
 void sched_world_most(const struct sched_world *world, struct sched_report *reports)
 {
     for (size_t i = 0; i < world->scenario->ranks; i++) {
         reports[i] = world->begin[i];
         for (size_t k = 0; k < world->scenario->lever_times_count; k++) {
             uint32_t *samples = &reports[i].offers[k].micro_batch_max;
-            *samples = larger(*samples, world->end[i].offers[k].micro_batch_max);
+            *samples = (uint32_t)sched_max(*samples, world->end[i].offers[k].micro_batch_max);
         }
     }
 }

@@ -7,6 +7,8 @@
 
 #include "sched/plan.h"
 
+#define SCHED_WORLD_PARTS 65536 // of a rank's share of a step
+
 // What a scenario says. A number drawn from a range is drawn uniformly.
 struct sched_scenario {
     uint64_t seed;
@@ -46,7 +48,7 @@ struct sched_world {
     uint64_t step;              // that the rest is about
     struct sched_report *begin; // of each rank: true times, and what it can hold when the step begins
     struct sched_report *end;   // the same after the moment in which that changes, if it does
-    uint32_t *when;             // that moment: so many 65536ths of the rank's share are done
+    uint32_t *when;             // that moment: so many of SCHED_WORLD_PARTS are done
     bool changed;               // since the step before
     size_t refused;             // the rank that is refused memory in this step; SIZE_MAX: none
     uint64_t *capacity_bytes;   // of each rank

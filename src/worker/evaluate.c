@@ -7,6 +7,7 @@
 #include "mem/uint64.h"
 #include "worker/fixed_sums.h"
 #include "worker/memory_files.h"
+#include "worker/negotiate.h"
 #include "worker/samples.h"
 
 static enum status open_loader(struct worker *worker, struct loader **loader_p, struct error *error)
@@ -62,12 +63,6 @@ static enum status run_share(struct worker *worker, struct loader *loader, const
     return status;
 }
 
-static void exchange(struct worker *worker)
-{
-    worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
-    worker->comm->ops->gather_wait(worker->comm);
-}
-
 // Until nothing is left.
 static enum status run_all(struct worker *worker, struct loader *loader, struct error *error)
 {
@@ -85,7 +80,7 @@ static enum status run_all(struct worker *worker, struct loader *loader, struct 
         }
         status = run_share(worker, loader, &shares[worker->comm->rank], error);
         if (status == STATUS_OK) {
-            exchange(worker);
+            negotiate_exchange(worker);
             withdraw_offers(worker);
             status = samples_take_back(worker, shares, &samples, error);
         }
@@ -100,9 +95,8 @@ static enum status run(struct worker *worker, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
-    uint64_t grains = (worker->validation->samples + worker->grain - 1) / worker->grain;
     sched_undone_finish(&worker->undone);
-    if (sched_undone_init(&worker->undone, grains)) {
+    if (sched_undone_init(&worker->undone, worker_grains(worker->config, worker->validation->samples))) {
         status = run_all(worker, loader, error);
     } else {
         status = error_set(error, STATUS_ERROR, "out of host memory");

@@ -16,11 +16,6 @@ uint64_t fixed_sums_gradient_bytes(uint64_t elements)
     return elements * sizeof(int64_t);
 }
 
-uint64_t fixed_sums_value_bytes(void)
-{
-    return sizeof(struct fixed_values);
-}
-
 // Terms below 2^exponent are not too large, nor is a sum of as many as there are grains.
 static void set_exponent(struct fixed_sums *sums, int exponent)
 {
@@ -42,9 +37,8 @@ void fixed_sums_clear_tally(struct worker *worker)
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->fixed.values, sizeof(struct fixed_values));
 }
 
-void fixed_sums_clear(struct worker *worker)
+void fixed_sums_clear_gradients(struct worker *worker)
 {
-    fixed_sums_clear_tally(worker);
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->fixed.gradients,
                                    fixed_sums_gradient_bytes(worker->model->elements));
 }

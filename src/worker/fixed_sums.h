@@ -20,15 +20,14 @@ enum sums_end {
     SUMS_NOT_FINITE, // a term is infinite or not a number
 };
 
-// Bytes that it holds on the device, for a model of so many elements.
+// Bytes of the sums of gradients, for a model of so many elements.
 uint64_t fixed_sums_gradient_bytes(uint64_t elements);
-uint64_t fixed_sums_value_bytes(void);
 
 // Terms of the first step. `grains`: terms of an element's sum in a step.
 void fixed_sums_init(struct fixed_sums *sums, uint64_t grains);
 
-// Enqueues: all sums are 0; those of the tally alone.
-void fixed_sums_clear(struct worker *worker);
+// Enqueue: sums are 0.
+void fixed_sums_clear_gradients(struct worker *worker);
 void fixed_sums_clear_tally(struct worker *worker);
 // Enqueues: the tally is added, in training the gradients as well, and what was added is 0 again.
 void fixed_sums_add(struct worker *worker, bool trains);

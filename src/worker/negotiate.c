@@ -127,10 +127,22 @@ enum status negotiate_no_plan(struct worker *worker, struct error *error)
                      message->others_bytes, worker_advice(worker, cause, true, advice));
 }
 
-static enum status read_reports(struct worker *worker, struct error *error)
+static void read_reports(struct worker *worker)
 {
     for (uint32_t i = 0; i < worker->comm->size; i++) {
         worker->reports[i] = worker->messages[i].report;
+    }
+}
+
+const struct sched_share *negotiate_deal(struct worker *worker, uint64_t samples)
+{
+    read_reports(worker);
+    return sched_coordinator_settle(worker->coordinator, worker->reports, samples);
+}
+
+static enum status check_plans(const struct worker *worker, struct error *error)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
         if (worker->reports[i].plan_hash != worker->reports[0].plan_hash) {
             return error_set(error, STATUS_ERROR, "rank %" PRIu32 " ran another plan than rank 0: this is a bug", i);
         }
@@ -140,7 +152,8 @@ static enum status read_reports(struct worker *worker, struct error *error)
 
 static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
 {
-    enum status status = read_reports(worker, error);
+    read_reports(worker);
+    enum status status = check_plans(worker, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -159,7 +172,7 @@ void negotiate_exchange_start(struct worker *worker)
     worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
 }
 
-static void exchange(struct worker *worker)
+void negotiate_exchange(struct worker *worker)
 {
     negotiate_exchange_start(worker);
     worker->comm->ops->gather_wait(worker->comm);
@@ -171,7 +184,7 @@ void negotiate_trim(struct worker *worker, uint64_t next_step)
     for (int round = 0; round < 2; round++) {
         mem_pool_trim(worker->pool, 0);
         negotiate_report(worker, next_step);
-        exchange(worker);
+        negotiate_exchange(worker);
     }
 }
 
@@ -211,7 +224,7 @@ enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *chan
             return status;
         }
         reserve(worker);
-        exchange(worker);
+        negotiate_exchange(worker);
         if (!any_refused(worker)) {
             return STATUS_OK;
         }

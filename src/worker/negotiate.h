@@ -13,6 +13,8 @@ void negotiate_report(struct worker *worker, uint64_t next_step);
 
 // Starts bringing worker->message to every rank's worker->messages; comm's gather_wait ends it. Collective.
 void negotiate_exchange_start(struct worker *worker);
+// The same, and waits. Collective.
+void negotiate_exchange(struct worker *worker);
 
 // Others on a rank's device may cache what it lacks: all give that back, and report anew. Twice, because a first report
 // may be older than what another gave back. Collective, and waits.
@@ -23,6 +25,9 @@ void negotiate_trim(struct worker *worker, uint64_t next_step);
 // before the job ends all ranks trim once. Collective where the plan changes or memory runs short. STATUS_OUT_OF_MEMORY
 // on every rank when none can hold a sample, any other failure is this rank's alone.
 enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error);
+
+// After an exchange: who does `samples` that ranks have left, as sched_coordinator_settle; NULL: nobody can.
+const struct sched_share *negotiate_deal(struct worker *worker, uint64_t samples);
 
 // No rank can hold a sample: chooses the one that is to say why (worker->spokesman); `error` is what each would say.
 // Answers STATUS_OUT_OF_MEMORY.

@@ -90,13 +90,10 @@ void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, s
 
 uint64_t offers_least_bytes(const struct offers *offers)
 {
-    uint64_t least_bytes = UINT64_MAX;
-    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
-        if (offers->work[k] > 0) {
-            uint64_t bytes = price_block_bytes(offers->prices, LIST_TRAIN,
-                                               offers_shape(offers->grain, offers->model->target_elements, k));
-            least_bytes = bytes < least_bytes ? bytes : least_bytes;
-        }
+    size_t k = SCHED_LEVERS_MAX - 1;
+    while (k > 0 && offers->work[k] == 0) {
+        k--;
     }
-    return least_bytes;
+    return price_block_bytes(offers->prices, LIST_TRAIN,
+                             offers_shape(offers->grain, offers->model->target_elements, k));
 }

@@ -41,7 +41,8 @@ struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t leve
 // "none", "selective", "full": what a set of levers computes again.
 const char *offers_name(uint64_t levers);
 
-// The least bytes that a block for one grain of samples of the greatest length takes.
+// The least bytes that a block for one grain of samples of the greatest length takes: each set takes less than those
+// before it.
 uint64_t offers_least_bytes(const struct offers *offers);
 
 #endif

@@ -232,8 +232,8 @@ static void print_rank(const struct planning *planning, uint64_t rank, const str
 static enum status print_shares(const struct planning *planning, struct error *error)
 {
     const struct config *config = planning->config;
-    struct sched_coordinator *coordinator =
-        sched_coordinator_create(planning->ranks, worker_grains(config), config->train.micro_batch_size);
+    struct sched_coordinator *coordinator = sched_coordinator_create(
+        planning->ranks, worker_grains(config, config->train.global_batch_size), config->train.micro_batch_size);
     if (coordinator == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }

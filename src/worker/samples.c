@@ -212,6 +212,14 @@ static uint64_t predict_peak(struct worker *worker, const struct sample_range *r
     return worker_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, largest_shape(worker, range));
 }
 
+void samples_clear_tally(struct worker *worker)
+{
+    worker->device->ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
+    if (worker->config->train.reproducible) {
+        fixed_sums_clear_tally(worker);
+    }
+}
+
 void samples_begin(struct worker *worker)
 {
     worker->message = (struct step_message){
@@ -225,10 +233,7 @@ void samples_begin(struct worker *worker)
     worker->shortage.status = STATUS_OK;
     worker->buckets_started = 0;
     mem_pool_reset_peaks(worker->pool);
-    worker->device->ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
-    if (worker->config->train.reproducible) {
-        fixed_sums_clear_tally(worker);
-    }
+    samples_clear_tally(worker);
 }
 
 static void note_done(struct worker *worker, const struct sample_range *range, uint64_t count)
@@ -241,11 +246,6 @@ static void note_done(struct worker *worker, const struct sample_range *range, u
         worker->message.position_hash += position_hash(range->first + i);
     }
     worker->message.samples += count;
-}
-
-static uint64_t grains_of(const struct worker *worker, uint64_t samples)
-{
-    return (samples + worker->grain - 1) / worker->grain;
 }
 
 uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape)
@@ -268,7 +268,7 @@ static bool cut_smaller(struct worker *worker, struct sample_range *range)
     }
     struct model_shape shape = shape_of(worker, range, range->first, count);
     struct sched_report report;
-    struct sched_share share = {.samples = grains_of(worker, range->count)};
+    struct sched_share share = {.samples = worker_grains(worker->config, range->count)};
     offers_fill(&worker->offers, shape.length, samples_smaller_bytes(worker, shape), &report);
     if (!sched_share_cut(&report, &share)) {
         return false;
@@ -355,7 +355,7 @@ static enum status run_range(struct worker *worker, const struct sample_range *r
     if (status != STATUS_OK) {
         return status;
     }
-    message->left += grains_of(worker, left.count);
+    message->left += worker_grains(worker->config, left.count);
     message->data_wait_ns += loader_wait_ns(range->loader) - waited_ns;
     return STATUS_OK;
 }

@@ -22,6 +22,9 @@ uint64_t position_hash(uint64_t position);
 // says of this rank's memory stays.
 void samples_begin(struct worker *worker);
 
+// Enqueues: the tally is zero.
+void samples_clear_tally(struct worker *worker);
+
 // Enqueues every sample that the share has of worker->undone once, adds to the gradients and to worker->values' tally,
 // and notes in worker->message what was done and what it took. A micro-step whose memory is refused has not touched
 // anything: the rank goes on with what is fastest, of less samples or more levers that take less memory. Where one

@@ -104,8 +104,7 @@ enum status step_plan_first(struct worker *worker, struct error *error)
 {
     bool changed;
     negotiate_report(worker, 0);
-    negotiate_exchange_start(worker);
-    worker->comm->ops->gather_wait(worker->comm);
+    negotiate_exchange(worker);
     return negotiate_plan(worker, 0, &changed, error);
 }
 
@@ -125,14 +124,12 @@ static enum status run_share(struct worker *worker, uint64_t step, const struct 
     return status;
 }
 
-// Of gradients and of the tally.
-static void clear_sums(struct worker *worker)
+static void clear_gradients(struct worker *worker)
 {
-    const struct device_ops *ops = worker->device->ops;
-    ops->fill_zero(worker->device, worker->stream, worker->memory.gradients, worker->model->elements * sizeof(float));
-    ops->fill_zero(worker->device, worker->stream, worker->values, sizeof(struct step_values));
+    worker->device->ops->fill_zero(worker->device, worker->stream, worker->memory.gradients,
+                                   worker->model->elements * sizeof(float));
     if (worker->config->train.reproducible) {
-        fixed_sums_clear(worker);
+        fixed_sums_clear_gradients(worker);
     }
 }
 
@@ -144,9 +141,9 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     worker->message.micro_batch = share->micro_batch * worker->grain;
     worker->message.accumulation_steps = share->accumulation_steps;
     worker->message.levers = (uint32_t)share->levers;
-    clear_sums(worker);
+    clear_gradients(worker);
     sched_undone_finish(&worker->undone);
-    if (!sched_undone_init(&worker->undone, worker_grains(worker->config))) {
+    if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->config->train.global_batch_size))) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     return run_share(worker, step, share, true, error);
@@ -156,18 +153,10 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
 static void keep_sums_once(struct worker *worker)
 {
     if (worker->comm->rank != 0) {
-        clear_sums(worker);
+        samples_clear_tally(worker);
+        clear_gradients(worker);
     }
     worker->buckets_started = 0;
-}
-
-// Who does what is undone; NULL: nobody can.
-static const struct sched_share *deal(struct worker *worker, uint64_t samples)
-{
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        worker->reports[i] = worker->messages[i].report;
-    }
-    return sched_coordinator_settle(worker->coordinator, worker->reports, samples);
 }
 
 // As long as ranks have left samples, those that can do them, and all gradients are added up again. A rank that leaves
@@ -183,11 +172,11 @@ static enum status settle(struct worker *worker, uint64_t step, struct error *er
         if (status != STATUS_OK || samples == 0) {
             return status;
         }
-        shares = deal(worker, samples);
+        shares = negotiate_deal(worker, samples);
         if (shares == NULL && !trimmed) {
             trimmed = true;
             negotiate_trim(worker, step + 1);
-            shares = deal(worker, samples);
+            shares = negotiate_deal(worker, samples);
         }
         if (shares == NULL) {
             return negotiate_no_plan(worker, error);

@@ -108,10 +108,10 @@ uint64_t worker_grain(const struct config *config)
     return config->train.reproducible ? config->train.grain_size : 1;
 }
 
-uint64_t worker_grains(const struct config *config)
+uint64_t worker_grains(const struct config *config, uint64_t samples)
 {
     uint64_t grain = worker_grain(config);
-    return (config->train.global_batch_size + grain - 1) / grain;
+    return (samples + grain - 1) / grain;
 }
 
 uint64_t worker_share_samples(const struct config *config, const struct sched_share *share)
@@ -129,7 +129,7 @@ uint64_t worker_resting_bytes(const struct config *config, const struct model *m
                      mem_pool_block_bytes(sizeof(struct step_values));
     if (config->train.reproducible) {
         bytes += mem_pool_block_bytes(fixed_sums_gradient_bytes(model->elements)) +
-                 mem_pool_block_bytes(fixed_sums_value_bytes());
+                 mem_pool_block_bytes(sizeof(struct fixed_values));
     }
     return bytes;
 }
@@ -333,7 +333,7 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
                       &worker->fixed.gradients, error);
     }
     if (status == STATUS_OK && worker->config->train.reproducible) {
-        status = hold(worker, "sums", fixed_sums_value_bytes(), &worker->fixed.values, error);
+        status = hold(worker, "sums", sizeof(struct fixed_values), &worker->fixed.values, error);
     }
     if (status != STATUS_OK) {
         return status;
@@ -435,9 +435,9 @@ static enum status make_coordinator(struct worker *worker, struct error *error)
 {
     size_t ranks = worker->comm->size;
     worker->grain = worker_grain(worker->config);
-    fixed_sums_init(&worker->fixed, worker_grains(worker->config));
-    worker->coordinator =
-        sched_coordinator_create(ranks, worker_grains(worker->config), worker->config->train.micro_batch_size);
+    uint64_t grains = worker_grains(worker->config, worker->config->train.global_batch_size);
+    fixed_sums_init(&worker->fixed, grains);
+    worker->coordinator = sched_coordinator_create(ranks, grains, worker->config->train.micro_batch_size);
     worker->plan = calloc(ranks, sizeof(*worker->plan));
     worker->reports = calloc(ranks, sizeof(*worker->reports));
     worker->left = calloc(ranks, sizeof(*worker->left));

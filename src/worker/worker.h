@@ -150,9 +150,9 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
 // The config's model and optimizer in the words of src/model/.
 struct model_config worker_model_config(const struct config *config);
 struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);
-// Samples that the coordinator deals out together, and how many times that are in a global batch.
+// Samples that the coordinator deals out together, and how many of these `samples` are, the last maybe smaller.
 uint64_t worker_grain(const struct config *config);
-uint64_t worker_grains(const struct config *config);
+uint64_t worker_grains(const struct config *config, uint64_t samples);
 // Samples of a share of the global batch, whose last grain may be smaller.
 uint64_t worker_share_samples(const struct config *config, const struct sched_share *share);
 // Bytes that stay allocated between steps: weights, gradients, optimizer state, sums, workspace.
