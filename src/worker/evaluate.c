@@ -63,15 +63,29 @@ static enum status run_share(struct worker *worker, struct loader *loader, const
     return status;
 }
 
+// Nobody can do what is left: before the job ends all give back what they cache, and may try again.
+static void trim_all(struct worker *worker)
+{
+    mem_pool_trim(worker->pool, 0);
+    negotiate_exchange(worker); // all have done so
+    offer_all(worker);
+}
+
 // Until nothing is left.
 static enum status run_all(struct worker *worker, struct loader *loader, struct error *error)
 {
     uint64_t samples = sched_undone_samples(&worker->undone);
     enum status status = STATUS_OK;
+    bool trimmed = false;
     offer_all(worker);
     samples_begin(worker);
     while (status == STATUS_OK && samples > 0) {
         const struct sched_share *shares = sched_coordinator_settle(worker->coordinator, worker->reports, samples);
+        if (shares == NULL && !trimmed) {
+            trimmed = true;
+            trim_all(worker);
+            continue;
+        }
         if (shares == NULL) { // every rank has its shortage
             memory_files_out_of_memory(worker, true);
             worker->spokesman = 0;
