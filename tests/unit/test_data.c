@@ -705,18 +705,24 @@ static void write_string(const char *path, const char *text)
     write_file(path, text, strlen(text));
 }
 
+// Samples of 8 tokens at most, which are bytes.
+static void assert_shape_of_bytes(const struct config *config)
+{
+    struct data_set *set = open_split(config, DATA_TRAIN);
+    assert_int_equal(set->shape.input, DATA_INPUT_TOKENS);
+    assert_int_equal(set->shape.input_count, 8);
+    assert_int_equal(set->shape.target_count, 8);
+    assert_int_equal(set->shape.classes, 256);
+    data_close(set);
+}
+
 static void test_lines_are_samples(void **state)
 {
     (void)state;
     struct config config = lines_config(8);
     write_string("text", "one\ntwo words\nthree\n");
     assert_lines(&config, DATA_TRAIN, LINES("one\n", "two words", "s\n", "three\n"));
-    struct data_set *set = open_split(&config, DATA_TRAIN);
-    assert_int_equal(set->shape.input, DATA_INPUT_TOKENS);
-    assert_int_equal(set->shape.input_count, 8);
-    assert_int_equal(set->shape.target_count, 8);
-    assert_int_equal(set->shape.classes, 256);
-    data_close(set);
+    assert_shape_of_bytes(&config);
 }
 
 static void test_empty_lines_are_none(void **state)
@@ -1079,12 +1085,7 @@ static void test_documents_are_samples(void **state)
         write_documents("a.bin", texts[i]);
         assert_lines(&config, DATA_TRAIN, LINES("one|", "two words", "s|", "three|"));
     }
-    struct data_set *set = open_split(&config, DATA_TRAIN);
-    assert_int_equal(set->shape.input, DATA_INPUT_TOKENS);
-    assert_int_equal(set->shape.input_count, 8);
-    assert_int_equal(set->shape.target_count, 8);
-    assert_int_equal(set->shape.classes, 256);
-    data_close(set);
+    assert_shape_of_bytes(&config);
 }
 
 static void test_the_last_document_may_have_no_end(void **state)
