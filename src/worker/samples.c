@@ -278,18 +278,21 @@ static bool cut_smaller(struct worker *worker, struct sample_range *range)
     return true;
 }
 
-// What to do about a refusal; false: nothing more can be done.
-static bool make_do(struct worker *worker, struct sample_range *range, bool *trimmed_p)
+// False: it was done before.
+static bool trim_once(struct worker *worker, bool *trimmed_p)
 {
-    if (mem_pool_relieve(worker->pool) || cut_smaller(worker, range)) {
-        return true;
-    }
     if (*trimmed_p) {
         return false;
     }
     mem_pool_trim(worker->pool, 0);
     *trimmed_p = true;
     return true;
+}
+
+// What to do about a refusal; false: nothing more can be done.
+static bool make_do(struct worker *worker, struct sample_range *range, bool *trimmed_p)
+{
+    return mem_pool_relieve(worker->pool) || cut_smaller(worker, range) || trim_once(worker, trimmed_p);
 }
 
 // Every micro-step of the range, which becomes what is left of it.
@@ -399,27 +402,34 @@ enum status samples_take_back(struct worker *worker, const struct sched_share *s
     return STATUS_OK;
 }
 
+static void log_unreserved(struct worker *worker, const struct sched_share *share)
+{
+    char text[1024];
+    format_refusal(worker, text, sizeof(text));
+    worker_log(worker, "micro-steps of %" PRIu64 " samples got no memory ahead: %s", share->micro_batch * worker->grain,
+               text);
+}
+
 bool samples_reserve(struct worker *worker, const struct sched_share *share)
 {
     if (share->samples == 0) {
         return true;
     }
     uint64_t bytes = price_block_bytes(worker->prices, LIST_TRAIN, worker_shape(worker, share));
-    device_address block;
-    enum status status;
-    do {
-        status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &block);
-    } while (status == STATUS_OUT_OF_MEMORY && mem_pool_relieve(worker->pool));
-    if (status == STATUS_OK) {
-        mem_pool_free(worker->pool, block, worker->stream);
-        return true;
+    bool trimmed = false;
+    for (;;) {
+        device_address block;
+        enum status status = mem_pool_alloc(worker->pool, bytes, worker->stream, "micro-step", &block);
+        if (status == STATUS_OK) {
+            mem_pool_free(worker->pool, block, worker->stream);
+            return true;
+        }
+        log_unreserved(worker, share);
+        if (status != STATUS_OUT_OF_MEMORY || !(mem_pool_relieve(worker->pool) || trim_once(worker, &trimmed))) {
+            note_shortage(worker, LIST_TRAIN);
+            return false;
+        }
     }
-    char text[1024];
-    format_refusal(worker, text, sizeof(text));
-    worker_log(worker, "micro-steps of %" PRIu64 " samples are not planned: %s", share->micro_batch * worker->grain,
-               text);
-    note_shortage(worker, LIST_TRAIN);
-    return false;
 }
 
 void samples_reduce_tally(struct worker *worker)

@@ -42,7 +42,7 @@ enum status samples_take_back(struct worker *worker, const struct sched_share *s
 uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape);
 
 // Whether the pool has, or gets from the device, what a share's micro-steps take; then it stays reserved for them. Else
-// worker->shortage says why not.
+// it was refused even after all cached memory went back to the device, and worker->shortage says why.
 bool samples_reserve(struct worker *worker, const struct sched_share *share);
 
 // Starts the sums over ranks of all buckets that were not started yet, and the tally's. Work enqueued from then on sees
