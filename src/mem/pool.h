@@ -91,7 +91,8 @@ enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct 
 // Gives everything back to the device. Live blocks die with it. Accepts NULL.
 void mem_pool_destroy(struct mem_pool *pool);
 
-// A block of at least `bytes` (0 counts as 1) that a step uses on `stream`; contents undefined. `tag` names it in
+// A block of at least `bytes` (0 counts as 1) that a step uses on `stream` (NULL: the host does; then no block of the
+// pool is freed on a stream); contents undefined. `tag` names it in
 // reports (cut at 31 bytes). Never blocks the host. STATUS_OUT_OF_MEMORY leaves every block as it was;
 // `mem_pool_out_of_memory` then tells why. STATUS_ERROR does too; the host's memory has run out.
 enum status mem_pool_alloc(struct mem_pool *pool, uint64_t bytes, struct stream *stream, const char *tag,

@@ -14,7 +14,6 @@
 enum word {
     ACTION,
     ACTIVE_ALLOCATED,
-    ACTIVE_PENDING_FREE,
     ACTIVE_SIZE,
     ADDR,
     ADDRESS,
@@ -57,7 +56,6 @@ enum word {
 static const char *const words[WORD_COUNT] = {
     [ACTION] = "action",
     [ACTIVE_ALLOCATED] = "active_allocated",
-    [ACTIVE_PENDING_FREE] = "active_pending_free",
     [ACTIVE_SIZE] = "active_size",
     [ADDR] = "addr",
     [ADDRESS] = "address",
@@ -151,7 +149,6 @@ static void put_block(struct writer *writer, const struct mem_snapshot_block *bl
 {
     static const enum word states[] = {
         [MEM_BLOCK_ACTIVE_ALLOCATED] = ACTIVE_ALLOCATED,
-        [MEM_BLOCK_ACTIVE_PENDING_FREE] = ACTIVE_PENDING_FREE,
         [MEM_BLOCK_INACTIVE] = INACTIVE,
     };
     pickle_dict_begin(writer->file);

@@ -24,8 +24,7 @@
 // By PyTorch's names.
 enum mem_block_state {
     MEM_BLOCK_ACTIVE_ALLOCATED,
-    MEM_BLOCK_ACTIVE_PENDING_FREE, // freed, but not to be used yet
-    MEM_BLOCK_INACTIVE,            // free
+    MEM_BLOCK_INACTIVE, // free
 };
 
 struct mem_snapshot_block {

@@ -13,7 +13,7 @@
 
 void list_init(struct list *list, enum kernel_precision precision)
 {
-    *list = (struct list){.precision = precision, .inputs = TENSOR_NONE, .targets = TENSOR_NONE};
+    *list = (struct list){.precision = precision, .inputs = TENSOR_NONE, .targets = TENSOR_NONE, .logits = TENSOR_NONE};
 }
 
 void list_finish(struct list *list)
@@ -62,10 +62,32 @@ void list_append(struct list *list, const struct op *op)
     list->ops[list->op_count++].block = list->block;
 }
 
+tensor_id list_part(struct list *list, tensor_id whole, uint64_t first_element, uint64_t elements)
+{
+    const struct tensor tensor = list->tensors[whole]; // list_tensor may move the array
+    tensor_id part = list_tensor(list, TENSOR_PART, tensor.type, elements, tensor.name);
+    if (!list->failed) {
+        list->tensors[part].first_element = first_element;
+        list->tensors[part].whole = whole;
+    }
+    return part;
+}
+
+static tensor_id whole_of(const struct list *list, tensor_id tensor)
+{
+    const struct tensor *t = &list->tensors[tensor];
+    return t->kind == TENSOR_PART ? t->whole : tensor;
+}
+
+static uint64_t element_bytes(const struct list *list, const struct tensor *tensor)
+{
+    return tensor->type == TENSOR_REAL ? kernel_real_bytes(list->precision) : 4;
+}
+
 uint64_t list_tensor_bytes(const struct list *list, tensor_id tensor)
 {
     const struct tensor *t = &list->tensors[tensor];
-    return t->elements * (t->type == TENSOR_REAL ? kernel_real_bytes(list->precision) : 4);
+    return t->elements * element_bytes(list, t);
 }
 
 bool list_mentions(const struct list *list, tensor_id tensor, size_t first)
@@ -99,10 +121,11 @@ static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
 {
     for (size_t i = 0; i < list->op_count; i++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-            tensor_id id = list->ops[i].tensors[slot];
-            if (id == TENSOR_NONE) {
+            tensor_id mentioned = list->ops[i].tensors[slot];
+            if (mentioned == TENSOR_NONE) {
                 continue;
             }
+            tensor_id id = whole_of(list, mentioned);
             struct mem_buffer *buffer = &buffers[id];
             if (buffer->birth == 0) {
                 buffer->birth = (uint32_t)i + 1;
@@ -231,6 +254,8 @@ device_address list_address(const struct list *list, const struct list_memory *m
         return memory->tally;
     case TENSOR_INPUT:
         return memory->inputs + t->offset_bytes;
+    case TENSOR_PART:
+        return list_address(list, memory, t->whole) + t->first_element * element_bytes(list, t);
     case TENSOR_LOCAL:
         break;
     }
@@ -244,7 +269,7 @@ static void tell_uses(const struct list *list, const struct op *op, const struct
     for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
         tensor_id id = op->tensors[slot];
         if (id != TENSOR_NONE) {
-            enum tensor_kind kind = list->tensors[id].kind;
+            enum tensor_kind kind = list->tensors[whole_of(list, id)].kind;
             sanitizer_access(context->device, context->stream, addresses[slot], list_tensor_bytes(list, id),
                              kind != TENSOR_INPUT && kind != TENSOR_PARAMETER, op->type->name);
         }

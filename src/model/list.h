@@ -31,6 +31,7 @@ enum tensor_kind {
     TENSOR_TALLY,     // one kernel_tally
     TENSOR_INPUT,     // written by the caller before the list runs
     TENSOR_LOCAL,     // written by an operation
+    TENSOR_PART,      // some neighbouring elements of another tensor
 };
 
 enum tensor_type { TENSOR_REAL, TENSOR_FLOAT32, TENSOR_INT32 };
@@ -41,7 +42,8 @@ struct tensor {
     enum tensor_type type;
     bool constant; // data: no gradient reaches it
     uint64_t elements;
-    uint64_t first_element; // of the buffer, where it lives in one
+    uint64_t first_element; // of the buffer, where it lives in one; of a part: of the whole
+    tensor_id whole;        // of which it is a part
     tensor_id buffer;       // once placed: itself, or a tensor of as many bytes whose memory it is written over
     uint64_t offset_bytes;  // once placed: into the inputs, or the locals
 };
@@ -57,6 +59,7 @@ struct list {
     size_t forward_count;       // operations of the forward pass; the rest are the backward pass
     size_t block;               // of the model, whose operations are being appended, from 1; 0: of none
     tensor_id inputs, targets;  // the samples of the micro-batch
+    tensor_id logits;           // of the loss
     uint64_t inputs_bytes;      // set by list_place, as is what follows
     uint64_t locals_bytes;      // what the operations write
     uint64_t lower_bound_bytes; // the largest sum of live buffers: no placement needs less
@@ -74,11 +77,19 @@ void list_finish(struct list *list);
 // Builders need no check of their own: when the host's memory runs out the list is marked as failed.
 tensor_id list_tensor(struct list *list, enum tensor_kind kind, enum tensor_type type, uint64_t elements,
                       const char *name);
+// Of a tensor that is no part itself.
+tensor_id list_part(struct list *list, tensor_id whole, uint64_t first_element, uint64_t elements);
 void list_append(struct list *list, const struct op *op);
 
 // Appends the backward pass: the gradient of the sum of losses with respect to every parameter, added to the
 // parameters' gradients. Reverse-mode differentiation (Griewank and Walther, Evaluating Derivatives, 2008).
 void list_differentiate(struct list *list);
+
+// Rewrites what the logits take part in, from the product that makes them to those of their gradient: it is done for
+// 1/`parts` of the rows after the other, so that no more of the logits exist at a time. The head of a language model has
+// the largest tensor of all. Nothing changes where these operations do not work row by row. Hsu et al., "Liger Kernel: efficient Triton kernels for LLM training" (2024), 3.2. Comes
+// before list_recompute, which then keeps what the logits are made of as part of the forward pass.
+void list_split_head(struct list *list, size_t parts);
 
 // What a backward pass computes again from what is kept, rather than keep it.
 enum list_recompute_mode {

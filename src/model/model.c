@@ -11,6 +11,8 @@
 #include "model/ops.h"
 
 #define PARAMETER_ALIGNMENT 64 // elements
+// With so many the logits of GPT-2 take less than the activations of a block, and matrices are still large.
+#define HEAD_PARTS 8
 
 static const struct architecture *architecture_of(enum model_kind kind)
 {
@@ -96,6 +98,20 @@ static tensor_id parameter_tensor(const struct parameter *parameter, struct list
     return tensor;
 }
 
+const char *model_levers_name(enum model_levers levers)
+{
+    static const char *const names[MODEL_LEVERS_COUNT] = {"none", "head", "selective", "full"};
+    return names[levers];
+}
+
+static enum list_recompute_mode recompute_mode(enum model_levers levers)
+{
+    if (levers < MODEL_LEVERS_SELECTIVE) {
+        return LIST_RECOMPUTE_NONE;
+    }
+    return levers == MODEL_LEVERS_SELECTIVE ? LIST_RECOMPUTE_SELECTIVE : LIST_RECOMPUTE_FULL;
+}
+
 // The forward pass, and the backward pass where one is wanted.
 static bool build(const struct model *model, struct model_shape shape, enum list_purpose purpose, struct list *list)
 {
@@ -116,7 +132,12 @@ static bool build(const struct model *model, struct model_shape shape, enum list
     list->forward_count = list->op_count;
     if (purpose == LIST_TRAIN) {
         list_differentiate(list);
-        list_recompute(list, shape.recompute);
+    }
+    if (purpose == LIST_EVALUATE || shape.levers >= MODEL_LEVERS_HEAD) {
+        list_split_head(list, HEAD_PARTS);
+    }
+    if (purpose == LIST_TRAIN) {
+        list_recompute(list, recompute_mode(shape.levers));
     }
     return !list->failed;
 }

@@ -18,12 +18,21 @@
 enum model_kind { MODEL_MLP, MODEL_GPT };
 enum model_activation { MODEL_RELU, MODEL_GELU };
 
+// Sets of levers: how a list takes less memory for more time. Each does what those before it do.
+enum model_levers {
+    MODEL_LEVERS_NONE,
+    MODEL_LEVERS_HEAD,      // logits in parts; an evaluation's always are
+    MODEL_LEVERS_SELECTIVE, // LIST_RECOMPUTE_SELECTIVE
+    MODEL_LEVERS_FULL,      // LIST_RECOMPUTE_FULL
+    MODEL_LEVERS_COUNT
+};
+
 // A micro-step. A gpt's samples may be shorter than the longest one that it knows; all of a micro-step are as long as
 // the longest of them, and targets after a sample's own end are KERNEL_TARGET_NONE.
 struct model_shape {
     size_t samples;                     // at least 1
     size_t length;                      // targets of a sample, 1 to the model's target_elements
-    enum list_recompute_mode recompute; // in its backward pass
+    enum model_levers levers;
 };
 
 struct model_config {
@@ -67,13 +76,16 @@ struct model {
     uint64_t input_elements, target_elements; // of one sample of the greatest length; targets are int32
 };
 
+// "none", "head", "selective", "full".
+const char *model_levers_name(enum model_levers levers);
+
 enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
 
 // STATUS_INVALID where the sizes make no sense, STATUS_ERROR when the host's memory runs out. The caller owns it.
 enum status model_create(const struct model_config *config, struct model **model_p, struct error *error);
 void model_destroy(struct model *model);
 
-// The shape of samples of the greatest length, where nothing is recomputed.
+// The shape of samples of the greatest length, without levers.
 struct model_shape model_shape_max(const struct model *model, size_t samples);
 
 // Builds, fuses and places the list for the shape; LIST_EVALUATE has no backward pass. The caller owns what it finishes

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Each kind of operation in four pieces, in this order: run, flops, differentiate, builder.
+// Each kind of operation in these pieces, in this order: run, flops, differentiate, rows, builder.
 #include "model/ops.h"
+
+#include <assert.h>
 
 #include "model/differentiate.h"
 
@@ -55,8 +57,30 @@ static uint64_t matmul_flops(const struct op *op)
     return 2 * (uint64_t)op->matmul.m * op->matmul.n * op->matmul.k;
 }
 
-static const struct op_type matmul_backward = {.name = "matmul_backward", .run = run_matmul, .flops = matmul_flops};
-static const struct op_type bias_backward = {.name = "bias_backward", .run = run_bias_backward};
+static struct op_rows linear_rows(struct op *op)
+{
+    return (struct op_rows){SLOT(0) | SLOT(1), &op->matmul.m};
+}
+
+// A gradient of weights is summed over rows.
+static struct op_rows matmul_backward_rows(struct op *op)
+{
+    if (!op->matmul.transpose_a) {
+        return linear_rows(op);
+    }
+    assert(op->matmul.accumulate);
+    return (struct op_rows){SLOT(1) | SLOT(2), &op->matmul.k};
+}
+
+static struct op_rows bias_backward_rows(struct op *op)
+{
+    return (struct op_rows){SLOT(1), &op->matrix.rows};
+}
+
+static const struct op_type matmul_backward = {
+    .name = "matmul_backward", .run = run_matmul, .flops = matmul_flops, .rows = matmul_backward_rows};
+static const struct op_type bias_backward = {
+    .name = "bias_backward", .run = run_bias_backward, .rows = bias_backward_rows};
 
 // With y = x w', dw = dy' x and dx = dy w. The weights come first, so that x is free before dx is born.
 static void differentiate_linear(struct differentiation *pass, const struct op *op)
@@ -90,6 +114,7 @@ static const struct op_type linear = {.name = "linear",
                                       .run = run_matmul,
                                       .flops = matmul_flops,
                                       .differentiate = differentiate_linear,
+                                      .rows = linear_rows,
                                       .writes = SLOT(0)};
 
 tensor_id op_linear(struct list *list, tensor_id x, tensor_id weights, tensor_id bias, size_t rows, size_t in,
@@ -391,14 +416,23 @@ static void differentiate_cross_entropy(struct differentiation *pass, const stru
     gradient_share(pass, logits, logits);
 }
 
-static const struct op_type cross_entropy = {
-    .name = "cross_entropy", .run = run_cross_entropy, .differentiate = differentiate_cross_entropy, .writes = SLOT(1)};
+static struct op_rows cross_entropy_rows(struct op *op)
+{
+    return (struct op_rows){SLOT(1) | SLOT(2), &op->loss.rows};
+}
+
+static const struct op_type cross_entropy = {.name = "cross_entropy",
+                                             .run = run_cross_entropy,
+                                             .differentiate = differentiate_cross_entropy,
+                                             .rows = cross_entropy_rows,
+                                             .writes = SLOT(1)};
 
 void op_cross_entropy(struct list *list, tensor_id tally, tensor_id logits, tensor_id targets, size_t rows,
                       size_t classes, size_t stride)
 {
     append(list, (struct op){.type = &cross_entropy, .loss = {.rows = rows, .classes = classes, .stride = stride}},
            TENSORS(tally, logits, targets));
+    list->logits = logits;
 }
 
 // Fusion: pairs that one kernel does.

@@ -9,12 +9,19 @@
 
 struct differentiation;
 
+// What an operation does row by row.
+struct op_rows {
+    unsigned slots; // as bits: of tensors that have these rows
+    size_t *count;
+};
+
 struct op_type {
     const char *name;
     // `a[i]` is the address of op->tensors[i], 0 for TENSOR_NONE.
     void (*run)(const struct op *op, struct kernel_context *context, const device_address *a);
     void (*differentiate)(struct differentiation *pass, const struct op *op); // NULL: a backward operation
     uint64_t (*flops)(const struct op *op);                                   // NULL: not worth counting
+    struct op_rows (*rows)(struct op *op);                                    // NULL: it cannot be split by rows
     // Slots, as bits, that a forward operation writes. One that changes a tensor in place writes nothing else, and what
     // made the tensor made no other.
     unsigned writes;

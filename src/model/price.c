@@ -56,14 +56,14 @@ void price_book_destroy(struct price_book *book)
     free(book);
 }
 
-// By length, then by what is recomputed, then by samples.
+// By length, then by levers, then by samples.
 static int compare(struct model_shape a, struct model_shape b)
 {
     if (a.length != b.length) {
         return a.length < b.length ? -1 : 1;
     }
-    if (a.recompute != b.recompute) {
-        return a.recompute < b.recompute ? -1 : 1;
+    if (a.levers != b.levers) {
+        return a.levers < b.levers ? -1 : 1;
     }
     return (a.samples > b.samples) - (a.samples < b.samples);
 }

@@ -82,6 +82,9 @@ static enum status check_train(const struct config *config, struct error *error)
          "is for train.reproducible; allowed here: 1"},
         {config->train.grain_size > config->train.global_batch_size, "train.grain_size",
          "is larger than train.global_batch_size"},
+        {config->run.snapshot_step != CONFIG_NO_STEP && config->train.steps > 0 &&
+             config->run.snapshot_step >= config->train.steps,
+         "run.snapshot_step", "the run has only train.steps steps, counted from 0"},
     };
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }

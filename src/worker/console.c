@@ -71,8 +71,8 @@ static void print_plan(struct console *console, uint64_t step, const struct sche
         fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
                 worker_share_samples(worker->config, share), share->micro_batch * worker->grain,
                 share->accumulation_steps);
-        if (share->levers != LIST_RECOMPUTE_NONE) {
-            fprintf(console->file, " (recompute %s)", offers_name(share->levers));
+        if (share->levers != MODEL_LEVERS_NONE) {
+            fprintf(console->file, " (levers %s)", model_levers_name((enum model_levers)share->levers));
         }
     }
     fputc('\n', console->file);

@@ -92,6 +92,7 @@ static enum status replay(const char *path, struct error *error)
     print_row("largest sum of live bytes", LAYOUT_ALIGNMENT, live_bytes, live_bytes);
     status = print_online(&trace, live_bytes, error);
     if (status == STATUS_OK) {
+        fflush(stdout); // what follows may take a while
         status = print_layout(&trace, live_bytes, error);
     }
     mem_trace_finish(&trace);
@@ -101,10 +102,30 @@ static enum status replay(const char *path, struct error *error)
 // The program that a process runs; "" where there is none, or it is another user's.
 static void find_program(const char *process, char *path, size_t size)
 {
+    static const char built_anew[] = " (deleted)";
     char link[64];
     snprintf(link, sizeof(link), "/proc/%s/exe", process);
     ssize_t length = readlink(link, path, size - 1);
     path[length < 0 ? 0 : length] = '\0';
+    char *end = strstr(path, built_anew);
+    if (end != NULL && end[sizeof(built_anew) - 1] == '\0') {
+        *end = '\0';
+    }
+}
+
+// A process that still starts would be ended by the signal.
+static bool blocks_signal(const char *process)
+{
+    char path[64], line[256];
+    unsigned long long blocked = 0;
+    snprintf(path, sizeof(path), "/proc/%s/status", process);
+    FILE *file = fopen(path, "re");
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL && sscanf(line, "SigBlk: %llx", &blocked) != 1) {
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return (blocked >> (SIGUSR2 - 1) & 1) != 0;
 }
 
 // The signal would end any other program.
@@ -118,6 +139,9 @@ static enum status ask_for_snapshot(const char *process, struct error *error)
     if (own[0] == '\0' || number > INT32_MAX || *end != '\0' || *process < '1' || *process > '9' ||
         strcmp(own, other) != 0) {
         return error_set(error, STATUS_INVALID, "'%s' is no process of this program and user on this machine", process);
+    }
+    if (!blocks_signal(process)) {
+        return error_set(error, STATUS_ERROR, "process %s has only just started: ask again", process);
     }
     if (kill((pid_t)number, SIGUSR2) != 0) {
         return error_set(error, STATUS_ERROR, "process %s: %s", process, strerror(errno));

@@ -7,33 +7,30 @@
 // What was not measured is told in these: how long a sample takes without levers.
 #define UNMEASURED_NS 1000
 
-_Static_assert(LIST_RECOMPUTE_FULL < SCHED_LEVERS_MAX, "the coordinator knows every set of levers");
+_Static_assert(MODEL_LEVERS_COUNT <= SCHED_LEVERS_MAX, "the coordinator knows every set of levers");
 
-static bool is_allowed(const struct config *config, enum list_recompute_mode mode)
+// A head in parts adds up the same terms in another order, so a reproducible run has it always.
+static bool is_allowed(const struct config *config, enum model_levers levers)
 {
+    if (config->train.reproducible && levers < MODEL_LEVERS_HEAD) {
+        return false;
+    }
     switch (config->train.recompute) {
     case CONFIG_RECOMPUTE_AUTO:
         return true;
     case CONFIG_RECOMPUTE_NONE:
-        return mode == LIST_RECOMPUTE_NONE;
+        return levers <= MODEL_LEVERS_HEAD;
     case CONFIG_RECOMPUTE_SELECTIVE:
-        return mode == LIST_RECOMPUTE_SELECTIVE;
+        return levers == MODEL_LEVERS_SELECTIVE;
     case CONFIG_RECOMPUTE_FULL:
         break;
     }
-    return mode == LIST_RECOMPUTE_FULL;
+    return levers == MODEL_LEVERS_FULL;
 }
 
 struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers)
 {
-    return (struct model_shape){.samples = samples, .length = length, .recompute = (enum list_recompute_mode)levers};
-}
-
-const char *offers_name(uint64_t levers)
-{
-    static const char *const names[] = {
-        [LIST_RECOMPUTE_NONE] = "none", [LIST_RECOMPUTE_SELECTIVE] = "selective", [LIST_RECOMPUTE_FULL] = "full"};
-    return names[levers];
+    return (struct model_shape){.samples = samples, .length = length, .levers = (enum model_levers)levers};
 }
 
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
@@ -45,15 +42,15 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
     if (config->train.reproducible) {
         offers->grain = offers->most = config->train.grain_size;
     }
-    for (enum list_recompute_mode mode = LIST_RECOMPUTE_NONE; mode <= LIST_RECOMPUTE_FULL; mode++) {
-        struct model_shape one = offers_shape(1, model->target_elements, mode);
-        uint64_t bytes = is_allowed(config, mode) ? price_block_bytes(prices, LIST_TRAIN, one) : UINT64_MAX;
+    for (enum model_levers levers = MODEL_LEVERS_NONE; levers < MODEL_LEVERS_COUNT; levers++) {
+        struct model_shape one = offers_shape(1, model->target_elements, levers);
+        uint64_t bytes = is_allowed(config, levers) ? price_block_bytes(prices, LIST_TRAIN, one) : UINT64_MAX;
         if (bytes >= least_bytes) {
             continue;
         }
         double work = price_work(prices, LIST_TRAIN, one);
         first = first == 0 ? work : first;
-        offers->work[mode] = work / first;
+        offers->work[levers] = work / first;
         least_bytes = bytes;
     }
     return first == 0 ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;

@@ -2,8 +2,8 @@
 //
 // What a rank offers the coordinator: for each set of levers how many samples fit, and how long they take.
 //
-// A set of levers is what the backward pass computes again (enum list_recompute_mode); it is known to the coordinator
-// by that number. Where train.recompute is auto, a rank has every set that takes less memory than those before it.
+// The coordinator knows a set of levers (enum model_levers) by its number. A rank has every set that the config allows
+// and that takes less memory than those before it.
 //
 // Threads: one at a time. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_OFFERS_H
@@ -37,9 +37,6 @@ void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, s
 
 // The shape of a micro-step under a set of levers.
 struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers);
-
-// "none", "selective", "full": what a set of levers computes again.
-const char *offers_name(uint64_t levers);
 
 // The least bytes that a block for one grain of samples of the greatest length takes: each set takes less than those
 // before it.

@@ -175,7 +175,7 @@ static void print_peaks(const struct planning *planning, uint64_t levers)
         largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max * grain);
     }
     if (has_choice(planning)) {
-        printf("\nrecompute %s", offers_name(levers));
+        printf("\nlevers %s", model_levers_name((enum model_levers)levers));
     }
     printf("\n%-12s %14s %20s\n", "micro-batch", "peak", "bytes");
     for (uint64_t micro_batch = grain, next; micro_batch <= largest; micro_batch = next) {
@@ -222,7 +222,7 @@ static void print_rank(const struct planning *planning, uint64_t rank, const str
         printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", worker_share_samples(planning->config, share),
                share->micro_batch * grain, share->accumulation_steps, mem_size_text(peak_of_share, peak));
         if (has_choice(planning)) {
-            printf(" %10s", offers_name(share->levers));
+            printf(" %10s", model_levers_name((enum model_levers)share->levers));
         }
     }
     putchar('\n');
@@ -240,7 +240,7 @@ static enum status print_shares(const struct planning *planning, struct error *e
     const struct sched_share *plan = sched_coordinator_plan(coordinator, planning->reports, NULL);
     printf("\nglobal batch %" PRIu64 "\n%-6s %14s %14s %9s %9s %12s %13s %14s%s\n", config->train.global_batch_size,
            "rank", "limit", "headroom", "largest", "share", "micro-batch", "accumulation", "peak",
-           has_choice(planning) ? "  recompute" : "");
+           has_choice(planning) ? "     levers" : "");
     for (uint64_t i = 0; i < planning->ranks; i++) {
         print_rank(planning, i, plan == NULL ? NULL : &plan[i]);
     }

@@ -10,21 +10,21 @@ SOURCE = pathlib.Path(__file__).parents[2]
 CONFIGS = (("mlp.yaml", headroom_run.MLP_CAPACITIES), ("gpt.yaml", headroom_run.GPT_CAPACITIES))
 
 
-def peaks_of(plan, recompute="none"):
+def peaks_of(plan, levers="none"):
     """micro-batch -> bytes"""
-    table = re.search(rf"^recompute {recompute}\n(.*?)^layouts", plan, re.MULTILINE | re.DOTALL).group(1)
+    table = re.search(rf"^levers {levers}\n(.*?)^layouts", plan, re.MULTILINE | re.DOTALL).group(1)
     return {int(n): int(peak) for n, peak in re.findall(r"^(\d+) +[\d.]+ \w+ +(\d+)$", table, re.MULTILINE)}
 
 
 def shares_of(plan):
-    """Of each rank: samples, micro-batch, accumulation steps, what is recomputed."""
+    """Of each rank: samples, micro-batch, accumulation steps, levers."""
     row = r"^\d+ +[\d.]+ \w+ +[\d.]+ \w+ +\d+ +(\d+) +(\d+) +(\d+) +[\d.]+ \w+ +(\w+)$"
-    return [(int(share), int(size), int(steps), recompute)
-            for share, size, steps, recompute in re.findall(row, plan, re.MULTILINE)]
+    return [(int(share), int(size), int(steps), levers)
+            for share, size, steps, levers in re.findall(row, plan, re.MULTILINE)]
 
 
 def first_shares(run):
-    keys = "share", "micro_batch", "accumulation_steps", "recompute"
+    keys = "share", "micro_batch", "accumulation_steps", "levers"
     return [tuple(rank[key] for key in keys) for rank in run.steps[0]["ranks"]]
 
 
@@ -107,7 +107,7 @@ class Plan(headroom_run.ProgramTest):
             self.assertEqual(shares_of(plan), first_shares(run))
 
     def test_levers_follow_capacity(self):
-        """Each rank recomputes as much as its own memory asks for, and no more."""
+        """Each rank pulls the levers that its own memory asks for, and no more."""
         capacities = "device.capacity=[768KiB, 832KiB, 2MiB]"
         plan = self.headroom("plan", "lines.yaml", capacities).out
         self.assertEqual([share[3] for share in shares_of(plan)], ["full", "selective", "none"], plan)

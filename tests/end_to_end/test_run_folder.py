@@ -11,7 +11,7 @@ STEP_KEYS = {
     "step_ms": float, "samples_per_s": float, "tokens_per_s": float, "data_wait_ms": float, "comm_ms": float,
     "coordination_ms": float, "ranks": list,
 }
-RANK_KEYS = ("rank", "share", "micro_batch", "accumulation_steps", "recompute", "limit_bytes", "headroom_bytes",
+RANK_KEYS = ("rank", "share", "micro_batch", "accumulation_steps", "levers", "limit_bytes", "headroom_bytes",
              "allocated_peak_bytes", "reserved_peak_bytes", "predicted_peak_bytes", "oom_retries", "handed_back")
 
 
@@ -25,7 +25,7 @@ class RunFolder(headroom_run.ProgramTest):
         self.assertLessEqual(step["comm_ms"], step["step_ms"])
         for number, rank in enumerate(step["ranks"]):
             self.assertEqual({key: type(value) for key, value in rank.items()},
-                             dict.fromkeys(RANK_KEYS, int) | {"recompute": str})
+                             dict.fromkeys(RANK_KEYS, int) | {"levers": str})
             self.assertEqual(rank["rank"], number)
         self.assertEqual(len(step["ranks"]), ranks)
 
@@ -58,7 +58,7 @@ class RunFolder(headroom_run.ProgramTest):
         for log in run.logs.values():
             self.assertRegex(log, r"(?m)^device cpu \(CPU\), limit \d+ bytes, resting \d+ bytes, headroom \d+ bytes, "
                                   r"all-reduce by mpi$")
-            cut = r"share \d+\.\.\d+, micro-batch \d+, accumulation steps \d+, recompute none"
+            cut = r"share \d+\.\.\d+, micro-batch \d+, accumulation steps \d+, levers none"
             self.assertRegex(log, rf"(?m)^step 0: {cut}, layout 0 bytes above its lower bound$")
         with open(f"{run.path}/env.txt", encoding="utf-8") as file:
             environment = file.read()

@@ -644,7 +644,7 @@ static void fill_model_inputs(struct graph *graph, const struct model *model)
 }
 
 static void graph_of_model(struct graph *graph, const struct model_config *config, enum kernel_precision precision,
-                           size_t micro_batch, enum list_recompute_mode recompute)
+                           size_t micro_batch, enum model_levers levers)
 {
     struct model *model;
     struct model_config precise = *config;
@@ -652,7 +652,7 @@ static void graph_of_model(struct graph *graph, const struct model_config *confi
     assert_int_equal(model_create(&precise, &model, NULL), STATUS_OK);
     graph_init(graph, SEED, precision);
     struct model_shape shape = model_shape_max(model, micro_batch);
-    shape.recompute = recompute;
+    shape.levers = levers;
     assert_true(model_list(model, shape, LIST_TRAIN, &graph->list));
     fill_model_inputs(graph, model);
     graph->parameter_elements = model->elements;
@@ -680,7 +680,7 @@ static void test_models_agree_with_differences(void **state)
     (void)state;
     for (size_t i = 0; i < MODELS; i++) {
         struct graph graph;
-        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, LIST_RECOMPUTE_NONE);
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, MODEL_LEVERS_NONE);
         assert_gradients_agree(&graph, models[i].name);
         graph_finish(&graph);
     }
@@ -749,8 +749,8 @@ static void test_bfloat16_follows_float32(void **state)
         check_bfloat16(&graph, &half, cases[i].name);
     }
     for (size_t i = 0; i < MODELS; i++) {
-        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, LIST_RECOMPUTE_NONE);
-        graph_of_model(&half, models[i].config, KERNEL_BF16, 3, LIST_RECOMPUTE_NONE);
+        graph_of_model(&graph, models[i].config, KERNEL_FP32, 3, MODEL_LEVERS_NONE);
+        graph_of_model(&half, models[i].config, KERNEL_BF16, 3, MODEL_LEVERS_NONE);
         check_bfloat16(&graph, &half, models[i].name);
     }
 }
@@ -762,7 +762,7 @@ static void test_data_is_converted_where_reals_are_narrow(void **state)
     static const size_t more[] = {[KERNEL_FP32] = 0, [KERNEL_BF16] = 1};
     for (enum kernel_precision precision = KERNEL_FP32; precision <= KERNEL_BF16; precision++) {
         struct graph graph;
-        graph_of_model(&graph, &mlp_relu, precision, 2, LIST_RECOMPUTE_NONE);
+        graph_of_model(&graph, &mlp_relu, precision, 2, MODEL_LEVERS_NONE);
         const struct op *first = &graph.list.ops[0];
         assert_string_equal(first->type->name, precision == KERNEL_BF16 ? "convert" : "linear");
         assert_int_equal(graph.list.forward_count, 3 + 2 + 1 + more[precision]);
@@ -775,7 +775,7 @@ static void test_gradients_of_parameters_are_wide(void **state)
 {
     (void)state;
     struct graph graph;
-    graph_of_model(&graph, &gpt, KERNEL_BF16, 1, LIST_RECOMPUTE_NONE);
+    graph_of_model(&graph, &gpt, KERNEL_BF16, 1, MODEL_LEVERS_NONE);
     size_t gradients = 0;
     for (size_t i = 0; i < graph.list.tensor_count; i++) {
         const struct tensor *tensor = &graph.list.tensors[i];
@@ -1046,6 +1046,71 @@ static void test_fusion_changes_no_result(void **state)
     check_fusions(KERNEL_BF16, BF16_TOLERANCE);
 }
 
+// A head in parts ---------------------------------------------------------------------------------------------------
+
+static tensor_id build_random_below_a_head(struct graph *graph)
+{
+    return linear(graph, build_random(graph), WIDTH);
+}
+
+// Rows are no multiple of the parts.
+static void check_split(uint64_t seed, enum kernel_precision precision, double tolerance)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "random list, seed %u", (unsigned)seed);
+    for (size_t parts = 1; parts <= 4; parts++) {
+        struct graph whole, split;
+        graph_init(&whole, seed, precision);
+        graph_complete(&whole, build_random_below_a_head(&whole));
+        graph_init(&split, seed, precision);
+        graph_differentiate(&split, build_random_below_a_head(&split));
+        list_split_head(&split.list, parts);
+        graph_place(&split);
+        assert_int_equal(list_tensor_bytes(&split.list, split.list.logits),
+                         list_tensor_bytes(&whole.list, whole.list.logits) / ROWS * ((ROWS + parts - 1) / parts));
+        assert_same_results(&whole, &split, "reference", tolerance, name);
+        graph_finish(&whole);
+        graph_finish(&split);
+    }
+}
+
+// Logits that are made otherwise than row by row stay as they are.
+static void check_what_is_not_split(const struct graph_case *graph_case)
+{
+    struct graph graph;
+    graph_init(&graph, SEED, KERNEL_FP32);
+    graph_differentiate(&graph, graph_case->build(&graph));
+    size_t count = graph.list.op_count;
+    list_split_head(&graph.list, 2);
+    assert_int_equal(graph.list.op_count, count);
+    graph_place(&graph);
+    graph_finish(&graph);
+}
+
+static void check_splits(enum kernel_precision precision, double tolerance)
+{
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        check_split(seed, precision, tolerance);
+    }
+    for (size_t i = 0; i < MODELS; i++) {
+        struct graph whole, split;
+        graph_of_model(&whole, models[i].config, precision, 3, MODEL_LEVERS_NONE);
+        graph_of_model(&split, models[i].config, precision, 3, MODEL_LEVERS_HEAD);
+        assert_true(models[i].config != &gpt || split.list.locals_bytes < whole.list.locals_bytes);
+        assert_same_results(&whole, &split, "cpu", tolerance, models[i].name);
+        graph_finish(&whole);
+        graph_finish(&split);
+    }
+}
+
+static void test_a_head_in_parts_changes_no_result(void **state)
+{
+    (void)state;
+    check_what_is_not_split(&(struct graph_case){"layer norm", build_random});
+    check_splits(KERNEL_FP32, 1e-6);
+    check_splits(KERNEL_BF16, BF16_TOLERANCE);
+}
+
 // Recomputation -----------------------------------------------------------------------------------------------------
 
 static void assert_recomputed(struct graph *kept, struct graph *again, enum kernel_precision precision,
@@ -1074,13 +1139,14 @@ static void random_graph_in_blocks(struct graph *graph, uint64_t seed, enum kern
     graph_place(graph);
 }
 
-static void check_recomputation(enum kernel_precision precision, enum list_recompute_mode recompute)
+static void check_recomputation(enum kernel_precision precision, enum list_recompute_mode recompute,
+                                enum model_levers levers)
 {
     size_t added = 0;
     for (size_t i = 0; i < MODELS; i++) {
         struct graph kept, again;
-        graph_of_model(&kept, models[i].config, precision, 3, LIST_RECOMPUTE_NONE);
-        graph_of_model(&again, models[i].config, precision, 3, recompute);
+        graph_of_model(&kept, models[i].config, precision, 3, MODEL_LEVERS_HEAD);
+        graph_of_model(&again, models[i].config, precision, 3, levers);
         assert_recomputed(&kept, &again, precision, models[i].name);
     }
     for (uint64_t seed = 1; seed <= 100; seed++) {
@@ -1098,9 +1164,9 @@ static void check_recomputation(enum kernel_precision precision, enum list_recom
 static void test_recomputation_changes_no_result(void **state)
 {
     (void)state;
-    for (enum list_recompute_mode recompute = LIST_RECOMPUTE_SELECTIVE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
-        check_recomputation(KERNEL_FP32, recompute);
-        check_recomputation(KERNEL_BF16, recompute);
+    for (size_t i = 0; i < 2; i++) {
+        check_recomputation(i == 0 ? KERNEL_FP32 : KERNEL_BF16, LIST_RECOMPUTE_SELECTIVE, MODEL_LEVERS_SELECTIVE);
+        check_recomputation(i == 0 ? KERNEL_FP32 : KERNEL_BF16, LIST_RECOMPUTE_FULL, MODEL_LEVERS_FULL);
     }
 }
 
@@ -1165,10 +1231,10 @@ static void check_placement(enum kernel_precision precision)
     struct graph graph;
     size_t over = 0;
     for (size_t micro_batch = 1; micro_batch <= 9; micro_batch++) {
-        graph_of_model(&graph, &mlp_relu, precision, micro_batch + 1, LIST_RECOMPUTE_NONE);
+        graph_of_model(&graph, &mlp_relu, precision, micro_batch + 1, MODEL_LEVERS_NONE);
         assert_placement_changes_nothing(&graph, "mlp");
         graph_finish(&graph);
-        graph_of_model(&graph, &gpt, precision, micro_batch, LIST_RECOMPUTE_NONE);
+        graph_of_model(&graph, &gpt, precision, micro_batch, MODEL_LEVERS_NONE);
         assert_true(assert_placement_changes_nothing(&graph, "gpt") >= 2 * 2); // in each block
         graph_finish(&graph);
     }
@@ -1234,7 +1300,7 @@ static void test_pieces_are_the_whole(void **state)
     (void)state;
     for (size_t i = 0; i < 2 * MODELS; i++) {
         struct graph graph;
-        graph_of_model(&graph, models[i / 2].config, i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16, 3, LIST_RECOMPUTE_NONE);
+        graph_of_model(&graph, models[i / 2].config, i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16, 3, MODEL_LEVERS_NONE);
         struct kernel_tally expected = run_from_zero(&graph, &graph.list);
         float *gradients = host_array(4 * graph.parameter_elements, 0);
         memcpy(gradients, graph.gradients, 4 * graph.parameter_elements);
@@ -1267,7 +1333,7 @@ static void assert_slots_untouched(const struct graph *graph, size_t slot)
 static void check_slots(const struct model_config *config, enum kernel_precision precision, const char *name)
 {
     struct graph graph;
-    graph_of_model(&graph, config, precision, 3, LIST_RECOMPUTE_NONE);
+    graph_of_model(&graph, config, precision, 3, MODEL_LEVERS_NONE);
     struct kernel_tally expected = run_from_zero(&graph, &graph.list);
     float *gradients = host_array(4 * graph.parameter_elements, 0);
     memcpy(gradients, graph.gradients, 4 * graph.parameter_elements);
@@ -1354,6 +1420,7 @@ int main(void)
         cmocka_unit_test(test_what_is_fused),
         cmocka_unit_test(test_what_fusing_leaves_unused_takes_no_memory),
         cmocka_unit_test(test_fusion_changes_no_result),
+        cmocka_unit_test(test_a_head_in_parts_changes_no_result),
         cmocka_unit_test(test_recomputation_changes_no_result),
         cmocka_unit_test(test_what_is_written_over_what),
         cmocka_unit_test(test_placement_changes_no_result),

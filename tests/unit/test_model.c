@@ -461,12 +461,14 @@ static void test_ignored_targets_leave_nothing(void **state)
     on_every_target(check_ignored_targets);
 }
 
-// Elsewhere than on the CPU the product before gelu may be summed in another order where it need not be kept.
+// The logits are made in parts. Elsewhere than on the CPU the product before gelu may be summed in another order where
+// it need not be kept.
 static void assert_same_tally(const struct workplace *workplace, const struct kernel_tally *expected)
 {
     const struct kernel_tally *tally = &workplace->tally;
     if (target_is_cpu(workplace->target)) {
-        assert_memory_equal(tally, expected, sizeof(*expected));
+        assert_true(fabs(tally->loss - expected->loss) <= 1e-7 * expected->loss);
+        assert_true(tally->count == expected->count && tally->correct == expected->correct);
     }
     assert_true(fabs(tally->loss - expected->loss) <= enough(workplace, 1e-6, 1e-3) * expected->loss);
     assert_true(tally->count == expected->count && fabs(tally->correct - expected->correct) <= 2);
@@ -927,14 +929,13 @@ static double logit_of(const struct workplace *workplace, const char *logits, si
 }
 
 // In nats, from the row of logits of which the first 65 are of tokens.
-static double loss_of_row(const struct workplace *workplace, const char *logits, size_t row)
+static double loss_of_row(const struct workplace *workplace, const char *logits, size_t row, int32_t expected)
 {
     double sum = 0;
     for (size_t i = 0; i < 65; i++) {
         sum += exp(logit_of(workplace, logits, row * 128 + i));
     }
-    int32_t expected = workplace->targets[row];
-    return expected == KERNEL_TARGET_NONE ? 0 : log(sum) - logit_of(workplace, logits, row * 128 + (size_t)expected);
+    return log(sum) - logit_of(workplace, logits, row * 128 + (size_t)expected);
 }
 
 static void check_probabilities(struct target *target)
@@ -942,11 +943,14 @@ static void check_probabilities(struct target *target)
     struct workplace workplace;
     struct list list;
     workplace_init(&workplace, target, &gpt);
+    size_t rows = SAMPLES * gpt.gpt.seq_len, last = rows - rows / 8; // the last of eight parts
+    assert_int_equal(rows % 8, 0);
+    memset(workplace.targets, 0xff, last * 4); // KERNEL_TARGET_NONE
     char *locals = run_micro_batch(&workplace, LIST_EVALUATE, 0, SAMPLES, &list);
-    const char *logits = locals + list.tensors[list.ops[list.op_count - 1].tensors[1]].offset_bytes;
+    const char *logits = locals + list.tensors[list.logits].offset_bytes;
     double loss = 0;
-    for (size_t row = 0; row < SAMPLES * gpt.gpt.seq_len; row++) {
-        loss += loss_of_row(&workplace, logits, row);
+    for (size_t row = last; row < rows; row++) {
+        loss += loss_of_row(&workplace, logits, row - last, workplace.targets[row]);
     }
     assert_within(workplace.tally.loss / loss, 1 - 1e-6, 1 + 1e-6);
     free(locals);

@@ -205,14 +205,16 @@ static void test_shapes_that_change_leave_no_holes(void **state)
 
 // The placement ------------------------------------------------------------------------------------------------------
 
-// Moments at which a local tensor is needed, found once more. One that none needs has no bytes.
+// Moments at which a local tensor or a part of it is needed, found once more. One that none needs has no bytes.
 static struct mem_buffer lifetime(const struct list *list, tensor_id id)
 {
     bool local = list->tensors[id].kind == TENSOR_LOCAL, born = false;
     struct mem_buffer buffer = {0};
     for (size_t i = 0; i < list->op_count && local; i++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-            if (list->ops[i].tensors[slot] == id) {
+            tensor_id other = list->ops[i].tensors[slot];
+            bool part = other != TENSOR_NONE && list->tensors[other].kind == TENSOR_PART;
+            if (other == id || (part && list->tensors[other].whole == id)) {
                 buffer.bytes = list_tensor_bytes(list, id);
                 buffer.birth = born ? buffer.birth : (uint32_t)i + 1;
                 buffer.death = (uint32_t)i + 1;
@@ -328,18 +330,18 @@ static struct placement check_placement(const struct model *model, enum list_pur
 
 // Answers the training block's bytes for the largest micro-batch.
 static uint64_t check_placements(const char *name, const struct model_config *config, enum kernel_precision precision,
-                                 enum list_recompute_mode recompute)
+                                 enum model_levers levers)
 {
     struct model *model = make_model(config, precision);
     uint64_t bytes = 0;
     for (size_t i = 0; i < 2; i++) {
-        if (purposes[i] == LIST_EVALUATE && recompute != LIST_RECOMPUTE_NONE) {
-            continue; // there is nothing to compute again
+        if (purposes[i] == LIST_EVALUATE && levers != MODEL_LEVERS_NONE) {
+            continue; // it has none
         }
         double most = 0, least = 1;
         for (size_t micro_batch = 1; micro_batch <= 64; micro_batch++) {
             struct model_shape shape = model_shape_max(model, micro_batch);
-            shape.recompute = recompute;
+            shape.levers = levers;
             struct placement placement = check_placement(model, purposes[i], shape);
             bytes = purposes[i] == LIST_TRAIN ? placement.bytes : bytes;
             double saved = 1 - (double)placement.bytes / (double)placement.apart_bytes;
@@ -355,14 +357,13 @@ static uint64_t check_placements(const char *name, const struct model_config *co
     return bytes;
 }
 
-static void check_recomputation(const char *name, const struct model_config *config, enum kernel_precision precision)
+static void check_levers(const char *name, const struct model_config *config, enum kernel_precision precision)
 {
-    static const char *const modes[] = {"", ", selective recompute", ", full recompute"};
     uint64_t bytes = UINT64_MAX;
-    for (enum list_recompute_mode recompute = LIST_RECOMPUTE_NONE; recompute <= LIST_RECOMPUTE_FULL; recompute++) {
+    for (enum model_levers levers = MODEL_LEVERS_NONE; levers < MODEL_LEVERS_COUNT; levers++) {
         char title[64];
-        snprintf(title, sizeof(title), "%s%s", name, modes[recompute]);
-        uint64_t less = check_placements(title, config, precision, recompute);
+        snprintf(title, sizeof(title), "%s, levers %s", name, model_levers_name(levers));
+        uint64_t less = check_placements(title, config, precision, levers);
         assert_true(less < bytes);
         bytes = less;
     }
@@ -372,11 +373,11 @@ static void test_no_placement_is_smaller(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 2; i++) {
-        check_placements("mlp", &mlp, precisions[i], LIST_RECOMPUTE_NONE);
-        check_placements("mlp of 1024-2048-10", &mlp_wide, precisions[i], LIST_RECOMPUTE_NONE);
-        check_recomputation("small gpt", &gpt, precisions[i]);
-        check_recomputation("gpt-2 124M", &gpt_2, precisions[i]);
-        check_recomputation("gpt-2 350M", &gpt_2_medium, precisions[i]);
+        check_placements("mlp", &mlp, precisions[i], MODEL_LEVERS_NONE);
+        check_placements("mlp of 1024-2048-10", &mlp_wide, precisions[i], MODEL_LEVERS_NONE);
+        check_levers("small gpt", &gpt, precisions[i]);
+        check_levers("gpt-2 124M", &gpt_2, precisions[i]);
+        check_levers("gpt-2 350M", &gpt_2_medium, precisions[i]);
     }
 }
 
@@ -530,7 +531,7 @@ static void test_the_largest_fit(void **state)
                          20); // prices nothing near the most
         assert_int_equal(price_largest_fit(book, purposes[i], one, UINT64_MAX - 1, 0), 0);
     }
-    struct model_shape other = {.length = one.length / 2, .recompute = LIST_RECOMPUTE_FULL};
+    struct model_shape other = {.length = one.length / 2, .levers = MODEL_LEVERS_FULL};
     uint64_t bytes = price_block_bytes(book, LIST_TRAIN, model_shape_max(model, 3));
     size_t fits = price_largest_fit(book, LIST_TRAIN, other, bytes, 100);
     other.samples = fits;

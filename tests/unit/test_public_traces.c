@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Every trace (*.csv, or */*.csv) of the folder that HEADROOM_TRACES names. Where a file's name says a capacity, as
-// A.1048576.csv does, the layout must fit it, else come within 0.76 % of the largest sum of live bytes. The pool must
+// A.1048576.csv does, the layout must fit it, else come within 0.76 % of the largest sum of live bytes; at resnet50.csv
+// it must be the largest sum. The pool must
 // hold no more than one growable arena with best fit would, in whole granules. Where the trace is so large that
 // granules do not matter, it must waste less than half of what PyTorch's rules do.
 #include <glob.h>
@@ -22,6 +23,8 @@
 #define LARGE       (64 * GRANULARITY)
 #define GAP_MAX     0.76 // %
 #define SKIPPED     77
+
+static const char *const tight[] = {"resnet50.csv"}; // are packed without a gap
 
 // The plainest arena there is: blocks in an array, in order of address.
 struct block {
@@ -127,8 +130,19 @@ static void check_online(const struct mem_trace *trace, uint64_t live_bytes)
     free(events);
 }
 
+static double gap_max(const char *name)
+{
+    for (size_t i = 0; i < sizeof(tight) / sizeof(tight[0]); i++) {
+        if (strcmp(name, tight[i]) == 0) {
+            return 0;
+        }
+    }
+    return GAP_MAX;
+}
+
 static void check_trace(const char *path)
 {
+    const char *name = strrchr(path, '/') + 1;
     struct mem_trace trace;
     struct error error;
     if (mem_trace_read(path, &trace, &error) != STATUS_OK) {
@@ -140,10 +154,9 @@ static void check_trace(const char *path)
     struct mem_layout layout;
     assert_true(mem_layout_place(trace.buffers, trace.count, 1, &goal, offsets, &layout));
     uint64_t bytes = layout.bytes, live_bytes = layout.lower_bound_bytes;
-    print_message("%s, above the largest sum of live bytes: layout %.3f %%", strrchr(path, '/') + 1,
-                  above(bytes, live_bytes));
+    print_message("%s, above the largest sum of live bytes: layout %.3f %%", name, above(bytes, live_bytes));
     assert_true(mem_layout_valid(trace.buffers, offsets, trace.count, 1, bytes));
-    assert_true(goal.bytes > 0 ? bytes <= goal.bytes : above(bytes, live_bytes) <= GAP_MAX);
+    assert_true(goal.bytes > 0 ? bytes <= goal.bytes : above(bytes, live_bytes) <= gap_max(name));
     check_online(&trace, live_bytes);
     free(offsets);
     mem_trace_finish(&trace);

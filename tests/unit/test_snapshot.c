@@ -62,7 +62,7 @@ static enum status write_example(const char *path, struct error *error)
         {GROWS + MIB, MIB, 0, MEM_BLOCK_INACTIVE, NULL, 0},
     };
     static const struct mem_snapshot_block second[] = {
-        {PLAIN, 512, 500, MEM_BLOCK_ACTIVE_PENDING_FREE, "\xc3mall", 3},
+        {PLAIN, 512, 500, MEM_BLOCK_ACTIVE_ALLOCATED, "\xc3mall", 3},
         {PLAIN + 512, 2 * MIB - 512, 0, MEM_BLOCK_INACTIVE, NULL, 0},
     };
     static const struct mem_snapshot_segment segments[] = {

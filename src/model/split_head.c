@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem/uint64.h"
+#include "model/list.h"
+#include "model/ops.h"
+
+// The operations that the logits take part in: [first, end) of the list's.
+struct head {
+    size_t first, end;
+    size_t rows;
+};
+
+static bool mentions(const struct op *op, tensor_id tensor)
+{
+    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+        if (op->tensors[slot] == tensor) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// False where one of them is not done row by row.
+static bool find_head(const struct list *list, struct head *head)
+{
+    while (!mentions(&list->ops[head->first], list->logits)) {
+        head->first++;
+    }
+    for (head->end = head->first; head->end < list->op_count && mentions(&list->ops[head->end], list->logits);
+         head->end++) {
+        struct op op = list->ops[head->end];
+        if (op.type->rows == NULL) {
+            return false;
+        }
+        head->rows = *op.type->rows(&op).count;
+    }
+    return !list_mentions(list, list->logits, head->end);
+}
+
+// The logits are made anew in each part, the last maybe of fewer rows: one tensor holds those of any.
+static tensor_id part_of(struct list *list, const struct head *head, tensor_id tensor, size_t first, size_t rows)
+{
+    if (tensor == list->logits) {
+        return tensor;
+    }
+    uint64_t columns = list->tensors[tensor].elements / head->rows;
+    return list_part(list, tensor, first * columns, rows * columns);
+}
+
+static void append_part(struct list *list, const struct head *head, const struct op *head_ops, size_t first,
+                        size_t rows)
+{
+    for (size_t i = 0; i < head->end - head->first; i++) {
+        struct op op = head_ops[i];
+        struct op_rows by_rows = op.type->rows(&op);
+        *by_rows.count = rows;
+        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+            if ((by_rows.slots >> slot & 1) != 0) {
+                op.tensors[slot] = part_of(list, head, op.tensors[slot], first, rows);
+            }
+        }
+        list_append(list, &op);
+    }
+}
+
+static void split(struct list *list, const struct head *head, const struct op *from_head, size_t count, size_t rows)
+{
+    size_t head_count = head->end - head->first;
+    list->op_count = head->first;
+    list->tensors[list->logits].elements = list->tensors[list->logits].elements / head->rows * rows;
+    for (size_t first = 0; first < head->rows && !list->failed; first += rows) {
+        append_part(list, head, from_head, first, uint64_min(rows, head->rows - first));
+    }
+    list->forward_count = list->op_count;
+    for (size_t i = head_count; i < count && !list->failed; i++) {
+        list_append(list, &from_head[i]);
+    }
+}
+
+void list_split_head(struct list *list, size_t parts)
+{
+    struct head head = {0};
+    if (list->failed || !find_head(list, &head)) {
+        return;
+    }
+    size_t rows = (head.rows + parts - 1) / parts, count = list->op_count - head.first;
+    struct op *from_head = malloc(count * sizeof(*from_head));
+    if (from_head == NULL) {
+        list->failed = true;
+        return;
+    }
+    memcpy(from_head, list->ops + head.first, count * sizeof(*from_head));
+    if (rows < head.rows) {
+        split(list, &head, from_head, count, rows);
+    }
+    free(from_head);
+}
