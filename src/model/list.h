@@ -86,9 +86,10 @@ void list_append(struct list *list, const struct op *op);
 void list_differentiate(struct list *list);
 
 // Rewrites what the logits take part in, from the product that makes them to those of their gradient: it is done for
-// 1/`parts` of the rows after the other, so that no more of the logits exist at a time. The head of a language model has
-// the largest tensor of all. Nothing changes where these operations do not work row by row. Hsu et al., "Liger Kernel: efficient Triton kernels for LLM training" (2024), 3.2. Comes
-// before list_recompute, which then keeps what the logits are made of as part of the forward pass.
+// one of `parts` of the rows after the other, so that no more of the logits exist at a time. The head of a language
+// model has the largest tensor of all. Nothing changes where these operations do not work row by row. Hsu et al.,
+// "Liger Kernel: efficient Triton kernels for LLM training" (2024), 3.2. Comes before list_recompute, which then takes
+// all of them for a part of the forward pass.
 void list_split_head(struct list *list, size_t parts);
 
 // What a backward pass computes again from what is kept, rather than keep it.

@@ -67,11 +67,11 @@ class SameLosses(headroom_run.ProgramTest):
         self.assertEqual([step["tokens"] for step in run.steps], 2 * [sum(len(line) for line in lines)])
 
     def test_what_is_computed_again(self):
-        """The same bits, and a device that is too small for one sample otherwise."""
+        """Selective or full, the same bits; and a device that is too small for one sample otherwise."""
         reference = self.reference("lines.yaml")
-        for recompute in ("selective", "full"):
-            run = self.train("lines.yaml", f"train.recompute={recompute}")
-            self.assertEqual(run.losses + run.evaluation_losses, reference.losses + reference.evaluation_losses)
+        selective, full = (self.train("lines.yaml", f"train.recompute={mode}") for mode in ("selective", "full"))
+        self.assertEqual(full.losses + full.evaluation_losses, selective.losses + selective.evaluation_losses)
+        self.assert_same_losses(full, reference, "lines.yaml, recomputed and with its head in parts")
         refused = self.headroom("train", "lines.yaml", "comm.kind=self", "run.folder=refused", LINES_TOO_SMALL,
                                 "train.recompute=none", code=3)
         self.assertIn("Set train.recompute: auto, raise device.capacity, or lower ", refused.complaints[0])
