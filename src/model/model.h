@@ -30,8 +30,8 @@ enum model_levers {
 // A micro-step. A gpt's samples may be shorter than the longest one that it knows; all of a micro-step are as long as
 // the longest of them, and targets after a sample's own end are KERNEL_TARGET_NONE.
 struct model_shape {
-    size_t samples;                     // at least 1
-    size_t length;                      // targets of a sample, 1 to the model's target_elements
+    size_t samples; // at least 1
+    size_t length;  // targets of a sample, 1 to the model's target_elements
     enum model_levers levers;
 };
 

@@ -4,7 +4,7 @@
 import headroom_run
 
 FAILURES = "fault.fail_allocation_every=3"
-LINES_TOO_SMALL = "device.capacity=896KiB"
+LINES_TOO_SMALL = "device.capacity=832KiB"
 
 
 class SameLosses(headroom_run.ProgramTest):
