@@ -81,6 +81,10 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"nowhere: there is no such file", "train", "idx.yaml", "data.images=nowhere")
         self.refused(r"none\*\.bin", "train", "tokens.yaml", "data.path=none*.bin", ranks=[None])
 
+    def test_a_step_that_never_comes(self):
+        self.refused(r"run\.snapshot_step=6: the run has only train\.steps steps, counted from 0", "train", "mlp.yaml",
+                     "train.steps=6", "run.snapshot_step=6", ranks=[None])
+
     def test_lines(self):
         self.refused(r"data\.pack=false: false is for data\.kind text.*allowed here: true", "train", "mlp.yaml",
                      "data.pack=false", ranks=[None])

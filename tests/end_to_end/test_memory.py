@@ -98,6 +98,49 @@ class MemoryFiles(headroom_run.ProgramTest):
             self.assertEqual(address, segment["address"] + segment["total_size"])
         return snapshot
 
+    def play_back(self, snapshot):
+        """As the viewer does: from what is live at the end back to the beginning. Answers how many events there were."""
+        live, mapped = {}, {}
+        for segment in snapshot["segments"]:
+            mapped[segment["address"]] = segment["total_size"]
+            live |= {block["address"]: block["size"] for block in segment["blocks"]
+                     if block["state"] == "active_allocated"}
+        [trace] = [trace for trace in snapshot["device_traces"] if trace]
+        for event in reversed(trace):
+            if event["action"] == "oom":
+                continue
+            begin, end = event["addr"], event["addr"] + event["size"]
+            inside = [address for address, size in live.items() if address < end and begin < address + size]
+            if event["action"] == "alloc":
+                self.assertEqual(inside, [begin])
+                self.assertGreaterEqual(live.pop(begin), event["size"])
+            elif event["action"] == "free_completed":
+                self.assertEqual(inside, [])
+                self.assertTrue(any(address <= begin and end <= address + size for address, size in mapped.items()))
+                live[begin] = event["size"]
+            elif event["action"] in ("segment_map", "segment_alloc"):
+                self.assertEqual(inside, [])
+                [(address, size)] = [(a, s) for a, s in mapped.items() if a <= begin and end <= a + s]
+                del mapped[address]
+                mapped |= {a: s for a, s in ((address, begin - address), (end, address + size - end)) if s > 0}
+            elif event["action"] in ("segment_unmap", "segment_free"):
+                for address, size in list(mapped.items()):
+                    if end == address or address + size == begin:
+                        begin, end = min(begin, address), max(end, address + size)
+                        del mapped[address]
+                mapped[begin] = end - begin
+        self.assertEqual((live, mapped), ({}, {}))
+        return len(trace)
+
+    def test_a_snapshot_is_consistent_with_its_history(self):
+        """A neighbour, refusals and micro-batches of changing sizes: every block that came and went."""
+        for segments in ("expandable", "plain"):
+            run = self.train("lines.yaml", "device.capacity=[896KiB, 2MiB]", f"device.segments={segments}",
+                             "device.neighbours=[{rank: 1, bytes: 1MiB, from_step: 3, to_step: 8}]",
+                             "fault.fail_allocation_every=7", "train.steps=20", "run.snapshot_step=18", ranks=2)
+            snapshots = [self.snapshot(f"{run.path}/memory/rank_{rank}.step_18.pickle") for rank in range(2)]
+            self.assertGreater(sum(self.play_back(snapshot) for snapshot in snapshots), 80)
+
     def test_statistics_have_pytorch_names(self):
         run = self.train("mlp.yaml", "train.steps=3", ranks=2)
         for rank in range(2):
