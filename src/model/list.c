@@ -65,7 +65,9 @@ void list_append(struct list *list, const struct op *op)
 tensor_id list_part(struct list *list, tensor_id whole, uint64_t first_element, uint64_t elements)
 {
     const struct tensor tensor = list->tensors[whole]; // list_tensor may move the array
-    tensor_id part = list_tensor(list, TENSOR_PART, tensor.type, elements, tensor.name);
+    char name[TENSOR_NAME_MAX];
+    snprintf(name, sizeof(name), "part of %.*s", TENSOR_NAME_MAX - 9, tensor.name);
+    tensor_id part = list_tensor(list, TENSOR_PART, tensor.type, elements, name);
     if (!list->failed) {
         list->tensors[part].first_element = first_element;
         list->tensors[part].whole = whole;
@@ -292,24 +294,30 @@ void list_run(const struct list *list, size_t first, size_t end, struct kernel_c
     }
 }
 
+static bool is_local(const struct list *list, tensor_id tensor)
+{
+    return tensor != TENSOR_NONE && list->tensors[whole_of(list, tensor)].kind == TENSOR_LOCAL;
+}
+
+struct list_work list_work(const struct list *list, size_t operation)
+{
+    const struct op *op = &list->ops[operation];
+    struct list_work work = {.operation = op->type->name, .flops = op->type->flops == NULL ? 0 : op->type->flops(op)};
+    tensor_id named = op->tensors[0];
+    for (size_t slot = OP_TENSORS_MAX; slot-- > 0;) {
+        tensor_id id = op->tensors[slot];
+        work.bytes += id == TENSOR_NONE ? 0 : list_tensor_bytes(list, id);
+        named = is_local(list, id) ? id : named;
+    }
+    memcpy(work.tensor, list->tensors[named].name, sizeof(work.tensor));
+    return work;
+}
+
 uint64_t list_flops(const struct list *list)
 {
     uint64_t flops = 0;
     for (size_t i = 0; i < list->op_count; i++) {
-        const struct op *op = &list->ops[i];
-        flops += op->type->flops == NULL ? 0 : op->type->flops(op);
+        flops += list_work(list, i).flops;
     }
     return flops;
-}
-
-uint64_t list_bytes(const struct list *list)
-{
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < list->op_count; i++) {
-        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-            tensor_id id = list->ops[i].tensors[slot];
-            bytes += id == TENSOR_NONE ? 0 : list_tensor_bytes(list, id);
-        }
-    }
-    return bytes;
 }

@@ -77,7 +77,7 @@ void list_finish(struct list *list);
 // Builders need no check of their own: when the host's memory runs out the list is marked as failed.
 tensor_id list_tensor(struct list *list, enum tensor_kind kind, enum tensor_type type, uint64_t elements,
                       const char *name);
-// Of a tensor that is no part itself.
+// A part of a tensor that is none itself, "part of ...".
 tensor_id list_part(struct list *list, tensor_id whole, uint64_t first_element, uint64_t elements);
 void list_append(struct list *list, const struct op *op);
 
@@ -124,10 +124,17 @@ device_address list_address(const struct list *list, const struct list_memory *m
 void list_run(const struct list *list, size_t first, size_t end, struct kernel_context *context,
               const struct list_memory *memory);
 
-// Floating-point operations of one run: matrix products and attention, a multiply-add counted as two.
-uint64_t list_flops(const struct list *list);
+// What an operation does, by which it can be told from others and compared with those like it.
+struct list_work {
+    const char *operation;        // the name of its kind
+    char tensor[TENSOR_NAME_MAX]; // the name of the first that is local
+    uint64_t flops;               // of matrix products and attention, a multiply-add counted as two; else 0
+    uint64_t bytes;               // of its tensors
+};
 
-// Bytes that one run moves: those of every operation's tensors.
-uint64_t list_bytes(const struct list *list);
+struct list_work list_work(const struct list *list, size_t operation);
+
+// Floating-point operations of one run.
+uint64_t list_flops(const struct list *list);
 
 #endif

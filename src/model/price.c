@@ -194,5 +194,10 @@ size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, str
 double price_work(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
 {
     const struct list *list = price_list(book, purpose, shape);
-    return list == NULL ? 0 : (double)list_flops(list) + FLOPS_OF_A_BYTE * (double)list_bytes(list);
+    double sum = 0;
+    for (size_t i = 0; list != NULL && i < list->op_count; i++) {
+        struct list_work work = list_work(list, i);
+        sum += (double)work.flops + FLOPS_OF_A_BYTE * (double)work.bytes;
+    }
+    return sum;
 }

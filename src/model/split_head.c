@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,7 +70,9 @@ static void split(struct list *list, const struct head *head, const struct op *f
 {
     size_t head_count = head->end - head->first;
     list->op_count = head->first;
-    list->tensors[list->logits].elements = list->tensors[list->logits].elements / head->rows * rows;
+    struct tensor *logits = &list->tensors[list->logits];
+    logits->elements = logits->elements / head->rows * rows;
+    snprintf(logits->name, sizeof(logits->name), "part of logits");
     for (size_t first = 0; first < head->rows && !list->failed; first += rows) {
         append_part(list, head, from_head, first, uint64_min(rows, head->rows - first));
     }

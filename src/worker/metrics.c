@@ -121,14 +121,15 @@ enum status metrics_step(struct metrics *metrics, const struct worker *worker, c
 {
     double seconds = (double)result->step_ns / 1e9;
     uint32_t ranks = worker->comm->size;
-    json_t *object = json_pack("{sI sI sf sI sI sf sf sf sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
-                               (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples,
-                               "tokens", (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm",
-                               result->gradient_norm, "step_ms", milliseconds(result->step_ns), "samples_per_s",
-                               (double)result->samples / seconds, "tokens_per_s", result->tally.count / seconds,
-                               "data_wait_ms", milliseconds(data_wait_ns(result->messages, ranks)), "comm_ms",
-                               milliseconds(result->comm_ns), "coordination_ms", milliseconds(result->coordination_ns),
-                               "ranks", rank_objects(result->messages, ranks));
+    json_t *predicted = result->predicted_ns == 0 ? json_null() : json_real(milliseconds(result->predicted_ns));
+    json_t *object = json_pack(
+        "{sI sI sf sI sI sf sf sf so sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
+        (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples, "tokens",
+        (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm", result->gradient_norm, "step_ms",
+        milliseconds(result->step_ns), "predicted_ms", predicted, "samples_per_s", (double)result->samples / seconds,
+        "tokens_per_s", result->tally.count / seconds, "data_wait_ms",
+        milliseconds(data_wait_ns(result->messages, ranks)), "comm_ms", milliseconds(result->comm_ns),
+        "coordination_ms", milliseconds(result->coordination_ns), "ranks", rank_objects(result->messages, ranks));
     return write_line(metrics, object, error);
 }
 

@@ -66,6 +66,17 @@ static void read_stopwatch(struct worker *worker)
     }
 }
 
+// What operations cost, where some were timed.
+static void read_op_timer(struct worker *worker)
+{
+    const struct op_timing *timings;
+    if (worker->profile == NULL && op_timer_ready(worker->op_timer)) {
+        size_t count = op_timer_read(worker->op_timer, &timings);
+        costs_observe(worker->costs, timings, count);
+        offers_compare(&worker->offers, worker->costs);
+    }
+}
+
 // What the rank offers in a block of at most `bytes`.
 static void offer(struct worker *worker, uint64_t bytes)
 {
@@ -76,6 +87,7 @@ void negotiate_report(struct worker *worker, uint64_t next_step)
 {
     struct sched_report *report = &worker->message.report;
     read_stopwatch(worker);
+    read_op_timer(worker);
     set_neighbours(worker, next_step);
     follow_limit(worker, next_step);
     yield_memory(worker);
@@ -150,6 +162,17 @@ static enum status check_plans(const struct worker *worker, struct error *error)
     return STATUS_OK;
 }
 
+// 0: a rank that is dealt samples was not measured.
+static uint64_t predict_plan(const struct worker *worker, const struct sched_share *plan)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        if (plan[i].samples > 0 && !worker->reports[i].measured) {
+            return 0;
+        }
+    }
+    return sched_plan_ns(worker->reports, plan, worker->comm->size);
+}
+
 static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
 {
     read_reports(worker);
@@ -163,6 +186,7 @@ static enum status decide(struct worker *worker, bool *changed_p, struct error *
         return negotiate_no_plan(worker, error);
     }
     *changed_p |= changed;
+    worker->plan_ns = predict_plan(worker, plan);
     memcpy(worker->plan, plan, worker->comm->size * sizeof(*plan));
     return STATUS_OK;
 }

@@ -65,6 +65,20 @@ void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, ui
     sched_speed_observe(&offers->speed, samples, (uint64_t)llround((double)time_ns / offers->work[levers]));
 }
 
+void offers_compare(struct offers *offers, const struct costs *costs)
+{
+    double first_ns = 0;
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        struct model_shape one = offers_shape(offers->grain, offers->model->target_elements, k);
+        const struct list *list = offers->work[k] > 0 ? price_list(offers->prices, LIST_TRAIN, one) : NULL;
+        double list_ns = list == NULL ? 0 : costs_list_ns(costs, list);
+        first_ns = first_ns == 0 ? list_ns : first_ns;
+        if (list_ns > 0) {
+            offers->work[k] = list_ns / first_ns;
+        }
+    }
+}
+
 void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, struct sched_report *report)
 {
     uint64_t overhead_ns, sample_ns;

@@ -13,6 +13,7 @@
 #include "sched/plan.h"
 #include "sched/speed.h"
 #include "worker/config.h"
+#include "worker/costs.h"
 
 struct offers {
     struct price_book *prices;
@@ -30,6 +31,9 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
 
 // A micro-step was measured. The first one counts for nothing: it touches memory that was never used.
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns);
+
+// What operations cost tells what the sets of levers take in relation to one another; until then it is a guess.
+void offers_compare(struct offers *offers, const struct costs *costs);
 
 // Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes`, and whether they
 // were measured. What counts as one sample there is a grain.

@@ -5,129 +5,61 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/ops.h"
 #include "worker/step.h"
-
-// One operation that was enqueued.
-struct timing {
-    const struct op_type *type;
-    uint64_t flops;
-    struct event *begin, *end;
-};
 
 // All operations of one kind.
 struct kind {
-    const struct op_type *type;
+    const char *name;
     uint64_t count, time_ns, flops;
 };
 
 enum { KINDS_MAX = 64 };
 
 struct profile {
-    struct device *device;
-    struct timing *timings; // events stay for the next use
-    size_t used, made, capacity;
     struct kind kinds[KINDS_MAX];
     size_t kind_count;
     uint64_t steps, step_ns, comm_ns, update_ns, data_wait_ns, coordination_ns, retries;
 };
 
-struct profile *profile_create(struct device *device)
+struct profile *profile_create(void)
 {
-    struct profile *profile = calloc(1, sizeof(*profile));
-    if (profile != NULL) {
-        profile->device = device;
-    }
-    return profile;
+    return calloc(1, sizeof(struct profile));
 }
 
 void profile_destroy(struct profile *profile)
 {
-    if (profile == NULL) {
-        return;
-    }
-    for (size_t i = 0; i < profile->made; i++) {
-        profile->device->ops->event_destroy(profile->device, profile->timings[i].begin);
-        profile->device->ops->event_destroy(profile->device, profile->timings[i].end);
-    }
-    free(profile->timings);
     free(profile);
 }
 
-static bool make_timing(struct profile *profile)
-{
-    const struct device_ops *ops = profile->device->ops;
-    if (profile->made == profile->capacity) {
-        size_t larger = profile->capacity == 0 ? 1024 : 2 * profile->capacity;
-        struct timing *moved = realloc(profile->timings, larger * sizeof(*moved));
-        if (moved == NULL) {
-            return false;
-        }
-        profile->timings = moved;
-        profile->capacity = larger;
-    }
-    struct timing *timing = &profile->timings[profile->made];
-    *timing = (struct timing){0};
-    if (ops->event_create(profile->device, &timing->begin) != STATUS_OK) {
-        return false;
-    }
-    if (ops->event_create(profile->device, &timing->end) != STATUS_OK) {
-        ops->event_destroy(profile->device, timing->begin);
-        return false;
-    }
-    profile->made++;
-    return true;
-}
-
-void profile_run(struct profile *profile, const struct list *list, size_t first, size_t end,
-                 struct kernel_context *context, const struct list_memory *memory)
-{
-    const struct device_ops *ops = profile->device->ops;
-    for (size_t i = first; i < end; i++) {
-        const struct op *op = &list->ops[i];
-        if (profile->used == profile->made && !make_timing(profile)) {
-            list_run(list, i, i + 1, context, memory);
-            continue;
-        }
-        struct timing *timing = &profile->timings[profile->used++];
-        timing->type = op->type;
-        timing->flops = op->type->flops == NULL ? 0 : op->type->flops(op);
-        ops->event_record(profile->device, timing->begin, context->stream);
-        list_run(list, i, i + 1, context, memory);
-        ops->event_record(profile->device, timing->end, context->stream);
-    }
-}
-
-static struct kind *kind_of(struct profile *profile, const struct op_type *type)
+static struct kind *kind_of(struct profile *profile, const char *name)
 {
     size_t i = 0;
-    while (i < profile->kind_count && profile->kinds[i].type != type) {
+    while (i < profile->kind_count && strcmp(profile->kinds[i].name, name) != 0) {
         i++;
     }
     if (i == profile->kind_count && i < KINDS_MAX - 1) {
-        profile->kinds[profile->kind_count++].type = type;
+        profile->kinds[profile->kind_count++].name = name;
     }
     return &profile->kinds[i];
 }
 
-static void add_timings(struct profile *profile)
+static void add_timings(struct profile *profile, const struct op_timing *timings, size_t count)
 {
-    const struct device_ops *ops = profile->device->ops;
-    for (size_t i = 0; i < profile->used; i++) {
-        struct timing *timing = &profile->timings[i];
-        struct kind *kind = kind_of(profile, timing->type);
-        ops->event_synchronize(profile->device, timing->end);
+    for (size_t i = 0; i < count; i++) {
+        struct kind *kind = kind_of(profile, timings[i].work.operation);
         kind->count++;
-        kind->flops += timing->flops;
-        kind->time_ns += ops->event_elapsed_ns(profile->device, timing->begin, timing->end);
+        kind->flops += timings[i].work.flops;
+        kind->time_ns += timings[i].time_ns;
     }
 }
 
 void profile_step(struct profile *profile, const struct worker *worker, const struct step_result *result)
 {
     const struct step_message *message = &result->messages[worker->comm->rank];
+    const struct op_timing *timings;
+    size_t count = op_timer_read(worker->op_timer, &timings);
     if (result->step >= PROFILE_WARM_UP) {
-        add_timings(profile);
+        add_timings(profile, timings, count);
         profile->steps++;
         profile->step_ns += result->step_ns;
         profile->comm_ns += result->comm_ns;
@@ -136,7 +68,6 @@ void profile_step(struct profile *profile, const struct worker *worker, const st
         profile->data_wait_ns += message->data_wait_ns;
         profile->retries += message->oom_retries;
     }
-    profile->used = 0;
 }
 
 static int longest_first(const void *a, const void *b)
@@ -165,7 +96,7 @@ static uint64_t print_kinds(const struct profile *profile, FILE *file)
     qsort(kinds, profile->kind_count, sizeof(kinds[0]), longest_first);
     for (size_t i = 0; i < profile->kind_count; i++) {
         const struct kind *kind = &kinds[i];
-        fprintf(file, "%-22s %8" PRIu64 " %10.3f %7.1f %%", kind->type->name, kind->count / profile->steps,
+        fprintf(file, "%-22s %8" PRIu64 " %10.3f %7.1f %%", kind->name, kind->count / profile->steps,
                 (double)kind->time_ns / 1e6 / (double)profile->steps, percent(kind->time_ns, profile->step_ns));
         if (kind->flops > 0 && kind->time_ns > 0) {
             fprintf(file, " %10.2f GFLOP/s", (double)kind->flops / (double)kind->time_ns);

@@ -8,8 +8,6 @@
 
 #include <stdio.h>
 
-#include "model/list.h"
-
 struct profile;
 struct step_result;
 struct worker;
@@ -17,18 +15,13 @@ struct worker;
 // Steps before the first that is timed.
 #define PROFILE_WARM_UP 3
 
-// The device must outlive the profile. NULL where the host's memory runs out.
-struct profile *profile_create(struct device *device);
+// NULL where the host's memory runs out.
+struct profile *profile_create(void);
 // Accepts NULL.
 void profile_destroy(struct profile *profile);
 
-// list_run, each operation between two marks. An operation for which no marks are to be had is not timed. Does not
-// block.
-void profile_run(struct profile *profile, const struct list *list, size_t first, size_t end,
-                 struct kernel_context *context, const struct list_memory *memory);
-
-// Adds what was timed since the last call to the sums, as part of this step, which must be the only one under way; the
-// first PROFILE_WARM_UP steps are dropped. Blocks until its operations are done.
+// Adds what the worker's op_timer has timed since the last call to the sums, as part of this step, which must be the
+// only one under way; the first PROFILE_WARM_UP steps are dropped. Blocks until its operations are done.
 void profile_step(struct profile *profile, const struct worker *worker, const struct step_result *result);
 
 // The table, and hints.

@@ -164,7 +164,7 @@ enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error
 static enum status fill(const struct config *config, uint32_t ranks, char *const *argv, const char *path,
                         struct error *error)
 {
-    static const char *const folders[] = {"logs", "memory"};
+    static const char *const folders[] = {"logs", "memory", "costs"};
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
         char folder[RUN_FOLDER_MAX + 8];
         snprintf(folder, sizeof(folder), "%s/%s", path, folders[i]);
@@ -183,7 +183,7 @@ static enum status fill(const struct config *config, uint32_t ranks, char *const
 
 static void discard(const char *path)
 {
-    static const char *const names[] = {"resolved.yaml", "env.txt", "logs", "memory"};
+    static const char *const names[] = {"resolved.yaml", "env.txt", "logs", "memory", "costs"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         char name[RUN_FOLDER_MAX + 64];
         snprintf(name, sizeof(name), "%s/%s", path, names[i]);

@@ -113,8 +113,8 @@ static enum status fill_slot(struct worker *worker, const struct sample_range *r
 static void run_operations(struct worker *worker, const struct list *list, size_t first, size_t end,
                            const struct list_memory *memory)
 {
-    if (worker->profile != NULL) {
-        profile_run(worker->profile, list, first, end, worker->kernels, memory);
+    if (worker->timing) {
+        op_timer_run(worker->op_timer, list, first, end, worker->kernels, memory);
     } else {
         list_run(list, first, end, worker->kernels, memory);
     }
@@ -177,6 +177,7 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     if (trains) {
         stopwatch_stop(worker->stopwatch, worker->stream, count, range->levers);
     }
+    worker->timing = worker->profile != NULL;
     worker->device->ops->event_record(worker->device, worker->slot_used[buffer->slot], worker->stream);
     buffer->slot = buffer->slot + 1 < buffer->slots ? buffer->slot + 1 : 0;
     return STATUS_OK;

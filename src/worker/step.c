@@ -133,10 +133,17 @@ static void clear_gradients(struct worker *worker)
     }
 }
 
+// Often while little is known, then now and then. The first step is like no other.
+static bool costs_are_due(uint64_t step)
+{
+    return step > 0 && (step < 8 || step % 16 == 0);
+}
+
 static enum status run_own_share(struct worker *worker, uint64_t step, struct error *error)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
     samples_begin(worker);
+    worker->timing |= costs_are_due(step);
     worker->spent = false;
     worker->message.micro_batch = share->micro_batch * worker->grain;
     worker->message.accumulation_steps = share->accumulation_steps;
@@ -263,6 +270,14 @@ static enum status make_gradients(struct worker *worker, struct step_record *rec
     return status;
 }
 
+// 0: not yet.
+static uint64_t predict_step(const struct worker *worker)
+{
+    uint64_t overhead_ns, sample_ns;
+    sched_speed_get(&worker->rest, &overhead_ns, &sample_ns);
+    return worker->plan_ns > 0 && sample_ns > 0 ? worker->plan_ns + overhead_ns + sample_ns : 0;
+}
+
 enum status step_start(struct worker *worker, uint64_t step, struct error *error)
 {
     struct step_record *record = record_of(worker, step);
@@ -270,6 +285,8 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
         .step = step,
         .epoch = step * worker->config->train.global_batch_size / worker->train->samples,
         .learning_rate = optimizer_learning_rate(&worker->optimizer, step),
+        .plan_ns = worker->plan_ns,
+        .predicted_ns = predict_step(worker),
         .messages = record->messages,
         .next_plan = record->next_plan,
     };
@@ -323,6 +340,9 @@ enum status step_finish(struct worker *worker, const struct step_result **result
     result->step_ns = between_ns(worker, record, BEGUN, ENDED);
     result->comm_ns = between_ns(worker, record, RAN, REDUCED);
     result->update_ns = between_ns(worker, record, REDUCED, UPDATED);
+    if (result->plan_ns > 0) {
+        sched_speed_observe(&worker->rest, 1, result->step_ns - uint64_min(result->step_ns, result->plan_ns));
+    }
     if (!isfinite(result->loss) || !isfinite(result->gradient_norm)) {
         return error_set(error, STATUS_DIVERGED, "step %" PRIu64 ": loss %g, gradient norm %g: " WORKER_DIVERGED,
                          result->step, fabs(result->loss), fabs(result->gradient_norm)); // no sign on a nan

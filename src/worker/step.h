@@ -18,6 +18,8 @@ struct step_result {
     double learning_rate;
     uint64_t samples;
     uint64_t step_ns;         // from the first micro-step to the next plan
+    uint64_t predicted_ns;    // of it, before it began; 0: too little was measured
+    uint64_t plan_ns;         // of that, for the micro-steps
     uint64_t comm_ns;         // in the all-reduce after the last micro-step, waiting for slower ranks included
     uint64_t update_ns;       // in the gradient's norm, clipping and the optimizer
     uint64_t coordination_ns; // in reading headroom, reports and the next plan

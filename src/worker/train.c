@@ -270,6 +270,14 @@ static enum status run_steps(struct worker *worker, struct reporter *reporter, u
     return status != STATUS_OK ? status : planned;
 }
 
+static enum status write_costs(const struct worker *worker, const char *run_folder, struct error *error)
+{
+    char folder[RUN_FOLDER_MAX + 8], name[32];
+    snprintf(folder, sizeof(folder), "%s/costs", run_folder);
+    snprintf(name, sizeof(name), "rank_%" PRIu32 ".json", worker->comm->rank);
+    return costs_write(worker->costs, folder, name, error);
+}
+
 static enum status run(struct worker *worker, struct reporter *reporter, struct error *error)
 {
     uint64_t steps_done = 0;
@@ -283,7 +291,8 @@ static enum status run(struct worker *worker, struct reporter *reporter, struct 
         status = run_steps(worker, reporter, &steps_done, error);
     }
     struct error write_error;
-    if (memory_files_end(worker, &write_error) != STATUS_OK) {
+    if (memory_files_end(worker, &write_error) != STATUS_OK ||
+        write_costs(worker, reporter->folder, &write_error) != STATUS_OK) {
         fail_alone(worker, &write_error);
     }
     if (worker->comm->rank == 0) {
@@ -311,7 +320,8 @@ static enum status start_profile(struct worker *worker, uint64_t steps, struct e
         return STATUS_OK;
     }
     worker->steps = uint64_min(worker->steps, PROFILE_WARM_UP + steps);
-    worker->profile = profile_create(worker->device);
+    worker->profile = profile_create();
+    worker->timing = true;
     return worker->profile == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }
 

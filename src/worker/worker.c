@@ -196,8 +196,10 @@ static enum status make_streams(struct worker *worker, struct error *error)
                ops->event_create(worker->device, &worker->slot_used[i]) == STATUS_OK;
     }
     worker->stopwatch = made ? stopwatch_create(worker->device) : NULL;
-    return worker->stopwatch != NULL ? STATUS_OK
-                                     : error_set(error, STATUS_ERROR, "cannot make streams on device %s", ops->name);
+    worker->op_timer = op_timer_create(worker->device);
+    return worker->stopwatch != NULL && worker->op_timer != NULL
+               ? STATUS_OK
+               : error_set(error, STATUS_ERROR, "cannot make streams on device %s", ops->name);
 }
 
 static uint64_t others_bytes(struct device *device)
@@ -425,7 +427,8 @@ static enum status make_model(struct worker *worker, struct error *error)
     }
     worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
     worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
-    if (worker->prices == NULL) {
+    worker->costs = costs_create();
+    if (worker->prices == NULL || worker->costs == NULL) {
         return out_of_host_memory(error);
     }
     return offers_init(&worker->offers, worker->config, worker->model, worker->prices, error);
@@ -601,6 +604,7 @@ static void close_device(struct worker *worker)
     }
     mem_pool_destroy(worker->pool);
     profile_destroy(worker->profile);
+    op_timer_destroy(worker->op_timer);
     stopwatch_destroy(worker->stopwatch);
     for (size_t i = 0; i < WORKER_SLOTS_MAX; i++) {
         ops->event_destroy(worker->device, worker->slot_filled[i]);
@@ -626,6 +630,7 @@ void worker_finish(struct worker *worker)
     free(worker->left);
     free(worker->reports);
     free(worker->plan);
+    costs_destroy(worker->costs);
     price_book_destroy(worker->prices);
     model_destroy(worker->model);
     data_close(worker->validation);

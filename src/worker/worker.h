@@ -14,9 +14,11 @@
 #include "worker/buckets.h"
 #include "worker/comm.h"
 #include "worker/config.h"
+#include "worker/costs.h"
 #include "worker/limit_file.h"
 #include "worker/loader.h"
 #include "worker/offers.h"
+#include "worker/op_timer.h"
 #include "worker/place.h"
 #include "worker/profile.h"
 #include "worker/reduce.h"
@@ -106,7 +108,12 @@ struct worker {
 
     struct sched_coordinator *coordinator;
     struct stopwatch *stopwatch;   // of micro-steps
-    struct profile *profile;       // of operations; NULL: not wanted
+    struct op_timer *op_timer;     // of their operations
+    bool timing;                   // those of the next micro-step
+    struct costs *costs;           // of operations
+    struct profile *profile;       // of operations in all steps; NULL: not wanted
+    uint64_t plan_ns;              // how long `plan` is predicted to take; 0: not every rank was measured
+    struct sched_speed rest;       // how long a step takes beyond that
     struct sched_share *plan;      // for the next step, one share per rank
     struct sched_report *reports;  // scratch for the coordinator, one per rank
     uint64_t *left;                // the same

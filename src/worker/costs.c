@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/costs.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/run_folder.h"
+
+// Each measurement weighs 63/64 of the next one: about the last 64 count, of which a micro-step has one for each block.
+#define FADE      0.984375
+#define COSTS_MAX 128
+
+struct cost {
+    char operation[TENSOR_NAME_MAX], tensor[TENSOR_NAME_MAX];
+    bool by_flops;
+    double units, ns; // faded sums; nanoseconds at the speed of 1
+};
+
+struct costs {
+    struct cost costs[COSTS_MAX];
+    size_t count;
+    double slowness; // of the last micro-step, relative to the costs
+};
+
+struct costs *costs_create(void)
+{
+    struct costs *costs = calloc(1, sizeof(*costs));
+    if (costs != NULL) {
+        costs->slowness = 1;
+    }
+    return costs;
+}
+
+void costs_destroy(struct costs *costs)
+{
+    free(costs);
+}
+
+static bool counts_flops(const struct list_work *work)
+{
+    return work->flops > 0;
+}
+
+static double units_of(const struct list_work *work)
+{
+    return (double)(counts_flops(work) ? work->flops : work->bytes);
+}
+
+static bool is_of(const struct cost *cost, const struct list_work *work)
+{
+    return strcmp(cost->operation, work->operation) == 0 && strcmp(cost->tensor, work->tensor) == 0;
+}
+
+// Nanoseconds a unit, from the costs that are most like this work.
+static double unit_ns(const struct costs *costs, const struct list_work *work)
+{
+    double kind_ns = 0, kind_units = 0, any_ns = 0, any_units = 0;
+    for (size_t i = 0; i < costs->count; i++) {
+        const struct cost *cost = &costs->costs[i];
+        if (cost->by_flops != counts_flops(work)) {
+            continue;
+        }
+        if (is_of(cost, work)) {
+            return cost->ns / cost->units;
+        }
+        bool same_kind = strcmp(cost->operation, work->operation) == 0;
+        kind_ns += same_kind ? cost->ns : 0;
+        kind_units += same_kind ? cost->units : 0;
+        any_ns += cost->ns;
+        any_units += cost->units;
+    }
+    if (kind_units > 0) {
+        return kind_ns / kind_units;
+    }
+    return any_units > 0 ? any_ns / any_units : 0;
+}
+
+static struct cost *cost_of(struct costs *costs, const struct list_work *work)
+{
+    for (size_t i = 0; i < costs->count; i++) {
+        if (is_of(&costs->costs[i], work)) {
+            return &costs->costs[i];
+        }
+    }
+    if (costs->count == COSTS_MAX) {
+        return NULL;
+    }
+    struct cost *cost = &costs->costs[costs->count++];
+    *cost = (struct cost){.by_flops = counts_flops(work)};
+    snprintf(cost->operation, sizeof(cost->operation), "%s", work->operation);
+    snprintf(cost->tensor, sizeof(cost->tensor), "%s", work->tensor);
+    return cost;
+}
+
+// How much slower the micro-step was than its costs say; what has no cost yet does not count.
+static double slowness_of(const struct costs *costs, const struct op_timing *timings, size_t count)
+{
+    double expected_ns = 0, time_ns = 0;
+    for (size_t i = 0; i < count; i++) {
+        double ns = unit_ns(costs, &timings[i].work) * units_of(&timings[i].work);
+        expected_ns += ns;
+        time_ns += ns > 0 ? (double)timings[i].time_ns : 0;
+    }
+    return expected_ns > 0 && time_ns > 0 ? time_ns / expected_ns : 1;
+}
+
+void costs_observe(struct costs *costs, const struct op_timing *timings, size_t count)
+{
+    costs->slowness = slowness_of(costs, timings, count);
+    for (size_t i = 0; i < count; i++) {
+        double units = units_of(&timings[i].work);
+        struct cost *cost = units > 0 ? cost_of(costs, &timings[i].work) : NULL;
+        if (cost != NULL) {
+            cost->units = FADE * cost->units + units;
+            cost->ns = FADE * cost->ns + (double)timings[i].time_ns / costs->slowness;
+        }
+    }
+}
+
+double costs_list_ns(const struct costs *costs, const struct list *list)
+{
+    double ns = 0;
+    for (size_t i = 0; i < list->op_count; i++) {
+        struct list_work work = list_work(list, i);
+        ns += unit_ns(costs, &work) * units_of(&work);
+    }
+    return ns * costs->slowness;
+}
+
+static json_t *cost_object(const struct costs *costs, const struct cost *cost)
+{
+    return json_pack("{ss ss ss sf}", "operation", cost->operation, "tensor", cost->tensor, "unit",
+                     cost->by_flops ? "flop" : "byte", "ns_per_unit", cost->ns / cost->units * costs->slowness);
+}
+
+enum status costs_write(const struct costs *costs, const char *folder, const char *name, struct error *error)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < costs->count; i++) {
+        json_array_append_new(array, cost_object(costs, &costs->costs[i]));
+    }
+    char *text = json_dumps(array, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+    json_decref(array);
+    if (text == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    enum status status = run_folder_write(folder, name, text, error);
+    free(text);
+    return status;
+}
+
+static bool read_cost(const json_t *object, struct costs *costs)
+{
+    const char *operation, *tensor, *unit;
+    double ns;
+    if (costs->count == COSTS_MAX ||
+        json_unpack((json_t *)object, "{s:s, s:s, s:s, s:F}", "operation", &operation, "tensor", &tensor, "unit", &unit,
+                    "ns_per_unit", &ns) != 0 ||
+        strlen(operation) >= TENSOR_NAME_MAX || strlen(tensor) >= TENSOR_NAME_MAX || !isfinite(ns) || ns < 0) {
+        return false;
+    }
+    bool by_flops = strcmp(unit, "flop") == 0;
+    struct cost *cost = &costs->costs[costs->count++];
+    *cost = (struct cost){.by_flops = by_flops, .units = 1, .ns = ns};
+    strcpy(cost->operation, operation);
+    strcpy(cost->tensor, tensor);
+    return by_flops || strcmp(unit, "byte") == 0;
+}
+
+enum status costs_read(const char *path, struct costs **costs_p, struct error *error)
+{
+    json_error_t why;
+    json_t *array = json_load_file(path, 0, &why);
+    if (array == NULL) {
+        return error_set(error, STATUS_INVALID, "%s:%d: %s", path, why.line < 1 ? 1 : why.line, why.text);
+    }
+    struct costs *costs = costs_create();
+    bool good = json_is_array(array);
+    size_t count = json_array_size(array), i = 0;
+    for (; costs != NULL && good && i < count; i++) {
+        good = read_cost(json_array_get(array, i), costs);
+    }
+    json_decref(array);
+    if (costs == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    if (!good || count == 0) {
+        costs_destroy(costs);
+        return error_set(error, STATUS_INVALID,
+                         "%s: entry %zu is no cost of an operation; a run writes such files to its folder's costs/",
+                         path, i);
+    }
+    *costs_p = costs;
+    return STATUS_OK;
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What operations cost on a rank's device: nanoseconds for a unit of work (a floating-point operation, or a byte where
+// an operation has none to count), for each kind of operation and tensor. Measured now and then, older measurements
+// fading.
+//
+// What is kept are the costs relative to one another, and the device's speed: one that slows down as a whole changes
+// no relation, so lists whose operations were measured at different times can be compared.
+//
+// Threads: one at a time. Ranks: each for itself.
+#ifndef HEADROOM_WORKER_COSTS_H
+#define HEADROOM_WORKER_COSTS_H
+
+#include "mem/error.h"
+#include "worker/op_timer.h"
+
+struct costs;
+
+// NULL when the host's memory runs out.
+struct costs *costs_create(void);
+// Accepts NULL.
+void costs_destroy(struct costs *costs);
+
+// The operations of one micro-step.
+void costs_observe(struct costs *costs, const struct op_timing *timings, size_t count);
+
+// How long the list takes, one operation after the other. One that was not measured is held to cost what others of its
+// kind do, or what others do in its unit. 0: nothing was measured, or no such thing.
+double costs_list_ns(const struct costs *costs, const struct list *list);
+
+// As JSON, whole or not at all. STATUS_ERROR with a line that names the file.
+enum status costs_write(const struct costs *costs, const char *folder, const char *name, struct error *error);
+// STATUS_INVALID with a line that names the file and what is wrong; STATUS_ERROR when the host's memory runs out. The
+// caller owns the costs.
+enum status costs_read(const char *path, struct costs **costs_p, struct error *error);
+
+#endif
