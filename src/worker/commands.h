@@ -15,6 +15,7 @@ struct command_line {
     char *const *overrides;  // section.key=value
     size_t override_count;
     uint64_t ranks;         // plan: how many to plan for; 0: as many as the config describes
+    const char *costs_path; // plan: what operations cost, as a run has written it; NULL: not known
     uint64_t profile_steps; // train: how many to time, and then end; 0: none, the whole run
 };
 

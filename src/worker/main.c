@@ -13,7 +13,7 @@
 #include "worker/run_folder.h"
 
 static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
-                            "       headroom plan CONFIG.yaml [--ranks N] [section.key=value ...]\n"
+                            "       headroom plan CONFIG.yaml [--ranks N] [--costs FILE.json] [section.key=value ...]\n"
                             "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
                             "       headroom memory replay TRACE.csv\n"
                             "       headroom memory snapshot PROCESS ...\n"
@@ -21,18 +21,28 @@ static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [se
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | simulate --help | --version\n";
 
+#define OPTIONS_MAX 2
+
+struct option {
+    const char *name; // NULL: there is none
+    bool is_path;     // else a number
+    size_t place;     // of its value in a struct command_line
+};
+
 struct named_command {
     const char *name;
-    const char *option; // that takes a number; NULL: none
-    size_t number;      // where in a struct command_line it goes
+    struct option options[OPTIONS_MAX];
     int (*run)(const struct command_line *command);
 };
 
 static const struct named_command commands[] = {
-    {"train", "--profile", offsetof(struct command_line, profile_steps), command_train},
-    {"plan", "--ranks", offsetof(struct command_line, ranks), command_plan},
-    {"simulate", NULL, 0, command_simulate},
-    {"--print-config", NULL, 0, command_print_config},
+    {"train", {{"--profile", false, offsetof(struct command_line, profile_steps)}}, command_train},
+    {"plan",
+     {{"--ranks", false, offsetof(struct command_line, ranks)},
+      {"--costs", true, offsetof(struct command_line, costs_path)}},
+     command_plan},
+    {"simulate", {{0}}, command_simulate},
+    {"--print-config", {{0}}, command_print_config},
 };
 
 static int misused(const char *why, const char *what)
@@ -45,23 +55,25 @@ static int misused(const char *why, const char *what)
 static int print_help(void)
 {
     fputs(usage, stdout);
-    fputs("\n"
-          "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
-          "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
-          "plan          prints, without running, the memory that each micro-batch takes and what each rank would get\n"
-          "simulate      prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
-          "              simulate --help lists what a scenario may say\n"
-          "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
-          "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
-          "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
-          "64KiB,\n"
-          "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
-          "--print-config prints the whole configuration, defaults included\n"
-          "\n"
-          "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
-          "\n"
-          "configuration keys:\n",
-          stdout);
+    fputs(
+        "\n"
+        "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
+        "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
+        "plan          prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
+        "              with --costs, of an earlier run's folder, also how long it takes\n"
+        "simulate      prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
+        "              simulate --help lists what a scenario may say\n"
+        "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
+        "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
+        "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
+        "64KiB,\n"
+        "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
+        "--print-config prints the whole configuration, defaults included\n"
+        "\n"
+        "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
+        "\n"
+        "configuration keys:\n",
+        stdout);
     config_print_help(&config_schema, stdout);
     return STATUS_OK;
 }
@@ -89,16 +101,41 @@ static bool is_override(const char *argument)
     return key[strspn(key, letters)] == '=';
 }
 
-// Reads CONFIG.yaml [--option N] [section.key=value ...]. `overrides` has room for all arguments.
+static const struct option *find_option(const struct named_command *named, const char *argument)
+{
+    for (size_t i = 0; i < OPTIONS_MAX; i++) {
+        const struct option *option = &named->options[i];
+        if (option->name != NULL && strcmp(argument, option->name) == 0) {
+            return option;
+        }
+    }
+    return NULL;
+}
+
+static int parse_option(const struct option *option, const char *text, struct command_line *command)
+{
+    char *place = (char *)command + option->place;
+    if (!option->is_path) {
+        return parse_number(text, (uint64_t *)(void *)place)
+                   ? STATUS_OK
+                   : misused(option->name, " needs a number from 1 to 4294967295");
+    }
+    *(const char **)(void *)place = text;
+    return text != NULL ? STATUS_OK : misused(option->name, " needs a file");
+}
+
+// Reads CONFIG.yaml [--option VALUE] [section.key=value ...]. `overrides` has room for all arguments.
 static int parse(char *const *arguments, const struct named_command *named, char **overrides,
                  struct command_line *command)
 {
     command->overrides = overrides;
     for (size_t i = 0; arguments[i] != NULL; i++) {
         char *argument = arguments[i];
-        if (named->option != NULL && strcmp(argument, named->option) == 0) {
-            if (!parse_number(arguments[++i], (uint64_t *)((char *)command + named->number))) {
-                return misused(named->option, " needs a number from 1 to 4294967295");
+        const struct option *option = find_option(named, argument);
+        if (option != NULL) {
+            int status = parse_option(option, arguments[++i], command);
+            if (status != STATUS_OK) {
+                return status;
             }
         } else if (argument[0] == '-') {
             return misused("unknown option ", argument);

@@ -20,6 +20,7 @@ struct planning {
     struct optimizer_config optimizer;
     struct price_book *prices;
     struct offers offers;
+    struct costs *costs; // NULL: not known
     uint64_t resting_bytes;
     struct device_usage usage; // of this machine's device, where it was asked; else zeros
     uint64_t *limits;          // of each rank
@@ -107,6 +108,9 @@ static enum status prepare(struct planning *planning, struct error *error)
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     status = offers_init(&planning->offers, config, planning->model, planning->prices, error);
+    if (status == STATUS_OK && planning->costs != NULL) {
+        offers_compare(&planning->offers, planning->costs);
+    }
     return status == STATUS_OK ? report_ranks(planning, error) : status;
 }
 
@@ -114,6 +118,7 @@ static void release(struct planning *planning)
 {
     free(planning->reports);
     free(planning->limits);
+    costs_destroy(planning->costs);
     price_book_destroy(planning->prices);
     model_destroy(planning->model);
 }
@@ -166,6 +171,14 @@ static bool has_choice(const struct planning *planning)
     return sets > 1;
 }
 
+static void print_time(const struct planning *planning, struct model_shape shape)
+{
+    const struct list *list = planning->costs != NULL ? price_list(planning->prices, LIST_TRAIN, shape) : NULL;
+    if (list != NULL) {
+        printf(" %9.2f", costs_list_ns(planning->costs, list) / 1e6);
+    }
+}
+
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
 static void print_peaks(const struct planning *planning, uint64_t levers)
 {
@@ -177,10 +190,12 @@ static void print_peaks(const struct planning *planning, uint64_t levers)
     if (has_choice(planning)) {
         printf("\nlevers %s", model_levers_name((enum model_levers)levers));
     }
-    printf("\n%-12s %14s %20s\n", "micro-batch", "peak", "bytes");
+    printf("\n%-12s %14s %20s%s\n", "micro-batch", "peak", "bytes", planning->costs != NULL ? "        ms" : "");
     for (uint64_t micro_batch = grain, next; micro_batch <= largest; micro_batch = next) {
         uint64_t peak = peak_bytes(planning, micro_batch, levers);
-        printf("%-12" PRIu64 " %14s %20" PRIu64 "\n", micro_batch, mem_size_text(peak, bytes), peak);
+        printf("%-12" PRIu64 " %14s %20" PRIu64, micro_batch, mem_size_text(peak, bytes), peak);
+        print_time(planning, shape_of(planning, micro_batch, levers));
+        putchar('\n');
         slack_bytes = uint64_max(
             slack_bytes, price_slack_bytes(planning->prices, LIST_TRAIN, shape_of(planning, micro_batch, levers)));
         next = micro_batch < largest && 2 * micro_batch > largest ? largest : 2 * micro_batch;
@@ -265,7 +280,12 @@ static enum status plan(const struct command_line *command, struct error *error)
         .device = place_kind(&config, &instead),
         .ranks = rank_count(&config, command->ranks),
     };
-    status = prepare(&planning, error);
+    if (command->costs_path != NULL) {
+        status = costs_read(command->costs_path, &planning.costs, error);
+    }
+    if (status == STATUS_OK) {
+        status = prepare(&planning, error);
+    }
     if (status == STATUS_OK) {
         if (instead.text[0] != '\0') {
             printf("device.kind auto: for the CPU, because %s\n\n", instead.text);

@@ -81,6 +81,15 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"nowhere: there is no such file", "train", "idx.yaml", "data.images=nowhere")
         self.refused(r"none\*\.bin", "train", "tokens.yaml", "data.path=none*.bin", ranks=[None])
 
+    def test_costs(self):
+        self.refused(r"--costs needs a file", "plan", "gpt.yaml", "--costs", ranks=[None])
+        self.refused(r"nowhere\.json:1: ", "plan", "gpt.yaml", "--costs", "nowhere.json", ranks=[None])
+        for text, complaint in (("[", r":1: "), ("{}", ": entry 0 is no cost"), ("[]", ": entry 0 is no cost"),
+                                ('[{"operation": "add", "tensor": "x", "unit": "mile", "ns_per_unit": 1}]',
+                                 ": entry 1 is no cost of an operation; a run writes such files to its folder's costs/")):
+            self.write("costs.json", text)
+            self.refused(rf"costs\.json{complaint}", "plan", "gpt.yaml", "--costs", "costs.json", ranks=[None])
+
     def test_a_step_that_never_comes(self):
         self.refused(r"run\.snapshot_step=6: the run has only train\.steps steps, counted from 0", "train", "mlp.yaml",
                      "train.steps=6", "run.snapshot_step=6", ranks=[None])

@@ -3,9 +3,11 @@
 
 import json
 import os
+import re
 
 import headroom_run
 
+FILES = ["costs", "env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"]
 STEP_KEYS = {
     "step": int, "epoch": int, "loss": float, "samples": int, "tokens": int, "lr": float, "grad_norm": float,
     "step_ms": float, "samples_per_s": float, "tokens_per_s": float, "data_wait_ms": float, "comm_ms": float,
@@ -17,7 +19,9 @@ RANK_KEYS = ("rank", "share", "micro_batch", "accumulation_steps", "levers", "li
 
 class RunFolder(headroom_run.ProgramTest):
     def check_step(self, step, number, ranks, tokens):
-        self.assertEqual({key: type(value) for key, value in step.items()}, STEP_KEYS)
+        predicted = step["predicted_ms"]
+        self.assertEqual({key: type(value) for key, value in step.items() if key != "predicted_ms"}, STEP_KEYS)
+        self.assertTrue(predicted is None or predicted > 0)
         self.assertEqual((step["step"], step["tokens"]), (number, tokens))
         self.assertEqual(step["samples"], sum(rank["share"] for rank in step["ranks"]))
         self.assertAlmostEqual(step["samples_per_s"] * step["step_ms"] / 1000 / step["samples"], 1, places=5)
@@ -53,7 +57,8 @@ class RunFolder(headroom_run.ProgramTest):
 
     def test_files(self):
         run = self.train("mlp.yaml", "train.steps=3", ranks=2)
-        self.assertEqual(sorted(os.listdir(run.path)), ["env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"])
+        self.assertEqual(sorted(os.listdir(run.path)), FILES)
+        self.assertEqual(sorted(os.listdir(f"{run.path}/costs")), ["rank_0.json", "rank_1.json"])
         self.assertEqual(sorted(os.listdir(f"{run.path}/logs")), ["rank_0.log", "rank_1.log"])
         for log in run.logs.values():
             self.assertRegex(log, r"(?m)^device cpu \(CPU\), limit \d+ bytes, resting \d+ bytes, headroom \d+ bytes, "
@@ -66,9 +71,29 @@ class RunFolder(headroom_run.ProgramTest):
         self.assertIn("\nranks 2\n", environment)
         self.assertRegex(environment, r"\ncommand .*headroom train mlp\.yaml .*train\.steps=3\n")
 
+    def test_steps_are_predicted(self):
+        """Once both ranks were measured. How well is for a benchmark to say."""
+        run = self.train("gpt.yaml", "train.steps=20", ranks=2)
+        predictions = [step["predicted_ms"] for step in run.steps]
+        self.assertIsNone(predictions[0])
+        self.assertNotIn(None, predictions[10:])
+
+    def test_costs_are_for_plans(self):
+        """Twice the samples take about twice as long."""
+        run = self.train("gpt.yaml", "train.steps=20")
+        plan = self.headroom("plan", "gpt.yaml", "--costs", f"{run.path}/costs/rank_0.json").out
+        tables = re.findall(r"ms\n(.*?)layouts", plan, re.DOTALL)
+        self.assertEqual(len(tables), 4, plan)
+        for table in tables:
+            rows = [line.split() for line in table.splitlines()]
+            self.assertGreater(len(rows), 4)
+            for row in rows:
+                self.assertAlmostEqual(float(row[-1]) / float(rows[0][-1]) / int(row[0]), 1, delta=0.3)
+
     def test_resolved_configuration_runs_again(self):
         for config in ("mlp.yaml", "gpt.yaml"):
-            run = self.train(config, "train.steps=20", "train.seed=7", "device.capacity=2MiB")
+            run = self.train(config, "train.steps=20", "train.seed=7", "device.capacity=4MiB",
+                             "train.reproducible=true")
             again = self.train(f"{run.path}/resolved.yaml")
             self.assertEqual(again.losses, run.losses)
             self.assertEqual(again.evaluations, run.evaluations)
@@ -95,8 +120,7 @@ class RunFolder(headroom_run.ProgramTest):
         for _ in range(2):
             self.headroom("train", "mlp.yaml", "train.steps=1", "run.folder=out/")
         self.assertEqual(sorted(name for name in os.listdir(self.folder) if name.startswith("out")), ["out", "out-2"])
-        self.assertEqual(sorted(os.listdir(self.path("out"))),
-                         ["env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"])
+        self.assertEqual(sorted(os.listdir(self.path("out"))), FILES)
 
     def refused_file(self, name, *overrides):
         finished = self.headroom("train", "mlp.yaml", "run.folder=run", *overrides, code=1,
