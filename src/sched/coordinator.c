@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sched/arithmetic.h"
+
 // What plans may count on under one set of levers, and the larger offers that were made since.
 struct grant {
     uint32_t granted; // samples
@@ -170,12 +172,23 @@ static bool cuts_stand(const struct sched_coordinator *coordinator)
     return true;
 }
 
+// What noise can pretend to be lost.
+static uint64_t noise_of_plan(const struct sched_coordinator *coordinator, uint64_t plan_ns)
+{
+    uint64_t percent = 0;
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        percent += sched_max(coordinator->reports[i].noise, SCHED_NOISE_LEAST);
+    }
+    percent /= coordinator->ranks;
+    return plan_ns / 100 * percent / SCHED_NOISE_PART;
+}
+
 // `best` is optimal and the plan is among those it was chosen from, so it never takes longer.
 static bool change_pays(struct sched_coordinator *coordinator)
 {
     uint64_t plan_ns = sched_plan_ns(coordinator->reports, coordinator->plan, coordinator->ranks);
     uint64_t best_ns = sched_plan_ns(coordinator->reports, coordinator->best, coordinator->ranks);
-    uint64_t lost_ns = coordinator->lost_ns + (plan_ns - best_ns), noise_ns = plan_ns / SCHED_NOISE_PART;
+    uint64_t lost_ns = coordinator->lost_ns + (plan_ns - best_ns), noise_ns = noise_of_plan(coordinator, plan_ns);
     coordinator->lost_ns = lost_ns > noise_ns ? lost_ns - noise_ns : 0;
     return coordinator->lost_ns > plan_ns / SCHED_CHANGE_PART;
 }

@@ -13,10 +13,10 @@
 //    memory that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can then
 //    be done in fewer micro-steps or with less levers.
 //  - Else the best plan replaces it once keeping the old one is predicted to have cost 1/SCHED_CHANGE_PART of a step's
-//    time, beyond 1/SCHED_NOISE_PART of each step, which is more than noise of 3 % can pretend in means of a few dozen
-//    measurements. So a large gain is taken at once, a small one after many steps, and what goes up and down never (a
-//    cumulative sum test: Page, "Continuous inspection schemes", 1954). This is how samples follow speed, and memory
-//    that saves overhead.
+//    time, beyond what noise can pretend in means of a few dozen measurements: of each step 1/SCHED_NOISE_PART of the
+//    noise of one measurement, which is taken to be SCHED_NOISE_LEAST percent or more. So a large gain is taken at
+//    once, a small one after many steps, and what goes up and down never (a cumulative sum test: Page, "Continuous
+//    inspection schemes", 1954). This is how samples follow speed, and memory that saves overhead.
 //  - A plan for ranks that were not measured gives way as soon as they are. The next one lets them try another
 //    micro-batch than the best for one step, from which they learn their overhead.
 //
@@ -30,7 +30,8 @@
 #define SCHED_PATIENCE      3
 #define SCHED_PATIENCE_MAX  96
 #define SCHED_CLEAN_REPORTS 256
-#define SCHED_NOISE_PART    64
+#define SCHED_NOISE_PART    3
+#define SCHED_NOISE_LEAST   5
 #define SCHED_CHANGE_PART   4
 
 struct sched_coordinator;

@@ -33,6 +33,7 @@ struct sched_report {
     uint64_t headroom_bytes;                     // what a step's block may take on this rank
     uint32_t plan_hash;                          // of the plan that this rank ran last; differs on no rank
     bool measured;                               // else the offers' times are known only relative to one another
+    uint8_t noise;                               // of one measurement, in percent of its time; 255: or more
     bool refused;                                // this rank was refused memory that the plan counted on
 };
 

@@ -71,6 +71,7 @@ static void set_times(const struct simulation *simulation, size_t rank, struct s
     uint64_t overhead_ns, sample_ns;
     sched_speed_get(&simulation->speeds[rank], &overhead_ns, &sample_ns);
     report->measured = sample_ns > 0;
+    report->noise = sched_speed_noise(&simulation->speeds[rank]);
     for (size_t k = 0; k < simulation->scenario->lever_times_count; k++) {
         double factor = simulation->scenario->lever_times[k];
         report->offers[k].overhead_ns = sched_scaled(overhead_ns, factor);

@@ -69,6 +69,12 @@ void sched_speed_get(const struct sched_speed *speed, uint64_t *overhead_ns_p, u
     *sample_ns_p = speed->weight > 0 && line.slope < 1 ? 1 : (uint64_t)(line.slope + 0.5);
 }
 
+uint8_t sched_speed_noise(const struct sched_speed *speed)
+{
+    struct line line = speed->weight > 0 ? draw(speed) : (struct line){0};
+    return line.time_ns > 0 ? (uint8_t)clamp(100 * line.noise_ns / line.time_ns + 0.5, 0, UINT8_MAX) : 0;
+}
+
 // Relative slopes, at the mean size, are what is averaged: they have bounds.
 static void remember(struct sched_speed *speed)
 {

@@ -26,4 +26,8 @@ void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t t
 // The line's two figures; both 0 when nothing was measured. Neither is negative; a measured sample_ns is at least 1.
 void sched_speed_get(const struct sched_speed *speed, uint64_t *overhead_ns_p, uint64_t *sample_ns_p);
 
+// By how much one measurement misses the line, as a part of its time: the standard deviation, in percent, at most 255.
+// 0 when nothing was measured.
+uint8_t sched_speed_noise(const struct sched_speed *speed);
+
 #endif

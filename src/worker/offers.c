@@ -84,6 +84,7 @@ void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, s
     uint64_t overhead_ns, sample_ns;
     sched_speed_get(&offers->speed, &overhead_ns, &sample_ns);
     report->measured = sample_ns > 0;
+    report->noise = sched_speed_noise(&offers->speed);
     double grain_ns = (report->measured ? (double)sample_ns : UNMEASURED_NS) * (double)offers->grain;
     memset(report->offers, 0, sizeof(report->offers));
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {

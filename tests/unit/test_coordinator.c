@@ -12,10 +12,10 @@
 
 #define RANKS 8
 
-// `value` times a factor in [0.97, 1.03].
-static uint64_t noisy(uint64_t *state, uint64_t value)
+// `value` give or take so many percent.
+static uint64_t noisy(uint64_t *state, uint64_t value, uint64_t percent)
 {
-    return value * (9700 + random_bits(state) % 601) / 10000;
+    return value * (10000 - 100 * percent + random_bits(state) % (200 * percent + 1)) / 10000;
 }
 
 // Of a rank with one set of levers.
@@ -156,9 +156,8 @@ static void an_offer_does_not_count_before_it_is_believed(void **context)
 }
 
 // Speeds that each rank learns from one noisy measurement a step, after the first few dozen.
-static void noisy_measurements_never_change_the_plan(void **context)
+static void check_noise(uint64_t percent)
 {
-    (void)context;
     for (uint64_t seed = 0; seed < 10; seed++) {
         uint64_t state = seed;
         struct sched_report reports[RANKS];
@@ -171,9 +170,10 @@ static void noisy_measurements_never_change_the_plan(void **context)
         for (int step = -64; step < 1000; step++) {
             for (size_t i = 0; i < RANKS; i++) {
                 uint64_t overhead_ns, slope_ns;
-                sched_speed_observe(&speeds[i], 32, noisy(&state, 32 * sample_ns[i]));
+                sched_speed_observe(&speeds[i], 32, noisy(&state, 32 * sample_ns[i], percent));
                 sched_speed_get(&speeds[i], &overhead_ns, &slope_ns);
                 reports[i] = report_of(overhead_ns, slope_ns, 32);
+                reports[i].noise = sched_speed_noise(&speeds[i]);
             }
             if (step >= 0 && changes(coordinator, reports) != (step == 0)) {
                 fail_msg("seed %llu, step %d: the plan changed", (unsigned long long)seed, step);
@@ -181,6 +181,13 @@ static void noisy_measurements_never_change_the_plan(void **context)
         }
         sched_coordinator_destroy(coordinator);
     }
+}
+
+static void noisy_measurements_never_change_the_plan(void **context)
+{
+    (void)context;
+    check_noise(3);
+    check_noise(20);
 }
 
 // How many calls with the same reports it takes until the plan changes.
@@ -202,15 +209,32 @@ static void a_rank_that_became_slower_gets_less_once_that_pays(void **context)
     struct sched_coordinator *coordinator = create(4, 700, 0);
     set_all(reports, 4, report_of(0, 1000000, 1000));
     assert_int_equal(plan(coordinator, reports)[2].samples, 175);
-    reports[2].offers[0].sample_ns = 2000000; // 350 ms a step where 200 would do; 5.5 of them are called noise
+    reports[2].offers[0].sample_ns = 2000000; // 350 ms a step where 200 would do; 5.8 of them are called noise
     assert_int_equal(calls_to_change(coordinator, reports), 1);
     const struct sched_share *shares = plan(coordinator, reports);
     assert_int_equal(shares[2].samples, 100);
     assert_int_equal(shares[3].samples, 200);
 
-    reports[2].offers[0].sample_ns = 1000000; // 200 ms a step where 175 would do; 3.1 of them are called noise
+    reports[2].offers[0].sample_ns = 1000000; // 200 ms a step where 175 would do; 3.3 of them are called noise
     assert_int_equal(calls_to_change(coordinator, reports), 3);
     assert_int_equal(plan(coordinator, reports)[2].samples, 175);
+    sched_coordinator_destroy(coordinator);
+}
+
+// 200 ms a step where 175 would do, and 20 of these 25 may be noise.
+static void what_noise_explains_takes_longer_to_pay(void **context)
+{
+    (void)context;
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = create(4, 700, 0);
+    set_all(reports, 4, report_of(0, 1000000, 1000));
+    reports[2].offers[0].sample_ns = 2000000;
+    assert_int_equal(plan(coordinator, reports)[2].samples, 100);
+    for (size_t i = 0; i < 4; i++) {
+        reports[i].noise = 30;
+    }
+    reports[2].offers[0].sample_ns = 1000000;
+    assert_int_equal(calls_to_change(coordinator, reports), 11);
     sched_coordinator_destroy(coordinator);
 }
 
@@ -412,8 +436,8 @@ static void levers_do_not_flap(void **context)
     int changed = 0;
     for (int step = 0; step < 1000; step++) {
         for (size_t i = 0; i < 2; i++) {
-            reports[i] = report_of(3000, noisy(&state, 1000), 4);
-            reports[i].offers[1] = (struct sched_offer){3000, noisy(&state, 1375), 8};
+            reports[i] = report_of(3000, noisy(&state, 1000, 3), 4);
+            reports[i].offers[1] = (struct sched_offer){3000, noisy(&state, 1375, 3), 8};
         }
         changed += changes(coordinator, reports);
     }
@@ -533,6 +557,7 @@ int main(void)
         cmocka_unit_test(an_offer_does_not_count_before_it_is_believed),
         cmocka_unit_test(noisy_measurements_never_change_the_plan),
         cmocka_unit_test(a_rank_that_became_slower_gets_less_once_that_pays),
+        cmocka_unit_test(what_noise_explains_takes_longer_to_pay),
         cmocka_unit_test(a_slow_moment_changes_nothing),
         cmocka_unit_test(memory_that_saves_overhead_moves_samples),
         cmocka_unit_test(a_first_measurement_reaches_the_plan),
