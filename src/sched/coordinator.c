@@ -111,6 +111,20 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
     }
 }
 
+// Where the size is asked for, sets of levers that hold less of it than another are none.
+static void drop_small_offers(struct sched_report *report)
+{
+    uint64_t most = 0;
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        most = sched_max(most, report->offers[k].micro_batch_max);
+    }
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        if (report->offers[k].micro_batch_max < most) {
+            report->offers[k].micro_batch_max = 0;
+        }
+    }
+}
+
 static void read_reports(struct sched_coordinator *coordinator, const struct sched_report *reports)
 {
     memcpy(coordinator->reports, reports, coordinator->ranks * sizeof(*reports));
@@ -119,6 +133,9 @@ static void read_reports(struct sched_coordinator *coordinator, const struct sch
         struct rank *rank = &coordinator->rank[i];
         note_refusal(rank, reports[i].refused);
         read_offers(coordinator, rank, &coordinator->reports[i]);
+        if (coordinator->micro_batch_size != 0) {
+            drop_small_offers(&coordinator->reports[i]);
+        }
     }
 }
 

@@ -37,7 +37,7 @@
 struct sched_coordinator;
 
 // `micro_batch_size`: 0 leaves the size to the plan. Any other is the size of every micro-step but a share's last,
-// wherever memory and share are that large. NULL when memory runs out.
+// wherever memory, under some set of levers, and share are that large. NULL when memory runs out.
 struct sched_coordinator *sched_coordinator_create(size_t ranks, uint64_t global_batch, uint64_t micro_batch_size);
 void sched_coordinator_destroy(struct sched_coordinator *coordinator);
 

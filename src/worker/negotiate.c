@@ -120,7 +120,7 @@ static uint32_t choose_spokesman(const struct worker *worker)
 
 enum status negotiate_no_plan(struct worker *worker, struct error *error)
 {
-    char advice[WORKER_ADVICE_MAX];
+    char advice[WORKER_ADVICE_MAX], grain[WORKER_GRAIN_NAME_MAX];
     worker->spokesman = choose_spokesman(worker);
     memory_files_out_of_memory(worker, true);
     if (worker->shortage.status != STATUS_OK) {
@@ -131,10 +131,11 @@ enum status negotiate_no_plan(struct worker *worker, struct error *error)
     bool promised = message->others_bytes + message->withheld_bytes > 0 && fits_alone(worker, message);
     enum mem_cause cause = promised ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
     return error_set(error, STATUS_OUT_OF_MEMORY,
-                     "cannot hold a single sample: a micro-step of one needs %" PRIu64
-                     " bytes and the headroom is %" PRIu64 " bytes. Of the limit of %" PRIu64
-                     " bytes%s it holds %" PRIu64 " itself, and %" PRIu64 " are held by others on its device. %s",
-                     offers_least_bytes(&worker->offers), message->report.headroom_bytes, message->limit_bytes,
+                     "cannot hold %s: such a micro-step needs %" PRIu64 " bytes and the headroom is %" PRIu64
+                     " bytes. Of the limit of %" PRIu64 " bytes%s it holds %" PRIu64 " itself, and %" PRIu64
+                     " are held by others on its device. %s",
+                     worker_grain_name(worker, grain), offers_least_bytes(&worker->offers),
+                     message->report.headroom_bytes, message->limit_bytes,
                      message->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes,
                      message->others_bytes, worker_advice(worker, cause, true, advice));
 }

@@ -201,10 +201,10 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
 // The pool's last refusal was for good.
 static void note_shortage(struct worker *worker, enum list_purpose purpose)
 {
-    char text[768], advice[WORKER_ADVICE_MAX];
+    char text[768], advice[WORKER_ADVICE_MAX], grain[WORKER_GRAIN_NAME_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
     format_refusal(worker, text, sizeof(text));
-    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "cannot hold a single sample: %s %s", text,
+    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "cannot hold %s: %s %s", worker_grain_name(worker, grain), text,
               worker_advice(worker, report->cause, purpose == LIST_TRAIN, advice));
 }
 
@@ -364,21 +364,37 @@ static enum status run_range(struct worker *worker, const struct sample_range *r
     return STATUS_OK;
 }
 
+// Of a range of grains; the batch's last grain may be smaller.
+static uint64_t samples_of_range(const struct worker *worker, const struct sample_share *share,
+                                 const struct sched_range *range)
+{
+    return uint64_min(range->samples * worker->grain, share->batch_samples - range->first * worker->grain);
+}
+
+static uint64_t samples_of_share(const struct worker *worker, const struct sample_share *share)
+{
+    uint64_t place = 0, samples = 0;
+    struct sched_range range;
+    while (sched_undone_next(&worker->undone, share->share, &place, &range)) {
+        samples += samples_of_range(worker, share, &range);
+    }
+    return samples;
+}
+
 enum status samples_run(struct worker *worker, const struct sample_share *share, struct error *error)
 {
     struct step_message *message = &worker->message;
-    uint64_t place = 0;
+    uint64_t place = 0, due = message->samples + samples_of_share(worker, share);
     enum status status = STATUS_OK;
     struct sched_range range;
     message->left = 0;
     while (status == STATUS_OK && message->left == 0 &&
            sched_undone_next(&worker->undone, share->share, &place, &range)) {
-        uint64_t first = range.first * worker->grain;
         const struct sample_range samples = {
             .purpose = share->purpose,
             .loader = share->loader,
-            .first = share->batch + first,
-            .count = uint64_min(range.samples * worker->grain, share->batch_samples - first),
+            .first = share->batch + range.first * worker->grain,
+            .count = samples_of_range(worker, share, &range),
             .micro_batch = share->share->micro_batch * worker->grain,
             .levers = share->share->levers,
             .closes = share->closes,
@@ -386,7 +402,7 @@ enum status samples_run(struct worker *worker, const struct sample_share *share,
         status = run_range(worker, &samples, error);
     }
     message->left += share->share->samples - place;
-    message->handed_back += message->left * worker->grain;
+    message->handed_back += due - message->samples;
     return status == STATUS_OK ? measure(worker, error) : status;
 }
 

@@ -259,11 +259,15 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
 {
     const struct config *config = worker->config;
     const char *ways[4];
+    bool auto_only = config->train.reproducible && config->train.recompute == CONFIG_RECOMPUTE_AUTO;
     size_t count = 0;
     if (cause == MEM_CAUSE_FRAGMENTED && config->device.segments == CONFIG_PLAIN) {
         ways[count++] = "set device.segments: expandable";
         join_ways(ways, count, text);
         return text;
+    }
+    if (worker->grain > 1) {
+        ways[count++] = "lower train.grain_size";
     }
     if (training && worker_may_recompute(config) && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
         ways[count++] = "set train.recompute: auto";
@@ -274,12 +278,22 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
         ways[count++] = "leave the device to this job";
     } else if (config->device.capacities_count > 0) {
         ways[count++] = "raise device.capacity";
-    } else if (config->train.precision != CONFIG_BF16) {
+    } else if (config->train.precision != CONFIG_BF16 && !auto_only) {
         ways[count++] = "set train.precision: bf16";
     }
     ways[count++] =
         config->model.kind == CONFIG_MODEL_GPT ? "lower model.seq_len or model.channels" : "make model.layers smaller";
     join_ways(ways, count, text);
+    return text;
+}
+
+const char *worker_grain_name(const struct worker *worker, char *text)
+{
+    if (worker->grain <= 1) {
+        snprintf(text, WORKER_GRAIN_NAME_MAX, "a single sample");
+    } else {
+        snprintf(text, WORKER_GRAIN_NAME_MAX, "a grain of %" PRIu64 " samples", worker->grain);
+    }
     return text;
 }
 

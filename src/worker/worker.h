@@ -154,6 +154,11 @@ bool worker_may_recompute(const struct config *config);
 #define WORKER_ADVICE_MAX 256
 const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text);
 
+// "a single sample", or "a grain of 4 samples": what a rank does at least. Writes and answers `text`, of
+// WORKER_GRAIN_NAME_MAX bytes.
+#define WORKER_GRAIN_NAME_MAX 48
+const char *worker_grain_name(const struct worker *worker, char *text);
+
 // The config's model and optimizer in the words of src/model/.
 struct model_config worker_model_config(const struct config *config);
 struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);

@@ -347,6 +347,24 @@ static void a_fixed_micro_batch_is_kept_where_memory_allows(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
+static void a_fixed_micro_batch_is_kept_by_levers(void **context)
+{
+    (void)context;
+    struct sched_report report = report_of(0, 1000, 3);
+    struct sched_coordinator *coordinator = create(1, 64, 8);
+    report.offers[1] = (struct sched_offer){0, 1100, 7};
+    report.offers[2] = (struct sched_offer){0, 2000, 20};
+    report.offers[3] = (struct sched_offer){0, 3000, 30};
+    const struct sched_share *share = plan(coordinator, &report);
+    assert_int_equal(share->micro_batch, 8);
+    assert_int_equal(share->levers, 2);
+    report.offers[2].micro_batch_max = report.offers[3].micro_batch_max = 6; // none holds 8: as many as can be
+    share = plan(coordinator, &report);
+    assert_int_equal(share->micro_batch, 7);
+    assert_int_equal(share->levers, 1);
+    sched_coordinator_destroy(coordinator);
+}
+
 static void a_fixed_micro_batch_is_no_larger_than_the_share(void **context)
 {
     (void)context;
@@ -563,6 +581,7 @@ int main(void)
         cmocka_unit_test(a_first_measurement_reaches_the_plan),
         cmocka_unit_test(noise_between_levers_changes_nothing),
         cmocka_unit_test(a_fixed_micro_batch_is_kept_where_memory_allows),
+        cmocka_unit_test(a_fixed_micro_batch_is_kept_by_levers),
         cmocka_unit_test(a_fixed_micro_batch_is_no_larger_than_the_share),
         cmocka_unit_test(no_plan_while_no_rank_can_hold_one_sample),
         cmocka_unit_test(a_rank_rests_while_it_cannot_hold_one_sample),
