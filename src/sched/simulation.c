@@ -83,6 +83,7 @@ static void set_times(const struct simulation *simulation, size_t rank, struct s
 static void report(struct simulation *simulation, size_t rank)
 {
     struct sched_report *report = &simulation->reports[rank];
+    sched_speed_begin_step(&simulation->speeds[rank]);
     *report = simulation->world.begin[rank];
     if (simulation->policy->measures) {
         set_times(simulation, rank, report);

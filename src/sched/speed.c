@@ -16,10 +16,10 @@
 // What is wrong with a slope does not average out beyond so many measurements: a rank that becomes slower is given
 // other sizes, and that is no slope.
 #define AVERAGED 4
-// So many measurements in a row that are off to the same side, by so many times the noise, are no noise: the rank's
-// speed has changed. Older ones then weigh so much of what they did. Fewer count as off by at most so many times the
-// noise.
-#define CHANGED      4
+// So many steps in a row whose first measurement is off to the same side, by so many times the noise, are no noise: the
+// rank's speed has changed. What slows down one micro-step often does so to the rest of its step. Older ones then weigh
+// so much of what they did. Fewer count as off by at most so many times the noise.
+#define CHANGED      3
 #define OFF          2
 #define CHANGED_FADE 0.125
 #define OFF_MOST     3
@@ -115,12 +115,20 @@ static double judge(struct sched_speed *speed, double n, double t)
     double slope_noise_ns = line.slope_noise * (n - line.samples);
     double noise = sqrt(line.noise_ns * line.noise_ns + slope_noise_ns * slope_noise_ns) + 1;
     double error = (t - expected) / noise;
-    speed->off = count_off(speed->off, error);
-    if (abs(speed->off) >= CHANGED) {
-        change(speed, t / expected);
-        return t;
+    if (!speed->counted) {
+        speed->counted = true;
+        speed->off = count_off(speed->off, error);
+        if (abs(speed->off) >= CHANGED) {
+            change(speed, t / expected);
+            return t;
+        }
     }
     return fmax(expected + clamp(error, -OFF_MOST, OFF_MOST) * noise, 0);
+}
+
+void sched_speed_begin_step(struct sched_speed *speed)
+{
+    speed->counted = false;
 }
 
 void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns)

@@ -7,18 +7,23 @@
 // on the slope: Gelman et al., "Bayesian Data Analysis", 3rd edition (2013), 14.8. What sizes have taught outlasts
 // them: the prior follows the line, as so many samples that an overhead is worth, whatever the rank's speed.
 //
-// One measurement that is far off is hardly believed; several in a row are a change of the rank's speed, which is
-// followed at once. Pure.
+// One measurement that is far off is hardly believed; several steps in a row that begin with one are a change of the
+// rank's speed, which is followed at once. Pure.
 #ifndef HEADROOM_SCHED_SPEED_H
 #define HEADROOM_SCHED_SPEED_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct sched_speed {                                                                 // all zero: nothing measured
     double weight, samples, samples_squared, time_ns, time_squared, samples_time_ns; // faded sums
     double overhead_samples;                                                         // of the prior
-    int32_t off; // the latest measurements that were off to the same side; negative: faster than expected
+    int32_t off;  // the latest steps that were off to the same side; negative: faster than expected
+    bool counted; // the present step among them
 };
+
+// What follows is measured in another step.
+void sched_speed_begin_step(struct sched_speed *speed);
 
 // One micro-step of `samples` >= 1.
 void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns);

@@ -56,6 +56,11 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
     return first == 0 ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }
 
+void offers_begin_step(struct offers *offers)
+{
+    sched_speed_begin_step(&offers->speed);
+}
+
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns)
 {
     if (!offers->warm) {

@@ -29,6 +29,9 @@ struct offers {
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
                         struct price_book *prices, struct error *error);
 
+// What follows is measured in another step.
+void offers_begin_step(struct offers *offers);
+
 // A micro-step was measured. The first one counts for nothing: it touches memory that was never used.
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns);
 

@@ -341,6 +341,7 @@ enum status step_finish(struct worker *worker, const struct step_result **result
     result->comm_ns = between_ns(worker, record, RAN, REDUCED);
     result->update_ns = between_ns(worker, record, REDUCED, UPDATED);
     if (result->plan_ns > 0) {
+        sched_speed_begin_step(&worker->rest);
         sched_speed_observe(&worker->rest, 1, result->step_ns - uint64_min(result->step_ns, result->plan_ns));
     }
     if (!isfinite(result->loss) || !isfinite(result->gradient_norm)) {

@@ -170,6 +170,7 @@ static void check_noise(uint64_t percent)
         for (int step = -64; step < 1000; step++) {
             for (size_t i = 0; i < RANKS; i++) {
                 uint64_t overhead_ns, slope_ns;
+                sched_speed_begin_step(&speeds[i]);
                 sched_speed_observe(&speeds[i], 32, noisy(&state, 32 * sample_ns[i], percent));
                 sched_speed_get(&speeds[i], &overhead_ns, &slope_ns);
                 reports[i] = report_of(overhead_ns, slope_ns, 32);
@@ -238,7 +239,7 @@ static void what_noise_explains_takes_longer_to_pay(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
-// A pause, or a neighbour at the processor: now and then two micro-steps take three times as long.
+// A pause, or a neighbour at the processor: now and then two steps take three times as long.
 static void a_slow_moment_changes_nothing(void **context)
 {
     (void)context;
@@ -248,6 +249,7 @@ static void a_slow_moment_changes_nothing(void **context)
     set_all(reports, 4, report_of(0, 1000000, 1000));
     assert_true(changes(coordinator, reports));
     for (int i = 1; i < 1000; i++) {
+        sched_speed_begin_step(&speed);
         sched_speed_observe(&speed, 175, i % 100 < 98 ? 175000000 : 525000000);
         sched_speed_get(&speed, &reports[2].offers[0].overhead_ns, &reports[2].offers[0].sample_ns);
         assert_false(changes(coordinator, reports));

@@ -19,6 +19,13 @@ static struct figures get(const struct sched_speed *speed)
     return figures;
 }
 
+// In a step of its own.
+static void observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns)
+{
+    sched_speed_begin_step(speed);
+    sched_speed_observe(speed, samples, time_ns);
+}
+
 static void assert_near(uint64_t value, uint64_t expected, uint64_t percent)
 {
     assert_in_range(value, expected * (100 - percent) / 100, expected * (100 + percent) / 100);
@@ -37,8 +44,8 @@ static void two_sizes_give_the_line(void **context)
     (void)context;
     struct sched_speed speed = {0};
     for (int i = 0; i < 8; i++) {
-        sched_speed_observe(&speed, 32, 500000 + 32 * 100000);
-        sched_speed_observe(&speed, 12, 500000 + 12 * 100000);
+        observe(&speed, 32, 500000 + 32 * 100000);
+        observe(&speed, 12, 500000 + 12 * 100000);
     }
     assert_near(get(&speed).overhead_ns, 500000, 2);
     assert_near(get(&speed).sample_ns, 100000, 2);
@@ -49,9 +56,24 @@ static void one_pause_hardly_counts(void **context)
     (void)context;
     struct sched_speed speed = {0};
     for (int i = 0; i < 100; i++) {
-        sched_speed_observe(&speed, 24, 2400000);
+        observe(&speed, 24, 2400000);
     }
-    sched_speed_observe(&speed, 24, UINT64_C(3000000000));
+    observe(&speed, 24, UINT64_C(3000000000));
+    assert_near(get(&speed).sample_ns + get(&speed).overhead_ns / 24, 105000, 5);
+}
+
+// A step of many micro-steps, all of which a pause has slowed down, is one step.
+static void one_slow_step_hardly_counts(void **context)
+{
+    (void)context;
+    struct sched_speed speed = {0};
+    for (int i = 0; i < 100; i++) {
+        observe(&speed, 24, 2400000);
+    }
+    sched_speed_begin_step(&speed);
+    for (int i = 0; i < 4; i++) {
+        sched_speed_observe(&speed, 24, 4800000);
+    }
     assert_near(get(&speed).sample_ns + get(&speed).overhead_ns / 24, 105000, 5);
 }
 
@@ -60,10 +82,10 @@ static void a_rank_that_became_much_slower_is_followed(void **context)
     (void)context;
     struct sched_speed speed = {0};
     for (int i = 0; i < 100; i++) {
-        sched_speed_observe(&speed, 24, 2400000);
+        observe(&speed, 24, 2400000);
     }
     for (int i = 0; i < 100; i++) {
-        sched_speed_observe(&speed, 24, 48000000);
+        observe(&speed, 24, 48000000);
     }
     assert_near(get(&speed).sample_ns + get(&speed).overhead_ns / 24, 2000000, 10);
 }
@@ -72,11 +94,11 @@ static void one_size_counts_as_per_sample(void **context)
 {
     (void)context;
     struct sched_speed speed = {0};
-    sched_speed_observe(&speed, 24, 2400000);
+    observe(&speed, 24, 2400000);
     assert_int_equal(get(&speed).overhead_ns, 0);
     assert_int_equal(get(&speed).sample_ns, 100000);
     for (int i = 0; i < 1000; i++) {
-        sched_speed_observe(&speed, 24, i % 2 == 0 ? 2400000 : 2500000);
+        observe(&speed, 24, i % 2 == 0 ? 2400000 : 2500000);
     }
     assert_near(get(&speed).sample_ns, 102000, 1);
     assert_in_range(get(&speed).overhead_ns, 0, 1);
@@ -88,8 +110,8 @@ static void nearly_one_size_counts_as_nearly_per_sample(void **context)
     (void)context;
     struct sched_speed speed = {0};
     for (int i = 0; i < 8; i++) {
-        sched_speed_observe(&speed, 100, 10000000);
-        sched_speed_observe(&speed, 101, 9800000);
+        observe(&speed, 100, 10000000);
+        observe(&speed, 101, 9800000);
     }
     assert_near(get(&speed).sample_ns, 98000, 10);
 }
@@ -100,14 +122,14 @@ static void old_measurements_fade(void **context)
     (void)context;
     struct sched_speed speed = {0};
     for (int i = 0; i < 1000; i++) {
-        sched_speed_observe(&speed, 10, 1000000);
+        observe(&speed, 10, 1000000);
     }
     for (int i = 0; i < 64; i++) {
-        sched_speed_observe(&speed, 10, 1080000);
+        observe(&speed, 10, 1080000);
     }
     assert_in_range(get(&speed).sample_ns, 104500, 105500);
     for (int i = 0; i < 320; i++) {
-        sched_speed_observe(&speed, 10, 1080000);
+        observe(&speed, 10, 1080000);
     }
     assert_near(get(&speed).sample_ns, 108000, 1);
 }
@@ -119,10 +141,10 @@ static void a_change_of_speed_is_followed_at_once(void **context)
         struct sched_speed speed = {0};
         for (int i = 0; i < 100; i++) {
             uint64_t samples = i % 2 == 0 ? 12 : 32;
-            sched_speed_observe(&speed, samples, 500000 + samples * 100000);
+            observe(&speed, samples, 500000 + samples * 100000);
         }
         for (int i = 0; i < 4; i++) {
-            sched_speed_observe(&speed, 32, factor * (500000 + 32 * 100000));
+            observe(&speed, 32, factor * (500000 + 32 * 100000));
         }
         assert_near(get(&speed).overhead_ns, factor * 500000, 15); // as a whole, though one size was measured
         assert_near(get(&speed).sample_ns, factor * 100000, 15);
@@ -134,11 +156,11 @@ static void what_sizes_taught_outlasts_them(void **context)
     (void)context;
     struct sched_speed speed = {0};
     for (int i = 0; i < 32; i++) {
-        sched_speed_observe(&speed, 32, 500000 + 32 * 100000);
-        sched_speed_observe(&speed, 12, 500000 + 12 * 100000);
+        observe(&speed, 32, 500000 + 32 * 100000);
+        observe(&speed, 12, 500000 + 12 * 100000);
     }
     for (int i = 0; i < 10000; i++) {
-        sched_speed_observe(&speed, 32, 500000 + 32 * 100000);
+        observe(&speed, 32, 500000 + 32 * 100000);
     }
     assert_near(get(&speed).overhead_ns, 500000, 15);
     assert_near(get(&speed).sample_ns, 100000, 5);
@@ -148,8 +170,8 @@ static void larger_and_faster_is_not_a_negative_slope(void **context)
 {
     (void)context;
     struct sched_speed speed = {0};
-    sched_speed_observe(&speed, 1, 1000);
-    sched_speed_observe(&speed, 100, 500);
+    observe(&speed, 1, 1000);
+    observe(&speed, 100, 500);
     assert_in_range(get(&speed).overhead_ns + 50 * get(&speed).sample_ns, 700, 850); // the mean time at the mean size
     assert_true(get(&speed).sample_ns >= 1);
 }
@@ -164,7 +186,7 @@ static void noise_does_not_become_a_slope(void **context)
     for (int i = 0; i < 200; i++) {
         state = state * 1664525 + 1013904223;
         uint64_t samples = 90 + (state >> 16) % 21, stretch = 100 + (state >> 24) % 201;
-        sched_speed_observe(&speed, samples, samples * 1000 * stretch);
+        observe(&speed, samples, samples * 1000 * stretch);
         if (i > 16) {
             struct figures line = get(&speed);
             assert_true(line.overhead_ns + 400 * line.sample_ns > 2 * (line.overhead_ns + 100 * line.sample_ns));
@@ -180,7 +202,7 @@ static void noise_is_averaged_away_where_sizes_differ(void **context)
     for (int i = 0; i < 400; i++) {
         state = state * 1664525 + 1013904223;
         uint64_t samples = i % 2 == 0 ? 20 : 200, percent = 90 + (state >> 24) % 21;
-        sched_speed_observe(&speed, samples, (2000000 + samples * 10000) * percent / 100);
+        observe(&speed, samples, (2000000 + samples * 10000) * percent / 100);
     }
     assert_near(get(&speed).sample_ns, 10000, 15);
     assert_near(get(&speed).overhead_ns, 2000000, 15);
@@ -190,8 +212,8 @@ static void steeper_than_proportional_is_not_a_negative_overhead(void **context)
 {
     (void)context;
     struct sched_speed speed = {0};
-    sched_speed_observe(&speed, 10, 1000);
-    sched_speed_observe(&speed, 20, 2400);
+    observe(&speed, 10, 1000);
+    observe(&speed, 20, 2400);
     assert_int_equal(get(&speed).overhead_ns, 0);
     assert_near(get(&speed).sample_ns, 113, 2);
 }
@@ -200,7 +222,7 @@ static void a_clock_that_stood_still_counts_as_measured(void **context)
 {
     (void)context;
     struct sched_speed speed = {0};
-    sched_speed_observe(&speed, 10, 0);
+    observe(&speed, 10, 0);
     assert_int_equal(get(&speed).overhead_ns, 0);
     assert_int_equal(get(&speed).sample_ns, 1);
 }
@@ -211,6 +233,7 @@ int main(void)
         cmocka_unit_test(nothing_measured_is_zero),
         cmocka_unit_test(two_sizes_give_the_line),
         cmocka_unit_test(one_pause_hardly_counts),
+        cmocka_unit_test(one_slow_step_hardly_counts),
         cmocka_unit_test(a_rank_that_became_much_slower_is_followed),
         cmocka_unit_test(one_size_counts_as_per_sample),
         cmocka_unit_test(nearly_one_size_counts_as_nearly_per_sample),
