@@ -65,9 +65,9 @@ void sched_coordinator_destroy(struct sched_coordinator *coordinator)
     free(coordinator);
 }
 
-static void note_refusal(struct rank *rank, bool refused)
+static void note_refusal(struct rank *rank, bool refused, bool again)
 {
-    rank->clean = refused ? 0 : rank->clean + 1;
+    rank->clean = refused ? 0 : rank->clean + !again;
     if (refused && rank->patience < SCHED_PATIENCE_MAX) {
         rank->patience *= 2;
     }
@@ -93,7 +93,8 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
     return true;
 }
 
-static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, struct sched_report *report)
+static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, bool again,
+                        struct sched_report *report)
 {
     rank->grew = false;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
@@ -104,7 +105,7 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
         }
         if (!coordinator->planned || samples <= memory->granted) {
             grant(memory, (uint32_t)samples);
-        } else if (offer(memory, (uint32_t)samples, rank->patience)) {
+        } else if (!again && offer(memory, (uint32_t)samples, rank->patience)) {
             rank->grew = true;
         }
         report->offers[k].micro_batch_max = memory->granted;
@@ -125,14 +126,14 @@ static void drop_small_offers(struct sched_report *report)
     }
 }
 
-static void read_reports(struct sched_coordinator *coordinator, const struct sched_report *reports)
+static void read_reports(struct sched_coordinator *coordinator, const struct sched_report *reports, bool again)
 {
     memcpy(coordinator->reports, reports, coordinator->ranks * sizeof(*reports));
     sched_complete(coordinator->reports, coordinator->ranks);
     for (size_t i = 0; i < coordinator->ranks; i++) {
         struct rank *rank = &coordinator->rank[i];
-        note_refusal(rank, reports[i].refused);
-        read_offers(coordinator, rank, &coordinator->reports[i]);
+        note_refusal(rank, reports[i].refused, again);
+        read_offers(coordinator, rank, again, &coordinator->reports[i]);
         if (coordinator->micro_batch_size != 0) {
             drop_small_offers(&coordinator->reports[i]);
         }
@@ -226,12 +227,12 @@ static bool some_rank_is_new(const struct sched_coordinator *coordinator)
     return false;
 }
 
-static bool plan_stays(struct sched_coordinator *coordinator)
+static bool plan_stays(struct sched_coordinator *coordinator, bool again)
 {
     if (!coordinator->planned || some_rank_is_new(coordinator) || !cuts_stand(coordinator)) {
         return false;
     }
-    return !change_pays(coordinator);
+    return again || !change_pays(coordinator);
 }
 
 // A quarter of the micro-batch; where that is one sample, two under the least levers that hold them.
@@ -273,16 +274,16 @@ static void take_best(struct sched_coordinator *coordinator)
     coordinator->lost_ns = 0;
 }
 
-const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,
-                                                 const struct sched_report *reports, bool *changed_p)
+static const struct sched_share *plan(struct sched_coordinator *coordinator, const struct sched_report *reports,
+                                      bool again, bool *changed_p)
 {
-    read_reports(coordinator, reports);
+    read_reports(coordinator, reports, again);
     if (!find_best(coordinator)) {
         coordinator->planned = false;
         return NULL;
     }
     bool changed = false;
-    if (!plan_stays(coordinator)) {
+    if (!plan_stays(coordinator, again)) {
         size_t bytes = coordinator->ranks * sizeof(*coordinator->plan);
         try_others(coordinator);
         changed = !coordinator->planned || memcmp(coordinator->plan, coordinator->best, bytes) != 0;
@@ -292,6 +293,18 @@ const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coord
         *changed_p = changed;
     }
     return coordinator->plan;
+}
+
+const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,
+                                                 const struct sched_report *reports, bool *changed_p)
+{
+    return plan(coordinator, reports, false, changed_p);
+}
+
+const struct sched_share *sched_coordinator_plan_again(struct sched_coordinator *coordinator,
+                                                       const struct sched_report *reports, bool *changed_p)
+{
+    return plan(coordinator, reports, true, changed_p);
 }
 
 const struct sched_share *sched_coordinator_settle(struct sched_coordinator *coordinator,

@@ -47,6 +47,11 @@ void sched_coordinator_destroy(struct sched_coordinator *coordinator);
 const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,
                                                  const struct sched_report *reports, bool *changed_p);
 
+// The same step's plan once more, after a rank was refused memory for the one before: these reports make nothing larger
+// and count for nobody's patience.
+const struct sched_share *sched_coordinator_plan_again(struct sched_coordinator *coordinator,
+                                                       const struct sched_report *reports, bool *changed_p);
+
 // Who does `samples` of a step that are left because ranks could not hold them. Shares count in what is left; they are
 // valid until the next call. The reports are taken at their word, so a rank that left samples offers nothing. NULL when
 // no rank can hold a sample.

@@ -175,7 +175,7 @@ static uint64_t predict_plan(const struct worker *worker, const struct sched_sha
     return sched_plan_ns(worker->reports, plan, worker->comm->size);
 }
 
-static enum status decide(struct worker *worker, bool *changed_p, struct error *error)
+static enum status decide(struct worker *worker, bool again, bool *changed_p, struct error *error)
 {
     read_reports(worker);
     enum status status = check_plans(worker, error);
@@ -183,7 +183,8 @@ static enum status decide(struct worker *worker, bool *changed_p, struct error *
         return status;
     }
     bool changed;
-    const struct sched_share *plan = sched_coordinator_plan(worker->coordinator, worker->reports, &changed);
+    const struct sched_share *plan =
+        (again ? sched_coordinator_plan_again : sched_coordinator_plan)(worker->coordinator, worker->reports, &changed);
     if (plan == NULL) {
         return negotiate_no_plan(worker, error);
     }
@@ -239,12 +240,12 @@ enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *chan
 {
     bool trimmed = false;
     *changed_p = false;
-    for (;;) {
-        enum status status = decide(worker, changed_p, error);
+    for (bool again = false;; again = true) {
+        enum status status = decide(worker, again, changed_p, error);
         if (status == STATUS_OUT_OF_MEMORY && !trimmed) {
             trimmed = true;
             negotiate_trim(worker, next_step);
-            status = decide(worker, changed_p, error);
+            status = decide(worker, again, changed_p, error);
         }
         if (status != STATUS_OK || !*changed_p) {
             return status;

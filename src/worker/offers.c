@@ -72,14 +72,15 @@ void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, ui
 
 void offers_compare(struct offers *offers, const struct costs *costs)
 {
-    double first_ns = 0;
+    double first_ns = 0, least = 1;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct model_shape one = offers_shape(offers->grain, offers->model->target_elements, k);
         const struct list *list = offers->work[k] > 0 ? price_list(offers->prices, LIST_TRAIN, one) : NULL;
         double list_ns = list == NULL ? 0 : costs_list_ns(costs, list);
         first_ns = first_ns == 0 ? list_ns : first_ns;
         if (list_ns > 0) {
-            offers->work[k] = list_ns / first_ns;
+            least = fmax(least, list_ns / first_ns);
+            offers->work[k] = least;
         }
     }
 }

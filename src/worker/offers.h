@@ -35,7 +35,8 @@ void offers_begin_step(struct offers *offers);
 // A micro-step was measured. The first one counts for nothing: it touches memory that was never used.
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns);
 
-// What operations cost tells what the sets of levers take in relation to one another; until then it is a guess.
+// What operations cost tells what the sets of levers take in relation to one another; until then it is a guess. A set
+// takes no less time than those before it: where memory is plenty, noise does not pull levers.
 void offers_compare(struct offers *offers, const struct costs *costs);
 
 // Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes`, and whether they

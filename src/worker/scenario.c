@@ -94,6 +94,10 @@ static double job_ns(const struct sched_scenario *scenario)
 
 static enum status check(const struct sched_scenario *scenario, const struct config_place *places, struct error *error)
 {
+    if (scenario->global_batch < scenario->ranks) {
+        return refuse(places, "job.global_batch_size", "is less than job.ranks; each rank needs at least one sample",
+                      error);
+    }
     if (scenario->capacity_max_bytes < scenario->capacity_min_bytes) {
         return refuse(places, "memory.capacity_max", "is less than memory.capacity_min; allowed: at least that", error);
     }

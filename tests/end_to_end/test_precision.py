@@ -50,7 +50,7 @@ class Precision(headroom_run.ProgramTest):
 
     def test_addresses_that_fault_change_nothing(self):
         for config, _ in CONFIGS:
-            plain, faulting = (self.train(config, BF16, "device.capacity=1MiB", "train.recompute=none",
+            plain, faulting = (self.train(config, BF16, "device.capacity=1MiB", "train.recompute=full",
                                           f"device.faulting_addresses={value}")
                                for value in ("false", "true"))
             self.assertEqual(faulting.losses, plain.losses)

@@ -108,7 +108,7 @@ class SameLosses(headroom_run.ProgramTest):
 
     def test_addresses_that_fault_change_nothing(self):
         for config in ("mlp.yaml", "gpt.yaml"):
-            plain, faulting = (self.train(config, "device.capacity=1MiB", "train.recompute=none",
+            plain, faulting = (self.train(config, "device.capacity=1MiB", "train.recompute=full",
                                                 f"device.faulting_addresses={value}")
                                for value in ("false", "true"))
             self.assertEqual(faulting.losses, plain.losses)

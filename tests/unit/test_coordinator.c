@@ -476,6 +476,32 @@ static int reports_to_grow(struct sched_coordinator *coordinator, struct sched_r
     return calls;
 }
 
+// Several rounds of one negotiation: what shrank is obeyed, what grew does not count, and time decides nothing.
+static void a_second_plan_of_a_step_counts_for_nothing(void **context)
+{
+    (void)context;
+    bool changed;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    set_all(reports, 2, report_of(1000, 1000, 8));
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 8);
+    reports[0].offers[0].micro_batch_max = 32;
+    reports[1].offers[0].sample_ns = 1200;
+    for (int i = 0; i < 100; i++) {
+        assert_non_null(sched_coordinator_plan_again(coordinator, reports, &changed));
+        assert_false(changed);
+    }
+    reports[1].offers[0].sample_ns = 1000;
+    for (int i = 1; i < SCHED_PATIENCE; i++) {
+        assert_false(changes(coordinator, reports));
+    }
+    assert_true(changes(coordinator, reports));
+    reports[1].offers[0].micro_batch_max = 4;
+    assert_in_range(sched_coordinator_plan_again(coordinator, reports, &changed)[1].micro_batch, 1, 4);
+    assert_true(changed);
+    sched_coordinator_destroy(coordinator);
+}
+
 static void a_refusal_doubles_patience_until_it_is_forgotten(void **context)
 {
     (void)context;
@@ -589,6 +615,7 @@ int main(void)
         cmocka_unit_test(a_rank_rests_while_it_cannot_hold_one_sample),
         cmocka_unit_test(levers_follow_memory),
         cmocka_unit_test(levers_do_not_flap),
+        cmocka_unit_test(a_second_plan_of_a_step_counts_for_nothing),
         cmocka_unit_test(a_refusal_doubles_patience_until_it_is_forgotten),
         cmocka_unit_test(what_is_left_goes_to_ranks_that_can_do_it),
         cmocka_unit_test(replicas_agree_on_plans_that_fit),
