@@ -3,8 +3,8 @@
 // The kernels: one table of functions for each device and precision, one contract for all of them.
 //
 // Contract, for every entry:
-//   - Addresses are device addresses of row-major arrays, at least 16-byte aligned; arrays do not overlap, except that
-//     an entry may say which of them may be one and the same.
+//   - Addresses are device addresses of row-major arrays, multiples of KERNEL_ALIGNMENT; arrays do not overlap, except
+//     that an entry may say which of them may be one and the same.
 //   - An array is `real` unless said otherwise: float32 or bfloat16, by the table's precision. Sums inside a kernel
 //     are float32 or wider, and reals are rounded to nearest even once, when they are written.
 //   - Work is enqueued on the context's stream and does not block the host. Sizes of 0 are allowed; a sum over nothing
@@ -23,6 +23,8 @@
 #include <stdint.h>
 
 #include "mem/device.h"
+
+#define KERNEL_ALIGNMENT 16
 
 // A target that does not count: no loss, no gradient.
 #define KERNEL_TARGET_NONE (-1)

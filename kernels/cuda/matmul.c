@@ -15,8 +15,7 @@
 
 #include "mem/device_cuda.h"
 
-#define ALIGNMENT   16 // of every array
-#define AUX_COLUMNS 8  // what the row of an epilogue's second matrix must be a multiple of (cublasLt.h)
+#define AUX_COLUMNS 8 // what the row of an epilogue's second matrix must be a multiple of (cublasLt.h)
 #define HEADS       256
 
 // What an algorithm is chosen for.
@@ -121,7 +120,7 @@ static bool prefer(cublasLtMatmulPreference_t preference)
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     const uint64_t workspace = CUDA_WORKSPACE_BYTES;
-    const uint32_t alignment = ALIGNMENT;
+    const uint32_t alignment = KERNEL_ALIGNMENT;
     bool done = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                      sizeof(workspace)) == CUBLAS_STATUS_SUCCESS;
     for (size_t i = 0; i < sizeof(alignments) / sizeof(alignments[0]); i++) {
@@ -165,7 +164,7 @@ static struct solution *new_solution(struct cuda_context *context, const struct 
     if (solution != NULL) {
         solution->problem = *problem;
         solution->found = describe(solution, context->base.kernels->precision) &&
-                          set_pointers(solution, ALIGNMENT, ALIGNMENT) && choose(context->blas, solution);
+                          set_pointers(solution, KERNEL_ALIGNMENT, KERNEL_ALIGNMENT) && choose(context->blas, solution);
     }
     return solution;
 }

@@ -40,6 +40,24 @@ static bool find_head(const struct list *list, struct head *head)
     return !list_mentions(list, list->logits, head->end);
 }
 
+// Parts are to be as aligned as kernels want arrays, so they begin at multiples of so many rows.
+static size_t row_multiple(const struct list *list, const struct head *head)
+{
+    size_t multiple = 1;
+    for (size_t i = head->first; i < head->end; i++) {
+        struct op op = list->ops[i];
+        struct op_rows by_rows = op.type->rows(&op);
+        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+            bool has_rows = (by_rows.slots >> slot & 1) != 0;
+            uint64_t row_bytes = has_rows ? list_tensor_bytes(list, op.tensors[slot]) / head->rows : 0;
+            while (row_bytes * multiple % KERNEL_ALIGNMENT != 0) {
+                multiple *= 2;
+            }
+        }
+    }
+    return multiple;
+}
+
 // The logits are made anew in each part, the last maybe of fewer rows: one tensor holds those of any.
 static tensor_id part_of(struct list *list, const struct head *head, tensor_id tensor, size_t first, size_t rows)
 {
@@ -85,10 +103,11 @@ static void split(struct list *list, const struct head *head, const struct op *f
 void list_split_head(struct list *list, size_t parts)
 {
     struct head head = {0};
-    if (list->failed || !find_head(list, &head)) {
+    if (list->failed || list->logits == TENSOR_NONE || !find_head(list, &head)) {
         return;
     }
-    size_t rows = (head.rows + parts - 1) / parts, count = list->op_count - head.first;
+    size_t rows = uint64_round_up((head.rows + parts - 1) / parts, row_multiple(list, &head));
+    size_t count = list->op_count - head.first;
     struct op *from_head = malloc(count * sizeof(*from_head));
     if (from_head == NULL) {
         list->failed = true;

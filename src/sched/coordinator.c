@@ -67,8 +67,9 @@ void sched_coordinator_destroy(struct sched_coordinator *coordinator)
 
 static void note_refusal(struct rank *rank, bool refused, bool again)
 {
+    bool known = again && rank->clean == 0; // from an earlier round
     rank->clean = refused ? 0 : rank->clean + !again;
-    if (refused && rank->patience < SCHED_PATIENCE_MAX) {
+    if (refused && !known && rank->patience < SCHED_PATIENCE_MAX) {
         rank->patience *= 2;
     }
     if (rank->patience == 0 || rank->clean == SCHED_CLEAN_REPORTS) {

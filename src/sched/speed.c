@@ -94,6 +94,13 @@ static int32_t count_off(int32_t off, double error)
     return error > 0 ? (off > 0 ? off : 0) + 1 : (off < 0 ? off : 0) - 1;
 }
 
+void sched_speed_scale(struct sched_speed *speed, double ratio)
+{
+    speed->time_ns *= ratio;
+    speed->time_squared *= ratio * ratio;
+    speed->samples_time_ns *= ratio;
+}
+
 // A rank that became slower or faster did so as a whole: what was measured before is brought to its speed of now, and
 // weighs less.
 static void change(struct sched_speed *speed, double ratio)
@@ -101,9 +108,10 @@ static void change(struct sched_speed *speed, double ratio)
     speed->weight *= CHANGED_FADE;
     speed->samples *= CHANGED_FADE;
     speed->samples_squared *= CHANGED_FADE;
-    speed->time_ns *= CHANGED_FADE * ratio;
-    speed->time_squared *= CHANGED_FADE * ratio * ratio;
-    speed->samples_time_ns *= CHANGED_FADE * ratio;
+    speed->time_ns *= CHANGED_FADE;
+    speed->time_squared *= CHANGED_FADE;
+    speed->samples_time_ns *= CHANGED_FADE;
+    sched_speed_scale(speed, ratio);
 }
 
 // Counts how long measurements are off. Until it is clear that the speed has changed, one counts as at most so far off:

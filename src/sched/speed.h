@@ -25,6 +25,9 @@ struct sched_speed {                                                            
 // What follows is measured in another step.
 void sched_speed_begin_step(struct sched_speed *speed);
 
+// Brings what was measured to a speed at which everything takes `ratio` times as long.
+void sched_speed_scale(struct sched_speed *speed, double ratio);
+
 // One micro-step of `samples` >= 1.
 void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns);
 

@@ -48,22 +48,30 @@ static double units_of(const struct list_work *work)
     return (double)(counts_flops(work) ? work->flops : work->bytes);
 }
 
-static bool is_of(const struct cost *cost, const struct list_work *work)
+// NULL: it has none of its own.
+static const struct cost *find_cost(const struct costs *costs, const struct list_work *work)
 {
-    return strcmp(cost->operation, work->operation) == 0 && strcmp(cost->tensor, work->tensor) == 0;
+    for (size_t i = 0; i < costs->count; i++) {
+        const struct cost *cost = &costs->costs[i];
+        if (strcmp(cost->operation, work->operation) == 0 && strcmp(cost->tensor, work->tensor) == 0) {
+            return cost;
+        }
+    }
+    return NULL;
 }
 
 // Nanoseconds a unit, from the costs that are most like this work.
 static double unit_ns(const struct costs *costs, const struct list_work *work)
 {
     double kind_ns = 0, kind_units = 0, any_ns = 0, any_units = 0;
+    const struct cost *own = find_cost(costs, work);
+    if (own != NULL) {
+        return own->ns / own->units;
+    }
     for (size_t i = 0; i < costs->count; i++) {
         const struct cost *cost = &costs->costs[i];
         if (cost->by_flops != counts_flops(work)) {
             continue;
-        }
-        if (is_of(cost, work)) {
-            return cost->ns / cost->units;
         }
         bool same_kind = strcmp(cost->operation, work->operation) == 0;
         kind_ns += same_kind ? cost->ns : 0;
@@ -79,13 +87,9 @@ static double unit_ns(const struct costs *costs, const struct list_work *work)
 
 static struct cost *cost_of(struct costs *costs, const struct list_work *work)
 {
-    for (size_t i = 0; i < costs->count; i++) {
-        if (is_of(&costs->costs[i], work)) {
-            return &costs->costs[i];
-        }
-    }
-    if (costs->count == COSTS_MAX) {
-        return NULL;
+    const struct cost *own = find_cost(costs, work);
+    if (own != NULL || costs->count == COSTS_MAX) {
+        return (struct cost *)own;
     }
     struct cost *cost = &costs->costs[costs->count++];
     *cost = (struct cost){.by_flops = counts_flops(work)};
@@ -94,14 +98,15 @@ static struct cost *cost_of(struct costs *costs, const struct list_work *work)
     return cost;
 }
 
-// How much slower the micro-step was than its costs say; what has no cost yet does not count.
+// How much slower the micro-step was than its costs say; what has no cost of its own yet does not count.
 static double slowness_of(const struct costs *costs, const struct op_timing *timings, size_t count)
 {
     double expected_ns = 0, time_ns = 0;
     for (size_t i = 0; i < count; i++) {
-        double ns = unit_ns(costs, &timings[i].work) * units_of(&timings[i].work);
-        expected_ns += ns;
-        time_ns += ns > 0 ? (double)timings[i].time_ns : 0;
+        if (find_cost(costs, &timings[i].work) != NULL) {
+            expected_ns += unit_ns(costs, &timings[i].work) * units_of(&timings[i].work);
+            time_ns += (double)timings[i].time_ns;
+        }
     }
     return expected_ns > 0 && time_ns > 0 ? time_ns / expected_ns : 1;
 }
@@ -189,8 +194,9 @@ enum status costs_read(const char *path, struct costs **costs_p, struct error *e
     if (!good || count == 0) {
         costs_destroy(costs);
         return error_set(error, STATUS_INVALID,
-                         "%s: entry %zu is no cost of an operation; a run writes such files to its folder's costs/",
-                         path, i);
+                         "%s: %s %zu is no cost of an operation; a run of several steps writes such files to its "
+                         "folder's costs/",
+                         path, count == 0 ? "of 0 entries" : "entry", i);
     }
     *costs_p = costs;
     return STATUS_OK;

@@ -61,7 +61,6 @@ static void yield_memory(struct worker *worker)
 static void read_stopwatch(struct worker *worker)
 {
     struct lap lap;
-    offers_begin_step(&worker->offers);
     while (stopwatch_read(worker->stopwatch, &lap)) {
         offers_observe(&worker->offers, lap.levers, lap.samples, lap.time_ns);
     }

@@ -67,12 +67,14 @@ void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, ui
         offers->warm = true;
         return;
     }
+    offers->levers = levers;
     sched_speed_observe(&offers->speed, samples, (uint64_t)llround((double)time_ns / offers->work[levers]));
 }
 
+// What was measured is kept as under the first set; the levers that were pulled last are to take as long as before.
 void offers_compare(struct offers *offers, const struct costs *costs)
 {
-    double first_ns = 0, least = 1;
+    double first_ns = 0, least = 1, before = offers->work[offers->levers];
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct model_shape one = offers_shape(offers->grain, offers->model->target_elements, k);
         const struct list *list = offers->work[k] > 0 ? price_list(offers->prices, LIST_TRAIN, one) : NULL;
@@ -82,6 +84,9 @@ void offers_compare(struct offers *offers, const struct costs *costs)
             least = fmax(least, list_ns / first_ns);
             offers->work[k] = least;
         }
+    }
+    if (before > 0) {
+        sched_speed_scale(&offers->speed, before / offers->work[offers->levers]);
     }
 }
 

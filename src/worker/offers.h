@@ -22,6 +22,7 @@ struct offers {
     struct sched_speed speed;      // of that set
     uint64_t grain;                // samples that the coordinator counts as one
     uint64_t most;                 // samples of a micro-step
+    uint64_t levers;               // of the last micro-step that was measured
     bool warm;                     // a micro-step has run
 };
 

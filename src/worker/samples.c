@@ -113,7 +113,7 @@ static enum status fill_slot(struct worker *worker, const struct sample_range *r
 static void run_operations(struct worker *worker, const struct list *list, size_t first, size_t end,
                            const struct list_memory *memory)
 {
-    if (worker->timing) {
+    if (worker->times_operations) {
         op_timer_run(worker->op_timer, list, first, end, worker->kernels, memory);
     } else {
         list_run(list, first, end, worker->kernels, memory);
@@ -129,14 +129,15 @@ static void start_bucket(struct worker *worker)
                                 values + bucket->first_element * reduce_type_bytes(type), bucket->elements, type);
 }
 
-// The rank's last micro-step, which makes its gradients whole one bucket after the other.
-static void run_last(struct worker *worker, const struct list *list, uint64_t levers, const struct list_memory *memory)
+// The rank's last micro-step, which makes its gradients whole one bucket after the other. When they are depends on the
+// list: on its levers, and on into how many parts they split its head. Those that are whole only at its end can wait.
+static void run_last(struct worker *worker, const struct list *list, const struct list_memory *memory)
 {
-    size_t done = 0;
-    while (worker->buckets_started < worker->early_bucket_count) {
-        size_t ready = worker->bucket_ready[levers][worker->buckets_started];
-        run_operations(worker, list, done, ready, memory);
-        done = ready;
+    size_t done = 0, *ready = worker->bucket_ready;
+    bool early = worker->early_buckets && buckets_ready(worker->buckets, worker->bucket_count, list, ready);
+    while (early && worker->buckets_started < worker->bucket_count && ready[worker->buckets_started] < list->op_count) {
+        run_operations(worker, list, done, ready[worker->buckets_started], memory);
+        done = ready[worker->buckets_started];
         start_bucket(worker);
     }
     run_operations(worker, list, done, list->op_count, memory);
@@ -167,7 +168,7 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
         stopwatch_start(worker->stopwatch, worker->stream);
     }
     if (range->closes && count == range->count) {
-        run_last(worker, list, range->levers, &memory);
+        run_last(worker, list, &memory);
     } else {
         run_operations(worker, list, 0, list->op_count, &memory);
     }
@@ -177,7 +178,7 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     if (trains) {
         stopwatch_stop(worker->stopwatch, worker->stream, count, range->levers);
     }
-    worker->timing = worker->profile != NULL;
+    worker->times_operations &= worker->profile != NULL;
     worker->device->ops->event_record(worker->device, worker->slot_used[buffer->slot], worker->stream);
     buffer->slot = buffer->slot + 1 < buffer->slots ? buffer->slot + 1 : 0;
     return STATUS_OK;

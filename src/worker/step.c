@@ -121,6 +121,7 @@ static enum status run_share(struct worker *worker, uint64_t step, const struct 
     };
     enum status status = samples_run(worker, &samples, error);
     worker->spent |= worker->message.left > 0;
+    worker->times_operations = false;
     return status;
 }
 
@@ -143,7 +144,8 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
     samples_begin(worker);
-    worker->timing |= costs_are_due(step);
+    worker->times_operations = worker->profile != NULL || costs_are_due(step);
+    offers_begin_step(&worker->offers);
     worker->spent = false;
     worker->message.micro_batch = share->micro_batch * worker->grain;
     worker->message.accumulation_steps = share->accumulation_steps;

@@ -321,7 +321,6 @@ static enum status start_profile(struct worker *worker, uint64_t steps, struct e
     }
     worker->steps = uint64_min(worker->steps, PROFILE_WARM_UP + steps);
     worker->profile = profile_create();
-    worker->timing = true;
     return worker->profile == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }
 

@@ -477,23 +477,6 @@ static const struct reduce_ops *choose_reduce(const struct worker *worker)
     return asked == CONFIG_REDUCE_MPI ? &reduce_mpi : between;
 }
 
-// When a list that pulls these levers is done with the buckets; of them only those that it is done with before its end
-// are early.
-static bool find_early_buckets(struct worker *worker, uint64_t levers)
-{
-    struct model_shape shape = offers_shape(1, worker->model->target_elements, levers);
-    const struct list *list = price_list(worker->prices, LIST_TRAIN, shape);
-    size_t *ready = calloc(worker->bucket_count, sizeof(*ready));
-    worker->bucket_ready[levers] = ready;
-    if (list == NULL || ready == NULL || !buckets_ready(worker->buckets, worker->bucket_count, list, ready)) {
-        return false;
-    }
-    while (worker->early_bucket_count > 0 && ready[worker->early_bucket_count - 1] == list->op_count) {
-        worker->early_bucket_count--;
-    }
-    return true;
-}
-
 static bool make_buckets(struct worker *worker)
 {
     const struct list *list = price_list(worker->prices, LIST_TRAIN, model_shape_max(worker->model, 1));
@@ -501,13 +484,9 @@ static bool make_buckets(struct worker *worker)
         return false;
     }
     worker->bucket_count = buckets_make(worker->model, list, worker->config->comm.bucket_bytes, &worker->buckets);
-    bool early = choose_reduce(worker)->overlaps && !worker->config->train.reproducible;
-    worker->early_bucket_count = early ? worker->bucket_count : 0;
-    bool made = worker->bucket_count > 0;
-    for (size_t levers = 0; made && levers < SCHED_LEVERS_MAX; levers++) {
-        made = worker->offers.work[levers] == 0 || find_early_buckets(worker, levers);
-    }
-    return made;
+    worker->early_buckets = choose_reduce(worker)->overlaps && !worker->config->train.reproducible;
+    worker->bucket_ready = calloc(worker->bucket_count + 1, sizeof(*worker->bucket_ready));
+    return worker->bucket_count > 0 && worker->bucket_ready != NULL;
 }
 
 // Steps under way, and how their gradients are added up.
@@ -635,9 +614,7 @@ void worker_finish(struct worker *worker)
         close_device(worker);
     }
     sched_coordinator_destroy(worker->coordinator);
-    for (size_t levers = 0; levers < SCHED_LEVERS_MAX; levers++) {
-        free(worker->bucket_ready[levers]);
-    }
+    free(worker->bucket_ready);
     free(worker->buckets);
     sched_undone_finish(&worker->undone);
     free(worker->messages);

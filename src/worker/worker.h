@@ -87,10 +87,11 @@ struct worker {
     struct device *staging_device;
     struct mem_pool *staging; // host memory that copies do not block on
     struct reducer *reducer;
-    struct bucket *buckets;                  // of gradients
-    size_t bucket_count, early_bucket_count; // early: summed while the list still runs
-    size_t *bucket_ready[SCHED_LEVERS_MAX];  // after how many operations of its list
-    size_t buckets_started;                  // in this step
+    struct bucket *buckets; // of gradients
+    size_t bucket_count;
+    bool early_buckets;     // they are summed while the list still runs
+    size_t *bucket_ready;   // scratch, one per bucket
+    size_t buckets_started; // in this step
 
     struct model *model;
     struct price_book *prices;
@@ -109,7 +110,7 @@ struct worker {
     struct sched_coordinator *coordinator;
     struct stopwatch *stopwatch;   // of micro-steps
     struct op_timer *op_timer;     // of their operations
-    bool timing;                   // those of the next micro-step
+    bool times_operations;         // of the next micro-step
     struct costs *costs;           // of operations
     struct profile *profile;       // of operations in all steps; NULL: not wanted
     uint64_t plan_ns;              // how long `plan` is predicted to take; 0: not every rank was measured

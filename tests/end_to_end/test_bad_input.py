@@ -84,9 +84,9 @@ class BadInput(headroom_run.ProgramTest):
     def test_costs(self):
         self.refused(r"--costs needs a file", "plan", "gpt.yaml", "--costs", ranks=[None])
         self.refused(r"nowhere\.json:1: ", "plan", "gpt.yaml", "--costs", "nowhere.json", ranks=[None])
-        for text, complaint in (("[", r":1: "), ("{}", ": entry 0 is no cost"), ("[]", ": entry 0 is no cost"),
+        for text, complaint in (("[", r":1: "), ("{}", ": of 0 entries 0 is no cost"), ("[]", ": of 0 entries 0 is no"),
                                 ('[{"operation": "add", "tensor": "x", "unit": "mile", "ns_per_unit": 1}]',
-                                 ": entry 1 is no cost of an operation; a run writes such files to its folder's costs/")):
+                                 ": entry 1 is no cost of an operation; a run of several steps writes such files to")):
             self.write("costs.json", text)
             self.refused(rf"costs\.json{complaint}", "plan", "gpt.yaml", "--costs", "costs.json", ranks=[None])
 

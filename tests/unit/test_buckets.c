@@ -234,6 +234,53 @@ static void test_the_micro_batch_changes_nothing(void **state)
     }
 }
 
+static bool mentions_gradient(const struct list *list, size_t operation, const struct bucket *bucket)
+{
+    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+        tensor_id id = list->ops[operation].tensors[slot];
+        const struct tensor *tensor = id == TENSOR_NONE ? NULL : &list->tensors[id];
+        if (tensor != NULL && tensor->kind == TENSOR_GRADIENT && tensor->first_element >= bucket->first_element &&
+            tensor->first_element - bucket->first_element < bucket->elements) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void check_readiness(const struct bench *bench, const struct list *list)
+{
+    size_t *ready = calloc(bench->count, sizeof(*ready));
+    assert_true(ready != NULL && buckets_ready(bench->buckets, bench->count, list, ready));
+    for (size_t i = 0; i < bench->count; i++) {
+        assert_true(ready[i] <= list->op_count && (i == 0 || ready[i] >= ready[i - 1]));
+        for (size_t k = ready[i]; k < list->op_count; k++) {
+            assert_false(mentions_gradient(list, k, &bench->buckets[i]));
+        }
+    }
+    free(ready);
+}
+
+// Levers and sizes change how many operations a list has, and so when a bucket is done.
+static void test_buckets_are_ready_in_any_list(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(configs); i++) {
+        struct bench bench;
+        bench_init(&bench, &configs[i], KERNEL_FP32, 1, 1000);
+        for (enum model_levers levers = MODEL_LEVERS_NONE; levers < MODEL_LEVERS_COUNT; levers++) {
+            for (size_t samples = 1; samples < 40; samples += 3) {
+                struct model_shape shape = model_shape_max(bench.model, samples);
+                struct list list;
+                shape.levers = levers;
+                assert_true(model_list(bench.model, shape, LIST_TRAIN, &list));
+                check_readiness(&bench, &list);
+                list_finish(&list);
+            }
+        }
+        bench_finish(&bench);
+    }
+}
+
 static void test_the_hosts_memory_may_run_out(void **state)
 {
     (void)state;
@@ -262,6 +309,7 @@ int main(void)
         cmocka_unit_test(test_a_bucket_is_ready_when_its_last_gradient_is_made),
         cmocka_unit_test(test_some_buckets_are_ready_early),
         cmocka_unit_test(test_the_micro_batch_changes_nothing),
+        cmocka_unit_test(test_buckets_are_ready_in_any_list),
         cmocka_unit_test(test_the_hosts_memory_may_run_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
