@@ -247,7 +247,7 @@ static bool mentions_gradient(const struct list *list, size_t operation, const s
     return false;
 }
 
-static void check_readiness(const struct bench *bench, const struct list *list)
+static void check_list(const struct bench *bench, const struct list *list)
 {
     size_t *ready = calloc(bench->count, sizeof(*ready));
     assert_true(ready != NULL && buckets_ready(bench->buckets, bench->count, list, ready));
@@ -273,7 +273,7 @@ static void test_buckets_are_ready_in_any_list(void **state)
                 struct list list;
                 shape.levers = levers;
                 assert_true(model_list(bench.model, shape, LIST_TRAIN, &list));
-                check_readiness(&bench, &list);
+                check_list(&bench, &list);
                 list_finish(&list);
             }
         }
