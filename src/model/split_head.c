@@ -108,7 +108,7 @@ void list_split_head(struct list *list, size_t parts)
     }
     size_t rows = uint64_round_up((head.rows + parts - 1) / parts, row_multiple(list, &head));
     size_t count = list->op_count - head.first;
-    struct op *from_head = malloc(count * sizeof(*from_head));
+    struct op *from_head = calloc(count + 1, sizeof(*from_head));
     if (from_head == NULL) {
         list->failed = true;
         return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sched/coordinator.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -195,6 +196,7 @@ static bool cuts_stand(const struct sched_coordinator *coordinator)
 static uint64_t noise_of_plan(const struct sched_coordinator *coordinator, uint64_t plan_ns)
 {
     uint64_t percent = 0;
+    assert(coordinator->ranks > 0);
     for (size_t i = 0; i < coordinator->ranks; i++) {
         percent += sched_max(coordinator->reports[i].noise, SCHED_NOISE_LEAST);
     }

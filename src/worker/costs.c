@@ -169,8 +169,8 @@ static bool read_cost(const json_t *object, struct costs *costs)
     bool by_flops = strcmp(unit, "flop") == 0;
     struct cost *cost = &costs->costs[costs->count++];
     *cost = (struct cost){.by_flops = by_flops, .units = 1, .ns = ns};
-    strcpy(cost->operation, operation);
-    strcpy(cost->tensor, tensor);
+    snprintf(cost->operation, sizeof(cost->operation), "%s", operation);
+    snprintf(cost->tensor, sizeof(cost->tensor), "%s", tensor);
     return by_flops || strcmp(unit, "byte") == 0;
 }
 

@@ -96,9 +96,11 @@ size_t op_timer_read(struct op_timer *timer, const struct op_timing **timings_p)
 {
     const struct device_ops *ops = timer->device->ops;
     size_t count = timer->used;
+    if (count > 0 && !op_timer_ready(timer)) {
+        ops->event_synchronize(timer->device, timer->marks[count - 1].end); // the others were before it
+    }
     for (size_t i = 0; i < count; i++) {
         const struct marks *marks = &timer->marks[i];
-        ops->event_synchronize(timer->device, marks->end);
         timer->timings[i].time_ns = ops->event_elapsed_ns(timer->device, marks->begin, marks->end);
     }
     timer->used = 0;

@@ -89,7 +89,6 @@ struct worker {
     struct reducer *reducer;
     struct bucket *buckets; // of gradients
     size_t bucket_count;
-    bool early_buckets;     // they are summed while the list still runs
     size_t *bucket_ready;   // scratch, one per bucket
     size_t buckets_started; // in this step
 
@@ -110,7 +109,6 @@ struct worker {
     struct sched_coordinator *coordinator;
     struct stopwatch *stopwatch;   // of micro-steps
     struct op_timer *op_timer;     // of their operations
-    bool times_operations;         // of the next micro-step
     struct costs *costs;           // of operations
     struct profile *profile;       // of operations in all steps; NULL: not wanted
     uint64_t plan_ns;              // how long `plan` is predicted to take; 0: not every rank was measured
@@ -119,6 +117,8 @@ struct worker {
     struct sched_report *reports;  // scratch for the coordinator, one per rank
     uint64_t *left;                // the same
     struct sched_undone undone;    // of the step that runs
+    bool early_buckets;            // they are summed while the list still runs
+    bool times_operations;         // of the next micro-step
     bool spent;                    // this rank could not hold a sample of it
     struct error shortage;         // why not; STATUS_OK: it can
     uint32_t spokesman;            // the rank that says why the job ends for want of memory
