@@ -92,13 +92,21 @@ uint64_t list_tensor_bytes(const struct list *list, tensor_id tensor)
     return t->elements * element_bytes(list, t);
 }
 
+bool op_mentions(const struct op *op, tensor_id tensor)
+{
+    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+        if (op->tensors[slot] == tensor) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool list_mentions(const struct list *list, tensor_id tensor, size_t first)
 {
     for (size_t i = first; i < list->op_count; i++) {
-        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-            if (list->ops[i].tensors[slot] == tensor) {
-                return true;
-            }
+        if (op_mentions(&list->ops[i], tensor)) {
+            return true;
         }
     }
     return false;

@@ -108,6 +108,7 @@ void list_recompute(struct list *list, enum list_recompute_mode mode);
 // can no longer be differentiated.
 void list_fuse(struct list *list);
 
+bool op_mentions(const struct op *op, tensor_id tensor);
 // Whether one of the operations from `first` on mentions the tensor.
 bool list_mentions(const struct list *list, tensor_id tensor, size_t first);
 

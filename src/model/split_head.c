@@ -13,23 +13,13 @@ struct head {
     size_t rows;
 };
 
-static bool mentions(const struct op *op, tensor_id tensor)
-{
-    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-        if (op->tensors[slot] == tensor) {
-            return true;
-        }
-    }
-    return false;
-}
-
 // False where one of them is not done row by row.
 static bool find_head(const struct list *list, struct head *head)
 {
-    while (!mentions(&list->ops[head->first], list->logits)) {
+    while (!op_mentions(&list->ops[head->first], list->logits)) {
         head->first++;
     }
-    for (head->end = head->first; head->end < list->op_count && mentions(&list->ops[head->end], list->logits);
+    for (head->end = head->first; head->end < list->op_count && op_mentions(&list->ops[head->end], list->logits);
          head->end++) {
         struct op op = list->ops[head->end];
         if (op.type->rows == NULL) {

@@ -82,9 +82,6 @@ static enum status check_train(const struct config *config, struct error *error)
          "is for train.reproducible; allowed here: 1"},
         {config->train.grain_size > config->train.global_batch_size, "train.grain_size",
          "is larger than train.global_batch_size"},
-        {config->run.snapshot_step != CONFIG_NO_STEP && config->train.steps > 0 &&
-             config->run.snapshot_step >= config->train.steps,
-         "run.snapshot_step", "the run has only train.steps steps, counted from 0"},
     };
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
@@ -185,6 +182,16 @@ static enum status check_device(const struct config *config, struct error *error
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
+static enum status check_run(const struct config *config, struct error *error)
+{
+    uint64_t steps = config->train.steps, snapshot = config->run.snapshot_step;
+    const struct rule rules[] = {
+        {snapshot != CONFIG_NO_STEP && steps > 0 && snapshot >= steps, "run.snapshot_step",
+         "the run has only train.steps steps, counted from 0"},
+    };
+    return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
+}
+
 static enum status check_device_name(const struct config *config, struct error *error)
 {
     const char *name = config->device.name;
@@ -212,7 +219,7 @@ enum status config_check(const struct config *config, struct error *error)
 {
     enum status (*const checks[])(const struct config *, struct error *) = {
         check_required,    check_train,  check_model,       check_heads,      check_data,
-        check_end_of_text, check_device, check_device_name, check_neighbours,
+        check_end_of_text, check_device, check_device_name, check_neighbours, check_run,
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < sizeof(checks) / sizeof(checks[0]); i++) {

@@ -103,8 +103,9 @@ static double slowness_of(const struct costs *costs, const struct op_timing *tim
 {
     double expected_ns = 0, time_ns = 0;
     for (size_t i = 0; i < count; i++) {
-        if (find_cost(costs, &timings[i].work) != NULL) {
-            expected_ns += unit_ns(costs, &timings[i].work) * units_of(&timings[i].work);
+        const struct cost *own = find_cost(costs, &timings[i].work);
+        if (own != NULL) {
+            expected_ns += own->ns / own->units * units_of(&timings[i].work);
             time_ns += (double)timings[i].time_ns;
         }
     }
@@ -140,7 +141,7 @@ static json_t *cost_object(const struct costs *costs, const struct cost *cost)
                      cost->by_flops ? "flop" : "byte", "ns_per_unit", cost->ns / cost->units * costs->slowness);
 }
 
-enum status costs_write(const struct costs *costs, const char *folder, const char *name, struct error *error)
+enum status costs_write(const struct costs *costs, const char *run_folder, uint32_t rank, struct error *error)
 {
     json_t *array = json_array();
     for (size_t i = 0; i < costs->count; i++) {
@@ -151,7 +152,7 @@ enum status costs_write(const struct costs *costs, const char *folder, const cha
     if (text == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    enum status status = run_folder_write(folder, name, text, error);
+    enum status status = run_folder_write_rank(run_folder, "costs", rank, text, error);
     free(text);
     return status;
 }

@@ -28,8 +28,8 @@ void costs_observe(struct costs *costs, const struct op_timing *timings, size_t 
 // kind do, or what others do in its unit. 0: nothing was measured, or no such thing.
 double costs_list_ns(const struct costs *costs, const struct list *list);
 
-// As JSON, whole or not at all. STATUS_ERROR with a line that names the file.
-enum status costs_write(const struct costs *costs, const char *folder, const char *name, struct error *error);
+// As costs/rank_N.json of the run folder, as run_folder_write does.
+enum status costs_write(const struct costs *costs, const char *run_folder, uint32_t rank, struct error *error);
 // STATUS_INVALID with a line that names the file and what is wrong; STATUS_ERROR when the host's memory runs out. The
 // caller owns the costs.
 enum status costs_read(const char *path, struct costs **costs_p, struct error *error);

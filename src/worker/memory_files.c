@@ -100,7 +100,6 @@ static void set_statistic(void *object, const char *name, uint64_t value)
 
 static enum status write_statistics(struct worker *worker, struct error *error)
 {
-    char folder[RUN_FOLDER_MAX + 8], name[32];
     struct mem_pool_stats stats;
     json_t *object = json_object();
     mem_pool_stats(worker->pool, &stats);
@@ -110,9 +109,7 @@ static enum status write_statistics(struct worker *worker, struct error *error)
     if (text == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    snprintf(folder, sizeof(folder), "%s/memory", worker->memory_files->folder);
-    snprintf(name, sizeof(name), "rank_%" PRIu32 ".json", worker->comm->rank);
-    enum status status = run_folder_write(folder, name, text, error);
+    enum status status = run_folder_write_rank(worker->memory_files->folder, "memory", worker->comm->rank, text, error);
     free(text);
     return status;
 }

@@ -140,6 +140,15 @@ static uint32_t find_ranks(FILE *environment)
     return 0;
 }
 
+enum status run_folder_write_rank(const char *path, const char *part, uint32_t rank, const char *text,
+                                  struct error *error)
+{
+    char folder[RUN_FOLDER_MAX + 8], name[32];
+    snprintf(folder, sizeof(folder), "%s/%s", path, part);
+    snprintf(name, sizeof(name), "rank_%" PRIu32 ".json", rank);
+    return run_folder_write(folder, name, text, error);
+}
+
 enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error)
 {
     char path[RUN_FOLDER_MAX + 64];

@@ -32,6 +32,10 @@ enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, s
 // STATUS_ERROR where the disk is at fault, else STATUS_INVALID. Not collective.
 enum status run_folder_write(const char *folder, const char *name, const char *text, struct error *error);
 
+// The same as the file rank_N.json of the run folder's folder `part`.
+enum status run_folder_write_rank(const char *path, const char *part, uint32_t rank, const char *text,
+                                  struct error *error);
+
 // How many ranks the run has. STATUS_INVALID where this is no run's folder. Not collective; for any process.
 enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error);
 

@@ -270,14 +270,6 @@ static enum status run_steps(struct worker *worker, struct reporter *reporter, u
     return status != STATUS_OK ? status : planned;
 }
 
-static enum status write_costs(const struct worker *worker, const char *run_folder, struct error *error)
-{
-    char folder[RUN_FOLDER_MAX + 8], name[32];
-    snprintf(folder, sizeof(folder), "%s/costs", run_folder);
-    snprintf(name, sizeof(name), "rank_%" PRIu32 ".json", worker->comm->rank);
-    return costs_write(worker->costs, folder, name, error);
-}
-
 static enum status run(struct worker *worker, struct reporter *reporter, struct error *error)
 {
     uint64_t steps_done = 0;
@@ -292,7 +284,7 @@ static enum status run(struct worker *worker, struct reporter *reporter, struct 
     }
     struct error write_error;
     if (memory_files_end(worker, &write_error) != STATUS_OK ||
-        write_costs(worker, reporter->folder, &write_error) != STATUS_OK) {
+        costs_write(worker->costs, reporter->folder, worker->comm->rank, &write_error) != STATUS_OK) {
         fail_alone(worker, &write_error);
     }
     if (worker->comm->rank == 0) {

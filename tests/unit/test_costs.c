@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -139,22 +140,25 @@ static void a_slower_device_changes_no_relation(void **state)
 static void they_outlast_the_run(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/test_costs.XXXXXX", path[64];
+    char folder[] = "/tmp/test_costs.XXXXXX", part[48], path[64];
     struct list list;
     struct costs *costs = costs_create(), *again;
     struct error error;
     assert_non_null(mkdtemp(folder));
-    snprintf(path, sizeof(path), "%s/costs.json", folder);
+    snprintf(part, sizeof(part), "%s/costs", folder);
+    snprintf(path, sizeof(path), "%s/rank_3.json", part);
+    assert_int_equal(mkdir(part, 0777), 0);
     make_list(MODEL_LEVERS_NONE, 3, &list);
     observe(costs, &list, 1);
     observe(costs, &list, 2);
-    assert_int_equal(costs_write(costs, folder, "costs.json", &error), STATUS_OK);
+    assert_int_equal(costs_write(costs, folder, 3, &error), STATUS_OK);
     assert_int_equal(costs_read(path, &again, &error), STATUS_OK);
     assert_close(costs_list_ns(again, &list), costs_list_ns(costs, &list), 1e-4);
     costs_destroy(again);
     costs_destroy(costs);
     list_finish(&list);
     unlink(path);
+    rmdir(part);
     rmdir(folder);
 }
 
