@@ -75,7 +75,13 @@ tensor_id list_part(struct list *list, tensor_id whole, uint64_t first_element, 
     return part;
 }
 
-static tensor_id whole_of(const struct list *list, tensor_id tensor)
+tensor_id list_twin(struct list *list, tensor_id tensor)
+{
+    const struct tensor twin = list->tensors[tensor]; // list_tensor may move the array
+    return list_tensor(list, twin.kind, twin.type, twin.elements, twin.name);
+}
+
+tensor_id list_whole(const struct list *list, tensor_id tensor)
 {
     const struct tensor *t = &list->tensors[tensor];
     return t->kind == TENSOR_PART ? t->whole : tensor;
@@ -135,7 +141,7 @@ static void find_lifetimes(const struct list *list, struct mem_buffer *buffers)
             if (mentioned == TENSOR_NONE) {
                 continue;
             }
-            tensor_id id = whole_of(list, mentioned);
+            tensor_id id = list_whole(list, mentioned);
             struct mem_buffer *buffer = &buffers[id];
             if (buffer->birth == 0) {
                 buffer->birth = (uint32_t)i + 1;
@@ -279,11 +285,22 @@ static void tell_uses(const struct list *list, const struct op *op, const struct
     for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
         tensor_id id = op->tensors[slot];
         if (id != TENSOR_NONE) {
-            enum tensor_kind kind = list->tensors[whole_of(list, id)].kind;
+            enum tensor_kind kind = list->tensors[list_whole(list, id)].kind;
             sanitizer_access(context->device, context->stream, addresses[slot], list_tensor_bytes(list, id),
                              kind != TENSOR_INPUT && kind != TENSOR_PARAMETER, op->type->name);
         }
     }
+}
+
+static void run_kernel(const struct list *list, const struct op *op, struct kernel_context *context,
+                       const struct list_memory *memory)
+{
+    device_address addresses[OP_TENSORS_MAX];
+    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+        addresses[slot] = list_address(list, memory, op->tensors[slot]);
+    }
+    tell_uses(list, op, context, addresses);
+    op->type->run(op, context, addresses);
 }
 
 void list_run(const struct list *list, size_t first, size_t end, struct kernel_context *context,
@@ -291,20 +308,19 @@ void list_run(const struct list *list, size_t first, size_t end, struct kernel_c
 {
     for (size_t i = first; i < end; i++) {
         const struct op *op = &list->ops[i];
-        device_address addresses[OP_TENSORS_MAX];
-        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-            addresses[slot] = list_address(list, memory, op->tensors[slot]);
-        }
-        tell_uses(list, op, context, addresses);
         range_begin(op->type->name);
-        op->type->run(op, context, addresses);
+        if (op->type->move != NULL) {
+            op->type->move(op, context, memory->transfers, list_address(list, memory, op->tensors[0]));
+        } else {
+            run_kernel(list, op, context, memory);
+        }
         range_end();
     }
 }
 
 static bool is_local(const struct list *list, tensor_id tensor)
 {
-    return tensor != TENSOR_NONE && list->tensors[whole_of(list, tensor)].kind == TENSOR_LOCAL;
+    return tensor != TENSOR_NONE && list->tensors[list_whole(list, tensor)].kind == TENSOR_LOCAL;
 }
 
 struct list_work list_work(const struct list *list, size_t operation)

@@ -63,12 +63,21 @@ struct list {
     uint64_t inputs_bytes;      // set by list_place, as is what follows
     uint64_t locals_bytes;      // what the operations write
     uint64_t lower_bound_bytes; // the largest sum of live buffers: no placement needs less
+    uint64_t host_bytes;        // that list_offload keeps in host memory
     bool failed;                // the host's memory ran out while building
+};
+
+// How a list moves tensors to host memory and back, beside the kernels.
+struct list_transfers {
+    struct stream *stream;           // of the device, for copies alone
+    struct event *computed, *copied; // scratch: marks on the kernels' stream, and on that one
+    char *host;                      // list.host_bytes, to and from which copies do not block
 };
 
 // Where a list's tensors are while it runs. Each address is a device address.
 struct list_memory {
     device_address parameters, gradients, tally, inputs, locals;
+    const struct list_transfers *transfers; // for a list with host_bytes; else it may be NULL
 };
 
 void list_init(struct list *list, enum kernel_precision precision);
@@ -104,9 +113,20 @@ enum list_recompute_mode {
 // selective: Korthikanti et al., "Reducing activation recomputation in large transformer models" (2022).
 void list_recompute(struct list *list, enum list_recompute_mode mode);
 
+// Rewrites the list so that what the backward pass needs of the forward pass waits in host memory: what one operation
+// mentions for the last time goes there while those up to the next such one run, and comes back, to a copy that lives
+// from there, one ahead of where it is needed. What would come back at once stays. Comes after list_fuse, whose
+// neighbours it may part. Rhu et al., "vDNN: virtualized deep neural networks" (2016).
+void list_offload(struct list *list);
+
 // Joins neighbouring operations that one kernel does together, with the same results up to rounding. After it the list
 // can no longer be differentiated.
 void list_fuse(struct list *list);
+
+// The tensor of which it is a part, or itself.
+tensor_id list_whole(const struct list *list, tensor_id tensor);
+// Another local tensor like it.
+tensor_id list_twin(struct list *list, tensor_id tensor);
 
 bool op_mentions(const struct op *op, tensor_id tensor);
 // Whether one of the operations from `first` on mentions the tensor.

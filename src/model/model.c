@@ -100,7 +100,7 @@ static tensor_id parameter_tensor(const struct parameter *parameter, struct list
 
 const char *model_levers_name(enum model_levers levers)
 {
-    static const char *const names[MODEL_LEVERS_COUNT] = {"none", "head", "selective", "full"};
+    static const char *const names[MODEL_LEVERS_COUNT] = {"none", "head", "selective", "full", "offload"};
     return names[levers];
 }
 
@@ -153,6 +153,9 @@ bool model_list(const struct model *model, struct model_shape shape, enum list_p
     bool built = build(model, shape, purpose, list);
     if (built) {
         list_fuse(list);
+    }
+    if (built && purpose == LIST_TRAIN && shape.levers >= MODEL_LEVERS_OFFLOAD) {
+        list_offload(list);
     }
     if (!built || !list_place(list)) {
         list_finish(list);

@@ -24,6 +24,7 @@ enum model_levers {
     MODEL_LEVERS_HEAD,      // logits in parts; an evaluation's always are
     MODEL_LEVERS_SELECTIVE, // LIST_RECOMPUTE_SELECTIVE
     MODEL_LEVERS_FULL,      // LIST_RECOMPUTE_FULL
+    MODEL_LEVERS_OFFLOAD,   // list_offload
     MODEL_LEVERS_COUNT
 };
 
@@ -76,7 +77,7 @@ struct model {
     uint64_t input_elements, target_elements; // of one sample of the greatest length; targets are int32
 };
 
-// "none", "head", "selective", "full".
+// "none", "head", "selective", "full", "offload".
 const char *model_levers_name(enum model_levers levers);
 
 enum list_purpose { LIST_TRAIN, LIST_EVALUATE };

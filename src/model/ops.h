@@ -19,6 +19,9 @@ struct op_type {
     const char *name;
     // `a[i]` is the address of op->tensors[i], 0 for TENSOR_NONE.
     void (*run)(const struct op *op, struct kernel_context *context, const device_address *a);
+    // In place of `run`: an operation that moves tensors[0], which is at `address`.
+    void (*move)(const struct op *op, struct kernel_context *context, const struct list_transfers *transfers,
+                 device_address address);
     void (*differentiate)(struct differentiation *pass, const struct op *op); // NULL: a backward operation
     uint64_t (*flops)(const struct op *op);                                   // NULL: not worth counting
     struct op_rows (*rows)(struct op *op);                                    // NULL: it cannot be split by rows
@@ -55,6 +58,9 @@ struct op {
             size_t rows, classes, stride;
             bool gradient;
         } loss;
+        struct {
+            uint64_t host_offset, bytes;
+        } move;
     };
 };
 

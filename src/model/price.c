@@ -10,7 +10,7 @@
 
 struct price {
     struct model_shape shape;
-    uint64_t block_bytes, slack_bytes;
+    uint64_t block_bytes, slack_bytes, host_bytes;
 };
 
 struct kept {
@@ -29,17 +29,24 @@ struct page {
 struct price_book {
     const struct model *model;
     size_t slots;
+    uint64_t host_bytes; // the most for a list
     struct page pages[PURPOSES];
 };
 
-struct price_book *price_book_create(const struct model *model, size_t slots)
+struct price_book *price_book_create(const struct model *model, size_t slots, uint64_t host_bytes)
 {
     struct price_book *book = calloc(1, sizeof(*book));
     if (book != NULL) {
         book->model = model;
         book->slots = slots;
+        book->host_bytes = host_bytes;
     }
     return book;
+}
+
+void price_limit_host(struct price_book *book, uint64_t host_bytes)
+{
+    book->host_bytes = host_bytes;
 }
 
 void price_book_destroy(struct price_book *book)
@@ -148,7 +155,8 @@ static const struct price *find_price(struct price_book *book, enum list_purpose
     page->count++;
     *price = (struct price){.shape = shape,
                             .block_bytes = price_list_bytes(book, &list),
-                            .slack_bytes = list.locals_bytes - list.lower_bound_bytes};
+                            .slack_bytes = list.locals_bytes - list.lower_bound_bytes,
+                            .host_bytes = list.host_bytes};
     list_finish(&list);
     return price;
 }
@@ -156,7 +164,13 @@ static const struct price *find_price(struct price_book *book, enum list_purpose
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
 {
     const struct price *price = find_price(book, purpose, shape);
-    return price == NULL ? UINT64_MAX : price->block_bytes;
+    return price == NULL || price->host_bytes > book->host_bytes ? UINT64_MAX : price->block_bytes;
+}
+
+uint64_t price_host_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
+{
+    const struct price *price = find_price(book, purpose, shape);
+    return price == NULL ? UINT64_MAX : price->host_bytes;
 }
 
 uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)

@@ -17,10 +17,13 @@
 
 struct price_book;
 
-// `slots`: of inputs in every block; with two, the next micro-step's can be written while a list runs. The model must
-// outlive the book. NULL when the host's memory runs out.
-struct price_book *price_book_create(const struct model *model, size_t slots);
+// `slots`: of inputs in every block; with two, the next micro-step's can be written while a list runs. `host_bytes`:
+// the most that a list may keep in host memory. The model must outlive the book. NULL when the host's memory runs out.
+struct price_book *price_book_create(const struct model *model, size_t slots, uint64_t host_bytes);
 void price_book_destroy(struct price_book *book);
+
+// From now on lists may keep no more than so many bytes in host memory.
+void price_limit_host(struct price_book *book, uint64_t host_bytes);
 
 // The list for the shape. The book owns it; it stays until the next call. NULL when the host's memory runs out.
 const struct list *price_list(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
@@ -28,10 +31,14 @@ const struct list *price_list(struct price_book *book, enum list_purpose purpose
 // Bytes of a block for the list: the slots of inputs, and what the operations write.
 uint64_t price_list_bytes(const struct price_book *book, const struct list *list);
 
-// Those of the list for the shape. UINT64_MAX when the host's memory runs out.
+// Those of the list for the shape. UINT64_MAX where it keeps more in host memory than it may, and when the host's
+// memory runs out.
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
-// How many of these the layout takes beyond its lower bound. UINT64_MAX when the host's memory runs out.
+// Bytes that it keeps in host memory. UINT64_MAX when the host's memory runs out.
+uint64_t price_host_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
+
+// How many of a block's bytes the layout takes beyond its lower bound. UINT64_MAX when the host's memory runs out.
 uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
 // The largest micro-batch <= `most`, else shaped as `shape`, whose block fits in `bytes`; 0 when not even one sample

@@ -61,12 +61,6 @@ static void find_producers(const struct list *list, enum list_recompute_mode mod
     }
 }
 
-static tensor_id add_twin(struct list *list, tensor_id tensor)
-{
-    const struct tensor twin = list->tensors[tensor]; // list_tensor may move the array
-    return list_tensor(list, twin.kind, twin.type, twin.elements, twin.name);
-}
-
 static tensor_id kept_or_recomputed(struct pass *pass, tensor_id tensor);
 
 static void recompute(struct pass *pass, size_t i)
@@ -79,7 +73,7 @@ static void recompute(struct pass *pass, size_t i)
         }
         struct producers *producers = &pass->producers[op.tensors[slot]];
         if (producers->recomputation == TENSOR_NONE) {
-            producers->recomputation = add_twin(pass->list, op.tensors[slot]);
+            producers->recomputation = list_twin(pass->list, op.tensors[slot]);
         }
         op.tensors[slot] = producers->recomputation;
     }

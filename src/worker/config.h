@@ -38,6 +38,7 @@ enum config_recompute {
     CONFIG_RECOMPUTE_NONE,
     CONFIG_RECOMPUTE_SELECTIVE,
     CONFIG_RECOMPUTE_FULL,
+    CONFIG_RECOMPUTE_OFFLOAD,
 };
 enum config_comm { CONFIG_COMM_AUTO, CONFIG_COMM_SELF, CONFIG_COMM_MPI };
 enum config_reduce { CONFIG_REDUCE_AUTO, CONFIG_REDUCE_MPI, CONFIG_REDUCE_NCCL };
@@ -63,8 +64,9 @@ struct config {
         uint64_t micro_batch_size; // 0: "auto", from headroom
         enum config_precision precision;
         enum config_recompute recompute;
-        bool reproducible;   // the same bits whatever the ranks and their memory
-        uint64_t grain_size; // samples that are computed together then
+        uint64_t offload_bytes; // of host memory, on each rank
+        bool reproducible;      // the same bits whatever the ranks and their memory
+        uint64_t grain_size;    // samples that are computed together then
         uint64_t seed;
         double clip_norm;    // 0: no clipping
         uint64_t eval_every; // steps; 0: only at the end
@@ -136,6 +138,9 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
 // Checks that need the devices: why the ranks run on the CPU where GPUs were allowed, "" where they do not, and whether
 // several share one.
 enum status config_check_devices(const struct config *config, const char *why_cpu, bool shared, struct error *error);
+// The check that needs the model: train.offload_bytes, where offloading is asked for, hold what the smallest micro-step
+// keeps in host memory.
+enum status config_check_offload(const struct config *config, uint64_t host_bytes, struct error *error);
 void config_finish(struct config *config);
 
 // A key in use that only the CPU device knows; NULL: none.

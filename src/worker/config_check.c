@@ -77,7 +77,10 @@ static enum status check_train(const struct config *config, struct error *error)
          "with train.reproducible micro-steps are of train.grain_size samples; allowed here: auto"},
         {reproducible && config->train.precision == CONFIG_BF16 && config->train.recompute == CONFIG_RECOMPUTE_AUTO,
          "train.recompute",
-         "in bf16 what is recomputed is rounded anew; allowed with train.reproducible: none, selective, full"},
+         "in bf16 what is recomputed is rounded anew; allowed with train.reproducible: none, selective, full, "
+         "offload"},
+        {config->train.recompute == CONFIG_RECOMPUTE_OFFLOAD && config->train.offload_bytes == 0, "train.offload_bytes",
+         "with train.recompute: offload it must be more than 0"},
         {!reproducible && config->train.grain_size != 1, "train.grain_size",
          "is for train.reproducible; allowed here: 1"},
         {config->train.grain_size > config->train.global_batch_size, "train.grain_size",
@@ -266,6 +269,15 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
     }
     return config->fault.rank == CONFIG_ALL_RANKS ? STATUS_OK
                                                   : check_rank(config, "fault.rank", config->fault.rank, ranks, error);
+}
+
+enum status config_check_offload(const struct config *config, uint64_t host_bytes, struct error *error)
+{
+    if (config->train.recompute != CONFIG_RECOMPUTE_OFFLOAD || host_bytes <= config->train.offload_bytes) {
+        return STATUS_OK;
+    }
+    return refuse(config, "train.offload_bytes", error,
+                  "the smallest micro-step keeps %" PRIu64 " bytes in host memory; allowed: no less", host_bytes);
 }
 
 // NCCL takes ranks of one GPU for ranks of two where they name different hosts.

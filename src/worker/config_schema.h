@@ -41,7 +41,7 @@ struct config_schema {
 };
 
 #define CONFIG_BYTES_MAX          "1024TiB" // the most that a size may say
-#define CONFIG_KEYS_MAX           64
+#define CONFIG_KEYS_MAX           96
 #define CONFIG_NEIGHBOUR_KEYS_MAX 4
 
 // All keys; those of one section stand together.

@@ -218,10 +218,13 @@ void negotiate_trim(struct worker *worker, uint64_t next_step)
 static void reserve(struct worker *worker)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
-    worker->message.report.plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
-    worker->message.report.refused = !samples_reserve(worker, share);
-    if (worker->message.report.refused) {
-        offer(worker, samples_smaller_bytes(worker, worker_shape(worker, share)));
+    struct sched_report *report = &worker->message.report;
+    struct model_shape shape = worker_shape(worker, share);
+    bool offloads = share->samples == 0 || samples_hold_host(worker, shape);
+    report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+    report->refused = !offloads || !samples_reserve(worker, share);
+    if (report->refused) {
+        offer(worker, offloads ? samples_smaller_bytes(worker, shape) : report->headroom_bytes);
     }
 }
 

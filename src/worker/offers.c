@@ -23,9 +23,11 @@ static bool is_allowed(const struct config *config, enum model_levers levers)
     case CONFIG_RECOMPUTE_SELECTIVE:
         return levers == MODEL_LEVERS_SELECTIVE;
     case CONFIG_RECOMPUTE_FULL:
+        return levers == MODEL_LEVERS_FULL;
+    case CONFIG_RECOMPUTE_OFFLOAD:
         break;
     }
-    return levers == MODEL_LEVERS_FULL;
+    return levers == MODEL_LEVERS_OFFLOAD;
 }
 
 struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers)
@@ -52,6 +54,11 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
         first = first == 0 ? work : first;
         offers->work[levers] = work / first;
         least_bytes = bytes;
+    }
+    struct model_shape least = offers_shape(offers->grain, model->target_elements, MODEL_LEVERS_OFFLOAD);
+    enum status status = config_check_offload(config, price_host_bytes(prices, LIST_TRAIN, least), error);
+    if (status != STATUS_OK) {
+        return status;
     }
     return first == 0 ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
 }

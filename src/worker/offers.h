@@ -26,7 +26,8 @@ struct offers {
     bool warm;                     // a micro-step has run
 };
 
-// The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out.
+// The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out,
+// STATUS_INVALID where train.recompute: offload is asked for and train.offload_bytes hold no micro-step.
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
                         struct price_book *prices, struct error *error);
 

@@ -101,7 +101,7 @@ static enum status prepare(struct planning *planning, struct error *error)
     planning->optimizer = worker_optimizer_config(config, config->train.steps);
     planning->resting_bytes =
         worker_resting_bytes(config, planning->model, &planning->optimizer, worker_kernels(config, planning->device));
-    planning->prices = price_book_create(planning->model, worker_slots(planning->device));
+    planning->prices = price_book_create(planning->model, worker_slots(planning->device), config->train.offload_bytes);
     planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
     if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {
@@ -182,7 +182,7 @@ static void print_time(const struct planning *planning, struct model_shape shape
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
 static void print_peaks(const struct planning *planning, uint64_t levers)
 {
-    uint64_t grain = planning->offers.grain, largest = grain, slack_bytes = 0;
+    uint64_t grain = planning->offers.grain, largest = grain, slack_bytes = 0, host_bytes = 0;
     char bytes[MEM_SIZE_TEXT_MAX];
     for (uint64_t i = 0; i < planning->ranks; i++) {
         largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max * grain);
@@ -198,9 +198,13 @@ static void print_peaks(const struct planning *planning, uint64_t levers)
         putchar('\n');
         slack_bytes = uint64_max(
             slack_bytes, price_slack_bytes(planning->prices, LIST_TRAIN, shape_of(planning, micro_batch, levers)));
+        host_bytes = price_host_bytes(planning->prices, LIST_TRAIN, shape_of(planning, micro_batch, levers));
         next = micro_batch < largest && 2 * micro_batch > largest ? largest : 2 * micro_batch;
     }
     printf("layouts at most %" PRIu64 " bytes above their lower bound\n", slack_bytes);
+    if (host_bytes > 0) {
+        printf("up to %s in host memory\n", mem_size_text(host_bytes, bytes));
+    }
 }
 
 static void print_all_peaks(const struct planning *planning)
@@ -260,11 +264,12 @@ static enum status print_shares(const struct planning *planning, struct error *e
         print_rank(planning, i, plan == NULL ? NULL : &plan[i]);
     }
     sched_coordinator_destroy(coordinator);
+    const char *more_levers = worker_more_levers(config);
     return plan != NULL ? STATUS_OK
                         : error_set(error, STATUS_OUT_OF_MEMORY,
-                                    "no rank can hold a single sample: %sraise device.capacity, or make the model "
+                                    "no rank can hold a single sample: %s%sraise device.capacity, or make the model "
                                     "smaller",
-                                    worker_may_recompute(config) ? "set train.recompute: auto, " : "");
+                                    more_levers != NULL ? more_levers : "", more_levers != NULL ? ", " : "");
 }
 
 static enum status plan(const struct command_line *command, struct error *error)

@@ -95,6 +95,19 @@ static enum status hold_buffer(struct worker *worker, const struct list *list, s
     return STATUS_OK;
 }
 
+bool samples_hold_host(struct worker *worker, struct model_shape shape)
+{
+    uint64_t bytes = price_host_bytes(worker->prices, LIST_TRAIN, shape);
+    if (transfers_hold(&worker->transfers, bytes)) {
+        return true;
+    }
+    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY,
+              "the host has no %" PRIu64 " bytes for what is offloaded. Lower train.offload_bytes.", bytes);
+    worker_log(worker, "%s Nothing is offloaded from now on.", worker->shortage.text);
+    price_limit_host(worker->prices, 0);
+    return false;
+}
+
 // On the copy stream, beside the kernels of the micro-step before.
 static enum status fill_slot(struct worker *worker, const struct sample_range *range, uint64_t first,
                              struct model_shape shape, const struct list *list, const struct list_memory *memory,
@@ -143,12 +156,24 @@ static void run_last(struct worker *worker, const struct list *list, const struc
     run_operations(worker, list, done, list->op_count, memory);
 }
 
-static enum status micro_step(struct worker *worker, const struct sample_range *range, struct buffer *buffer,
-                              struct error *error)
+// Its list is NULL where the host's memory runs out.
+static const struct list *next_list(struct worker *worker, struct sample_range *range, struct model_shape *shape_p)
 {
     uint64_t count = uint64_min(range->micro_batch, range->count);
-    struct model_shape shape = shape_of(worker, range, range->first, count);
-    const struct list *list = price_list(worker->prices, range->purpose, shape);
+    *shape_p = shape_of(worker, range, range->first, count);
+    if (range->purpose == LIST_TRAIN && !samples_hold_host(worker, *shape_p)) {
+        shape_p->levers = MODEL_LEVERS_FULL;
+        range->levers = shape_p->levers;
+    }
+    return price_list(worker->prices, range->purpose, *shape_p);
+}
+
+static enum status micro_step(struct worker *worker, struct sample_range *range, struct buffer *buffer,
+                              struct error *error)
+{
+    struct model_shape shape;
+    const struct list *list = next_list(worker, range, &shape);
+    uint64_t count = shape.samples;
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }

@@ -185,6 +185,11 @@ static const char *device_name(const struct config *config, struct comm *comm, c
     return buffer;
 }
 
+static enum status no_streams(const struct worker *worker, struct error *error)
+{
+    return error_set(error, STATUS_ERROR, "cannot make streams on device %s", worker->device->ops->name);
+}
+
 // Streams, and the events that order them.
 static enum status make_streams(struct worker *worker, struct error *error)
 {
@@ -197,9 +202,7 @@ static enum status make_streams(struct worker *worker, struct error *error)
     }
     worker->stopwatch = made ? stopwatch_create(worker->device) : NULL;
     worker->op_timer = op_timer_create(worker->device);
-    return worker->stopwatch != NULL && worker->op_timer != NULL
-               ? STATUS_OK
-               : error_set(error, STATUS_ERROR, "cannot make streams on device %s", ops->name);
+    return worker->stopwatch != NULL && worker->op_timer != NULL ? STATUS_OK : no_streams(worker, error);
 }
 
 static uint64_t others_bytes(struct device *device)
@@ -237,10 +240,14 @@ static enum status open_device(struct worker *worker, const char *name, struct e
     return status;
 }
 
-bool worker_may_recompute(const struct config *config)
+const char *worker_more_levers(const struct config *config)
 {
-    return config->model.kind == CONFIG_MODEL_GPT &&
-           (config->train.recompute == CONFIG_RECOMPUTE_NONE || config->train.recompute == CONFIG_RECOMPUTE_SELECTIVE);
+    bool most = config->train.recompute == CONFIG_RECOMPUTE_AUTO || config->train.recompute == CONFIG_RECOMPUTE_OFFLOAD;
+    if (most || config->model.kind != CONFIG_MODEL_GPT) {
+        return NULL;
+    }
+    return config->train.reproducible && config->train.precision == CONFIG_BF16 ? "set train.recompute: offload"
+                                                                                : "set train.recompute: auto";
 }
 
 // "Do this, do that, or do a third."
@@ -269,8 +276,9 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
     if (worker->grain > 1) {
         ways[count++] = "lower train.grain_size";
     }
-    if (training && worker_may_recompute(config) && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
-        ways[count++] = "set train.recompute: auto";
+    const char *more_levers = worker_more_levers(config);
+    if (training && more_levers != NULL && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
+        ways[count++] = more_levers;
     }
     if (worker->message.withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
         ways[count++] = "lift the limit from outside (headroom limit RUN_DIR --bytes none)";
@@ -396,12 +404,20 @@ static enum status open_staging(struct worker *worker, struct error *error)
         struct loader_config validation = {.set = worker->validation, .prefetch_bytes = config->data.prefetch_bytes};
         bytes += loader_staging_bytes(&validation);
     }
+    bytes += 2 * config->train.offload_bytes; // what it held before it grew may lie between others
     struct device_config device = {
         .capacity_bytes = uint64_round_up(bytes, ops->granularity_bytes),
         .index = worker->place.index,
     };
     enum status status = ops->create(&device, &worker->staging_device, error);
-    return status == STATUS_OK ? mem_pool_create(worker->staging_device, 0, &worker->staging, error) : status;
+    if (status == STATUS_OK) {
+        status = mem_pool_create(worker->staging_device, 0, &worker->staging, error);
+    }
+    if (status == STATUS_OK && !transfers_init(&worker->transfers, worker->device, worker->staging)) {
+        status = no_streams(worker, error);
+    }
+    worker->memory.transfers = &worker->transfers.list;
+    return status;
 }
 
 static enum status make_loader(struct worker *worker, struct error *error)
@@ -440,7 +456,8 @@ static enum status make_model(struct worker *worker, struct error *error)
         return status;
     }
     worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
-    worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
+    worker->prices =
+        price_book_create(worker->model, worker_slots(worker->place.ops), worker->config->train.offload_bytes);
     worker->costs = costs_create();
     if (worker->prices == NULL || worker->costs == NULL) {
         return out_of_host_memory(error);
@@ -588,6 +605,7 @@ static void close_device(struct worker *worker)
     }
     step_records_destroy(worker, worker->records);
     loader_destroy(worker->loader);
+    transfers_finish(&worker->transfers);
     mem_pool_destroy(worker->staging);
     if (worker->staging_device != NULL) {
         worker->staging_device->ops->destroy(worker->staging_device);

@@ -23,6 +23,7 @@
 #include "worker/profile.h"
 #include "worker/reduce.h"
 #include "worker/stopwatch.h"
+#include "worker/transfers.h"
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
@@ -85,7 +86,8 @@ struct worker {
     struct mem_pool *pool;
     struct kernel_context *kernels; // on `stream`
     struct device *staging_device;
-    struct mem_pool *staging; // host memory that copies do not block on
+    struct mem_pool *staging;   // host memory that copies do not block on
+    struct transfers transfers; // of what lists offload
     struct reducer *reducer;
     struct bucket *buckets; // of gradients
     size_t bucket_count;
@@ -147,8 +149,8 @@ enum status worker_check(struct worker *worker, struct error *error);
 // One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// Whether train.recompute: auto could do with less.
-bool worker_may_recompute(const struct config *config);
+// "set train.recompute: ...", to what may do with less memory than the configuration allows; NULL: nothing may.
+const char *worker_more_levers(const struct config *config);
 
 // What to change where memory was refused for good, in a sentence; `training`: to a micro-step with a backward pass.
 // Writes and answers `text`, of WORKER_ADVICE_MAX bytes.

@@ -41,7 +41,7 @@ class Reproducible(headroom_run.ProgramTest):
 
     def test_any_lever(self):
         reference = self.train(*LINES)
-        for recompute in ("none", "selective", "full"):
+        for recompute in ("none", "selective", "full", "offload"):
             self.same(reference, recompute, *LINES, f"train.recompute={recompute}", ranks=2)
 
     def test_shortages(self):

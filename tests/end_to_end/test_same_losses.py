@@ -5,6 +5,7 @@ import headroom_run
 
 FAILURES = "fault.fail_allocation_every=3"
 LINES_TOO_SMALL = "device.capacity=832KiB"
+DEEP_TOO_SMALL = "device.capacity=1984KiB"  # of eight blocks, unless they are offloaded
 
 
 class SameLosses(headroom_run.ProgramTest):
@@ -78,6 +79,20 @@ class SameLosses(headroom_run.ProgramTest):
         run = self.train("lines.yaml", LINES_TOO_SMALL)
         self.assert_same_losses(run, reference, "lines.yaml, recomputed for want of memory")
         self.assertNotIn("none", run.of_rank(0, "levers"))
+
+    def test_what_is_offloaded(self):
+        """The same bits as where it stays; and a device that is too small for one sample otherwise."""
+        deep = ("lines.yaml", "model.block_count=8")
+        full, offload = (self.train(*deep, f"train.recompute={mode}") for mode in ("full", "offload"))
+        self.assertEqual(offload.losses + offload.evaluation_losses, full.losses + full.evaluation_losses)
+        self.assertLess(offload.of_rank(0, "allocated_peak_bytes"), full.of_rank(0, "allocated_peak_bytes"))
+        refused = self.headroom("train", *deep, "comm.kind=self", "run.folder=refused", DEEP_TOO_SMALL,
+                                "train.offload_bytes=0", code=3)
+        self.assertIn("cannot hold a single sample", refused.complaints[0])
+        run = self.train(*deep, DEEP_TOO_SMALL)
+        self.assert_same_losses(run, full, "lines.yaml with 8 blocks, offloaded for want of memory")
+        self.assertEqual(set(run.of_rank(0, "levers")), {"offload"})
+        self.assertEqual(sum(run.of_rank(0, "oom_retries")), 0)
 
     def test_any_number_of_ranks(self):
         for config in ("mlp.yaml", "gpt.yaml"):

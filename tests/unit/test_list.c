@@ -46,6 +46,7 @@ struct graph {
     float *parameters, *gradients;
     void *copy; // of the parameters, in bfloat16
     void *block;
+    struct list_transfers transfers;
 };
 
 // Building ----------------------------------------------------------------------------------------------------------
@@ -143,8 +144,13 @@ static uint64_t block_bytes(const struct list *list)
     return 2 * list->inputs_bytes + list->locals_bytes;
 }
 
+static struct device cpu = {.ops = &device_cpu}; // which has nothing but its name
+
 static void graph_allocate(struct graph *graph)
 {
+    graph->transfers.host = (char *)host_array(graph->list.host_bytes + 1, 0);
+    assert_int_equal(cpu.ops->event_create(&cpu, &graph->transfers.computed), STATUS_OK);
+    assert_int_equal(cpu.ops->event_create(&cpu, &graph->transfers.copied), STATUS_OK);
     graph->parameters = host_array(4 * graph->parameter_elements, 0);
     graph->gradients = host_array(4 * graph->parameter_elements, 0);
     graph->copy = host_array(2 * graph->parameter_elements, 0);
@@ -181,6 +187,9 @@ static void graph_complete(struct graph *graph, tensor_id logits)
 
 static void graph_finish(struct graph *graph)
 {
+    cpu.ops->event_destroy(&cpu, graph->transfers.computed);
+    cpu.ops->event_destroy(&cpu, graph->transfers.copied);
+    free(graph->transfers.host);
     for (size_t i = 0; i < graph->input_count; i++) {
         free(graph->inputs[i].values);
     }
@@ -192,8 +201,6 @@ static void graph_finish(struct graph *graph)
 }
 
 // Running -----------------------------------------------------------------------------------------------------------
-
-static struct device cpu = {.ops = &device_cpu}; // which has nothing but its name
 
 static struct kernel_context *create_context(const char *table, enum kernel_precision precision)
 {
@@ -211,7 +218,8 @@ static struct list_memory memory_of(const struct graph *graph, const struct list
                                 .gradients = address_of(graph->gradients),
                                 .tally = address_of(tally),
                                 .inputs = address_of(graph->block) + slot * list->inputs_bytes,
-                                .locals = address_of(graph->block) + 2 * list->inputs_bytes};
+                                .locals = address_of(graph->block) + 2 * list->inputs_bytes,
+                                .transfers = &graph->transfers};
 }
 
 static void write_inputs(const struct graph *graph, const struct list *list, const struct list_memory *memory)
@@ -236,6 +244,7 @@ static struct kernel_tally run_pieces(const struct graph *graph, const struct li
                                   graph->parameter_elements);
     }
     memset(graph->block, 0xff, block_bytes(list));
+    memset(graph->transfers.host, 0xff, list->host_bytes);
     write_inputs(graph, list, &memory);
     list_run(list, 0, split, context, &memory);
     list_run(list, split, list->op_count, context, &memory);
@@ -497,14 +506,23 @@ static const struct graph_case cases[] = {
 };
 #define CASES (sizeof(cases) / sizeof(cases[0]))
 
+static void graph_of_case(struct graph *graph, size_t i, enum kernel_precision precision, bool offloaded)
+{
+    graph_init(graph, SEED + i, precision);
+    graph_differentiate(graph, cases[i].build(graph));
+    if (offloaded) {
+        list_offload(&graph->list);
+    }
+    graph_place(graph);
+}
+
 static void test_every_operation_agrees_with_differences(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < CASES; i++) {
+    for (size_t i = 0; i < 2 * CASES; i++) {
         struct graph graph;
-        graph_init(&graph, SEED + i, KERNEL_FP32);
-        graph_complete(&graph, cases[i].build(&graph));
-        assert_gradients_agree(&graph, cases[i].name);
+        graph_of_case(&graph, i / 2, KERNEL_FP32, i % 2 == 1);
+        assert_gradients_agree(&graph, cases[i / 2].name);
         graph_finish(&graph);
     }
 }
@@ -514,8 +532,7 @@ static bool any_case_runs(const char *type)
     bool found = false;
     for (size_t i = 0; i < CASES && !found; i++) {
         struct graph graph;
-        graph_init(&graph, SEED + i, KERNEL_BF16); // where nothing is left out
-        graph_complete(&graph, cases[i].build(&graph));
+        graph_of_case(&graph, i, KERNEL_BF16, true); // where nothing is left out
         for (size_t k = 0; k < graph.list.op_count; k++) {
             found = found || strcmp(graph.list.ops[k].type->name, type) == 0;
         }
@@ -1184,6 +1201,90 @@ static void test_recomputation_changes_no_result(void **state)
     }
 }
 
+// Offloading --------------------------------------------------------------------------------------------------------
+
+static size_t count_operations(const struct list *list, const char *name)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < list->op_count; i++) {
+        count += strcmp(list->ops[i].type->name, name) == 0;
+    }
+    return count;
+}
+
+// Answers how many tensors are moved: each goes, comes back, and is waited for twice.
+static size_t assert_offloaded(struct graph *stays, struct graph *goes, const char *name)
+{
+    size_t moved = count_operations(&goes->list, "offload");
+    assert_same_results(stays, goes, "cpu", 0, name);
+    assert_int_equal(count_operations(&goes->list, "offload_wait"), moved);
+    assert_int_equal(count_operations(&goes->list, "fetch"), moved);
+    assert_int_equal(count_operations(&goes->list, "fetch_wait"), moved);
+    assert_int_equal(goes->list.op_count, stays->list.op_count + 4 * moved);
+    assert_true((goes->list.host_bytes > 0) == (moved > 0));
+    assert_int_equal(stays->list.host_bytes, 0);
+    assert_true(goes->list.lower_bound_bytes <= stays->list.lower_bound_bytes);
+    return moved;
+}
+
+static size_t check_random_offloading(uint64_t seed, enum kernel_precision precision)
+{
+    struct graph graphs[2];
+    char name[64];
+    snprintf(name, sizeof(name), "random list, seed %u", (unsigned)seed);
+    for (size_t i = 0; i < 2; i++) {
+        graph_init(&graphs[i], seed, precision);
+        graph_differentiate(&graphs[i], build_random(&graphs[i]));
+        list_fuse(&graphs[i].list);
+        if (i == 1) {
+            list_offload(&graphs[i].list);
+        }
+        graph_place(&graphs[i]);
+    }
+    size_t moved = assert_offloaded(&graphs[0], &graphs[1], name);
+    graph_finish(&graphs[0]);
+    graph_finish(&graphs[1]);
+    return moved;
+}
+
+static void test_offloading_changes_no_result(void **state)
+{
+    (void)state;
+    size_t moved = 0;
+    for (size_t i = 0; i < 2 * MODELS; i++) {
+        enum kernel_precision precision = i % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16;
+        struct graph stays, goes;
+        graph_of_model(&stays, models[i / 2].config, precision, 3, MODEL_LEVERS_FULL);
+        graph_of_model(&goes, models[i / 2].config, precision, 3, MODEL_LEVERS_OFFLOAD);
+        assert_true(assert_offloaded(&stays, &goes, models[i / 2].name) > 0);
+        graph_finish(&stays);
+        graph_finish(&goes);
+    }
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        moved += check_random_offloading(seed, seed % 2 == 0 ? KERNEL_FP32 : KERNEL_BF16);
+    }
+    assert_true(moved > 1000);
+}
+
+// All but the inputs of the first and the last blocks are away at some time.
+static void test_a_peak_does_not_grow_with_what_is_offloaded(void **state)
+{
+    (void)state;
+    uint64_t bytes[2] = {0};
+    for (size_t blocks = 4; blocks <= 12; blocks++) {
+        struct graph graph;
+        struct model_config deep = gpt;
+        deep.gpt.blocks = blocks;
+        graph_of_model(&graph, &deep, KERNEL_FP32, 3, MODEL_LEVERS_OFFLOAD);
+        uint64_t residual = 3 * gpt.gpt.seq_len * gpt.gpt.channels * 4;
+        assert_int_equal(graph.list.host_bytes, blocks * uint64_round_up(residual, LIST_ALIGNMENT));
+        bytes[0] = blocks == 4 ? graph.list.locals_bytes : bytes[0];
+        bytes[1] = graph.list.locals_bytes;
+        graph_finish(&graph);
+    }
+    assert_int_equal(bytes[0], bytes[1]);
+}
+
 // Placement ---------------------------------------------------------------------------------------------------------
 
 // The same list with every local tensor at a place of its own. Shares the operations with `list`.
@@ -1436,6 +1537,8 @@ int main(void)
         cmocka_unit_test(test_fusion_changes_no_result),
         cmocka_unit_test(test_a_head_in_parts_changes_no_result),
         cmocka_unit_test(test_recomputation_changes_no_result),
+        cmocka_unit_test(test_offloading_changes_no_result),
+        cmocka_unit_test(test_a_peak_does_not_grow_with_what_is_offloaded),
         cmocka_unit_test(test_what_is_written_over_what),
         cmocka_unit_test(test_placement_changes_no_result),
         cmocka_unit_test(test_pieces_are_the_whole),
