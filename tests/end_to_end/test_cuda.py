@@ -103,6 +103,14 @@ class Curves(CudaTest):
                 run = self.train(config, CUDA, f"train.micro_batch_size={size}")
                 self.assert_close_losses(run, reference, f"{config}, micro-batches of {size}", 2e-5)
 
+    def test_what_is_offloaded(self):
+        """Copies run beside kernels, in both directions, and change no bit; micro-steps follow one another."""
+        deep = ("gpt.yaml", CUDA, "train.precision=bf16", "train.micro_batch_size=2", "model.block_count=5")
+        full, offload = (self.train(*deep, f"train.recompute={mode}") for mode in ("full", "offload"))
+        self.assertEqual(offload.losses, full.losses)
+        self.assert_priced(offload)
+        self.assertLess(offload.of_rank(0, "allocated_peak_bytes"), full.of_rank(0, "allocated_peak_bytes"))
+
     def test_lines_of_different_lengths(self):
         """The block grows, and micro-steps change their shape, while copies of the next samples are under way."""
         small = ("model.block_count=1", "model.seq_len=40", "train.steps=3", "train.global_batch_size=8",
@@ -194,13 +202,15 @@ class Reduction(CudaTest):
 
 @needs_simulator
 class Sanitized(CudaTest):
-    """Nothing is found where sums by NCCL run beside the last micro-step, as copies of samples beside kernels."""
+    """Nothing is found where sums by NCCL run beside the last micro-step, as copies of samples, and of what is
+    offloaded, beside kernels."""
 
     def test_nothing_is_found(self):
         self.set_environment("SIMULATOR_GPUS", "2")
-        for config in ("gpt.yaml", "mlp.yaml"):
+        deep = ["model.block_count=5", "train.recompute=offload"]
+        for config, more in (("gpt.yaml", []), ("gpt.yaml", deep), ("mlp.yaml", [])):
             overrides = [CUDA, "train.steps=3", "train.global_batch_size=8", "train.micro_batch_size=3",
-                         "comm.bucket_bytes=16KiB"]
+                         "comm.bucket_bytes=16KiB", *more]
             reference = self.train(config, *overrides, ranks=2)
             run = self.train(config, *overrides, "device.sanitize=true", ranks=2)
             self.assertIn("all-reduce by nccl", run.logs[0])
