@@ -2,7 +2,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "model/list.h"
 #include "model/ops.h"
@@ -10,13 +9,11 @@
 // The operations: a tensor begins to leave, has left, begins to come back, is back. Copies run one after the other, and
 // not before what was enqueued before them. The second and the fourth are for what was begun last, and so for all.
 
-static void begin_copy(const struct kernel_context *context, const struct list_transfers *transfers,
-                       device_address address, uint64_t bytes, bool writes, const char *place)
+static void begin_copy(const struct kernel_context *context, const struct list_transfers *transfers)
 {
     const struct device_ops *ops = context->device->ops;
     ops->event_record(context->device, transfers->computed, context->stream);
     ops->event_wait(context->device, transfers->stream, transfers->computed);
-    sanitizer_access(context->device, transfers->stream, address, bytes, writes, place);
 }
 
 static void end_copy(const struct kernel_context *context, const struct list_transfers *transfers)
@@ -27,7 +24,7 @@ static void end_copy(const struct kernel_context *context, const struct list_tra
 static void move_out(const struct op *op, struct kernel_context *context, const struct list_transfers *transfers,
                      device_address address)
 {
-    begin_copy(context, transfers, address, op->move.bytes, false, op->type->name);
+    begin_copy(context, transfers);
     context->device->ops->copy_to_host(context->device, transfers->stream, transfers->host + op->move.host_offset,
                                        address, op->move.bytes);
     end_copy(context, transfers);
@@ -36,7 +33,7 @@ static void move_out(const struct op *op, struct kernel_context *context, const 
 static void move_back(const struct op *op, struct kernel_context *context, const struct list_transfers *transfers,
                       device_address address)
 {
-    begin_copy(context, transfers, address, op->move.bytes, true, op->type->name);
+    begin_copy(context, transfers);
     context->device->ops->copy_to_device(context->device, transfers->stream, address,
                                          transfers->host + op->move.host_offset, op->move.bytes);
     end_copy(context, transfers);

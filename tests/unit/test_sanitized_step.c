@@ -27,6 +27,10 @@
 
 static const char gpt_fp32[] = GPT "train: {steps: 100, global_batch_size: 12, micro_batch_size: 5}\n";
 static const char gpt_bf16[] = GPT "train: {steps: 100, global_batch_size: 12, micro_batch_size: 5, precision: bf16}\n";
+static const char gpt_offload[] =
+    "model: {kind: gpt, vocab_size: 50, seq_len: 8, block_count: 3, head_count: 2, channels: 16}\n"
+    "optimizer: {kind: adamw}\n" COMMON
+    "train: {steps: 100, global_batch_size: 12, micro_batch_size: 5, recompute: offload}\n";
 static const char mlp[] = "model: {kind: mlp, layers: [16, 64, 64, 10]}\n"
                           "optimizer: {kind: sgd, momentum: 0.9}\n" COMMON
                           "train: {steps: 100, global_batch_size: 12, micro_batch_size: 5}\n";
@@ -95,7 +99,7 @@ static enum status run(struct fixture *f, struct error *error)
 
 static void a_step_is_in_order(void **state)
 {
-    static const char *const texts[] = {gpt_fp32, gpt_bf16, mlp};
+    static const char *const texts[] = {gpt_fp32, gpt_bf16, gpt_offload, mlp};
     (void)state;
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         struct fixture f;
@@ -108,7 +112,7 @@ static void a_step_is_in_order(void **state)
 }
 
 // Waits that the sanitizer is not told of. The device waits all the same, so that nothing else goes wrong.
-enum missing { OF_SUMS, FOR_SUMS, FOR_SAMPLES, OF_SAMPLES, OF_HOST };
+enum missing { OF_SUMS, FOR_SUMS, FOR_SAMPLES, OF_SAMPLES, OF_TRANSFERS, FOR_TRANSFERS, OF_HOST };
 
 static enum missing missing;
 static const struct worker *watched;
@@ -118,7 +122,11 @@ static bool is_missing(const struct stream *stream, const struct event *event)
 {
     bool filled = event == watched->slot_filled[0] || event == watched->slot_filled[1];
     if (stream == watched->stream) {
-        return missing == (filled ? FOR_SAMPLES : FOR_SUMS);
+        bool moved = event == watched->transfers.list.copied;
+        return missing == (filled ? FOR_SAMPLES : moved ? FOR_TRANSFERS : FOR_SUMS);
+    }
+    if (stream == watched->transfers.list.stream) {
+        return missing == OF_TRANSFERS;
     }
     return missing == (stream == watched->copy_stream ? OF_SAMPLES : OF_SUMS);
 }
@@ -138,12 +146,14 @@ static void a_missing_wait_is_told_with_both_places(void **state)
     static const struct {
         const char *now, *before;
     } expected[] = {
-        [OF_SUMS] = {"all-reduce on stream 3 writes bytes ", " on stream 1 writes without a dependency"},
+        [OF_SUMS] = {"all-reduce on stream 4 writes bytes ", " on stream 1 writes without a dependency"},
         [FOR_SUMS] = {"sum_of_squares on stream 1 reads bytes ",
-                      "of block 'gradients', which all-reduce on stream 3 writes without a dependency"},
+                      "of block 'gradients', which all-reduce on stream 4 writes without a dependency"},
         [FOR_SAMPLES] = {"embedding on stream 1 reads bytes ",
                          "of block 'micro-step', which copy_to_device on stream 2 writes without a dependency"},
         [OF_SAMPLES] = {"copy_to_device on stream 2 writes bytes ", " on stream 1 "},
+        [OF_TRANSFERS] = {"copy_to_host on stream 3 reads bytes ", " on stream 1 writes without a dependency"},
+        [FOR_TRANSFERS] = {" on stream 1 writes bytes ", "which copy_to_host on stream 3 reads without a dependency"},
         [OF_HOST] = {"the step's values by the host reads bytes 0x",
                      ", which copy_to_host on stream 1 writes without a dependency"},
     };
@@ -151,7 +161,7 @@ static void a_missing_wait_is_told_with_both_places(void **state)
     for (missing = OF_SUMS; missing <= OF_HOST; missing++) {
         struct fixture f;
         struct error error = {0};
-        open_fixture(&f, gpt_bf16);
+        open_fixture(&f, missing == OF_TRANSFERS || missing == FOR_TRANSFERS ? gpt_offload : gpt_bf16);
         struct device_ops *table = (struct device_ops *)f.worker.device->ops; // the sanitizer's, which is memory
         watched = &f.worker;
         own = *table;

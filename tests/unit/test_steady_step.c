@@ -18,21 +18,20 @@
 #define STEADY 4 // steps before the first that is counted
 
 static const char text[] =
-    "model: {kind: gpt, vocab_size: 50, seq_len: 8, block_count: 1, head_count: 2, channels: 16}\n"
+    "model: {kind: gpt, vocab_size: 50, seq_len: 8, block_count: 3, head_count: 2, channels: 16}\n"
     "train: {steps: 100, global_batch_size: 12, micro_batch_size: 4, precision: bf16}\n"
     "optimizer: {kind: adamw}\n"
     "data: {kind: synthetic, samples: 64}\n"
     "device: {kind: cuda}\n";
 
-static void a_steady_step_is_quiet(void **state)
+static void check_steps(char *recompute)
 {
-    (void)state;
     struct config config;
     struct worker worker;
     struct comm *comm;
     struct error error = {0};
     const struct step_result *result;
-    assert_int_equal(config_parse(&config, text, "text", NULL, 0, &error), STATUS_OK);
+    assert_int_equal(config_parse(&config, text, "text", &recompute, 1, &error), STATUS_OK);
     assert_int_equal(comm_self.create(&comm, &error), STATUS_OK);
     if (worker_init(&worker, &config, comm, &error) != STATUS_OK) {
         fail_msg("%s", error.text);
@@ -57,6 +56,13 @@ static void a_steady_step_is_quiet(void **state)
     worker_finish(&worker);
     comm->ops->destroy(comm);
     config_finish(&config);
+}
+
+static void a_steady_step_is_quiet(void **state)
+{
+    (void)state;
+    check_steps("train.recompute=auto");
+    check_steps("train.recompute=offload");
 }
 
 int main(void)

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Host memory for what is offloaded: it grows, and where the host has none a step goes on without.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "worker/step.h"
+
+// Two samples fit where they are offloaded, else one.
+static const char text[] =
+    "model: {kind: gpt, vocab_size: 256, seq_len: 64, block_count: 8, head_count: 2, channels: 32}\n"
+    "train: {steps: 100, global_batch_size: 8, micro_batch_size: 2}\n"
+    "optimizer: {kind: adamw}\n"
+    "data: {kind: synthetic, samples: 64}\n"
+    "device: {kind: cpu, capacity: 2112KiB}\n";
+
+struct fixture {
+    struct config config;
+    struct worker worker;
+    struct comm *comm;
+};
+
+static void assert_ok(enum status status, const struct error *error)
+{
+    if (status != STATUS_OK) {
+        fail_msg("%s", error->text);
+    }
+}
+
+static void open_fixture(struct fixture *f, char *override)
+{
+    struct error error = {0};
+    assert_ok(config_parse(&f->config, text, "text", &override, override != NULL, &error), &error);
+    assert_ok(comm_self.create(&f->comm, &error), &error);
+    assert_ok(worker_init(&f->worker, &f->config, f->comm, &error), &error);
+    assert_ok(worker_connect(&f->worker, &error), &error);
+}
+
+static void close_fixture(struct fixture *f)
+{
+    worker_finish(&f->worker);
+    f->comm->ops->destroy(f->comm);
+    config_finish(&f->config);
+}
+
+// From now on the host has no memory for whoever asks.
+static void empty_host(struct fixture *f)
+{
+    mem_pool_inject_failures(f->worker.staging, (struct mem_faults){.every = 1, .first = 1, .count = UINT64_MAX});
+}
+
+static void assert_planned(const struct fixture *f, uint64_t micro_batch, enum model_levers levers)
+{
+    assert_int_equal(f->worker.plan[0].micro_batch, micro_batch);
+    assert_int_equal(f->worker.plan[0].levers, levers);
+}
+
+static double step_loss(struct fixture *f)
+{
+    struct error error = {0};
+    const struct step_result *result;
+    assert_ok(step_start(&f->worker, 0, &error), &error);
+    assert_ok(step_plan_next(&f->worker, &error), &error);
+    assert_ok(step_finish(&f->worker, &result, &error), &error);
+    assert_int_equal(result->samples, 8);
+    return result->loss;
+}
+
+static double expected_loss(void)
+{
+    struct fixture f;
+    struct error error = {0};
+    open_fixture(&f, NULL);
+    assert_ok(step_plan_first(&f.worker, &error), &error);
+    assert_planned(&f, 2, MODEL_LEVERS_OFFLOAD);
+    double loss = step_loss(&f);
+    assert_planned(&f, 2, MODEL_LEVERS_OFFLOAD);
+    close_fixture(&f);
+    return loss;
+}
+
+static void what_the_host_lacks_is_a_no_to_the_plan(void **state)
+{
+    struct fixture f;
+    struct error error = {0};
+    (void)state;
+    open_fixture(&f, NULL);
+    empty_host(&f);
+    assert_ok(step_plan_first(&f.worker, &error), &error);
+    assert_planned(&f, 1, MODEL_LEVERS_FULL);
+    assert_float_equal(step_loss(&f), expected_loss(), 1e-6);
+    close_fixture(&f);
+}
+
+static void what_the_host_lacks_amid_a_step_stays_on_the_device(void **state)
+{
+    struct fixture f;
+    struct error error = {0};
+    (void)state;
+    open_fixture(&f, NULL);
+    assert_ok(step_plan_first(&f.worker, &error), &error);
+    assert_planned(&f, 2, MODEL_LEVERS_OFFLOAD);
+    f.worker.transfers.bytes = 0; // as if the step needed more than was planned
+    empty_host(&f);
+    assert_float_equal(step_loss(&f), expected_loss(), 1e-6);
+    assert_true(f.worker.messages[0].oom_retries > 0); // two samples do not fit so
+    assert_planned(&f, 1, MODEL_LEVERS_FULL);
+    close_fixture(&f);
+}
+
+static void a_host_that_lacks_what_was_asked_for_ends_the_job(void **state)
+{
+    struct fixture f;
+    struct error error = {0};
+    (void)state;
+    open_fixture(&f, "train.recompute=offload");
+    empty_host(&f);
+    assert_int_equal(step_plan_first(&f.worker, &error), STATUS_OUT_OF_MEMORY);
+    assert_string_equal(error.text, "the host has no 131072 bytes for what is offloaded. Lower train.offload_bytes.");
+    close_fixture(&f);
+}
+
+static void host_memory_grows(void **state)
+{
+    struct fixture f;
+    struct mem_pool_stats before, after;
+    (void)state;
+    open_fixture(&f, NULL);
+    struct transfers *transfers = &f.worker.transfers;
+    mem_pool_stats(f.worker.staging, &before);
+    assert_true(transfers_hold(transfers, 0));
+    assert_null(transfers->list.host);
+    for (uint64_t bytes = 512; bytes <= 1 << 20; bytes *= 2) {
+        assert_true(transfers_hold(transfers, bytes));
+        assert_true(transfers_hold(transfers, bytes / 2)); // as before
+        assert_int_equal(transfers->bytes, bytes);
+        memset(transfers->list.host, 1, bytes);
+        mem_pool_stats(f.worker.staging, &after);
+        assert_int_equal(after.allocated_bytes.current, before.allocated_bytes.current + bytes);
+    }
+    empty_host(&f);
+    assert_true(transfers_hold(transfers, 1 << 20));
+    assert_false(transfers_hold(transfers, 2 << 20));
+    assert_false(transfers_hold(transfers, 1));
+    mem_pool_stats(f.worker.staging, &after);
+    assert_int_equal(after.allocated_bytes.current, before.allocated_bytes.current);
+    close_fixture(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_the_host_lacks_is_a_no_to_the_plan),
+        cmocka_unit_test(what_the_host_lacks_amid_a_step_stays_on_the_device),
+        cmocka_unit_test(a_host_that_lacks_what_was_asked_for_ends_the_job),
+        cmocka_unit_test(host_memory_grows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
