@@ -106,7 +106,7 @@ static void prepare(struct bench *bench, enum kernel_precision precision)
     must(kernels->context_create(bench->device, bench->stream, bench->workspace, &bench->kernels, &error) == STATUS_OK,
          "kernels");
     must(model_create(&model, &bench->model, &error) == STATUS_OK, "model");
-    bench->prices = price_book_create(bench->model, 1, UINT64_MAX);
+    bench->prices = price_book_create(bench->model, 1);
     must(bench->prices != NULL, "price book");
     uint64_t bytes = bench->model->elements * sizeof(float), copy_bytes = model_copy_bytes(bench->model);
     bench->state.parameters = hold(bench, bytes, "weights");

@@ -33,7 +33,7 @@ static void fill_reports(struct sched_report *reports, size_t ranks, uint64_t *s
         uint64_t sample_ns = 1000000 + random_below(state, 7000000), overhead_ns = random_below(state, 4 * sample_ns);
         uint32_t micro_batch_max = (uint32_t)(1 + random_below(state, 64));
         for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
-            reports[i].offers[k] = (struct sched_offer){overhead_ns, sample_ns, micro_batch_max};
+            reports[i].offers[k] = (struct sched_offer){overhead_ns, sample_ns, micro_batch_max, 0};
             sample_ns += sample_ns / 6;
             micro_batch_max *= 2;
         }

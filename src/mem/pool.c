@@ -343,6 +343,20 @@ static bool is_injected(const struct mem_faults *faults, uint64_t call)
            (call - faults->first) / faults->every < faults->count;
 }
 
+static device_address take(struct mem_pool *pool, const struct request *request, struct block *block, struct tag *tag)
+{
+    blocks_take(&pool->blocks, block, request->block_bytes);
+    block->stays = request->lifetime == FOR_RUN;
+    block->requested_bytes = request->bytes;
+    block->step = pool->step;
+    block->tag = tag;
+    pool_count_taken(pool, block);
+    pool_count_split(pool, block->segment);
+    pool_record_block(pool, MEM_ACTION_ALLOC, block, request->stream);
+    pool_guard_taken(pool, block, request->stream);
+    return pool_user_address(pool, block);
+}
+
 static enum status allocate(struct mem_pool *pool, const struct request *request, device_address *address_p)
 {
     if (is_injected(&pool->faults, ++pool->calls)) {
@@ -356,16 +370,7 @@ static enum status allocate(struct mem_pool *pool, const struct request *request
     if (block == NULL) {
         return refuse(pool, request, false);
     }
-    blocks_take(&pool->blocks, block, request->block_bytes);
-    block->stays = request->lifetime == FOR_RUN;
-    block->requested_bytes = request->bytes;
-    block->step = pool->step;
-    block->tag = tag;
-    pool_count_taken(pool, block);
-    pool_count_split(pool, block->segment);
-    pool_record_block(pool, MEM_ACTION_ALLOC, block, request->stream);
-    pool_guard_taken(pool, block, request->stream);
-    *address_p = pool_user_address(pool, block);
+    *address_p = take(pool, request, block, tag);
     return STATUS_OK;
 }
 
@@ -425,6 +430,24 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
     pool_count_given(pool, block);
     blocks_give(&pool->blocks, block, stream);
     pool_count_split(pool, segment);
+}
+
+bool mem_pool_shrink(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream)
+{
+    struct block *block = blocks_find(&pool->blocks, *address_p - pool->guard_bytes);
+    assert(block != NULL && bytes <= block->requested_bytes);
+    struct request request = {.bytes = bytes,
+                              .block_bytes = block_bytes(pool, bytes),
+                              .stream = stream,
+                              .lifetime = block->stays ? FOR_RUN : FOR_STEP};
+    struct arena *arena = block->segment->arena;
+    struct tag *tag = block->tag;
+    if (!blocks_prepare(&pool->blocks)) {
+        return false;
+    }
+    mem_pool_free(pool, *address_p, stream);
+    *address_p = take(pool, &request, blocks_best_fit(arena, request.block_bytes, stream), tag);
+    return true;
 }
 
 void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)

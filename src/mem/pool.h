@@ -103,6 +103,10 @@ enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *
 // `address` must come from this pool and be live, or be 0. Never blocks.
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream);
 
+// A live block, used on `stream` alone, gives back all but `bytes`, and is never refused these: it may move, and its
+// contents become undefined. False when the host's memory runs out; then nothing has changed. Never blocks.
+bool mem_pool_shrink(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream);
+
 // What the cause of the last refusal asks for: waits for work that is pending, or trims. False where neither would
 // help; else the request is worth another try.
 bool mem_pool_relieve(struct mem_pool *pool);

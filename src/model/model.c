@@ -98,12 +98,6 @@ static tensor_id parameter_tensor(const struct parameter *parameter, struct list
     return tensor;
 }
 
-const char *model_levers_name(enum model_levers levers)
-{
-    static const char *const names[MODEL_LEVERS_COUNT] = {"none", "head", "selective", "full", "offload"};
-    return names[levers];
-}
-
 static enum list_recompute_mode recompute_mode(enum model_levers levers)
 {
     if (levers < MODEL_LEVERS_SELECTIVE) {

@@ -77,9 +77,6 @@ struct model {
     uint64_t input_elements, target_elements; // of one sample of the greatest length; targets are int32
 };
 
-// "none", "head", "selective", "full", "offload".
-const char *model_levers_name(enum model_levers levers);
-
 enum list_purpose { LIST_TRAIN, LIST_EVALUATE };
 
 // STATUS_INVALID where the sizes make no sense, STATUS_ERROR when the host's memory runs out. The caller owns it.

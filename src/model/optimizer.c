@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "mem/sanitizer.h"
+#include "mem/uint64.h"
 
 size_t optimizer_state_count(const struct optimizer_config *config)
 {
@@ -40,35 +41,36 @@ static void tell_use(const struct kernel_context *context, device_address addres
     }
 }
 
-// For a sanitizer.
-static void tell_step(const struct model *model, const struct kernel_context *context,
-                      const struct optimizer_memory *memory, const char *place)
+// For a sanitizer: `count` elements of each.
+static void tell_step(const struct kernel_context *context, const struct optimizer_memory *memory, uint64_t count,
+                      const char *place)
 {
-    uint64_t bytes = model->elements * sizeof(float);
+    uint64_t bytes = count * sizeof(float);
     tell_use(context, memory->gradients, bytes, false, place);
     tell_use(context, memory->scale, sizeof(float), false, place);
     tell_use(context, memory->parameters, bytes, true, place);
-    tell_use(context, memory->copy, model_copy_bytes(model), true, place);
+    tell_use(context, memory->copy, count * kernel_real_bytes(context->kernels->precision), true, place);
     for (size_t i = 0; i < OPTIMIZER_STATES_MAX; i++) {
         tell_use(context, memory->states[i], bytes, true, place);
     }
 }
 
-static void step_sgd(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
-                     const struct optimizer_memory *memory, uint64_t step)
+static void step_sgd(const struct optimizer_config *config, struct kernel_context *context,
+                     const struct optimizer_memory *memory, uint64_t step, uint64_t count)
 {
     struct kernel_sgd args = {
         .learning_rate = (float)optimizer_learning_rate(config, step),
         .momentum = (float)config->momentum,
         .weight_decay = (float)config->weight_decay,
     };
-    tell_step(model, context, memory, "sgd");
+    tell_step(context, memory, count, "sgd");
     context->kernels->sgd(context, &args, memory->parameters, memory->copy, memory->gradients, memory->states[0],
-                          memory->scale, model->elements);
+                          memory->scale, count);
 }
 
-static void step_adamw(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
-                       const struct optimizer_memory *memory, uint64_t step)
+// `decaying` at the front decay.
+static void step_adamw(const struct optimizer_config *config, struct kernel_context *context,
+                       const struct optimizer_memory *memory, uint64_t step, uint64_t decaying, uint64_t count)
 {
     struct kernel_adamw args = {
         .learning_rate = (float)optimizer_learning_rate(config, step),
@@ -77,11 +79,11 @@ static void step_adamw(const struct optimizer_config *config, const struct model
         .epsilon = (float)config->epsilon,
         .weight_decay = (float)config->weight_decay,
         .step = step + 1,
-        .decaying = model->decaying_elements,
+        .decaying = decaying,
     };
-    tell_step(model, context, memory, "adamw");
+    tell_step(context, memory, count, "adamw");
     context->kernels->adamw(context, &args, memory->parameters, memory->copy, memory->gradients, memory->states[0],
-                            memory->states[1], memory->scale, model->elements);
+                            memory->states[1], memory->scale, count);
 }
 
 void optimizer_copy(const struct model *model, struct kernel_context *context, const struct optimizer_memory *memory)
@@ -93,15 +95,27 @@ void optimizer_copy(const struct model *model, struct kernel_context *context, c
     }
 }
 
+void optimizer_step_part(const struct optimizer_config *config, const struct model *model,
+                         struct kernel_context *context, const struct optimizer_memory *memory, uint64_t step,
+                         uint64_t first, uint64_t count)
+{
+    struct optimizer_memory part = *memory;
+    uint64_t decaying = model->decaying_elements - uint64_min(model->decaying_elements, first);
+    part.parameters += first * sizeof(float);
+    part.gradients += first * sizeof(float);
+    part.copy += part.copy == 0 ? 0 : first * kernel_real_bytes(context->kernels->precision);
+    switch (config->kind) {
+    case OPTIMIZER_SGD:
+        step_sgd(config, context, &part, step, count);
+        return;
+    case OPTIMIZER_ADAMW:
+        step_adamw(config, context, &part, step, uint64_min(decaying, count), count);
+        return;
+    }
+}
+
 void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
                     const struct optimizer_memory *memory, uint64_t step)
 {
-    switch (config->kind) {
-    case OPTIMIZER_SGD:
-        step_sgd(config, model, context, memory, step);
-        return;
-    case OPTIMIZER_ADAMW:
-        step_adamw(config, model, context, memory, step);
-        return;
-    }
+    optimizer_step_part(config, model, context, memory, step, 0, model->elements);
 }

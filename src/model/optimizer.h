@@ -44,4 +44,10 @@ void optimizer_copy(const struct model *model, struct kernel_context *context, c
 void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
                     const struct optimizer_memory *memory, uint64_t step);
 
+// The same of elements [first, first + count) alone, first a multiple of 64; memory->states are where the state of
+// these is.
+void optimizer_step_part(const struct optimizer_config *config, const struct model *model,
+                         struct kernel_context *context, const struct optimizer_memory *memory, uint64_t step,
+                         uint64_t first, uint64_t count);
+
 #endif

@@ -33,13 +33,13 @@ struct price_book {
     struct page pages[PURPOSES];
 };
 
-struct price_book *price_book_create(const struct model *model, size_t slots, uint64_t host_bytes)
+struct price_book *price_book_create(const struct model *model, size_t slots)
 {
     struct price_book *book = calloc(1, sizeof(*book));
     if (book != NULL) {
         book->model = model;
         book->slots = slots;
-        book->host_bytes = host_bytes;
+        book->host_bytes = UINT64_MAX;
     }
     return book;
 }

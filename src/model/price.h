@@ -17,12 +17,12 @@
 
 struct price_book;
 
-// `slots`: of inputs in every block; with two, the next micro-step's can be written while a list runs. `host_bytes`:
-// the most that a list may keep in host memory. The model must outlive the book. NULL when the host's memory runs out.
-struct price_book *price_book_create(const struct model *model, size_t slots, uint64_t host_bytes);
+// `slots`: of inputs in every block; with two, the next micro-step's can be written while a list runs. The model must
+// outlive the book. NULL when the host's memory runs out.
+struct price_book *price_book_create(const struct model *model, size_t slots);
 void price_book_destroy(struct price_book *book);
 
-// From now on lists may keep no more than so many bytes in host memory.
+// From now on lists may keep no more than so many bytes in host memory; at first any number.
 void price_limit_host(struct price_book *book, uint64_t host_bytes);
 
 // The list for the shape. The book owns it; it stays until the next call. NULL when the host's memory runs out.

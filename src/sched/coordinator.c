@@ -238,12 +238,15 @@ static bool plan_stays(struct sched_coordinator *coordinator, bool again)
     return again || !change_pays(coordinator);
 }
 
-// A quarter of the micro-batch; where that is one sample, two under the least levers that hold them.
+// A quarter of the micro-batch; where that is one sample, two under the least levers that hold them and take no more
+// once a step.
 static void try_another(const struct sched_report *report, struct sched_share *share)
 {
     uint64_t samples = share->micro_batch > 1 ? (share->micro_batch + 3) / 4 : 2;
     size_t levers = share->levers;
-    while (levers < SCHED_LEVERS_MAX && report->offers[levers].micro_batch_max < samples) {
+    uint64_t step_ns = report->offers[levers].step_ns;
+    while (levers < SCHED_LEVERS_MAX &&
+           (report->offers[levers].micro_batch_max < samples || report->offers[levers].step_ns > step_ns)) {
         levers++;
     }
     if (levers < SCHED_LEVERS_MAX && samples <= share->samples) {

@@ -16,7 +16,7 @@ struct problem {
     size_t able; // of them, to hold a sample
     uint64_t global_batch;
     uint64_t samples_min;   // of an able rank
-    uint64_t figure_ns_max; // of overhead_ns and sample_ns
+    uint64_t figure_ns_max; // of what an offer says of time
 };
 
 // The samples that meet a deadline, when the last of them is done, and when one more would be.
@@ -27,6 +27,12 @@ struct reach {
 static uint64_t ceil_div(uint64_t a, uint64_t b)
 {
     return a / b + (a % b != 0);
+}
+
+// A share takes as many samples, no more micro-steps, and what it takes once.
+static uint64_t figure_ns_max(uint64_t samples)
+{
+    return DURATION_NS_MAX / (samples + 1);
 }
 
 static bool is_able(const struct sched_report *report)
@@ -51,7 +57,7 @@ static struct problem pose(const struct sched_report *reports, size_t ranks, uin
         .able = able,
         .global_batch = global_batch,
         .samples_min = able <= global_batch,
-        .figure_ns_max = DURATION_NS_MAX / global_batch,
+        .figure_ns_max = figure_ns_max(global_batch),
     };
 }
 
@@ -63,14 +69,17 @@ static struct sched_offer offer_of(const struct problem *problem, size_t rank, s
         .overhead_ns = sched_min(offer->overhead_ns, problem->figure_ns_max),
         .sample_ns = sched_min(offer->sample_ns, problem->figure_ns_max),
         .micro_batch_max = (uint32_t)sched_min(offer->micro_batch_max, problem->global_batch),
+        .step_ns = sched_min(offer->step_ns, problem->figure_ns_max),
     };
 }
 
+// The deadline is no earlier than that of one sample.
 static struct reach reach_of_offer(const struct sched_offer *offer, uint64_t deadline_ns)
 {
     uint64_t full_ns = offer->overhead_ns + offer->micro_batch_max * offer->sample_ns;
-    uint64_t full_steps = deadline_ns / full_ns;
-    uint64_t start_ns = full_steps * full_ns; // of the micro-step that the deadline interrupts
+    uint64_t for_samples_ns = deadline_ns - offer->step_ns;
+    uint64_t full_steps = for_samples_ns / full_ns;
+    uint64_t start_ns = offer->step_ns + full_steps * full_ns; // of the micro-step that the deadline interrupts
     uint64_t left_ns = deadline_ns - start_ns;
     uint64_t rest = left_ns > offer->overhead_ns ? (left_ns - offer->overhead_ns) / offer->sample_ns : 0;
     uint64_t rest_ns = offer->overhead_ns + rest * offer->sample_ns;
@@ -88,7 +97,8 @@ static struct reach reach_of_rank(const struct problem *problem, size_t rank, ui
     struct reach best = {.next_ns = UINT64_MAX};
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct sched_offer offer = offer_of(problem, rank, k);
-        uint64_t at_once_ns = offer.overhead_ns + (best.samples + 1) * offer.sample_ns; // however much it holds
+        uint64_t at_once_ns =
+            offer.step_ns + offer.overhead_ns + (best.samples + 1) * offer.sample_ns; // however much it holds
         if (offer.micro_batch_max == 0) {
             continue;
         }
@@ -223,9 +233,10 @@ uint64_t sched_plan_ns(const struct sched_report *reports, const struct sched_sh
 }
 
 // Bounded so that nothing overflows.
-static uint64_t duration_ns(const struct sched_offer *offer, uint64_t steps, uint64_t samples, uint64_t figure_ns_max)
+static uint64_t duration_ns(const struct sched_offer *offer, uint64_t steps, uint64_t samples, uint64_t most_ns)
 {
-    return steps * sched_min(offer->overhead_ns, figure_ns_max) + samples * sched_min(offer->sample_ns, figure_ns_max);
+    return sched_min(offer->step_ns, most_ns) + steps * sched_min(offer->overhead_ns, most_ns) +
+           samples * sched_min(offer->sample_ns, most_ns);
 }
 
 uint64_t sched_share_ns(const struct sched_report *report, const struct sched_share *share)
@@ -234,19 +245,19 @@ uint64_t sched_share_ns(const struct sched_report *report, const struct sched_sh
         return 0;
     }
     return duration_ns(&report->offers[share->levers], share->accumulation_steps, share->samples,
-                       DURATION_NS_MAX / share->samples);
+                       figure_ns_max(share->samples));
 }
 
 bool sched_share_cut(const struct sched_report *report, struct sched_share *share)
 {
-    uint64_t best_ns = UINT64_MAX, best_steps = 1, figure_ns_max = DURATION_NS_MAX / share->samples;
+    uint64_t best_ns = UINT64_MAX, best_steps = 1, most_ns = figure_ns_max(share->samples);
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         const struct sched_offer *offer = &report->offers[k];
-        if (offer->micro_batch_max == 0 || duration_ns(offer, 1, share->samples, figure_ns_max) >= best_ns) {
+        if (offer->micro_batch_max == 0 || duration_ns(offer, 1, share->samples, most_ns) >= best_ns) {
             continue;
         }
         uint64_t steps = ceil_div(share->samples, offer->micro_batch_max);
-        uint64_t offer_ns = duration_ns(offer, steps, share->samples, figure_ns_max);
+        uint64_t offer_ns = duration_ns(offer, steps, share->samples, most_ns);
         if (offer_ns < best_ns) {
             best_ns = offer_ns;
             best_steps = steps;
@@ -300,6 +311,7 @@ void sched_complete(struct sched_report *reports, size_t ranks)
             struct sched_offer *offer = &reports[i].offers[k];
             if (!reports[i].measured && mean.sample_ns > 0) {
                 offer->sample_ns = scale(offer->sample_ns, own_ns, mean.sample_ns);
+                offer->step_ns = scale(offer->step_ns, own_ns, mean.sample_ns);
                 offer->overhead_ns = mean.overhead_ns;
             }
             offer->sample_ns = sched_max(offer->sample_ns, 1);

@@ -19,13 +19,14 @@
 #include <stdint.h>
 
 #define SCHED_BATCH_MAX  (UINT64_C(1) << 32) // samples of a global batch
-#define SCHED_LEVERS_MAX 5                   // sets of levers that a rank may have
+#define SCHED_LEVERS_MAX 7                   // sets of levers that a rank may have
 
 // Micro-steps under one set of levers.
 struct sched_offer {
     uint64_t overhead_ns;     // of one micro-step, whatever its size
     uint64_t sample_ns;       // of one sample more
     uint32_t micro_batch_max; // samples whose price fits the headroom; 0: not even one, or there is no such set
+    uint64_t step_ns;         // once a step, whatever the share
 };
 
 struct sched_report {
@@ -51,7 +52,7 @@ void sched_complete(struct sched_report *reports, size_t ranks);
 
 // Cuts `global_batch` samples (at most SCHED_BATCH_MAX) into shares[ranks], contiguous and in rank order; ranks with
 // equal reports get shares that differ by at most 1. Ranks that can hold a sample get at least one, where there are so
-// many; the others rest. Reports are complete. A figure of 2^62 / global_batch nanoseconds or more counts as the
+// many; the others rest. Reports are complete. A figure of 2^62 / (global_batch + 1) nanoseconds or more counts as the
 // largest below, so nothing overflows. False when no rank can hold a sample; shares are then undefined.
 // O(ranks * log(deadline)), in practice a handful of passes over the ranks.
 bool sched_plan(const struct sched_report *reports, size_t ranks, uint64_t global_batch, struct sched_share *shares);
@@ -62,7 +63,7 @@ uint64_t sched_plan_ns(const struct sched_report *reports, const struct sched_sh
 // FNV-1a over all shares.
 uint32_t sched_plan_hash(const struct sched_share *shares, size_t ranks);
 
-// The share's predicted duration, in nanoseconds; a figure above 2^62 / samples counts as that.
+// The share's predicted duration, in nanoseconds; a figure above 2^62 / (samples + 1) counts as that.
 uint64_t sched_share_ns(const struct sched_report *report, const struct sched_share *share);
 
 // Sets levers, micro_batch and accumulation_steps of a share of at least one sample: the fastest offer, of equally fast

@@ -72,7 +72,7 @@ static void print_plan(struct console *console, uint64_t step, const struct sche
                 worker_share_samples(worker->config, share), share->micro_batch * worker->grain,
                 share->accumulation_steps);
         if (share->levers != MODEL_LEVERS_NONE) {
-            fprintf(console->file, " (levers %s)", model_levers_name((enum model_levers)share->levers));
+            fprintf(console->file, " (levers %s)", offers_levers_name(share->levers));
         }
     }
     fputc('\n', console->file);

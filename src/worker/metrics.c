@@ -84,11 +84,11 @@ static json_t *rank_object(uint32_t rank, const struct step_message *message)
     return json_pack(
         "{sI sI sI sI ss sI sI sI sI sI sI sI}", "rank", (json_int_t)rank, "share", (json_int_t)message->samples,
         "micro_batch", (json_int_t)message->micro_batch, "accumulation_steps", (json_int_t)message->accumulation_steps,
-        "levers", model_levers_name((enum model_levers)message->levers), "limit_bytes",
-        (json_int_t)message->limit_bytes, "headroom_bytes", (json_int_t)message->report.headroom_bytes,
-        "allocated_peak_bytes", (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes",
-        (json_int_t)message->reserved_peak_bytes, "predicted_peak_bytes", (json_int_t)message->predicted_peak_bytes,
-        "oom_retries", (json_int_t)message->oom_retries, "handed_back", (json_int_t)message->handed_back);
+        "levers", offers_levers_name(message->levers), "limit_bytes", (json_int_t)message->limit_bytes,
+        "headroom_bytes", (json_int_t)message->report.headroom_bytes, "allocated_peak_bytes",
+        (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes", (json_int_t)message->reserved_peak_bytes,
+        "predicted_peak_bytes", (json_int_t)message->predicted_peak_bytes, "oom_retries",
+        (json_int_t)message->oom_retries, "handed_back", (json_int_t)message->handed_back);
 }
 
 static json_t *rank_objects(const struct step_message *messages, uint32_t count)

@@ -80,12 +80,16 @@ static void read_op_timer(struct worker *worker)
 // What the rank offers in a block of at most `bytes`.
 static void offer(struct worker *worker, uint64_t bytes)
 {
-    offers_fill(&worker->offers, worker->model->target_elements, bytes, &worker->message.report);
+    struct sched_report report = sched_unpack(&worker->message.report);
+    worker->offers.state_bytes = optimizer_state_gain(worker);
+    offers_fill(&worker->offers, worker->model->target_elements, bytes, &report);
+    worker->message.report = sched_pack(&report);
 }
 
 void negotiate_report(struct worker *worker, uint64_t next_step)
 {
-    struct sched_report *report = &worker->message.report;
+    struct sched_packed_report *report = &worker->message.report;
+    worker->offers.state_stays = false;
     read_stopwatch(worker);
     read_op_timer(worker);
     set_neighbours(worker, next_step);
@@ -143,7 +147,7 @@ enum status negotiate_no_plan(struct worker *worker, struct error *error)
 static void read_reports(struct worker *worker)
 {
     for (uint32_t i = 0; i < worker->comm->size; i++) {
-        worker->reports[i] = worker->messages[i].report;
+        worker->reports[i] = sched_unpack(&worker->messages[i].report);
     }
 }
 
@@ -214,17 +218,31 @@ void negotiate_trim(struct worker *worker, uint64_t next_step)
     }
 }
 
+// Whether the optimizer's state, and what lists offload, are where the share wants them; else the rank does not offer
+// that any more.
+static bool place_state(struct worker *worker, const struct sched_share *share)
+{
+    if (!samples_hold_host(worker, price_host_bytes(worker->prices, LIST_TRAIN, worker_shape(worker, share)))) {
+        return false;
+    }
+    if (offers_away(share->levers)) {
+        return samples_send_state_away(worker);
+    }
+    worker->offers.state_stays = !optimizer_state_move(worker, false);
+    return !worker->offers.state_stays;
+}
+
 // The memory of this rank's share is reserved, or the rank offers less than what was refused.
 static void reserve(struct worker *worker)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
-    struct sched_report *report = &worker->message.report;
-    struct model_shape shape = worker_shape(worker, share);
-    bool offloads = share->samples == 0 || samples_hold_host(worker, shape);
-    report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
-    report->refused = !offloads || !samples_reserve(worker, share);
-    if (report->refused) {
-        offer(worker, offloads ? samples_smaller_bytes(worker, shape) : report->headroom_bytes);
+    bool placed = share->samples == 0 || place_state(worker, share);
+    worker->message.report.plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+    worker->message.report.refused = !placed || !samples_reserve(worker, share);
+    if (!placed) {
+        offer(worker, mem_pool_headroom(worker->pool));
+    } else if (worker->message.report.refused) {
+        offer(worker, samples_smaller_bytes(worker, worker_shape(worker, share)));
     }
 }
 
@@ -236,6 +254,15 @@ static bool any_refused(const struct worker *worker)
         }
     }
     return false;
+}
+
+// Where a shortage amid a step has sent the optimizer's state away and the plan has it here, it comes back.
+static void return_state(struct worker *worker)
+{
+    const struct sched_share *share = &worker->plan[worker->comm->rank];
+    if (share->samples > 0 && !offers_away(share->levers)) {
+        optimizer_state_move(worker, false);
+    }
 }
 
 enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *changed_p, struct error *error)
@@ -250,6 +277,7 @@ enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *chan
             status = decide(worker, again, changed_p, error);
         }
         if (status != STATUS_OK || !*changed_p) {
+            return_state(worker);
             return status;
         }
         reserve(worker);

@@ -4,13 +4,43 @@
 #include <math.h>
 #include <string.h>
 
+#include "mem/uint64.h"
+#include "worker/optimizer_state.h"
+
 // What was not measured is told in these: how long a sample takes without levers.
 #define UNMEASURED_NS 1000
 
-_Static_assert(MODEL_LEVERS_COUNT <= SCHED_LEVERS_MAX, "the coordinator knows every set of levers");
+// What a device computes while a byte moves between it and the host: from 10, where that is memory, to 10,000.
+#define FLOPS_OF_A_MOVED_BYTE 1000.0
+
+_Static_assert(OFFERS_SETS <= SCHED_LEVERS_MAX, "the coordinator knows every set of levers");
+
+static const struct {
+    const char *name;
+    enum model_levers list;
+    bool away;
+} sets[OFFERS_SETS] = {
+    [MODEL_LEVERS_NONE] = {"none", MODEL_LEVERS_NONE, false},
+    [MODEL_LEVERS_HEAD] = {"head", MODEL_LEVERS_HEAD, false},
+    [MODEL_LEVERS_SELECTIVE] = {"selective", MODEL_LEVERS_SELECTIVE, false},
+    [MODEL_LEVERS_FULL] = {"full", MODEL_LEVERS_FULL, false},
+    [MODEL_LEVERS_OFFLOAD] = {"offload", MODEL_LEVERS_OFFLOAD, false},
+    [OFFERS_STATE] = {"state", MODEL_LEVERS_HEAD, true},
+    [OFFERS_ALL] = {"all", MODEL_LEVERS_OFFLOAD, true},
+};
+
+const char *offers_levers_name(uint64_t levers)
+{
+    return sets[levers].name;
+}
+
+bool offers_away(uint64_t levers)
+{
+    return sets[levers].away;
+}
 
 // A head in parts adds up the same terms in another order, so a reproducible run has it always.
-static bool is_allowed(const struct config *config, enum model_levers levers)
+static bool is_allowed(const struct config *config, size_t levers)
 {
     if (config->train.reproducible && levers < MODEL_LEVERS_HEAD) {
         return false;
@@ -19,7 +49,7 @@ static bool is_allowed(const struct config *config, enum model_levers levers)
     case CONFIG_RECOMPUTE_AUTO:
         return true;
     case CONFIG_RECOMPUTE_NONE:
-        return levers <= MODEL_LEVERS_HEAD;
+        return sets[levers].list <= MODEL_LEVERS_HEAD;
     case CONFIG_RECOMPUTE_SELECTIVE:
         return levers == MODEL_LEVERS_SELECTIVE;
     case CONFIG_RECOMPUTE_FULL:
@@ -27,40 +57,66 @@ static bool is_allowed(const struct config *config, enum model_levers levers)
     case CONFIG_RECOMPUTE_OFFLOAD:
         break;
     }
-    return levers == MODEL_LEVERS_OFFLOAD;
+    return sets[levers].list == MODEL_LEVERS_OFFLOAD;
 }
 
 struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers)
 {
-    return (struct model_shape){.samples = samples, .length = length, .levers = (enum model_levers)levers};
+    return (struct model_shape){.samples = samples, .length = length, .levers = sets[levers].list};
+}
+
+// Of one sample under each set: those that take less memory than those before them, the state being where it is.
+static void find_work(struct offers *offers, const struct config *config)
+{
+    uint64_t least_bytes = UINT64_MAX;
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
+        least_bytes = k == OFFERS_STATE ? UINT64_MAX : least_bytes;
+        struct model_shape one = offers_shape(1, offers->model->target_elements, k);
+        bool possible = is_allowed(config, k) && (offers->state_may_leave || !sets[k].away);
+        uint64_t bytes = possible ? price_block_bytes(offers->prices, LIST_TRAIN, one) : UINT64_MAX;
+        if (bytes < least_bytes) {
+            offers->work[k] = price_work(offers->prices, LIST_TRAIN, one);
+            least_bytes = bytes;
+        }
+    }
+}
+
+// False where the host's memory runs out.
+static bool relate_work(struct offers *offers, uint64_t state_bytes)
+{
+    size_t first = 0;
+    while (first < OFFERS_SETS && offers->work[first] == 0) {
+        first++;
+    }
+    if (first == OFFERS_SETS) {
+        return false;
+    }
+    double work = offers->work[first];
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
+        offers->work[k] /= work;
+    }
+    offers->state_samples = 2 * (double)state_bytes * FLOPS_OF_A_MOVED_BYTE / work; // there and back
+    return true;
 }
 
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
-                        struct price_book *prices, struct error *error)
+                        const struct optimizer_config *optimizer, struct price_book *prices, struct error *error)
 {
-    uint64_t least_bytes = UINT64_MAX;
-    double first = 0;
+    uint64_t state_bytes = optimizer_state_bytes(model, optimizer), host_bytes = config->train.offload_bytes;
     *offers = (struct offers){.prices = prices, .model = model, .grain = 1, .most = config->train.global_batch_size};
     if (config->train.reproducible) {
         offers->grain = offers->most = config->train.grain_size;
     }
-    for (enum model_levers levers = MODEL_LEVERS_NONE; levers < MODEL_LEVERS_COUNT; levers++) {
-        struct model_shape one = offers_shape(1, model->target_elements, levers);
-        uint64_t bytes = is_allowed(config, levers) ? price_block_bytes(prices, LIST_TRAIN, one) : UINT64_MAX;
-        if (bytes >= least_bytes) {
-            continue;
-        }
-        double work = price_work(prices, LIST_TRAIN, one);
-        first = first == 0 ? work : first;
-        offers->work[levers] = work / first;
-        least_bytes = bytes;
-    }
+    offers->state_may_leave = state_bytes > 0 && state_bytes <= host_bytes && config->device.segments != CONFIG_PLAIN;
+    host_bytes -= offers->state_may_leave ? state_bytes : 0;
+    price_limit_host(prices, host_bytes);
     struct model_shape least = offers_shape(offers->grain, model->target_elements, MODEL_LEVERS_OFFLOAD);
-    enum status status = config_check_offload(config, price_host_bytes(prices, LIST_TRAIN, least), error);
+    enum status status = config_check_offload(config, host_bytes, price_host_bytes(prices, LIST_TRAIN, least), error);
     if (status != STATUS_OK) {
         return status;
     }
-    return first == 0 ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
+    find_work(offers, config);
+    return relate_work(offers, state_bytes) ? STATUS_OK : error_set(error, STATUS_ERROR, "out of host memory");
 }
 
 void offers_begin_step(struct offers *offers)
@@ -78,15 +134,24 @@ void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, ui
     sched_speed_observe(&offers->speed, samples, (uint64_t)llround((double)time_ns / offers->work[levers]));
 }
 
+void offers_observe_update(struct offers *offers, bool away, uint64_t time_ns)
+{
+    bool measured = offers->update[away].measured;
+    double before = offers->update[away].ns, now = (double)time_ns;
+    offers->update[away].ns = measured ? before + (now - before) / 8 : now;
+    offers->update[away].measured = true;
+}
+
 // What was measured is kept as under the first set; the levers that were pulled last are to take as long as before.
 void offers_compare(struct offers *offers, const struct costs *costs)
 {
     double first_ns = 0, least = 1, before = offers->work[offers->levers];
-    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
         struct model_shape one = offers_shape(offers->grain, offers->model->target_elements, k);
         const struct list *list = offers->work[k] > 0 ? price_list(offers->prices, LIST_TRAIN, one) : NULL;
         double list_ns = list == NULL ? 0 : costs_list_ns(costs, list);
         first_ns = first_ns == 0 ? list_ns : first_ns;
+        least = k == OFFERS_STATE ? 1 : least;
         if (list_ns > 0) {
             least = fmax(least, list_ns / first_ns);
             offers->work[k] = least;
@@ -97,22 +162,44 @@ void offers_compare(struct offers *offers, const struct costs *costs)
     }
 }
 
+// How much longer a step takes where the optimizer's state is away.
+static double away_ns(const struct offers *offers, double sample_ns)
+{
+    if (offers->update[true].measured && offers->update[false].measured) {
+        return fmax(0, offers->update[true].ns - offers->update[false].ns);
+    }
+    return offers->update[true].measured ? offers->update[true].ns : offers->state_samples * sample_ns;
+}
+
+// What a block may take under the set, of which it may take `bytes` where the optimizer's state stays where it is.
+static uint64_t bytes_under(const struct offers *offers, size_t levers, uint64_t bytes)
+{
+    if (sets[levers].away == offers->state_away) {
+        return bytes;
+    }
+    if (sets[levers].away) {
+        return offers->state_may_leave ? bytes + uint64_min(offers->state_bytes, UINT64_MAX - bytes) : 0;
+    }
+    return offers->state_stays ? 0 : bytes - uint64_min(bytes, offers->state_bytes);
+}
+
 void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, struct sched_report *report)
 {
-    uint64_t overhead_ns, sample_ns;
-    sched_speed_get(&offers->speed, &overhead_ns, &sample_ns);
-    report->measured = sample_ns > 0;
+    uint64_t overhead_ns, measured_ns;
+    sched_speed_get(&offers->speed, &overhead_ns, &measured_ns);
+    report->measured = measured_ns > 0;
     report->noise = sched_speed_noise(&offers->speed);
-    double grain_ns = (report->measured ? (double)sample_ns : UNMEASURED_NS) * (double)offers->grain;
+    double sample_ns = report->measured ? (double)measured_ns : UNMEASURED_NS;
     memset(report->offers, 0, sizeof(report->offers));
-    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
         if (offers->work[k] > 0) {
-            uint64_t fits =
-                price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k), bytes, offers->most);
+            uint64_t fits = price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k),
+                                              bytes_under(offers, k, bytes), offers->most);
             report->offers[k] = (struct sched_offer){
                 .overhead_ns = (uint64_t)llround(offers->work[k] * (double)overhead_ns),
-                .sample_ns = (uint64_t)llround(offers->work[k] * grain_ns),
+                .sample_ns = (uint64_t)llround(offers->work[k] * sample_ns * (double)offers->grain),
                 .micro_batch_max = (uint32_t)(fits / offers->grain),
+                .step_ns = sets[k].away ? (uint64_t)llround(away_ns(offers, sample_ns)) : 0,
             };
         }
     }
@@ -120,10 +207,12 @@ void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, s
 
 uint64_t offers_least_bytes(const struct offers *offers)
 {
-    size_t k = SCHED_LEVERS_MAX - 1;
-    while (k > 0 && offers->work[k] == 0) {
-        k--;
+    uint64_t least = UINT64_MAX;
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
+        struct model_shape grain = offers_shape(offers->grain, offers->model->target_elements, k);
+        uint64_t bytes = offers->work[k] > 0 ? price_block_bytes(offers->prices, LIST_TRAIN, grain) : UINT64_MAX;
+        bool leaves = sets[k].away && !offers->state_away && bytes < UINT64_MAX;
+        least = uint64_min(least, leaves ? bytes - uint64_min(bytes, offers->state_bytes) : bytes);
     }
-    return price_block_bytes(offers->prices, LIST_TRAIN,
-                             offers_shape(offers->grain, offers->model->target_elements, k));
+    return least;
 }

@@ -2,18 +2,26 @@
 //
 // What a rank offers the coordinator: for each set of levers how many samples fit, and how long they take.
 //
-// The coordinator knows a set of levers (enum model_levers) by its number. A rank has every set that the config allows
-// and that takes less memory than those before it.
+// The coordinator knows a set of levers by its number: those of a list (enum model_levers), then two under which the
+// optimizer's state is in host memory, too. A rank has every set that the config allows and whose lists take less
+// memory than those before it.
 //
 // Threads: one at a time. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_OFFERS_H
 #define HEADROOM_WORKER_OFFERS_H
 
+#include "model/optimizer.h"
 #include "model/price.h"
 #include "sched/plan.h"
 #include "sched/speed.h"
 #include "worker/config.h"
 #include "worker/costs.h"
+
+enum {
+    OFFERS_STATE = MODEL_LEVERS_COUNT, // the state is away, lists as under MODEL_LEVERS_HEAD
+    OFFERS_ALL,                        // the same, lists as under MODEL_LEVERS_OFFLOAD
+    OFFERS_SETS
+};
 
 struct offers {
     struct price_book *prices;
@@ -24,12 +32,27 @@ struct offers {
     uint64_t most;                 // samples of a micro-step
     uint64_t levers;               // of the last micro-step that was measured
     bool warm;                     // a micro-step has run
+    bool state_away;               // the optimizer's state is in host memory
+    bool state_may_leave;          // the config allows it, and the host has memory for it
+    bool state_stays;              // it was refused memory on the device, so for now it does not come back
+    uint64_t state_bytes;          // of headroom that the rank gains when it leaves, or loses when it comes back
+    double state_samples;          // a step takes as much longer when it is away as so many samples take: a guess
+    struct {
+        bool measured;
+        double ns;
+    } update[2]; // of weights, with the state here and away
 };
 
-// The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out,
+// "none", "head", "selective", "full", "offload", "state", "all".
+const char *offers_levers_name(uint64_t levers);
+// Whether the optimizer's state is in host memory under this set.
+bool offers_away(uint64_t levers);
+
+// The price book, whose lists may from now on keep what train.offload_bytes leave beside the optimizer's state, and the
+// model must outlive it. STATUS_ERROR where the host's memory runs out,
 // STATUS_INVALID where train.recompute: offload is asked for and train.offload_bytes hold no micro-step.
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
-                        struct price_book *prices, struct error *error);
+                        const struct optimizer_config *optimizer, struct price_book *prices, struct error *error);
 
 // What follows is measured in another step.
 void offers_begin_step(struct offers *offers);
@@ -37,19 +60,21 @@ void offers_begin_step(struct offers *offers);
 // A micro-step was measured. The first one counts for nothing: it touches memory that was never used.
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns);
 
+// The update of weights took so long, with the optimizer's state here or away.
+void offers_observe_update(struct offers *offers, bool away, uint64_t time_ns);
+
 // What operations cost tells what the sets of levers take in relation to one another; until then it is a guess. A set
 // takes no less time than those before it: where memory is plenty, noise does not pull levers.
 void offers_compare(struct offers *offers, const struct costs *costs);
 
-// Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes`, and whether they
-// were measured. What counts as one sample there is a grain.
+// Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes` where the
+// optimizer's state stays where it is, and whether they were measured. What counts as one sample there is a grain.
 void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, struct sched_report *report);
 
 // The shape of a micro-step under a set of levers.
 struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t levers);
 
-// The least bytes that a block for one grain of samples of the greatest length takes: each set takes less than those
-// before it.
+// The least headroom that one grain of samples of the greatest length takes.
 uint64_t offers_least_bytes(const struct offers *offers);
 
 #endif

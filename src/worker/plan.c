@@ -20,8 +20,8 @@ struct planning {
     struct optimizer_config optimizer;
     struct price_book *prices;
     struct offers offers;
-    struct costs *costs; // NULL: not known
-    uint64_t resting_bytes;
+    struct costs *costs;       // NULL: not known
+    uint64_t resting_bytes[2]; // with the optimizer's state here and away
     struct device_usage usage; // of this machine's device, where it was asked; else zeros
     uint64_t *limits;          // of each rank
     struct sched_report *reports;
@@ -78,11 +78,16 @@ static enum status report_ranks(struct planning *planning, struct error *error)
     }
     for (uint64_t i = 0; i < planning->ranks; i++) {
         uint64_t limit = rank_limit(planning, i, machine);
-        uint64_t headroom =
-            mem_pool_headroom_beside(planning->resting_bytes, limit, planning->device->granularity_bytes);
+        uint64_t granularity = planning->device->granularity_bytes;
+        uint64_t here = mem_pool_headroom_beside(planning->resting_bytes[false], limit, granularity);
+        uint64_t away = mem_pool_headroom_beside(planning->resting_bytes[true], limit, granularity);
+        bool leaves = planning->resting_bytes[false] > limit && planning->offers.state_may_leave;
         planning->limits[i] = limit;
-        planning->reports[i].headroom_bytes = headroom;
-        offers_fill(&planning->offers, planning->model->target_elements, headroom, &planning->reports[i]);
+        planning->offers.state_away = leaves;
+        planning->offers.state_bytes = away - here;
+        planning->reports[i].headroom_bytes = leaves ? away : here;
+        offers_fill(&planning->offers, planning->model->target_elements, planning->reports[i].headroom_bytes,
+                    &planning->reports[i]);
     }
     return STATUS_OK;
 }
@@ -99,15 +104,17 @@ static enum status prepare(struct planning *planning, struct error *error)
         return status;
     }
     planning->optimizer = worker_optimizer_config(config, config->train.steps);
-    planning->resting_bytes =
-        worker_resting_bytes(config, planning->model, &planning->optimizer, worker_kernels(config, planning->device));
-    planning->prices = price_book_create(planning->model, worker_slots(planning->device), config->train.offload_bytes);
+    for (int away = 0; away < 2; away++) {
+        planning->resting_bytes[away] = worker_resting_bytes(config, planning->model, &planning->optimizer,
+                                                             worker_kernels(config, planning->device), away);
+    }
+    planning->prices = price_book_create(planning->model, worker_slots(planning->device));
     planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
     if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
-    status = offers_init(&planning->offers, config, planning->model, planning->prices, error);
+    status = offers_init(&planning->offers, config, planning->model, &planning->optimizer, planning->prices, error);
     if (status == STATUS_OK && planning->costs != NULL) {
         offers_compare(&planning->offers, planning->costs);
     }
@@ -130,7 +137,7 @@ static struct model_shape shape_of(const struct planning *planning, uint64_t mic
 
 static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
 {
-    return worker_peak_bytes(planning->resting_bytes, planning->prices, LIST_TRAIN,
+    return worker_peak_bytes(planning->resting_bytes[offers_away(levers)], planning->prices, LIST_TRAIN,
                              shape_of(planning, micro_batch, levers));
 }
 
@@ -139,14 +146,15 @@ static void print_resting(const struct planning *planning)
     char bytes[MEM_SIZE_TEXT_MAX];
     uint64_t workspace = worker_kernels(planning->config, planning->device)->workspace_bytes;
     uint64_t buffer = mem_pool_block_bytes(planning->model->elements * sizeof(float));
-    size_t states = optimizer_state_count(&planning->optimizer);
+    uint64_t state = optimizer_state_device_bytes(planning->model, &planning->optimizer, false);
+    uint64_t away = optimizer_state_device_bytes(planning->model, &planning->optimizer, true);
     printf("%" PRIu64 " weights\n\nheld on every rank\n", planning->model->weights);
     printf("  %-16s %14s\n", "weights", mem_size_text(buffer, bytes));
     if (model_copy_bytes(planning->model) > 0) {
         printf("  %-16s %14s\n", "bf16 copy", mem_size_text(model_copy_bytes(planning->model), bytes));
     }
     printf("  %-16s %14s\n", "gradients", mem_size_text(buffer, bytes));
-    printf("  %-16s %14s\n", "optimizer state", mem_size_text(states * buffer, bytes));
+    printf("  %-16s %14s\n", "optimizer state", mem_size_text(state, bytes));
     if (planning->config->train.reproducible) {
         uint64_t sums = mem_pool_block_bytes(fixed_sums_gradient_bytes(planning->model->elements));
         printf("  %-16s %14s\n", "integer sums", mem_size_text(sums, bytes));
@@ -154,7 +162,11 @@ static void print_resting(const struct planning *planning)
     if (workspace > 0) {
         printf("  %-16s %14s\n", "workspace", mem_size_text(workspace, bytes));
     }
-    printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes, bytes));
+    printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes[false], bytes));
+    if (planning->offers.state_may_leave) {
+        printf("where the optimizer state is away\n  %-16s %14s\n", "of it", mem_size_text(away, bytes));
+        printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes[true], bytes));
+    }
     if (planning->usage.library_bytes > 0) {
         printf(
             "beside that, of this machine's device\n  %-16s %14s, and what kernels, cuBLASLt and NCCL take in a run\n",
@@ -165,7 +177,7 @@ static void print_resting(const struct planning *planning)
 static bool has_choice(const struct planning *planning)
 {
     size_t sets = 0;
-    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
         sets += planning->offers.work[k] > 0;
     }
     return sets > 1;
@@ -188,7 +200,7 @@ static void print_peaks(const struct planning *planning, uint64_t levers)
         largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max * grain);
     }
     if (has_choice(planning)) {
-        printf("\nlevers %s", model_levers_name((enum model_levers)levers));
+        printf("\nlevers %s", offers_levers_name(levers));
     }
     printf("\n%-12s %14s %20s%s\n", "micro-batch", "peak", "bytes", planning->costs != NULL ? "        ms" : "");
     for (uint64_t micro_batch = grain, next; micro_batch <= largest; micro_batch = next) {
@@ -209,7 +221,7 @@ static void print_peaks(const struct planning *planning, uint64_t levers)
 
 static void print_all_peaks(const struct planning *planning)
 {
-    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
         if (planning->offers.work[k] > 0) {
             print_peaks(planning, k);
         }
@@ -220,7 +232,7 @@ static void print_all_peaks(const struct planning *planning)
 static uint32_t largest_of(const struct sched_report *report)
 {
     uint32_t largest = 0;
-    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
         uint32_t fits = report->offers[k].micro_batch_max;
         largest = fits > largest ? fits : largest;
     }
@@ -241,7 +253,7 @@ static void print_rank(const struct planning *planning, uint64_t rank, const str
         printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", worker_share_samples(planning->config, share),
                share->micro_batch * grain, share->accumulation_steps, mem_size_text(peak_of_share, peak));
         if (has_choice(planning)) {
-            printf(" %10s", model_levers_name((enum model_levers)share->levers));
+            printf(" %10s", offers_levers_name(share->levers));
         }
     }
     putchar('\n');

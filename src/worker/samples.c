@@ -95,16 +95,30 @@ static enum status hold_buffer(struct worker *worker, const struct list *list, s
     return STATUS_OK;
 }
 
-bool samples_hold_host(struct worker *worker, struct model_shape shape)
+static void note_host_shortage(struct worker *worker, const char *what, uint64_t bytes)
 {
-    uint64_t bytes = price_host_bytes(worker->prices, LIST_TRAIN, shape);
+    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY,
+              "the host has no %" PRIu64 " bytes for %s. Lower train.offload_bytes.", bytes, what);
+    worker_log(worker, "%s It stays on the device from now on.", worker->shortage.text);
+}
+
+bool samples_hold_host(struct worker *worker, uint64_t bytes)
+{
     if (transfers_hold(&worker->transfers, bytes)) {
         return true;
     }
-    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY,
-              "the host has no %" PRIu64 " bytes for what is offloaded. Lower train.offload_bytes.", bytes);
-    worker_log(worker, "%s Nothing is offloaded from now on.", worker->shortage.text);
+    note_host_shortage(worker, "what is offloaded", bytes);
     price_limit_host(worker->prices, 0);
+    return false;
+}
+
+bool samples_send_state_away(struct worker *worker)
+{
+    if (optimizer_state_move(worker, true)) {
+        return true;
+    }
+    worker->offers.state_may_leave = false;
+    note_host_shortage(worker, "the optimizer's state", optimizer_state_bytes(worker->model, &worker->optimizer));
     return false;
 }
 
@@ -161,11 +175,15 @@ static const struct list *next_list(struct worker *worker, struct sample_range *
 {
     uint64_t count = uint64_min(range->micro_batch, range->count);
     *shape_p = shape_of(worker, range, range->first, count);
-    if (range->purpose == LIST_TRAIN && !samples_hold_host(worker, *shape_p)) {
-        shape_p->levers = MODEL_LEVERS_FULL;
-        range->levers = shape_p->levers;
+    if (offers_away(range->levers) && !samples_send_state_away(worker)) {
+        range->levers = shape_p->levers; // the list's alone
     }
-    return price_list(worker->prices, range->purpose, *shape_p);
+    const struct list *list = price_list(worker->prices, range->purpose, *shape_p);
+    if (list != NULL && !samples_hold_host(worker, list->host_bytes)) {
+        range->levers = offers_away(range->levers) ? OFFERS_STATE : MODEL_LEVERS_FULL;
+        return next_list(worker, range, shape_p);
+    }
+    return list;
 }
 
 static enum status micro_step(struct worker *worker, struct sample_range *range, struct buffer *buffer,

@@ -41,9 +41,13 @@ enum status samples_take_back(struct worker *worker, const struct sched_share *s
 // What may be tried after the block of a micro-step was refused: that of half of it, or less than that of one grain.
 uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape);
 
-// Whether there is host memory for what a training micro-step offloads; if not, no set of levers that offloads is
+// Whether there is host memory for so many bytes of what a list offloads; if not, no set of levers that offloads is
 // offered any more, and worker->prices has no such price. May block until copies are done.
-bool samples_hold_host(struct worker *worker, struct model_shape shape);
+bool samples_hold_host(struct worker *worker, uint64_t bytes);
+
+// Whether the optimizer's state is in host memory, or goes there; if not, it stays on the device from now on. Blocks
+// until the device is done with it.
+bool samples_send_state_away(struct worker *worker);
 
 // Whether the pool has, or gets from the device, what a share's micro-steps take; then it stays reserved for them. Else
 // it was refused even after all cached memory went back to the device, and worker->shortage says why.

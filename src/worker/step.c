@@ -25,6 +25,7 @@ struct step_record {
     struct sched_share *next_plan;
     device_address staging; // where the step's values are copied to
     const struct step_values *values;
+    bool away; // the optimizer's state, in the update
     struct event *marks[POINT_COUNT];
 };
 
@@ -235,7 +236,7 @@ void step_update(struct worker *worker, uint64_t step)
     tell_use(worker, worker->values, sizeof(struct step_values), true, "gradient_scale");
     context->kernels->gradient_scale(context, worker->optimizer_memory.scale, worker->memory.tally, squares,
                                      worker->config->train.clip_norm);
-    optimizer_step(&worker->optimizer, worker->model, context, &worker->optimizer_memory, step);
+    optimizer_state_step(worker, step);
 }
 
 static enum status run_and_reduce(struct worker *worker, struct step_record *record, uint64_t step, struct error *error)
@@ -302,6 +303,7 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
         return status;
     }
     mark(worker, record, REDUCED);
+    record->away = worker->state.away;
     step_update(worker, step);
     mark(worker, record, UPDATED);
     worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
@@ -342,6 +344,7 @@ enum status step_finish(struct worker *worker, const struct step_result **result
     result->step_ns = between_ns(worker, record, BEGUN, ENDED);
     result->comm_ns = between_ns(worker, record, RAN, REDUCED);
     result->update_ns = between_ns(worker, record, REDUCED, UPDATED);
+    offers_observe_update(&worker->offers, record->away, result->update_ns);
     if (result->plan_ns > 0) {
         sched_speed_begin_step(&worker->rest);
         sched_speed_observe(&worker->rest, 1, result->step_ns - uint64_min(result->step_ns, result->plan_ns));

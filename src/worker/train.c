@@ -168,7 +168,7 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
                "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64
                ", levers %s, layout %" PRIu64 " bytes above its lower bound",
                step, first, first + samples - 1, (uint64_t)shape.samples, share->accumulation_steps,
-               model_levers_name(shape.levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
+               offers_levers_name(share->levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
 }
 
 // STATUS_DIVERGED or STATUS_OUT_OF_MEMORY on every rank, or STATUS_OK.

@@ -121,10 +121,10 @@ uint64_t worker_share_samples(const struct config *config, const struct sched_sh
 }
 
 uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
-                              const struct optimizer_config *optimizer, const struct kernels *kernels)
+                              const struct optimizer_config *optimizer, const struct kernels *kernels, bool away)
 {
-    uint64_t buffers = 2 + optimizer_state_count(optimizer);
-    uint64_t bytes = buffers * mem_pool_block_bytes(model->elements * sizeof(float)) +
+    uint64_t bytes = 2 * mem_pool_block_bytes(model->elements * sizeof(float)) +
+                     optimizer_state_device_bytes(model, optimizer, away) +
                      resting_block_bytes(model_copy_bytes(model)) + resting_block_bytes(kernels->workspace_bytes) +
                      mem_pool_block_bytes(sizeof(struct step_values));
     if (config->train.reproducible) {
@@ -265,7 +265,7 @@ static void join_ways(const char *const *ways, size_t count, char *text)
 const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text)
 {
     const struct config *config = worker->config;
-    const char *ways[4];
+    const char *ways[5];
     bool auto_only = config->train.reproducible && config->train.recompute == CONFIG_RECOMPUTE_AUTO;
     size_t count = 0;
     if (cause == MEM_CAUSE_FRAGMENTED && config->device.segments == CONFIG_PLAIN) {
@@ -279,6 +279,11 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
     const char *more_levers = worker_more_levers(config);
     if (training && more_levers != NULL && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
         ways[count++] = more_levers;
+    }
+    bool rests = worker->resting_bytes > 0; // all that stays, but maybe the optimizer's state
+    if (rests && optimizer_state_bytes(worker->model, &worker->optimizer) > config->train.offload_bytes &&
+        (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
+        ways[count++] = "raise train.offload_bytes";
     }
     if (worker->message.withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
         ways[count++] = "lift the limit from outside (headroom limit RUN_DIR --bytes none)";
@@ -329,7 +334,7 @@ static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, 
     return STATUS_OK;
 }
 
-// Everything that stays on the device for the whole run.
+// All that stays on the device for the whole run but the optimizer's state.
 static enum status hold_resting_memory(struct worker *worker, struct error *error)
 {
     const struct kernels *kernels = worker_kernels(worker->config, worker->place.ops);
@@ -342,9 +347,6 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
     }
     if (status == STATUS_OK) {
         status = hold(worker, "gradients", bytes, &optimizer->gradients, error);
-    }
-    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer) && status == STATUS_OK; i++) {
-        status = hold(worker, "optimizer state", bytes, &optimizer->states[i], error);
     }
     if (status == STATUS_OK) {
         status = hold(worker, "workspace", kernels->workspace_bytes, &workspace, error);
@@ -367,9 +369,22 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
         .parameters = optimizer->copy != 0 ? optimizer->copy : optimizer->parameters,
         .gradients = optimizer->gradients,
         .tally = worker->values + offsetof(struct step_values, tally),
+        .transfers = &worker->transfers.list,
     };
-    worker->resting_bytes = worker_resting_bytes(worker->config, worker->model, &worker->optimizer, kernels);
+    struct mem_pool_stats stats;
+    mem_pool_stats(worker->pool, &stats);
+    worker->resting_bytes = stats.allocated_bytes.current;
     return kernels->context_create(worker->device, worker->stream, workspace, &worker->kernels, error);
+}
+
+// Above all else that stays: there its memory can go back to the device.
+static enum status hold_optimizer_state(struct worker *worker, struct error *error)
+{
+    enum status status = optimizer_state_hold(worker);
+    if (status == STATUS_OUT_OF_MEMORY) {
+        return out_of_memory(worker, "optimizer state", error);
+    }
+    return status == STATUS_OK ? STATUS_OK : out_of_host_memory(error);
 }
 
 static enum status write_initial_weights(struct worker *worker, struct error *error)
@@ -416,7 +431,6 @@ static enum status open_staging(struct worker *worker, struct error *error)
     if (status == STATUS_OK && !transfers_init(&worker->transfers, worker->device, worker->staging)) {
         status = no_streams(worker, error);
     }
-    worker->memory.transfers = &worker->transfers.list;
     return status;
 }
 
@@ -456,13 +470,12 @@ static enum status make_model(struct worker *worker, struct error *error)
         return status;
     }
     worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
-    worker->prices =
-        price_book_create(worker->model, worker_slots(worker->place.ops), worker->config->train.offload_bytes);
+    worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
     worker->costs = costs_create();
     if (worker->prices == NULL || worker->costs == NULL) {
         return out_of_host_memory(error);
     }
-    return offers_init(&worker->offers, worker->config, worker->model, worker->prices, error);
+    return offers_init(&worker->offers, worker->config, worker->model, &worker->optimizer, worker->prices, error);
 }
 
 static enum status make_coordinator(struct worker *worker, struct error *error)
@@ -528,7 +541,8 @@ static void inject_failures(struct worker *worker)
 static enum status init(struct worker *worker, const char *device_name, struct error *error)
 {
     enum status (*const parts[])(struct worker *, struct error *) = {
-        hold_resting_memory, warm_up_kernels, write_initial_weights, open_staging, make_loader, make_steps,
+        open_staging,          hold_resting_memory, hold_optimizer_state, warm_up_kernels,
+        write_initial_weights, make_loader,         make_steps,
     };
     enum status status = open_data(worker, error);
     if (status == STATUS_OK) {
@@ -605,6 +619,7 @@ static void close_device(struct worker *worker)
     }
     step_records_destroy(worker, worker->records);
     loader_destroy(worker->loader);
+    optimizer_state_finish(worker);
     transfers_finish(&worker->transfers);
     mem_pool_destroy(worker->staging);
     if (worker->staging_device != NULL) {

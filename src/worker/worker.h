@@ -10,6 +10,7 @@
 #include "model/optimizer.h"
 #include "model/price.h"
 #include "sched/coordinator.h"
+#include "sched/packed.h"
 #include "sched/undone.h"
 #include "worker/buckets.h"
 #include "worker/comm.h"
@@ -19,6 +20,7 @@
 #include "worker/loader.h"
 #include "worker/offers.h"
 #include "worker/op_timer.h"
+#include "worker/optimizer_state.h"
 #include "worker/place.h"
 #include "worker/profile.h"
 #include "worker/reduce.h"
@@ -27,7 +29,7 @@
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
-    struct sched_report report;               // for the next plan
+    struct sched_packed_report report;        // for the next plan
     uint64_t samples;                         // that this rank did
     uint64_t left;                            // that it could not do of what it was dealt last
     uint64_t handed_back;                     // all that it could not do
@@ -80,7 +82,7 @@ struct worker {
     uint64_t steps;
 
     struct device *device;
-    struct stream *stream, *copy_stream;         // for kernels, for samples on their way to the device
+    struct stream *stream, *copy_stream;         // for kernels, for samples and state on their way to the device
     struct event *slot_filled[WORKER_SLOTS_MAX]; // on the copy stream: a slot's samples are there
     struct event *slot_used[WORKER_SLOTS_MAX];   // on the stream: what used a slot is done
     struct mem_pool *pool;
@@ -100,6 +102,7 @@ struct worker {
     struct optimizer_config optimizer;
     struct list_memory memory; // its inputs and locals exist only while a share runs
     struct optimizer_memory optimizer_memory;
+    struct optimizer_state state;
     device_address values; // one step_values
     struct fixed_sums fixed;
     uint64_t grain;            // samples that the coordinator deals out together: 1, or those of train.reproducible
@@ -170,9 +173,9 @@ uint64_t worker_grain(const struct config *config);
 uint64_t worker_grains(const struct config *config, uint64_t samples);
 // Samples of a share of the global batch, whose last grain may be smaller.
 uint64_t worker_share_samples(const struct config *config, const struct sched_share *share);
-// Bytes that stay allocated between steps: weights, gradients, optimizer state, sums, workspace.
+// Bytes that stay allocated between steps: weights, gradients, optimizer state (`away` or not), sums, workspace.
 uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
-                              const struct optimizer_config *optimizer, const struct kernels *kernels);
+                              const struct optimizer_config *optimizer, const struct kernels *kernels, bool away);
 // The peak of micro-steps of this shape over that level.
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
                            struct model_shape shape);

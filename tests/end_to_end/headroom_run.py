@@ -52,6 +52,8 @@ device: {kind: cpu}
 """
 LINES_CAPACITIES = "device.capacity=[1MiB, 1280KiB, 2MiB, 16MiB]"  # 1, 2 and 4 samples of 64, and all of a share
 
+ALL_STAYS = "train.offload_bytes=0"  # nothing that is on a device goes to host memory
+
 WORDS = "a rank that runs short of memory cuts what it still owns and no sample is lost on the way".split()
 
 
@@ -201,6 +203,7 @@ class ProgramTest(unittest.TestCase):
         self.runs = 0
         self.write("mlp.yaml", MLP)
         self.write("gpt.yaml", GPT)
+        self.write("deep.yaml", GPT.replace("block_count: 2", "block_count: 6"))
         self.write("lines.yaml", LINES)
         self.write("text.txt", make_text())
         self.write("lines.txt", make_lines())

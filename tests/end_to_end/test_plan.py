@@ -30,18 +30,31 @@ def first_shares(run):
 
 class Plan(headroom_run.ProgramTest):
     def test_what_the_readme_shows(self):
-        plan = self.headroom("plan", str(SOURCE / "configs/quickstart.yaml")).out
+        plan = self.headroom("plan", str(SOURCE / "configs/quickstart.yaml"), headroom_run.ALL_STAYS).out
         self.assertIn(f"```\n{plan}```\n", (SOURCE / "README.md").read_text(encoding="utf-8"))
 
     def test_peaks(self):
         for config, recompute in (("mlp.yaml", "none"), ("mlp.yaml", "selective"), ("gpt.yaml", "none"),
-                                  ("gpt.yaml", "selective"), ("gpt.yaml", "full")):
+                                  ("gpt.yaml", "selective"), ("gpt.yaml", "full"), ("deep.yaml", "offload")):
             peaks = peaks_of(self.headroom("plan", config).out, recompute)
             self.assertGreater(len(peaks), 4)
             for micro_batch, peak in peaks.items():
                 run = self.train(config, "train.steps=1", f"train.micro_batch_size={micro_batch}",
                                  f"train.recompute={recompute}")
                 self.assertEqual(run.steps[0]["ranks"][0]["allocated_peak_bytes"], peak)
+
+    def test_peaks_with_the_optimizer_s_state_away(self):
+        """On the smallest device that holds so many samples so."""
+        for levers, recompute in (("state", "none"), ("all", "offload")):
+            job = ("deep.yaml", f"train.recompute={recompute}")
+            peaks = peaks_of(self.headroom("plan", *job, "device.capacity=4MiB").out, levers)
+            self.assertGreater(len(peaks), 4)
+            for micro_batch, peak in peaks.items():
+                run = self.train(*job, "train.steps=1", f"train.micro_batch_size={micro_batch}",
+                                 f"device.capacity={-(-peak // 65536) * 64}KiB")
+                rank = run.steps[0]["ranks"][0]
+                self.assertEqual((rank["levers"], rank["micro_batch"], rank["allocated_peak_bytes"]),
+                                 (levers, micro_batch, peak))
 
     def test_peaks_of_lines_are_those_of_the_longest(self):
         """However micro-steps change their shape, hundreds of them: nothing more is ever reserved."""
@@ -116,10 +129,10 @@ class Plan(headroom_run.ProgramTest):
         self.assertEqual([run.of_rank(rank, "oom_retries") for rank in range(3)], [[0], [0], [0]])
 
     def test_a_rank_that_holds_no_sample(self):
-        plan = self.headroom("plan", "gpt.yaml", "device.capacity=[2MiB, 576KiB]").out
+        plan = self.headroom("plan", "gpt.yaml", "device.capacity=[2MiB, 576KiB]", headroom_run.ALL_STAYS).out
         self.assertEqual(len(shares_of(plan)), 1)
         self.assertRegex(plan, r"\n1 +576\.00 KiB +\S+ KiB +0 +0\n")
-        finished = self.headroom("plan", "gpt.yaml", "device.capacity=[576KiB, 576KiB]", code=3)
+        finished = self.headroom("plan", "gpt.yaml", "device.capacity=[576KiB, 576KiB]", headroom_run.ALL_STAYS, code=3)
         self.assertEqual(len(finished.complaints), 1, finished.err)
         self.assertEqual(shares_of(finished.out), [])
 

@@ -106,13 +106,15 @@ class Limits(headroom_run.ProgramTest):
 
     def test_nobody_may_hold_a_sample(self):
         """Rank 0 never could, so another says why the job ends."""
-        launch = self.start_run("device.capacity=[576KiB, 1MiB, 1MiB, 1MiB]", config=["gpt.yaml"])
+        launch = self.start_run("device.capacity=[576KiB, 1MiB, 1MiB, 1MiB]", headroom_run.ALL_STAYS,
+                                config=["gpt.yaml"])
         self.limit("--bytes", "576KiB")
         finished = launch.wait()
         self.assertEqual(finished.code, 3, finished.err)
         self.assertEqual(len(finished.complaints), 1, finished.err)
         self.assertRegex(finished.complaints[0], r"^headroom: rank 1 on \S+: cannot hold a single sample: .* limit of "
-                                                 r"589824 bytes that headroom limit set .* Lift the limit from outside "
+                                                 r"589824 bytes that headroom limit set .* Raise train\.offload_bytes, lift "
+                                                 r"the limit from outside "
                                                  r"\(headroom limit RUN_DIR --bytes none\), or lower model\.seq_len")
         self.assertRegex(finished.err, r"\nrank +limit +headroom +held by others\n(\d +576\.00 KiB .*\n){4}")
         run = headroom_run.Run(self.path(RUN), finished)

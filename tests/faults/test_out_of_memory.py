@@ -31,12 +31,12 @@ class OutOfMemory(headroom_run.ProgramTest):
     def test_no_sample_fits(self):
         for who, ranks in (("", None), (r"rank 0 on \S+: ", 4)):
             finished = self.ends(rf"headroom: {who}cannot hold a single sample: .*\d bytes.* \d+ are held by others",
-                                 "gpt.yaml", "device.capacity=576KiB", ranks=ranks)
+                                 "gpt.yaml", "device.capacity=576KiB", headroom_run.ALL_STAYS, ranks=ranks)
             self.assertRegex(finished.out, r"^\d+\.\d seconds\nrun folder: run\S*\n$")  # nothing on steps
 
     def test_ranks_that_hold_no_sample_rest(self):
         reference = self.train("gpt.yaml")
-        run = self.train("gpt.yaml", "device.capacity=[1MiB, 576KiB, 576KiB, 1MiB]", ranks=4)
+        run = self.train("gpt.yaml", "device.capacity=[1MiB, 576KiB, 576KiB, 1MiB]", headroom_run.ALL_STAYS, ranks=4)
         self.assert_same_losses(run, reference, "two of four ranks rest")
         self.assertEqual(set(run.of_rank(1, "share") + run.of_rank(2, "share")), {0})
 

@@ -9,7 +9,7 @@ import headroom_run
 RANKS, STEPS = 3, 3
 JOB = ("lines.yaml", f"train.steps={STEPS}", "train.global_batch_size=12", "train.eval_every=2", "data.threads=1",
        "run.log_micro_steps=true")
-BURST = 12  # a share of 4 samples is given up after fewer refusals in a row
+BURST = 16  # a share of 4 samples is given up after fewer refusals in a row
 BURST_OF_ALL = 7  # and here, but not once more after all have trimmed
 
 

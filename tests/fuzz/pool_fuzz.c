@@ -227,6 +227,16 @@ static bool give_up(void *context, uint64_t bytes)
     return true;
 }
 
+// That uses the oracle's block.
+static struct stream *own_stream(struct world *world, size_t i)
+{
+    const struct sim_piece *piece = world->sim.pieces;
+    while (!piece->live || piece->address != world->oracle.blocks[i].address) {
+        piece++;
+    }
+    return &world->sim.streams[piece->stream];
+}
+
 static void free_any(struct world *world, bool on_another)
 {
     if (world->oracle.count == 0) {
@@ -234,11 +244,33 @@ static void free_any(struct world *world, bool on_another)
         return;
     }
     size_t i = next_below(world, world->oracle.count);
-    const struct sim_piece *piece = world->sim.pieces;
-    while (!piece->live || piece->address != world->oracle.blocks[i].address) {
-        piece++;
+    free_block(world, i, on_another ? next_stream(world) : own_stream(world, i));
+}
+
+// Refused only where the host's memory runs out.
+static void shrink_any(struct world *world)
+{
+    if (world->oracle.count == 0) {
+        return;
     }
-    free_block(world, i, on_another ? next_stream(world) : &world->sim.streams[piece->stream]);
+    size_t i = next_below(world, world->oracle.count);
+    struct stream *stream = own_stream(world, i);
+    struct oracle_block block = world->oracle.blocks[i];
+    device_address before = block.address;
+    block.requested_bytes = next(world) * block.requested_bytes / 256;
+    block.bytes = mem_pool_block_bytes(block.requested_bytes);
+    block.step = world->step;
+    host_of = &world->sim;
+    bool shrunk = mem_pool_shrink(world->pool, &block.address, block.requested_bytes, stream);
+    host_of = NULL;
+    if (!shrunk) {
+        require(world->sim.seen.failed_call[SIM_HOST_MEMORY] && block.address == before);
+        return;
+    }
+    sim_end_use(&world->sim, before, stream);
+    oracle_remove(&world->oracle, i);
+    sim_begin_use(&world->sim, block.address, block.bytes, stream);
+    oracle_add(&world->oracle, &block);
 }
 
 // ---- Asking ----
@@ -757,14 +789,15 @@ static void fail_call(struct world *world)
     world->sim.fail_at[call] = world->sim.calls[call] + 1 + next_below(world, 4);
 }
 
-// Of 78 bytes so many ask for the operation.
+// Of 80 bytes so many ask for the operation.
 static const uint8_t weights[FUZZ_OPERATIONS] = {
     [FUZZ_ALLOC] = 22,    [FUZZ_HOLD] = 8,      [FUZZ_FREE] = 18,       [FUZZ_FREE_ON_ANOTHER] = 8,
     [FUZZ_TOUCH] = 2,     [FUZZ_TRIM] = 2,      [FUZZ_RELIEVE] = 2,     [FUZZ_SOFT_LIMIT] = 2,
     [FUZZ_NEIGHBOUR] = 2, [FUZZ_COMPLETE] = 3,  [FUZZ_BEGIN_STEP] = 1,  [FUZZ_LEAKS] = 1,
     [FUZZ_INJECT] = 1,    [FUZZ_FAIL_CALL] = 2, [FUZZ_RESET_PEAKS] = 1, [FUZZ_HEADROOM] = 3,
+    [FUZZ_SHRINK] = 2,
 };
-#define WEIGHTS 78
+#define WEIGHTS 80
 
 uint8_t fuzz_operation_byte(enum fuzz_operation operation)
 {
@@ -802,6 +835,7 @@ static const char *const names[FUZZ_OPERATIONS] = {
     [FUZZ_FAIL_CALL] = "fail a call",
     [FUZZ_RESET_PEAKS] = "reset peaks",
     [FUZZ_HEADROOM] = "headroom",
+    [FUZZ_SHRINK] = "shrink",
 };
 
 static void operate(struct world *world)
@@ -837,6 +871,9 @@ static void operate(struct world *world)
     case FUZZ_FREE:
     case FUZZ_FREE_ON_ANOTHER:
         free_any(world, operation == FUZZ_FREE_ON_ANOTHER);
+        break;
+    case FUZZ_SHRINK:
+        shrink_any(world);
         break;
     case FUZZ_TOUCH:
         touch(world);

@@ -107,7 +107,7 @@ static void open_soak(struct soak *soak)
     };
     const struct device_config config = {.capacity_bytes = CAPACITY};
     require(model_create(&gpt, &soak->model, NULL) == STATUS_OK);
-    soak->prices = price_book_create(soak->model, SLOTS, UINT64_MAX);
+    soak->prices = price_book_create(soak->model, SLOTS);
     require(soak->prices != NULL);
     require(device_cpu.create(&config, &soak->device, NULL) == STATUS_OK);
     require(device_cpu.stream_create(soak->device, &soak->stream) == STATUS_OK);

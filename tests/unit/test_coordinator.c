@@ -277,14 +277,15 @@ static void memory_that_saves_overhead_moves_samples(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
-// At once, and for one step with another micro-batch: a quarter of it, or two samples with levers.
+// At once, and for one step with another micro-batch: a quarter of it, or two samples with levers that cost no more
+// once a step.
 static void a_first_measurement_reaches_the_plan(void **context)
 {
     (void)context;
     struct sched_report reports[3];
     struct sched_coordinator *coordinator = create(3, 30, 0);
-    set_all(reports, 3, (struct sched_report){.offers = {{0, 1000, 30}}});
-    reports[2] = (struct sched_report){.offers = {{0, 1000, 1}, {0, 1300, 3}}};
+    set_all(reports, 3, (struct sched_report){.offers = {{0, 1000, 30, 0}}});
+    reports[2] = (struct sched_report){.offers = {{0, 1000, 1, 0}, {0, 1100, 3, 5000}, {0, 1300, 3, 0}}};
     assert_int_equal(plan(coordinator, reports)[0].samples, 10);
     assert_false(changes(coordinator, reports));
     reports[0] = report_of(0, 2000, 30);
@@ -295,7 +296,7 @@ static void a_first_measurement_reaches_the_plan(void **context)
     assert_int_equal(shares[0].micro_batch, 2);
     assert_int_equal(shares[0].accumulation_steps, 3);
     assert_int_equal(shares[2].samples, 12);
-    assert_int_equal(shares[2].levers, 1);
+    assert_int_equal(shares[2].levers, 2);
     assert_int_equal(shares[2].micro_batch, 2);
     assert_int_equal(shares[2].accumulation_steps, 6);
 
@@ -315,7 +316,7 @@ static void noise_between_levers_changes_nothing(void **context)
     struct sched_coordinator *coordinator = create(2, 64, 0);
     set_all(reports, 2, report_of(3000, 1000, 4));
     for (size_t i = 0; i < 2; i++) {
-        reports[i].offers[1] = (struct sched_offer){3000, 1370, 8};
+        reports[i].offers[1] = (struct sched_offer){3000, 1370, 8, 0};
     }
     assert_int_equal(plan(coordinator, reports)[0].levers, 1);
     reports[0].offers[1].sample_ns = 1380; // now worse than 1000 + 3000 / 4
@@ -354,9 +355,9 @@ static void a_fixed_micro_batch_is_kept_by_levers(void **context)
     (void)context;
     struct sched_report report = report_of(0, 1000, 3);
     struct sched_coordinator *coordinator = create(1, 64, 8);
-    report.offers[1] = (struct sched_offer){0, 1100, 7};
-    report.offers[2] = (struct sched_offer){0, 2000, 20};
-    report.offers[3] = (struct sched_offer){0, 3000, 30};
+    report.offers[1] = (struct sched_offer){0, 1100, 7, 0};
+    report.offers[2] = (struct sched_offer){0, 2000, 20, 0};
+    report.offers[3] = (struct sched_offer){0, 3000, 30, 0};
     const struct sched_share *share = plan(coordinator, &report);
     assert_int_equal(share->micro_batch, 8);
     assert_int_equal(share->levers, 2);
@@ -457,7 +458,7 @@ static void levers_do_not_flap(void **context)
     for (int step = 0; step < 1000; step++) {
         for (size_t i = 0; i < 2; i++) {
             reports[i] = report_of(3000, noisy(&state, 1000, 3), 4);
-            reports[i].offers[1] = (struct sched_offer){3000, noisy(&state, 1375, 3), 8};
+            reports[i].offers[1] = (struct sched_offer){3000, noisy(&state, 1375, 3), 8, 0};
         }
         changed += changes(coordinator, reports);
     }
@@ -564,7 +565,7 @@ static void replicas_agree_on_plans_that_fit(void **context)
                 for (size_t k = 1; k < SCHED_LEVERS_MAX; k++) {
                     reports[i].offers[k] =
                         (struct sched_offer){random_bits(&state) % 1000000, random_bits(&state) % 1000000,
-                                             (uint32_t)(random_bits(&state) % 20)};
+                                             (uint32_t)(random_bits(&state) % 20), random_bits(&state) % 9000000};
                 }
             }
             bool changed[2];

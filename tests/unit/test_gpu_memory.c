@@ -175,7 +175,7 @@ static void note_model(struct bench *bench, const struct model_config *config)
     device_address resting[RESTING];
     struct model *model;
     assert_int_equal(model_create(config, &model, NULL), STATUS_OK);
-    struct price_book *book = price_book_create(model, SLOTS, UINT64_MAX);
+    struct price_book *book = price_book_create(model, SLOTS);
     assert_non_null(book);
     // As a worker with AdamW holds it. One on the CPU holds no workspace, as its kernels need none: here it does, so
     // that what follows lies at the same place.

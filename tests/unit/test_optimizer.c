@@ -102,6 +102,26 @@ static void fill_gradients(struct training *training)
     }
 }
 
+// As a whole, or the second of three steps in parts.
+static void make_step(struct training *training, const struct optimizer_config *config,
+                      const struct optimizer_memory *memory, uint64_t step)
+{
+    const struct model *model = training->model;
+    uint64_t part = step % 3 == 1 ? 64 * (1 + step % 2) : model->elements;
+    for (uint64_t first = 0; first < model->elements; first += part) {
+        struct optimizer_memory there = *memory;
+        for (size_t i = 0; i < optimizer_state_count(config); i++) {
+            there.states[i] += first * sizeof(float);
+        }
+        uint64_t count = part < model->elements - first ? part : model->elements - first;
+        if (part == model->elements) {
+            optimizer_step(config, model, training->target->context, memory, step);
+        } else {
+            optimizer_step_part(config, model, training->target->context, &there, step, first, count);
+        }
+    }
+}
+
 // A step by the sum of the gradients of `count` targets with that loss.
 static void apply_tally(struct training *training, const struct optimizer_config *config, uint64_t step,
                         struct kernel_tally tally, double clip)
@@ -124,7 +144,7 @@ static void apply_tally(struct training *training, const struct optimizer_config
     }
     context->kernels->sum_of_squares(context, squares_at, memory.gradients, training->model->elements);
     context->kernels->gradient_scale(context, memory.scale, tally_at, squares_at, clip);
-    optimizer_step(config, training->model, context, &memory, step);
+    make_step(training, config, &memory, step);
     for (size_t i = 0; i < states; i++) {
         target_copy_out(target, training->states[i], memory.states[i], bytes);
     }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "random_bits.h"
+#include "sched/packed.h"
 #include "sched/plan.h"
 
 static uint64_t random_between(uint64_t *state, uint64_t low, uint64_t high)
@@ -23,7 +24,7 @@ static uint64_t duration_ns(const struct sched_report *report, uint64_t samples)
         const struct sched_offer *offer = &report->offers[k];
         if (offer->micro_batch_max > 0) {
             uint64_t steps = (samples + offer->micro_batch_max - 1) / offer->micro_batch_max;
-            uint64_t offer_ns = steps * offer->overhead_ns + samples * offer->sample_ns;
+            uint64_t offer_ns = offer->step_ns + steps * offer->overhead_ns + samples * offer->sample_ns;
             best_ns = offer_ns < best_ns ? offer_ns : best_ns;
         }
     }
@@ -220,7 +221,8 @@ static struct sched_report random_offers(uint64_t *state, size_t offers)
     struct sched_report report = {0};
     for (size_t k = 0; k < offers; k++) {
         report.offers[k] = (struct sched_offer){random_between(state, 0, 20), random_between(state, 1, 20),
-                                                (uint32_t)random_between(state, 0, 6)};
+                                                (uint32_t)random_between(state, 0, 6),
+                                                random_between(state, 0, 1) * random_between(state, 0, 60)};
     }
     return report;
 }
@@ -279,7 +281,7 @@ static void a_rank_without_room_for_a_sample_rests(void **context)
 static void the_least_levers_that_are_as_fast_are_taken(void **context)
 {
     (void)context;
-    struct sched_report report = {.offers = {{10, 10, 0}, {10, 10, 4}, {10, 10, 4}, {0, 20, 9}}};
+    struct sched_report report = {.offers = {{10, 10, 0, 0}, {10, 10, 4, 0}, {10, 10, 4, 0}, {0, 20, 9, 0}}};
     struct sched_share share = {.samples = 4};
     assert_true(sched_share_cut(&report, &share));
     assert_int_equal(share.levers, 1);
@@ -312,12 +314,13 @@ static void an_unmeasured_rank_counts_as_the_mean_and_keeps_its_proportions(void
     (void)context;
     struct sched_report reports[3] = {report_of(400, 1000, 8), report_of(0, 30, 8), report_of(800, 3000, 8)};
     reports[1].measured = false;
-    reports[1].offers[1] = (struct sched_offer){.sample_ns = 40, .micro_batch_max = 9};
+    reports[1].offers[1] = (struct sched_offer){.sample_ns = 40, .micro_batch_max = 9, .step_ns = 60};
     sched_complete(reports, 3);
     assert_int_equal(reports[1].offers[0].sample_ns, 2000);
     assert_int_equal(reports[1].offers[0].overhead_ns, 600);
     assert_int_equal(reports[1].offers[0].micro_batch_max, 8);
     assert_in_range(reports[1].offers[1].sample_ns, 2666, 2667);
+    assert_in_range(reports[1].offers[1].step_ns, 3999, 4000);
     assert_int_equal(reports[2].offers[0].sample_ns, 3000);
 }
 
@@ -325,7 +328,8 @@ static void an_unmeasured_rank_counts_as_the_mean_and_keeps_its_proportions(void
 static void the_least_levers_that_there_are_tell_the_mean(void **context)
 {
     (void)context;
-    struct sched_report reports[2] = {{.offers[2] = {50, 4000, 8}, .measured = true}, {.offers[2] = {0, 1000, 8}}};
+    struct sched_report reports[2] = {{.offers[2] = {50, 4000, 8, 0}, .measured = true},
+                                      {.offers[2] = {0, 1000, 8, 0}}};
     sched_complete(reports, 2);
     assert_int_equal(reports[1].offers[2].sample_ns, 4000);
     assert_int_equal(reports[1].offers[2].overhead_ns, 50);
@@ -389,6 +393,7 @@ static void absurd_figures_count_as_the_largest(void **context)
     struct sched_share shares[8];
     for (size_t i = 0; i < 8; i++) {
         reports[i] = report_of(UINT64_MAX, UINT64_MAX, i % 2 == 0 ? 1 : UINT32_MAX);
+        reports[i].offers[0].step_ns = UINT64_MAX;
     }
     for (uint64_t batch = 8; batch <= SCHED_BATCH_MAX; batch += 1 + batch / 64) {
         assert_true(sched_plan(reports, 8, batch, shares));
@@ -401,6 +406,28 @@ static void absurd_figures_count_as_the_largest(void **context)
     assert_true(sched_plan(reports, 1, 1, shares));
     assert_valid(reports, shares, 1, 1);
     assert_in_range(sched_share_ns(&reports[0], &shares[0]), UINT64_C(1) << 62, UINT64_C(1) << 63);
+}
+
+static void a_packed_report_says_the_same(void **context)
+{
+    (void)context;
+    struct sched_report report = {.headroom_bytes = 12345678901, .plan_hash = 77, .noise = 9, .refused = true};
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        report.offers[k] = (struct sched_offer){(k + 1) << 20, 1000 + k, (uint32_t)(UINT32_MAX - k), k << 40};
+    }
+    struct sched_packed_report packed = sched_pack(&report);
+    struct sched_report again = sched_unpack(&packed);
+    assert_memory_equal(&again.offers, &report.offers, sizeof(report.offers));
+    assert_int_equal(again.headroom_bytes, report.headroom_bytes);
+    assert_int_equal(again.plan_hash, report.plan_hash);
+    assert_int_equal(again.noise, report.noise);
+    assert_true(again.refused && !again.measured);
+    report.offers[0] = (struct sched_offer){UINT64_MAX, 16777217, 1, UINT64_MAX - 1};
+    packed = sched_pack(&report);
+    again = sched_unpack(&packed);
+    assert_int_equal(again.offers[0].overhead_ns, UINT64_C(1) << 63);
+    assert_int_equal(again.offers[0].sample_ns, 16777216);
+    assert_int_equal(again.offers[0].step_ns, UINT64_C(1) << 63);
 }
 
 static void a_share_is_cut_into_few_near_equal_steps(void **context)
@@ -470,6 +497,7 @@ int main(void)
         cmocka_unit_test(surplus_is_never_a_rank_s_only_sample),
         cmocka_unit_test(huge_figures_do_not_overflow),
         cmocka_unit_test(absurd_figures_count_as_the_largest),
+        cmocka_unit_test(a_packed_report_says_the_same),
         cmocka_unit_test(a_share_is_cut_into_few_near_equal_steps),
         cmocka_unit_test(a_plan_lasts_as_long_as_its_slowest_rank),
         cmocka_unit_test(the_hash_tells_plans_apart),

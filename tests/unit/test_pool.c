@@ -637,6 +637,30 @@ static void injected_failures_come_as_often_as_asked(void **context)
     close_fixture(&f);
 }
 
+static void a_block_that_shrinks_is_never_refused(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain();
+    device_address below = hold(&f, MIB), block = hold(&f, 8 * MIB);
+    inject(&f, 1);
+    refuse(&f, 512);
+    for (uint64_t bytes = 8 * MIB; bytes > 512; bytes /= 2) {
+        assert_true(mem_pool_shrink(f.pool, &block, bytes, f.streams[0]));
+        assert_true(mem_pool_check(f.pool));
+        assert_int_equal(stats_of(&f).allocated_bytes.current, MIB + bytes);
+    }
+    assert_int_equal(block, below + MIB);
+    mem_pool_trim(f.pool, 0);
+    assert_in_range(stats_of(&f).reserved_bytes.current, MIB + 1024, 2 * MIB);
+    assert_true(mem_pool_shrink(f.pool, &below, 0, f.streams[0]));
+    assert_int_equal(stats_of(&f).allocated_bytes.current, 1024 + MEM_POOL_ALIGNMENT);
+    assert_int_equal(stats_of(&f).allocation.current, 2);
+    inject(&f, 0);
+    give(&f, block);
+    give(&f, below);
+    close_fixture(&f);
+}
+
 static void the_report_says_what_holds_the_memory(void **context)
 {
     (void)context;
@@ -1553,6 +1577,7 @@ int main(void)
         cmocka_unit_test(headroom_shrinks_by_what_a_neighbour_took_too_much),
         cmocka_unit_test(injected_failures_come_when_asked),
         cmocka_unit_test(injected_failures_come_as_often_as_asked),
+        cmocka_unit_test(a_block_that_shrinks_is_never_refused),
         cmocka_unit_test(the_report_says_what_holds_the_memory),
         cmocka_unit_test(a_reused_record_forgets_its_tag),
         cmocka_unit_test(sizes_are_written_in_the_unit_that_fits),

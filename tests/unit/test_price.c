@@ -72,7 +72,7 @@ static void bench_init(struct bench *bench, const struct model_config *config, e
     const struct kernels *kernels = kernels_find("cpu", precision);
     struct device_config device = {.capacity_bytes = 64 << 20, .faulting_addresses = true};
     *bench = (struct bench){.model = make_model(config, precision), .slots = slots};
-    bench->book = price_book_create(bench->model, slots, UINT64_MAX);
+    bench->book = price_book_create(bench->model, slots);
     assert_non_null(bench->book);
     assert_int_equal(device_find("cpu")->create(&device, &bench->device, NULL), STATUS_OK);
     assert_int_equal(mem_pool_create(bench->device, 0, &bench->pool, NULL), STATUS_OK);
@@ -362,7 +362,7 @@ static void check_levers(const char *name, const struct model_config *config, en
     uint64_t bytes = UINT64_MAX;
     for (enum model_levers levers = MODEL_LEVERS_NONE; levers < MODEL_LEVERS_COUNT; levers++) {
         char title[64];
-        snprintf(title, sizeof(title), "%s, levers %s", name, model_levers_name(levers));
+        snprintf(title, sizeof(title), "%s, levers %d", name, levers);
         uint64_t less = check_placements(title, config, precision, levers);
         assert_true(less < bytes);
         bytes = less;
@@ -385,7 +385,7 @@ static uint64_t block_bytes(const struct model_config *config, enum kernel_preci
                             enum list_purpose purpose)
 {
     struct model *model = make_model(config, precision);
-    struct price_book *book = price_book_create(model, 1, UINT64_MAX);
+    struct price_book *book = price_book_create(model, 1);
     uint64_t bytes = price_block_bytes(book, purpose, model_shape_max(model, 4));
     price_book_destroy(book);
     model_destroy(model);
@@ -409,7 +409,7 @@ static void test_a_list_costs_its_price(void **state)
 {
     (void)state;
     struct model *model = make_model(&gpt, KERNEL_FP32);
-    struct price_book *book = price_book_create(model, 2, UINT64_MAX);
+    struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         const struct list *first = price_list(book, purposes[i], model_shape_max(model, 1)); // list before price
         assert_int_equal(price_block_bytes(book, purposes[i], model_shape_max(model, 1)),
@@ -429,7 +429,7 @@ static void test_a_book_tells_shapes_apart(void **state)
 {
     (void)state;
     struct model *model = make_model(&gpt, KERNEL_FP32);
-    struct price_book *book = price_book_create(model, 2, UINT64_MAX);
+    struct price_book *book = price_book_create(model, 2);
     for (size_t samples = 1; samples <= 4; samples++) {
         for (size_t length = gpt.gpt.seq_len; length > 0; length--) {
             struct model_shape shape = {.samples = samples, .length = length};
@@ -450,7 +450,7 @@ static void test_a_book_keeps_few_lists(void **state)
 {
     (void)state;
     struct model *model = make_model(&gpt, KERNEL_FP32);
-    struct price_book *book = price_book_create(model, 2, UINT64_MAX);
+    struct price_book *book = price_book_create(model, 2);
     const struct list *kept[PRICE_LISTS_KEPT];
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= PRICE_LISTS_KEPT; micro_batch++) {
@@ -477,7 +477,7 @@ static void test_a_book_keeps_few_lists(void **state)
 static void assert_price_grows(const struct model_config *config, enum kernel_precision precision)
 {
     struct model *model = make_model(config, precision);
-    struct price_book *book = price_book_create(model, 2, UINT64_MAX);
+    struct price_book *book = price_book_create(model, 2);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 2; micro_batch <= 256; micro_batch++) {
             assert_true(price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch - 1)) <=
@@ -512,7 +512,7 @@ static void test_the_largest_fit(void **state)
 {
     (void)state;
     struct model *model = make_model(&gpt, KERNEL_FP32);
-    struct price_book *book = price_book_create(model, 2, UINT64_MAX);
+    struct price_book *book = price_book_create(model, 2);
     const struct model_shape one = model_shape_max(model, 1);
     for (size_t i = 0; i < 2; i++) {
         for (size_t micro_batch = 1; micro_batch <= 20; micro_batch++) {

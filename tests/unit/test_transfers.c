@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Host memory for what is offloaded: it grows, and where the host has none a step goes on without.
+// Host memory for what is offloaded, and for the optimizer's state: it grows, steps have the same results with it, and
+// where the host has none they go on without.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "worker/step.h"
 
-// Two samples fit where they are offloaded, else one.
+// Two samples fit where they are offloaded, or the optimizer's state is away, else one.
 static const char text[] =
     "model: {kind: gpt, vocab_size: 256, seq_len: 64, block_count: 8, head_count: 2, channels: 32}\n"
     "train: {steps: 100, global_batch_size: 8, micro_batch_size: 2}\n"
@@ -54,7 +56,7 @@ static void empty_host(struct fixture *f)
     mem_pool_inject_failures(f->worker.staging, (struct mem_faults){.every = 1, .first = 1, .count = UINT64_MAX});
 }
 
-static void assert_planned(const struct fixture *f, uint64_t micro_batch, enum model_levers levers)
+static void assert_planned(const struct fixture *f, uint64_t micro_batch, uint64_t levers)
 {
     assert_int_equal(f->worker.plan[0].micro_batch, micro_batch);
     assert_int_equal(f->worker.plan[0].levers, levers);
@@ -125,6 +127,89 @@ static void a_host_that_lacks_what_was_asked_for_ends_the_job(void **state)
     close_fixture(&f);
 }
 
+// Weights after as many steps, in which the state goes where `away` says, bit by bit.
+static void train_weights(unsigned away, float **weights_p, uint64_t *elements_p)
+{
+    enum { STEPS = 6 };
+    struct fixture f;
+    struct error error = {0};
+    const struct step_result *result;
+    open_fixture(&f, "device.capacity=8MiB");
+    struct worker *worker = &f.worker;
+    assert_ok(step_plan_first(worker, &error), &error);
+    for (uint64_t step = 0; step < STEPS; step++) {
+        assert_true(optimizer_state_move(worker, away >> step & 1));
+        assert_int_equal(worker->state.away, away >> step & 1);
+        struct mem_pool_stats stats;
+        mem_pool_stats(worker->pool, &stats);
+        assert_int_equal(stats.allocated_bytes.current, worker->resting_bytes);
+        assert_ok(step_start(worker, step, &error), &error);
+        assert_ok(step_finish(worker, &result, &error), &error);
+    }
+    *elements_p = worker->model->elements;
+    *weights_p = malloc(*elements_p * sizeof(float));
+    worker->device->ops->copy_to_host(worker->device, worker->stream, *weights_p, worker->optimizer_memory.parameters,
+                                      *elements_p * sizeof(float));
+    close_fixture(&f);
+}
+
+static void wherever_the_state_is_a_step_has_the_same_bits(void **state)
+{
+    float *expected, *weights;
+    uint64_t elements;
+    (void)state;
+    train_weights(0, &expected, &elements);
+    const unsigned wheres[] = {0x3f, 0x2a, 0x15, 0x0c, 0x33};
+    for (size_t i = 0; i < sizeof(wheres) / sizeof(wheres[0]); i++) {
+        train_weights(wheres[i], &weights, &elements);
+        assert_memory_equal(weights, expected, elements * sizeof(float));
+        free(weights);
+    }
+    free(expected);
+}
+
+static void a_device_that_refuses_the_state_leaves_it_away(void **state)
+{
+    struct fixture f;
+    (void)state;
+    open_fixture(&f, "device.capacity=8MiB");
+    assert_true(optimizer_state_move(&f.worker, true));
+    uint64_t resting_bytes = f.worker.resting_bytes;
+    mem_pool_inject_failures(f.worker.pool, (struct mem_faults){.every = 1, .first = 1, .count = 1});
+    assert_false(optimizer_state_move(&f.worker, false));
+    assert_true(f.worker.state.away);
+    assert_int_equal(f.worker.resting_bytes, resting_bytes);
+    assert_true(optimizer_state_move(&f.worker, false));
+    assert_false(f.worker.state.away);
+    close_fixture(&f);
+}
+
+static void a_host_that_refuses_the_state_keeps_it_here(void **state)
+{
+    struct fixture f;
+    struct error error = {0};
+    (void)state;
+    open_fixture(&f, "train.recompute=none"); // two samples fit where the state is away
+    empty_host(&f);
+    assert_int_equal(step_plan_first(&f.worker, &error), STATUS_OUT_OF_MEMORY);
+    assert_non_null(strstr(error.text, " bytes for the optimizer's state. Lower train.offload_bytes."));
+    assert_false(f.worker.state.away);
+    close_fixture(&f);
+}
+
+static void state_that_never_fits_starts_away(void **state)
+{
+    struct fixture f;
+    struct error error = {0};
+    (void)state;
+    open_fixture(&f, "device.capacity=1152KiB");
+    assert_true(f.worker.state.away);
+    assert_ok(step_plan_first(&f.worker, &error), &error);
+    assert_planned(&f, 1, OFFERS_ALL);
+    step_loss(&f);
+    close_fixture(&f);
+}
+
 static void host_memory_grows(void **state)
 {
     struct fixture f;
@@ -158,6 +243,10 @@ int main(void)
         cmocka_unit_test(what_the_host_lacks_is_a_no_to_the_plan),
         cmocka_unit_test(what_the_host_lacks_amid_a_step_stays_on_the_device),
         cmocka_unit_test(a_host_that_lacks_what_was_asked_for_ends_the_job),
+        cmocka_unit_test(wherever_the_state_is_a_step_has_the_same_bits),
+        cmocka_unit_test(a_device_that_refuses_the_state_leaves_it_away),
+        cmocka_unit_test(a_host_that_refuses_the_state_keeps_it_here),
+        cmocka_unit_test(state_that_never_fits_starts_away),
         cmocka_unit_test(host_memory_grows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

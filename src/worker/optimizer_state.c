@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/optimizer_state.h"
+
+#include <string.h>
+
+#include "mem/uint64.h"
+#include "worker/worker.h"
+
+// So many pieces that the slots take little, and so few that each is worth a copy.
+#define PIECES         64
+#define PIECE_MULTIPLE 64 // elements
+
+static uint64_t piece_elements(const struct model *model)
+{
+    return uint64_round_up((model->elements + PIECES - 1) / PIECES, PIECE_MULTIPLE);
+}
+
+uint64_t optimizer_state_bytes(const struct model *model, const struct optimizer_config *optimizer)
+{
+    return optimizer_state_count(optimizer) * model->elements * sizeof(float);
+}
+
+uint64_t optimizer_state_device_bytes(const struct model *model, const struct optimizer_config *optimizer, bool away)
+{
+    uint64_t slots_bytes =
+        OPTIMIZER_STATE_SLOTS * optimizer_state_count(optimizer) * piece_elements(model) * sizeof(float);
+    uint64_t bytes = away ? slots_bytes : optimizer_state_bytes(model, optimizer);
+    return bytes == 0 ? 0 : mem_pool_block_bytes(bytes);
+}
+
+static uint64_t device_bytes(const struct worker *worker, bool away)
+{
+    return optimizer_state_device_bytes(worker->model, &worker->optimizer, away);
+}
+
+// On the device. STATUS_OK, or `*block_p` is as it was.
+static enum status hold_block(struct worker *worker, bool away, device_address *block_p)
+{
+    device_address block;
+    enum status status =
+        mem_pool_hold(worker->pool, device_bytes(worker, away), worker->stream, "optimizer state", &block);
+    if (status == STATUS_OK) {
+        *block_p = block;
+        worker->resting_bytes += device_bytes(worker, away);
+    }
+    return status;
+}
+
+static bool hold_staged(struct worker *worker)
+{
+    struct optimizer_state *state = &worker->state;
+    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
+    if (mem_pool_hold(worker->staging, bytes, NULL, "optimizer state", &state->staged) != STATUS_OK) {
+        state->staged = 0;
+        return false;
+    }
+    state->host = mem_pool_host_pointer(worker->staging, state->staged);
+    return true;
+}
+
+static void free_staged(struct worker *worker)
+{
+    mem_pool_free(worker->staging, worker->state.staged, NULL);
+    mem_pool_trim(worker->staging, 0);
+    worker->state.staged = 0;
+    worker->state.host = NULL;
+}
+
+static void settle(struct worker *worker, bool away)
+{
+    uint64_t stride = worker->model->elements * sizeof(float);
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
+        worker->optimizer_memory.states[i] = away ? 0 : worker->state.block + i * stride;
+    }
+    worker->state.away = worker->offers.state_away = away;
+}
+
+static bool make_events(struct worker *worker)
+{
+    const struct device_ops *ops = worker->device->ops;
+    struct optimizer_state *state = &worker->state;
+    bool made = ops->event_create(worker->device, &state->computed) == STATUS_OK;
+    for (size_t slot = 0; made && slot < OPTIMIZER_STATE_SLOTS; slot++) {
+        made = ops->event_create(worker->device, &state->filled[slot]) == STATUS_OK &&
+               ops->event_create(worker->device, &state->emptied[slot]) == STATUS_OK;
+    }
+    return made;
+}
+
+static enum status hold_away(struct worker *worker)
+{
+    if (!hold_staged(worker)) {
+        return STATUS_ERROR;
+    }
+    memset(worker->state.host, 0, optimizer_state_bytes(worker->model, &worker->optimizer));
+    settle(worker, true);
+    return hold_block(worker, true, &worker->state.block);
+}
+
+enum status optimizer_state_hold(struct worker *worker)
+{
+    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
+    worker->offers.state_may_leave &= !worker->device->plain; // where only whole segments go back
+    if (bytes == 0) {
+        return STATUS_OK;
+    }
+    enum status status = make_events(worker) ? hold_block(worker, false, &worker->state.block) : STATUS_ERROR;
+    if (status == STATUS_OUT_OF_MEMORY && worker->offers.state_may_leave) {
+        return hold_away(worker);
+    }
+    if (status == STATUS_OK) {
+        worker->device->ops->fill_zero(worker->device, worker->stream, worker->state.block, bytes);
+        settle(worker, false);
+    }
+    return status;
+}
+
+void optimizer_state_finish(struct worker *worker)
+{
+    const struct device_ops *ops = worker->device->ops;
+    struct optimizer_state *state = &worker->state;
+    mem_pool_free(worker->staging, state->staged, NULL);
+    ops->event_destroy(worker->device, state->computed);
+    for (size_t slot = 0; slot < OPTIMIZER_STATE_SLOTS; slot++) {
+        ops->event_destroy(worker->device, state->filled[slot]);
+        ops->event_destroy(worker->device, state->emptied[slot]);
+    }
+}
+
+static bool leave(struct worker *worker)
+{
+    struct optimizer_state *state = &worker->state;
+    if (!hold_staged(worker)) {
+        return false;
+    }
+    worker->device->ops->copy_to_host(worker->device, worker->stream, state->host, state->block,
+                                      optimizer_state_bytes(worker->model, &worker->optimizer));
+    worker->device->ops->stream_synchronize(worker->device, worker->stream);
+    if (!mem_pool_shrink(worker->pool, &state->block, device_bytes(worker, true), worker->stream)) {
+        free_staged(worker);
+        return false;
+    }
+    worker->resting_bytes -= device_bytes(worker, false) - device_bytes(worker, true);
+    mem_pool_trim(worker->pool, 0);
+    settle(worker, true);
+    return true;
+}
+
+static bool come_back(struct worker *worker)
+{
+    const struct device_ops *ops = worker->device->ops;
+    struct optimizer_state *state = &worker->state;
+    device_address pieces = state->block;
+    if (hold_block(worker, false, &state->block) != STATUS_OK) {
+        return false;
+    }
+    ops->stream_synchronize(worker->device, worker->transfers.list.stream); // the last pieces have gone back
+    ops->copy_to_device(worker->device, worker->stream, state->block, state->host,
+                        optimizer_state_bytes(worker->model, &worker->optimizer));
+    ops->stream_synchronize(worker->device, worker->stream);
+    mem_pool_free(worker->pool, pieces, worker->stream);
+    worker->resting_bytes -= device_bytes(worker, true);
+    free_staged(worker);
+    settle(worker, false);
+    return true;
+}
+
+bool optimizer_state_move(struct worker *worker, bool away)
+{
+    if (away == worker->state.away) {
+        return true;
+    }
+    return away ? leave(worker) : come_back(worker);
+}
+
+// Where the state was away once, the room of its pieces stays empty below it.
+uint64_t optimizer_state_gain(const struct worker *worker)
+{
+    struct mem_pool_stats stats;
+    mem_pool_stats(worker->pool, &stats);
+    uint64_t limit = uint64_min(stats.limit_bytes, stats.soft_limit_bytes), all = device_bytes(worker, false);
+    uint64_t here = worker->resting_bytes + (worker->state.away ? all : 0);
+    uint64_t away = worker->state.away ? worker->resting_bytes : here - all + device_bytes(worker, true);
+    uint64_t granularity = worker->device->ops->granularity_bytes;
+    return mem_pool_headroom_beside(away, limit, granularity) - mem_pool_headroom_beside(here, limit, granularity);
+}
+
+// Elements [first, first + count) of each state, in one of the slots.
+struct piece {
+    size_t slot;
+    uint64_t first, count;
+};
+
+static struct piece piece_of(const struct worker *worker, uint64_t number)
+{
+    uint64_t elements = piece_elements(worker->model), first = number * elements;
+    uint64_t count = uint64_min(elements, worker->model->elements - first);
+    return (struct piece){.slot = number % OPTIMIZER_STATE_SLOTS, .first = first, .count = count};
+}
+
+static device_address slot_of(const struct worker *worker, const struct piece *piece, size_t i)
+{
+    size_t states = optimizer_state_count(&worker->optimizer);
+    return worker->state.block + (piece->slot * states + i) * piece_elements(worker->model) * sizeof(float);
+}
+
+static char *host_of(const struct worker *worker, const struct piece *piece, size_t i)
+{
+    return worker->state.host + (i * worker->model->elements + piece->first) * sizeof(float);
+}
+
+static void bring(struct worker *worker, uint64_t number)
+{
+    const struct device_ops *ops = worker->device->ops;
+    const struct piece next = piece_of(worker, number), *piece = &next;
+    ops->event_wait(worker->device, worker->copy_stream, worker->state.emptied[piece->slot]);
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
+        ops->copy_to_device(worker->device, worker->copy_stream, slot_of(worker, piece, i), host_of(worker, piece, i),
+                            piece->count * sizeof(float));
+    }
+    ops->event_record(worker->device, worker->state.filled[piece->slot], worker->copy_stream);
+}
+
+static void take_back(struct worker *worker, const struct piece *piece)
+{
+    const struct device_ops *ops = worker->device->ops;
+    struct stream *stream = worker->transfers.list.stream;
+    ops->event_record(worker->device, worker->state.computed, worker->stream);
+    ops->event_wait(worker->device, stream, worker->state.computed);
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
+        ops->copy_to_host(worker->device, stream, host_of(worker, piece, i), slot_of(worker, piece, i),
+                          piece->count * sizeof(float));
+    }
+    ops->event_record(worker->device, worker->state.emptied[piece->slot], stream);
+}
+
+static void update(struct worker *worker, uint64_t number, uint64_t step)
+{
+    struct optimizer_memory memory = worker->optimizer_memory;
+    const struct piece present = piece_of(worker, number), *piece = &present;
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
+        memory.states[i] = slot_of(worker, piece, i);
+    }
+    worker->device->ops->event_wait(worker->device, worker->stream, worker->state.filled[piece->slot]);
+    optimizer_step_part(&worker->optimizer, worker->model, worker->kernels, &memory, step, piece->first, piece->count);
+    take_back(worker, piece);
+}
+
+void optimizer_state_step(struct worker *worker, uint64_t step)
+{
+    uint64_t pieces = (worker->model->elements + piece_elements(worker->model) - 1) / piece_elements(worker->model);
+    if (!worker->state.away) {
+        optimizer_step(&worker->optimizer, worker->model, worker->kernels, &worker->optimizer_memory, step);
+        return;
+    }
+    bring(worker, 0);
+    for (uint64_t i = 0; i < pieces; i++) {
+        if (i + 1 < pieces) {
+            bring(worker, i + 1);
+        }
+        update(worker, i, step);
+    }
+}
