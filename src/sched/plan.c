@@ -96,12 +96,12 @@ static struct reach reach_of_rank(const struct problem *problem, size_t rank, ui
 {
     struct reach best = {.next_ns = UINT64_MAX};
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        if (problem->reports[rank].offers[k].micro_batch_max == 0) {
+            continue;
+        }
         struct sched_offer offer = offer_of(problem, rank, k);
         uint64_t at_once_ns =
             offer.step_ns + offer.overhead_ns + (best.samples + 1) * offer.sample_ns; // however much it holds
-        if (offer.micro_batch_max == 0) {
-            continue;
-        }
         if (at_once_ns > deadline_ns) {
             best.next_ns = sched_min(best.next_ns, at_once_ns);
             continue;
@@ -170,9 +170,10 @@ static uint64_t clamp(double value, uint64_t low, uint64_t high)
 }
 
 // The earliest deadline by which all ranks together finish the batch, or a later one by which they finish exactly the
-// same samples. It lies in [low, high] throughout, and each guess moves one of the two to the nearest moment at which
-// some rank finishes a sample. Guesses are floating point: they decide how soon the search ends, never where.
-static uint64_t find_deadline(const struct problem *problem)
+// same samples; and how many more than the batch they finish by then. It lies in [low, high] throughout, and each guess
+// moves one of the two to the nearest moment at which some rank finishes a sample. Guesses are floating point: they
+// decide how soon the search ends, never where.
+static uint64_t find_deadline(const struct problem *problem, uint64_t *excess_p)
 {
     uint64_t low = 0, high = deadline_of_equal_shares(problem);
     double slope = ns_per_sample(problem);
@@ -181,6 +182,7 @@ static uint64_t find_deadline(const struct problem *problem)
         uint64_t deadline_ns = round < NEWTON_ROUNDS ? clamp(guess, low, high - 1) : low + (high - low) / 2;
         struct reach all = reach_of_all(problem, deadline_ns);
         if (all.samples == problem->global_batch) {
+            *excess_p = 0;
             return deadline_ns;
         }
         if (all.samples > problem->global_batch) {
@@ -190,15 +192,15 @@ static uint64_t find_deadline(const struct problem *problem)
         }
         guess = (double)deadline_ns + ((double)problem->global_batch - (double)all.samples) * slope;
     }
+    *excess_p = reach_of_all(problem, low).samples - problem->global_batch;
     return low;
 }
 
 // Deals the batch from its end. Where the ranks would finish more than the batch by the deadline but less a moment
 // before, those that finish a sample right at the deadline, last rank first, are spared it.
-static void deal(const struct problem *problem, uint64_t deadline_ns, struct sched_share *shares)
+static void deal(const struct problem *problem, struct sched_share *shares)
 {
-    uint64_t excess = reach_of_all(problem, deadline_ns).samples - problem->global_batch;
-    uint64_t end = problem->global_batch;
+    uint64_t excess, deadline_ns = find_deadline(problem, &excess), end = problem->global_batch;
     for (size_t i = problem->ranks; i-- > 0;) {
         struct reach reach = reach_of_rank(problem, i, deadline_ns);
         bool spared = excess > 0 && reach.last_ns == deadline_ns && reach.samples > problem->samples_min;
@@ -219,7 +221,7 @@ bool sched_plan(const struct sched_report *reports, size_t ranks, uint64_t globa
     if (problem.able == 0) {
         return false;
     }
-    deal(&problem, find_deadline(&problem), shares);
+    deal(&problem, shares);
     return true;
 }
 

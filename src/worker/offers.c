@@ -13,6 +13,8 @@
 // What a device computes while a byte moves between it and the host: from 10, where that is memory, to 10,000.
 #define FLOPS_OF_A_MOVED_BYTE 1000.0
 
+#define UPDATES_AVERAGED 8
+
 _Static_assert(OFFERS_SETS <= SCHED_LEVERS_MAX, "the coordinator knows every set of levers");
 
 static const struct {
@@ -130,16 +132,24 @@ void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, ui
         offers->warm = true;
         return;
     }
+    if (offers->work[levers] == 0) {
+        return; // a way out that the rank does not offer
+    }
     offers->levers = levers;
     sched_speed_observe(&offers->speed, samples, (uint64_t)llround((double)time_ns / offers->work[levers]));
 }
 
 void offers_observe_update(struct offers *offers, bool away, uint64_t time_ns)
 {
-    bool measured = offers->update[away].measured;
-    double before = offers->update[away].ns, now = (double)time_ns;
-    offers->update[away].ns = measured ? before + (now - before) / 8 : now;
-    offers->update[away].measured = true;
+    struct offers_update *update = &offers->update[away];
+    double weight = update->count < UPDATES_AVERAGED ? 1 / fmax(1, (double)update->count) : 1.0 / UPDATES_AVERAGED;
+    update->ns += weight * ((double)time_ns - update->ns);
+    update->count += update->count < UPDATES_AVERAGED;
+}
+
+static bool is_measured(const struct offers_update *update)
+{
+    return update->count > 1;
 }
 
 // What was measured is kept as under the first set; the levers that were pulled last are to take as long as before.
@@ -165,10 +175,11 @@ void offers_compare(struct offers *offers, const struct costs *costs)
 // How much longer a step takes where the optimizer's state is away.
 static double away_ns(const struct offers *offers, double sample_ns)
 {
-    if (offers->update[true].measured && offers->update[false].measured) {
-        return fmax(0, offers->update[true].ns - offers->update[false].ns);
+    const struct offers_update *away = &offers->update[true], *here = &offers->update[false];
+    if (is_measured(away) && is_measured(here)) {
+        return fmax(0, away->ns - here->ns);
     }
-    return offers->update[true].measured ? offers->update[true].ns : offers->state_samples * sample_ns;
+    return is_measured(away) ? away->ns : offers->state_samples * sample_ns;
 }
 
 // What a block may take under the set, of which it may take `bytes` where the optimizer's state stays where it is.

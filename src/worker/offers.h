@@ -23,24 +23,28 @@ enum {
     OFFERS_SETS
 };
 
+// How long updates of weights take: a mean that follows the last few. The first counts for nothing: it touches memory
+// that was never used.
+struct offers_update {
+    uint64_t count;
+    double ns;
+};
+
 struct offers {
     struct price_book *prices;
     const struct model *model;
-    double work[SCHED_LEVERS_MAX]; // of a sample, relative to the first set that there is; 0: there is no such set
-    struct sched_speed speed;      // of that set
-    uint64_t grain;                // samples that the coordinator counts as one
-    uint64_t most;                 // samples of a micro-step
-    uint64_t levers;               // of the last micro-step that was measured
-    bool warm;                     // a micro-step has run
-    bool state_away;               // the optimizer's state is in host memory
-    bool state_may_leave;          // the config allows it, and the host has memory for it
-    bool state_stays;              // it was refused memory on the device, so for now it does not come back
-    uint64_t state_bytes;          // of headroom that the rank gains when it leaves, or loses when it comes back
-    double state_samples;          // a step takes as much longer when it is away as so many samples take: a guess
-    struct {
-        bool measured;
-        double ns;
-    } update[2]; // of weights, with the state here and away
+    double work[SCHED_LEVERS_MAX];  // of a sample, relative to the first set that there is; 0: there is no such set
+    struct sched_speed speed;       // of that set
+    uint64_t grain;                 // samples that the coordinator counts as one
+    uint64_t most;                  // samples of a micro-step
+    uint64_t levers;                // of the last micro-step that was measured
+    bool warm;                      // a micro-step has run
+    bool state_away;                // the optimizer's state is in host memory
+    bool state_may_leave;           // the config allows it, and the host has memory for it
+    bool state_stays;               // it was refused memory on the device, so for now it does not come back
+    uint64_t state_bytes;           // of headroom that the rank gains when it leaves, or loses when it comes back
+    double state_samples;           // a step takes as much longer when it is away as so many samples take: a guess
+    struct offers_update update[2]; // with the state here and away
 };
 
 // "none", "head", "selective", "full", "offload", "state", "all".

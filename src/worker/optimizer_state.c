@@ -66,7 +66,7 @@ static void free_staged(struct worker *worker)
     worker->state.host = NULL;
 }
 
-static void settle(struct worker *worker, bool away)
+static void note_place(struct worker *worker, bool away)
 {
     uint64_t stride = worker->model->elements * sizeof(float);
     for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
@@ -93,7 +93,7 @@ static enum status hold_away(struct worker *worker)
         return STATUS_ERROR;
     }
     memset(worker->state.host, 0, optimizer_state_bytes(worker->model, &worker->optimizer));
-    settle(worker, true);
+    note_place(worker, true);
     return hold_block(worker, true, &worker->state.block);
 }
 
@@ -110,7 +110,7 @@ enum status optimizer_state_hold(struct worker *worker)
     }
     if (status == STATUS_OK) {
         worker->device->ops->fill_zero(worker->device, worker->stream, worker->state.block, bytes);
-        settle(worker, false);
+        note_place(worker, false);
     }
     return status;
 }
@@ -142,7 +142,7 @@ static bool leave(struct worker *worker)
     }
     worker->resting_bytes -= device_bytes(worker, false) - device_bytes(worker, true);
     mem_pool_trim(worker->pool, 0);
-    settle(worker, true);
+    note_place(worker, true);
     return true;
 }
 
@@ -161,7 +161,7 @@ static bool come_back(struct worker *worker)
     mem_pool_free(worker->pool, pieces, worker->stream);
     worker->resting_bytes -= device_bytes(worker, true);
     free_staged(worker);
-    settle(worker, false);
+    note_place(worker, false);
     return true;
 }
 

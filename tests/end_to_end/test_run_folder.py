@@ -83,7 +83,7 @@ class RunFolder(headroom_run.ProgramTest):
         run = self.train("gpt.yaml", "train.steps=20")
         plan = self.headroom("plan", "gpt.yaml", "--costs", f"{run.path}/costs/rank_0.json").out
         tables = re.findall(r"ms\n(.*?)layouts", plan, re.DOTALL)
-        self.assertEqual(len(tables), 4, plan)
+        self.assertEqual(len(tables), 6, plan)
         for table in tables:
             rows = [line.split() for line in table.splitlines()]
             self.assertGreater(len(rows), 4)

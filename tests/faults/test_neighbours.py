@@ -8,7 +8,7 @@ PATIENCE = 3  # reports of more memory before it is believed
 LEARNED = 3  # steps, one of them in smaller micro-steps
 CAPACITY = 1024 * 1024
 NEIGHBOUR = 448 * 1024
-NO_LEVERS = "train.recompute=none"  # with which a rank could hold more, if that were faster
+NO_LEVERS = ("train.recompute=none", headroom_run.ALL_STAYS)  # with which a rank could hold more, if that were faster
 
 
 def neighbour(rank, from_step=FROM):
@@ -19,7 +19,7 @@ class Neighbours(headroom_run.ProgramTest):
     def test_plan_shrinks_and_grows_back(self):
         """One rank does the whole batch, so nothing but memory decides its micro-batch."""
         reference = self.train("mlp.yaml", f"train.steps={STEPS}")
-        run = self.train("mlp.yaml", f"train.steps={STEPS}", f"device.capacity={CAPACITY}", NO_LEVERS, neighbour(0))
+        run = self.train("mlp.yaml", f"train.steps={STEPS}", f"device.capacity={CAPACITY}", *NO_LEVERS, neighbour(0))
         sizes = run.of_rank(0, "micro_batch")
         before, during, after = sizes[LEARNED:FROM], sizes[FROM:TO], sizes[TO + PATIENCE:]
         self.assertEqual((len(set(before)), len(set(during)), len(set(after))), (1, 1, 1), sizes)
@@ -33,7 +33,7 @@ class Neighbours(headroom_run.ProgramTest):
     def test_only_its_own_rank_shrinks(self):
         capacity = f"device.capacity={CAPACITY}"
         reference = self.train("mlp.yaml", capacity, f"train.steps={STEPS}", ranks=4)
-        run = self.train("mlp.yaml", capacity, f"train.steps={STEPS}", NO_LEVERS, neighbour(2), ranks=4)
+        run = self.train("mlp.yaml", capacity, f"train.steps={STEPS}", *NO_LEVERS, neighbour(2), ranks=4)
         fits = (CAPACITY - NEIGHBOUR - 502 * 1024) // 3200  # at most: weights, gradients and momentum take 502 KiB
         for step in range(FROM, TO):
             self.assertLessEqual(run.of_rank(2, "micro_batch")[step], fits)
