@@ -432,22 +432,56 @@ void mem_pool_free(struct mem_pool *pool, device_address address, struct stream 
     pool_count_split(pool, segment);
 }
 
-bool mem_pool_shrink(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream)
+static struct block *live_block(const struct mem_pool *pool, device_address address)
 {
-    struct block *block = blocks_find(&pool->blocks, *address_p - pool->guard_bytes);
-    assert(block != NULL && bytes <= block->requested_bytes);
-    struct request request = {.bytes = bytes,
-                              .block_bytes = block_bytes(pool, bytes),
-                              .stream = stream,
-                              .lifetime = block->stays ? FOR_RUN : FOR_STEP};
+    struct block *block = blocks_find(&pool->blocks, address - pool->guard_bytes);
+    assert(block != NULL);
+    return block;
+}
+
+// A request for `bytes` in the place of the block.
+static struct request request_for(const struct mem_pool *pool, const struct block *block, uint64_t bytes,
+                                  struct stream *stream)
+{
+    return (struct request){.bytes = bytes,
+                            .block_bytes = block_bytes(pool, bytes),
+                            .stream = stream,
+                            .tag = block->tag->name,
+                            .lifetime = block->stays ? FOR_RUN : FOR_STEP};
+}
+
+// Once. What takes no more than the block finds a place when that is free, and so does the block itself.
+static enum status resize(struct mem_pool *pool, device_address *address_p, const struct request *request)
+{
+    struct block *block = live_block(pool, *address_p);
+    struct request before = request_for(pool, block, block->requested_bytes, request->stream);
     struct arena *arena = block->segment->arena;
     struct tag *tag = block->tag;
+    bool grows = request->block_bytes > before.block_bytes;
     if (!blocks_prepare(&pool->blocks)) {
-        return false;
+        return STATUS_ERROR;
     }
-    mem_pool_free(pool, *address_p, stream);
-    *address_p = take(pool, &request, blocks_best_fit(arena, request.block_bytes, stream), tag);
-    return true;
+    if (grows && is_injected(&pool->faults, ++pool->calls)) {
+        return refuse(pool, request, true);
+    }
+    mem_pool_free(pool, *address_p, request->stream);
+    struct block *found = grows ? find(pool, request) : blocks_best_fit(arena, request->block_bytes, request->stream);
+    if (found != NULL) {
+        *address_p = take(pool, request, found, tag);
+        return STATUS_OK;
+    }
+    *address_p = take(pool, &before, blocks_best_fit(arena, before.block_bytes, request->stream), tag);
+    return refuse(pool, request, false);
+}
+
+enum status mem_pool_resize(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream)
+{
+    struct request request = request_for(pool, live_block(pool, *address_p), bytes, stream);
+    enum status status = resize(pool, address_p, &request);
+    while (status == STATUS_OUT_OF_MEMORY && mem_pool_relieve(pool)) {
+        status = resize(pool, address_p, &request);
+    }
+    return finish_request(pool, &request, status);
 }
 
 void *mem_pool_host_pointer(const struct mem_pool *pool, device_address address)

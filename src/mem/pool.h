@@ -103,9 +103,10 @@ enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *
 // `address` must come from this pool and be live, or be 0. Never blocks.
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream);
 
-// A live block, used on `stream` alone, gives back all but `bytes`, and is never refused these: it may move, and its
-// contents become undefined. False when the host's memory runs out; then nothing has changed. Never blocks.
-bool mem_pool_shrink(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream);
+// A live block, used on `stream` alone, becomes one of at least `bytes`; it may move, and its contents become
+// undefined. To shrink is never refused. To grow may be, as mem_pool_hold; then it has as many bytes as before.
+// STATUS_ERROR when the host's memory runs out, with nothing changed. Blocks the host where that lets it grow.
+enum status mem_pool_resize(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream);
 
 // What the cause of the last refusal asks for: waits for work that is pending, or trims. False where neither would
 // help; else the request is worth another try.

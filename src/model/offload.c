@@ -7,7 +7,8 @@
 #include "model/ops.h"
 
 // The operations: a tensor begins to leave, has left, begins to come back, is back. Copies run one after the other, and
-// not before what was enqueued before them. The second and the fourth are for what was begun last, and so for all.
+// not before what was enqueued before them. `copied` is marked anew by each, so who waits for it waits for all until
+// then.
 
 static void begin_copy(const struct kernel_context *context, const struct list_transfers *transfers)
 {

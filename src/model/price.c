@@ -29,7 +29,6 @@ struct page {
 struct price_book {
     const struct model *model;
     size_t slots;
-    uint64_t host_bytes; // the most for a list
     struct page pages[PURPOSES];
 };
 
@@ -39,14 +38,8 @@ struct price_book *price_book_create(const struct model *model, size_t slots)
     if (book != NULL) {
         book->model = model;
         book->slots = slots;
-        book->host_bytes = UINT64_MAX;
     }
     return book;
-}
-
-void price_limit_host(struct price_book *book, uint64_t host_bytes)
-{
-    book->host_bytes = host_bytes;
 }
 
 void price_book_destroy(struct price_book *book)
@@ -164,7 +157,7 @@ static const struct price *find_price(struct price_book *book, enum list_purpose
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
 {
     const struct price *price = find_price(book, purpose, shape);
-    return price == NULL || price->host_bytes > book->host_bytes ? UINT64_MAX : price->block_bytes;
+    return price == NULL ? UINT64_MAX : price->block_bytes;
 }
 
 uint64_t price_host_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape)
@@ -180,23 +173,24 @@ uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, s
 }
 
 static bool fits_in(struct price_book *book, enum list_purpose purpose, struct model_shape shape, uint64_t bytes,
-                    size_t samples)
+                    uint64_t host_bytes, size_t samples)
 {
     shape.samples = samples;
-    return price_block_bytes(book, purpose, shape) <= bytes;
+    const struct price *price = find_price(book, purpose, shape);
+    return price != NULL && price->block_bytes <= bytes && price->host_bytes <= host_bytes;
 }
 
 size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, struct model_shape shape, uint64_t bytes,
-                         size_t most)
+                         uint64_t host_bytes, size_t most)
 {
     size_t fits = 0, too_large = 1;
-    while (too_large <= most && fits_in(book, purpose, shape, bytes, too_large)) {
+    while (too_large <= most && fits_in(book, purpose, shape, bytes, host_bytes, too_large)) {
         fits = too_large;
         too_large = most - fits < fits ? most + 1 : 2 * fits;
     }
     while (too_large - fits > 1) {
         size_t middle = fits + (too_large - fits) / 2;
-        if (fits_in(book, purpose, shape, bytes, middle)) {
+        if (fits_in(book, purpose, shape, bytes, host_bytes, middle)) {
             fits = middle;
         } else {
             too_large = middle;

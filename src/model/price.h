@@ -22,17 +22,13 @@ struct price_book;
 struct price_book *price_book_create(const struct model *model, size_t slots);
 void price_book_destroy(struct price_book *book);
 
-// From now on lists may keep no more than so many bytes in host memory; at first any number.
-void price_limit_host(struct price_book *book, uint64_t host_bytes);
-
 // The list for the shape. The book owns it; it stays until the next call. NULL when the host's memory runs out.
 const struct list *price_list(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
 // Bytes of a block for the list: the slots of inputs, and what the operations write.
 uint64_t price_list_bytes(const struct price_book *book, const struct list *list);
 
-// Those of the list for the shape. UINT64_MAX where it keeps more in host memory than it may, and when the host's
-// memory runs out.
+// Those of the list for the shape. UINT64_MAX when the host's memory runs out.
 uint64_t price_block_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
 // Bytes that it keeps in host memory. UINT64_MAX when the host's memory runs out.
@@ -41,10 +37,10 @@ uint64_t price_host_bytes(struct price_book *book, enum list_purpose purpose, st
 // How many of a block's bytes the layout takes beyond its lower bound. UINT64_MAX when the host's memory runs out.
 uint64_t price_slack_bytes(struct price_book *book, enum list_purpose purpose, struct model_shape shape);
 
-// The largest micro-batch <= `most`, else shaped as `shape`, whose block fits in `bytes`; 0 when not even one sample
-// does. Prices none above twice of what it answers.
+// The largest micro-batch <= `most`, else shaped as `shape`, whose block fits in `bytes` and which keeps no more than
+// `host_bytes` in host memory; 0 when not even one sample does. Prices none above twice of what it answers.
 size_t price_largest_fit(struct price_book *book, enum list_purpose purpose, struct model_shape shape, uint64_t bytes,
-                         size_t most);
+                         uint64_t host_bytes, size_t most);
 
 // How long the list for the shape takes, relative to others of the same model: its arithmetic, and the bytes that it
 // moves. A guess, for what was not measured. 0 when the host's memory runs out.

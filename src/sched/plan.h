@@ -5,9 +5,10 @@
 // reports.
 //
 // A rank offers micro-steps under several sets of levers, which trade time for memory. Under set k it holds at most
-// M_ik samples at once, and n of them are taken to last overhead_ik + n * sample_ik, so a share of n samples takes
+// M_ik samples at once, n of them are taken to last overhead_ik + n * sample_ik, and step_ik comes once a step, so a
+// share of n samples takes
 //
-//     f_i(n) = min over k of  ceil(n / M_ik) * overhead_ik + n * sample_ik.
+//     f_i(n) = min over k of  step_ik + ceil(n / M_ik) * overhead_ik + n * sample_ik.
 //
 // The plan minimises max f_i(n_i) under sum n_i = global batch. Each f_i rises with n, so a search for the earliest
 // deadline by which all ranks together finish the batch is exactly optimal, and it chooses each rank's levers as well.

@@ -138,10 +138,9 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
 // Checks that need the devices: why the ranks run on the CPU where GPUs were allowed, "" where they do not, and whether
 // several share one.
 enum status config_check_devices(const struct config *config, const char *why_cpu, bool shared, struct error *error);
-// The check that needs the model: where offloading is asked for, what train.offload_bytes leave for it holds what the
-// smallest micro-step keeps in host memory.
-enum status config_check_offload(const struct config *config, uint64_t bytes, uint64_t least_bytes,
-                                 struct error *error);
+// The check that needs the model: where offloading is asked for, train.offload_bytes hold what the smallest micro-step
+// keeps in host memory.
+enum status config_check_offload(const struct config *config, uint64_t host_bytes, struct error *error);
 void config_finish(struct config *config);
 
 // A key in use that only the CPU device knows; NULL: none.

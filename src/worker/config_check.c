@@ -271,14 +271,13 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
                                                   : check_rank(config, "fault.rank", config->fault.rank, ranks, error);
 }
 
-enum status config_check_offload(const struct config *config, uint64_t bytes, uint64_t least_bytes, struct error *error)
+enum status config_check_offload(const struct config *config, uint64_t host_bytes, struct error *error)
 {
-    if (config->train.recompute != CONFIG_RECOMPUTE_OFFLOAD || least_bytes <= bytes) {
+    if (config->train.recompute != CONFIG_RECOMPUTE_OFFLOAD || host_bytes <= config->train.offload_bytes) {
         return STATUS_OK;
     }
     return refuse(config, "train.offload_bytes", error,
-                  "the smallest micro-step keeps %" PRIu64 " bytes in host memory, for which %" PRIu64 " are left",
-                  least_bytes, bytes);
+                  "the smallest micro-step keeps %" PRIu64 " bytes in host memory; allowed: no less", host_bytes);
 }
 
 // NCCL takes ranks of one GPU for ranks of two where they name different hosts.

@@ -65,8 +65,8 @@ const struct config_key config_keys[] = {
      .help = "what the backward pass computes again rather than keep: layer norms and GELU, or all within a block; "
              "offload: "
              "as full, and what it keeps waits in host memory; auto: as little as memory allows"},
-    {"train.offload_bytes", CONFIG_TYPE_BYTES, ONE(train.offload_bytes), RANGE("0", "16TiB"),
-     .fallback = "4GiB", .help = "the most host memory that a rank keeps tensors of its device in; 0: none"},
+    {"train.offload_bytes", CONFIG_TYPE_BYTES, ONE(train.offload_bytes), RANGE("0", "16TiB"), .fallback = "4GiB",
+     .help = "the most host memory that a rank keeps tensors of its device in; 0: none"},
     {"train.reproducible", CONFIG_TYPE_BOOL, ONE(train.reproducible), .fallback = "false",
      .help = "weights of the same bits whatever the number of ranks and their memory; slower"},
     {"train.grain_size", CONFIG_TYPE_COUNT, ONE(train.grain_size), RANGE("1", SAMPLES_MAX), .fallback = "1",

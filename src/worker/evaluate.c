@@ -47,7 +47,7 @@ static enum status run_share(struct worker *worker, struct loader *loader, const
     struct sched_share mine = *share;
     uint64_t headroom_bytes = mem_pool_headroom(worker->pool);
     uint64_t fits = price_largest_fit(worker->prices, LIST_EVALUATE, model_shape_max(worker->model, 1), headroom_bytes,
-                                      mine.samples);
+                                      UINT64_MAX, mine.samples);
     // The allocation decides whether one fits, and its failure tells why not.
     mine.micro_batch = worker->config->train.reproducible ? 1 : uint64_max(fits, 1);
     const struct sample_share samples = {

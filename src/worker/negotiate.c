@@ -81,7 +81,7 @@ static void read_op_timer(struct worker *worker)
 static void offer(struct worker *worker, uint64_t bytes)
 {
     struct sched_report report = sched_unpack(&worker->message.report);
-    worker->offers.state_bytes = optimizer_state_gain(worker);
+    worker->offers.state.gain_bytes = optimizer_state_gain(worker);
     offers_fill(&worker->offers, worker->model->target_elements, bytes, &report);
     worker->message.report = sched_pack(&report);
 }
@@ -89,7 +89,7 @@ static void offer(struct worker *worker, uint64_t bytes)
 void negotiate_report(struct worker *worker, uint64_t next_step)
 {
     struct sched_packed_report *report = &worker->message.report;
-    worker->offers.state_stays = false;
+    worker->offers.state.stays = false;
     read_stopwatch(worker);
     read_op_timer(worker);
     set_neighbours(worker, next_step);
@@ -228,8 +228,8 @@ static bool place_state(struct worker *worker, const struct sched_share *share)
     if (offers_away(share->levers)) {
         return samples_send_state_away(worker);
     }
-    worker->offers.state_stays = !optimizer_state_move(worker, false);
-    return !worker->offers.state_stays;
+    worker->offers.state.stays = !optimizer_state_move(worker, false);
+    return !worker->offers.state.stays;
 }
 
 // The memory of this rank's share is reserved, or the rank offers less than what was refused.
@@ -256,11 +256,13 @@ static bool any_refused(const struct worker *worker)
     return false;
 }
 
-// Where a shortage amid a step has sent the optimizer's state away and the plan has it here, it comes back.
+// Where a shortage amid a step has sent the optimizer's state away and the plan has it here, it comes back if there is
+// memory. If not, the plan runs as well.
 static void return_state(struct worker *worker)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
-    if (share->samples > 0 && !offers_away(share->levers)) {
+    if (share->samples > 0 && !offers_away(share->levers) &&
+        mem_pool_headroom(worker->pool) >= optimizer_state_gain(worker)) {
         optimizer_state_move(worker, false);
     }
 }
@@ -276,9 +278,12 @@ enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *chan
             negotiate_trim(worker, next_step);
             status = decide(worker, again, changed_p, error);
         }
-        if (status != STATUS_OK || !*changed_p) {
-            return_state(worker);
+        if (status != STATUS_OK) {
             return status;
+        }
+        if (!*changed_p) {
+            return_state(worker);
+            return STATUS_OK;
         }
         reserve(worker);
         negotiate_exchange(worker);

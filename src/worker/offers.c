@@ -67,16 +67,35 @@ struct model_shape offers_shape(uint64_t samples, uint64_t length, uint64_t leve
     return (struct model_shape){.samples = samples, .length = length, .levers = sets[levers].list};
 }
 
+// From this set on the optimizer's state is away: only those before it of which that holds, too, are compared with it.
+static bool begins_anew(size_t levers)
+{
+    return levers == OFFERS_STATE;
+}
+
+uint64_t offers_host_bytes(const struct offers *offers, uint64_t levers)
+{
+    uint64_t taken = sets[levers].away || offers->state.keeps_host ? offers->state.bytes : 0;
+    return uint64_min(offers->lists_host_bytes, offers->host_bytes - uint64_min(offers->host_bytes, taken));
+}
+
+// Whether the config and the host's memory allow micro-steps of one grain under the set.
+static bool is_possible(const struct offers *offers, const struct config *config, size_t levers)
+{
+    struct model_shape grain = offers_shape(offers->grain, offers->model->target_elements, levers);
+    return is_allowed(config, levers) && (offers->state.may_leave || !sets[levers].away) &&
+           price_host_bytes(offers->prices, LIST_TRAIN, grain) <= offers_host_bytes(offers, levers);
+}
+
 // Of one sample under each set: those that take less memory than those before them, the state being where it is.
 static void find_work(struct offers *offers, const struct config *config)
 {
     uint64_t least_bytes = UINT64_MAX;
     for (size_t k = 0; k < OFFERS_SETS; k++) {
-        least_bytes = k == OFFERS_STATE ? UINT64_MAX : least_bytes;
         struct model_shape one = offers_shape(1, offers->model->target_elements, k);
-        bool possible = is_allowed(config, k) && (offers->state_may_leave || !sets[k].away);
-        uint64_t bytes = possible ? price_block_bytes(offers->prices, LIST_TRAIN, one) : UINT64_MAX;
-        if (bytes < least_bytes) {
+        uint64_t bytes = price_block_bytes(offers->prices, LIST_TRAIN, one);
+        least_bytes = begins_anew(k) ? UINT64_MAX : least_bytes;
+        if (is_possible(offers, config, k) && bytes < least_bytes) {
             offers->work[k] = price_work(offers->prices, LIST_TRAIN, one);
             least_bytes = bytes;
         }
@@ -84,7 +103,7 @@ static void find_work(struct offers *offers, const struct config *config)
 }
 
 // False where the host's memory runs out.
-static bool relate_work(struct offers *offers, uint64_t state_bytes)
+static bool relate_work(struct offers *offers)
 {
     size_t first = 0;
     while (first < OFFERS_SETS && offers->work[first] == 0) {
@@ -97,28 +116,48 @@ static bool relate_work(struct offers *offers, uint64_t state_bytes)
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         offers->work[k] /= work;
     }
-    offers->state_samples = 2 * (double)state_bytes * FLOPS_OF_A_MOVED_BYTE / work; // there and back
+    offers->state.samples = 2 * (double)offers->state.bytes * FLOPS_OF_A_MOVED_BYTE / work; // there and back
     return true;
+}
+
+// Whether the optimizer's state may be in host memory, where that has room for it.
+static bool may_be_away(const struct config *config, const struct model *model,
+                        const struct optimizer_config *optimizer)
+{
+    bool gains =
+        optimizer_state_device_bytes(model, optimizer, true) < optimizer_state_device_bytes(model, optimizer, false);
+    return gains && config->device.segments != CONFIG_PLAIN &&
+           (is_allowed(config, OFFERS_STATE) || is_allowed(config, OFFERS_ALL));
 }
 
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
                         const struct optimizer_config *optimizer, struct price_book *prices, struct error *error)
 {
-    uint64_t state_bytes = optimizer_state_bytes(model, optimizer), host_bytes = config->train.offload_bytes;
-    *offers = (struct offers){.prices = prices, .model = model, .grain = 1, .most = config->train.global_batch_size};
+    *offers = (struct offers){.prices = prices,
+                              .model = model,
+                              .grain = 1,
+                              .most = config->train.global_batch_size,
+                              .host_bytes = config->train.offload_bytes,
+                              .lists_host_bytes = UINT64_MAX};
     if (config->train.reproducible) {
         offers->grain = offers->most = config->train.grain_size;
     }
-    offers->state_may_leave = state_bytes > 0 && state_bytes <= host_bytes && config->device.segments != CONFIG_PLAIN;
-    host_bytes -= offers->state_may_leave ? state_bytes : 0;
-    price_limit_host(prices, host_bytes);
+    if (may_be_away(config, model, optimizer)) {
+        offers->state.bytes = optimizer_state_bytes(model, optimizer);
+        offers->state.may_leave = offers->state.bytes <= offers->host_bytes;
+    }
     struct model_shape least = offers_shape(offers->grain, model->target_elements, MODEL_LEVERS_OFFLOAD);
-    enum status status = config_check_offload(config, host_bytes, price_host_bytes(prices, LIST_TRAIN, least), error);
+    enum status status = config_check_offload(config, price_host_bytes(prices, LIST_TRAIN, least), error);
     if (status != STATUS_OK) {
         return status;
     }
     find_work(offers, config);
-    return relate_work(offers, state_bytes) ? STATUS_OK : error_set(error, STATUS_ERROR, "out of host memory");
+    return relate_work(offers) ? STATUS_OK : error_set(error, STATUS_ERROR, "out of host memory");
+}
+
+bool offers_lack_host(const struct offers *offers)
+{
+    return offers->state.bytes > offers->host_bytes;
 }
 
 void offers_begin_step(struct offers *offers)
@@ -141,7 +180,7 @@ void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, ui
 
 void offers_observe_update(struct offers *offers, bool away, uint64_t time_ns)
 {
-    struct offers_update *update = &offers->update[away];
+    struct offers_update *update = &offers->state.update[away];
     double weight = update->count < UPDATES_AVERAGED ? 1 / fmax(1, (double)update->count) : 1.0 / UPDATES_AVERAGED;
     update->ns += weight * ((double)time_ns - update->ns);
     update->count += update->count < UPDATES_AVERAGED;
@@ -161,7 +200,7 @@ void offers_compare(struct offers *offers, const struct costs *costs)
         const struct list *list = offers->work[k] > 0 ? price_list(offers->prices, LIST_TRAIN, one) : NULL;
         double list_ns = list == NULL ? 0 : costs_list_ns(costs, list);
         first_ns = first_ns == 0 ? list_ns : first_ns;
-        least = k == OFFERS_STATE ? 1 : least;
+        least = begins_anew(k) ? 1 : least;
         if (list_ns > 0) {
             least = fmax(least, list_ns / first_ns);
             offers->work[k] = least;
@@ -173,25 +212,26 @@ void offers_compare(struct offers *offers, const struct costs *costs)
 }
 
 // How much longer a step takes where the optimizer's state is away.
-static double away_ns(const struct offers *offers, double sample_ns)
+static double away_ns(const struct offers *offers, bool measured, double sample_ns)
 {
-    const struct offers_update *away = &offers->update[true], *here = &offers->update[false];
-    if (is_measured(away) && is_measured(here)) {
-        return fmax(0, away->ns - here->ns);
+    const struct offers_update *away = &offers->state.update[true], *here = &offers->state.update[false];
+    if (!measured || !is_measured(away)) {
+        return offers->state.samples * sample_ns;
     }
-    return is_measured(away) ? away->ns : offers->state_samples * sample_ns;
+    return is_measured(here) ? fmax(0, away->ns - here->ns) : away->ns;
 }
 
 // What a block may take under the set, of which it may take `bytes` where the optimizer's state stays where it is.
 static uint64_t bytes_under(const struct offers *offers, size_t levers, uint64_t bytes)
 {
-    if (sets[levers].away == offers->state_away) {
+    const struct offers_state *state = &offers->state;
+    if (sets[levers].away == state->away) {
         return bytes;
     }
     if (sets[levers].away) {
-        return offers->state_may_leave ? bytes + uint64_min(offers->state_bytes, UINT64_MAX - bytes) : 0;
+        return state->may_leave ? bytes + uint64_min(state->gain_bytes, UINT64_MAX - bytes) : 0;
     }
-    return offers->state_stays ? 0 : bytes - uint64_min(bytes, offers->state_bytes);
+    return state->stays ? 0 : bytes - uint64_min(bytes, state->gain_bytes);
 }
 
 void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, struct sched_report *report)
@@ -204,16 +244,27 @@ void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, s
     memset(report->offers, 0, sizeof(report->offers));
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         if (offers->work[k] > 0) {
-            uint64_t fits = price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k),
-                                              bytes_under(offers, k, bytes), offers->most);
+            uint64_t fits =
+                price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k), bytes_under(offers, k, bytes),
+                                  offers_host_bytes(offers, k), offers->most);
             report->offers[k] = (struct sched_offer){
                 .overhead_ns = (uint64_t)llround(offers->work[k] * (double)overhead_ns),
                 .sample_ns = (uint64_t)llround(offers->work[k] * sample_ns * (double)offers->grain),
                 .micro_batch_max = (uint32_t)(fits / offers->grain),
-                .step_ns = sets[k].away ? (uint64_t)llround(away_ns(offers, sample_ns)) : 0,
+                .step_ns = sets[k].away ? (uint64_t)llround(away_ns(offers, report->measured, sample_ns)) : 0,
             };
         }
     }
+}
+
+// The least headroom with which a block of so many bytes fits under the set.
+static uint64_t headroom_for(const struct offers *offers, size_t levers, uint64_t bytes)
+{
+    const struct offers_state *state = &offers->state;
+    if (sets[levers].away && !state->away) {
+        return state->may_leave ? bytes - uint64_min(bytes, state->gain_bytes) : UINT64_MAX;
+    }
+    return bytes + (state->away && !sets[levers].away ? state->gain_bytes : 0);
 }
 
 uint64_t offers_least_bytes(const struct offers *offers)
@@ -221,9 +272,11 @@ uint64_t offers_least_bytes(const struct offers *offers)
     uint64_t least = UINT64_MAX;
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         struct model_shape grain = offers_shape(offers->grain, offers->model->target_elements, k);
-        uint64_t bytes = offers->work[k] > 0 ? price_block_bytes(offers->prices, LIST_TRAIN, grain) : UINT64_MAX;
-        bool leaves = sets[k].away && !offers->state_away && bytes < UINT64_MAX;
-        least = uint64_min(least, leaves ? bytes - uint64_min(bytes, offers->state_bytes) : bytes);
+        if (offers->work[k] > 0 &&
+            price_host_bytes(offers->prices, LIST_TRAIN, grain) <= offers_host_bytes(offers, k)) {
+            uint64_t bytes = price_block_bytes(offers->prices, LIST_TRAIN, grain);
+            least = uint64_min(least, headroom_for(offers, k, bytes));
+        }
     }
     return least;
 }

@@ -30,21 +30,30 @@ struct offers_update {
     double ns;
 };
 
+// Of the optimizer's state.
+struct offers_state {
+    uint64_t bytes;                 // that it takes in host memory
+    bool may_leave;                 // some set that the config allows has it there, and the host has memory for it
+    bool away;                      // it is there
+    bool keeps_host;                // it was there once, and keeps that memory
+    bool stays;                     // it was refused memory on the device, so for now it does not come back
+    uint64_t gain_bytes;            // of headroom, when it leaves; lost when it comes back
+    double samples;                 // a step takes as much longer when it is away as so many samples take: a guess
+    struct offers_update update[2]; // with it here and away
+};
+
 struct offers {
     struct price_book *prices;
     const struct model *model;
-    double work[SCHED_LEVERS_MAX];  // of a sample, relative to the first set that there is; 0: there is no such set
-    struct sched_speed speed;       // of that set
-    uint64_t grain;                 // samples that the coordinator counts as one
-    uint64_t most;                  // samples of a micro-step
-    uint64_t levers;                // of the last micro-step that was measured
-    bool warm;                      // a micro-step has run
-    bool state_away;                // the optimizer's state is in host memory
-    bool state_may_leave;           // the config allows it, and the host has memory for it
-    bool state_stays;               // it was refused memory on the device, so for now it does not come back
-    uint64_t state_bytes;           // of headroom that the rank gains when it leaves, or loses when it comes back
-    double state_samples;           // a step takes as much longer when it is away as so many samples take: a guess
-    struct offers_update update[2]; // with the state here and away
+    double work[SCHED_LEVERS_MAX]; // of a sample, relative to the first set that there is; 0: there is no such set
+    struct sched_speed speed;      // of that set
+    uint64_t grain;                // samples that the coordinator counts as one
+    uint64_t most;                 // samples of a micro-step
+    uint64_t levers;               // of the last micro-step that was measured
+    bool warm;                     // a micro-step has run
+    uint64_t host_bytes;           // the most that a list and the state keep in host memory together
+    uint64_t lists_host_bytes;     // the most that a list does: what the host turned out to have
+    struct offers_state state;
 };
 
 // "none", "head", "selective", "full", "offload", "state", "all".
@@ -52,9 +61,11 @@ const char *offers_levers_name(uint64_t levers);
 // Whether the optimizer's state is in host memory under this set.
 bool offers_away(uint64_t levers);
 
-// The price book, whose lists may from now on keep what train.offload_bytes leave beside the optimizer's state, and the
-// model must outlive it. STATUS_ERROR where the host's memory runs out,
-// STATUS_INVALID where train.recompute: offload is asked for and train.offload_bytes hold no micro-step.
+// Whether, with more train.offload_bytes, the optimizer's state could be in host memory.
+bool offers_lack_host(const struct offers *offers);
+
+// The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out, STATUS_INVALID where
+// train.recompute: offload is asked for and train.offload_bytes hold no micro-step.
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
                         const struct optimizer_config *optimizer, struct price_book *prices, struct error *error);
 
@@ -70,6 +81,9 @@ void offers_observe_update(struct offers *offers, bool away, uint64_t time_ns);
 // What operations cost tells what the sets of levers take in relation to one another; until then it is a guess. A set
 // takes no less time than those before it: where memory is plenty, noise does not pull levers.
 void offers_compare(struct offers *offers, const struct costs *costs);
+
+// The most that a list under this set may keep in host memory.
+uint64_t offers_host_bytes(const struct offers *offers, uint64_t levers);
 
 // Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes` where the
 // optimizer's state stays where it is, and whether they were measured. What counts as one sample there is a grain.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/optimizer_state.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "mem/uint64.h"
@@ -33,37 +34,22 @@ static uint64_t device_bytes(const struct worker *worker, bool away)
     return optimizer_state_device_bytes(worker->model, &worker->optimizer, away);
 }
 
-// On the device. STATUS_OK, or `*block_p` is as it was.
-static enum status hold_block(struct worker *worker, bool away, device_address *block_p)
-{
-    device_address block;
-    enum status status =
-        mem_pool_hold(worker->pool, device_bytes(worker, away), worker->stream, "optimizer state", &block);
-    if (status == STATUS_OK) {
-        *block_p = block;
-        worker->resting_bytes += device_bytes(worker, away);
-    }
-    return status;
-}
-
+// Once it has been away its host memory stays.
 static bool hold_staged(struct worker *worker)
 {
     struct optimizer_state *state = &worker->state;
     uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
-    if (mem_pool_hold(worker->staging, bytes, NULL, "optimizer state", &state->staged) != STATUS_OK) {
-        state->staged = 0;
+    device_address staged;
+    if (state->staged != 0) {
+        return true;
+    }
+    if (mem_pool_hold(worker->staging, bytes, NULL, "optimizer state", &staged) != STATUS_OK) {
         return false;
     }
-    state->host = mem_pool_host_pointer(worker->staging, state->staged);
+    state->staged = staged;
+    worker->offers.state.keeps_host = true;
+    state->host = mem_pool_host_pointer(worker->staging, staged);
     return true;
-}
-
-static void free_staged(struct worker *worker)
-{
-    mem_pool_free(worker->staging, worker->state.staged, NULL);
-    mem_pool_trim(worker->staging, 0);
-    worker->state.staged = 0;
-    worker->state.host = NULL;
 }
 
 static void note_place(struct worker *worker, bool away)
@@ -72,7 +58,7 @@ static void note_place(struct worker *worker, bool away)
     for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
         worker->optimizer_memory.states[i] = away ? 0 : worker->state.block + i * stride;
     }
-    worker->state.away = worker->offers.state_away = away;
+    worker->state.away = worker->offers.state.away = away;
 }
 
 static bool make_events(struct worker *worker)
@@ -87,32 +73,37 @@ static bool make_events(struct worker *worker)
     return made;
 }
 
-static enum status hold_away(struct worker *worker)
+static enum status hold_block(struct worker *worker, bool away)
 {
-    if (!hold_staged(worker)) {
-        return STATUS_ERROR;
-    }
-    memset(worker->state.host, 0, optimizer_state_bytes(worker->model, &worker->optimizer));
-    note_place(worker, true);
-    return hold_block(worker, true, &worker->state.block);
+    enum status status = mem_pool_hold(worker->pool, device_bytes(worker, away), worker->stream, "optimizer state",
+                                       &worker->state.block);
+    worker->resting_bytes += status == STATUS_OK ? device_bytes(worker, away) : 0;
+    return status;
 }
 
 enum status optimizer_state_hold(struct worker *worker)
 {
     uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
-    worker->offers.state_may_leave &= !worker->device->plain; // where only whole segments go back
+    worker->offers.state.may_leave &= !worker->device->plain; // where only whole segments go back
     if (bytes == 0) {
         return STATUS_OK;
     }
-    enum status status = make_events(worker) ? hold_block(worker, false, &worker->state.block) : STATUS_ERROR;
-    if (status == STATUS_OUT_OF_MEMORY && worker->offers.state_may_leave) {
-        return hold_away(worker);
+    bool away = false;
+    enum status status = make_events(worker) ? hold_block(worker, away) : STATUS_ERROR;
+    if (status == STATUS_OUT_OF_MEMORY && worker->offers.state.may_leave && hold_staged(worker)) {
+        away = true;
+        status = hold_block(worker, away);
     }
-    if (status == STATUS_OK) {
+    if (status != STATUS_OK) {
+        return status;
+    }
+    if (away) {
+        memset(worker->state.host, 0, bytes);
+    } else {
         worker->device->ops->fill_zero(worker->device, worker->stream, worker->state.block, bytes);
-        note_place(worker, false);
     }
-    return status;
+    note_place(worker, away);
+    return STATUS_OK;
 }
 
 void optimizer_state_finish(struct worker *worker)
@@ -127,41 +118,46 @@ void optimizer_state_finish(struct worker *worker)
     }
 }
 
+// Its block becomes one for all of it, or for the slots.
+static bool resize_block(struct worker *worker, bool away)
+{
+    enum status status =
+        mem_pool_resize(worker->pool, &worker->state.block, device_bytes(worker, away), worker->stream);
+    if (status == STATUS_OK) {
+        worker->resting_bytes += device_bytes(worker, away) - device_bytes(worker, !away);
+        note_place(worker, away);
+    }
+    return status == STATUS_OK;
+}
+
 static bool leave(struct worker *worker)
 {
-    struct optimizer_state *state = &worker->state;
+    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
     if (!hold_staged(worker)) {
         return false;
     }
-    worker->device->ops->copy_to_host(worker->device, worker->stream, state->host, state->block,
-                                      optimizer_state_bytes(worker->model, &worker->optimizer));
+    worker->device->ops->copy_to_host(worker->device, worker->stream, worker->state.host, worker->state.block, bytes);
     worker->device->ops->stream_synchronize(worker->device, worker->stream);
-    if (!mem_pool_shrink(worker->pool, &state->block, device_bytes(worker, true), worker->stream)) {
-        free_staged(worker);
+    if (!resize_block(worker, true)) {
         return false;
     }
-    worker->resting_bytes -= device_bytes(worker, false) - device_bytes(worker, true);
     mem_pool_trim(worker->pool, 0);
-    note_place(worker, true);
+    worker_log(worker, "the optimizer's state, %" PRIu64 " bytes, goes to host memory", bytes);
     return true;
 }
 
 static bool come_back(struct worker *worker)
 {
     const struct device_ops *ops = worker->device->ops;
-    struct optimizer_state *state = &worker->state;
-    device_address pieces = state->block;
-    if (hold_block(worker, false, &state->block) != STATUS_OK) {
+    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
+    ops->stream_synchronize(worker->device, worker->stream);
+    ops->stream_synchronize(worker->device, worker->transfers.list.stream); // the last pieces have gone back
+    if (!resize_block(worker, false)) {
         return false;
     }
-    ops->stream_synchronize(worker->device, worker->transfers.list.stream); // the last pieces have gone back
-    ops->copy_to_device(worker->device, worker->stream, state->block, state->host,
-                        optimizer_state_bytes(worker->model, &worker->optimizer));
+    ops->copy_to_device(worker->device, worker->stream, worker->state.block, worker->state.host, bytes);
     ops->stream_synchronize(worker->device, worker->stream);
-    mem_pool_free(worker->pool, pieces, worker->stream);
-    worker->resting_bytes -= device_bytes(worker, true);
-    free_staged(worker);
-    note_place(worker, false);
+    worker_log(worker, "the optimizer's state, %" PRIu64 " bytes, comes back to the device", bytes);
     return true;
 }
 
@@ -173,16 +169,15 @@ bool optimizer_state_move(struct worker *worker, bool away)
     return away ? leave(worker) : come_back(worker);
 }
 
-// Where the state was away once, the room of its pieces stays empty below it.
 uint64_t optimizer_state_gain(const struct worker *worker)
 {
     struct mem_pool_stats stats;
     mem_pool_stats(worker->pool, &stats);
-    uint64_t limit = uint64_min(stats.limit_bytes, stats.soft_limit_bytes), all = device_bytes(worker, false);
-    uint64_t here = worker->resting_bytes + (worker->state.away ? all : 0);
-    uint64_t away = worker->state.away ? worker->resting_bytes : here - all + device_bytes(worker, true);
     uint64_t granularity = worker->device->ops->granularity_bytes;
-    return mem_pool_headroom_beside(away, limit, granularity) - mem_pool_headroom_beside(here, limit, granularity);
+    uint64_t limit = uint64_min(stats.limit_bytes, stats.soft_limit_bytes) / granularity * granularity;
+    uint64_t others = worker->resting_bytes - device_bytes(worker, worker->state.away);
+    return mem_pool_headroom_beside(others + device_bytes(worker, true), limit, granularity) -
+           mem_pool_headroom_beside(others + device_bytes(worker, false), limit, granularity);
 }
 
 // Elements [first, first + count) of each state, in one of the slots.

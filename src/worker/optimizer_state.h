@@ -18,7 +18,7 @@ struct worker;
 struct optimizer_state {
     bool away;
     device_address block;  // on the device: all of it, or when it is away the slots of pieces; 0: there is no state
-    device_address staged; // in staging memory; 0: it is not away
+    device_address staged; // in staging memory; 0: it never was away
     char *host;            // the same
     struct event *filled[OPTIMIZER_STATE_SLOTS];  // on the copy stream: a slot holds the next piece
     struct event *emptied[OPTIMIZER_STATE_SLOTS]; // on the transfers' stream: what was in a slot is back in host memory
@@ -32,7 +32,7 @@ uint64_t optimizer_state_device_bytes(const struct model *model, const struct op
 
 // Holds state that is 0 on the device, or, where that has no memory for it and it may leave, away. STATUS_OUT_OF_MEMORY
 // where neither is to be had, and the pool tells why; STATUS_ERROR where the host's memory or the device's events run
-// out. optimizer_state_finish is due in any case.
+// out. worker->resting_bytes says what else is held. optimizer_state_finish is due in any case.
 enum status optimizer_state_hold(struct worker *worker);
 // Nothing that uses it is under way.
 void optimizer_state_finish(struct worker *worker);

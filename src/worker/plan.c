@@ -81,10 +81,10 @@ static enum status report_ranks(struct planning *planning, struct error *error)
         uint64_t granularity = planning->device->granularity_bytes;
         uint64_t here = mem_pool_headroom_beside(planning->resting_bytes[false], limit, granularity);
         uint64_t away = mem_pool_headroom_beside(planning->resting_bytes[true], limit, granularity);
-        bool leaves = planning->resting_bytes[false] > limit && planning->offers.state_may_leave;
+        bool leaves = planning->resting_bytes[false] > limit && planning->offers.state.may_leave;
         planning->limits[i] = limit;
-        planning->offers.state_away = leaves;
-        planning->offers.state_bytes = away - here;
+        planning->offers.state.away = leaves;
+        planning->offers.state.gain_bytes = away - here;
         planning->reports[i].headroom_bytes = leaves ? away : here;
         offers_fill(&planning->offers, planning->model->target_elements, planning->reports[i].headroom_bytes,
                     &planning->reports[i]);
@@ -163,7 +163,7 @@ static void print_resting(const struct planning *planning)
         printf("  %-16s %14s\n", "workspace", mem_size_text(workspace, bytes));
     }
     printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes[false], bytes));
-    if (planning->offers.state_may_leave) {
+    if (planning->offers.state.may_leave) {
         printf("where the optimizer state is away\n  %-16s %14s\n", "of it", mem_size_text(away, bytes));
         printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes[true], bytes));
     }

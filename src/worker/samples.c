@@ -99,7 +99,7 @@ static void note_host_shortage(struct worker *worker, const char *what, uint64_t
 {
     error_set(&worker->shortage, STATUS_OUT_OF_MEMORY,
               "the host has no %" PRIu64 " bytes for %s. Lower train.offload_bytes.", bytes, what);
-    worker_log(worker, "%s It stays on the device from now on.", worker->shortage.text);
+    worker_log(worker, "%s It does without from now on.", worker->shortage.text);
 }
 
 bool samples_hold_host(struct worker *worker, uint64_t bytes)
@@ -108,7 +108,7 @@ bool samples_hold_host(struct worker *worker, uint64_t bytes)
         return true;
     }
     note_host_shortage(worker, "what is offloaded", bytes);
-    price_limit_host(worker->prices, 0);
+    worker->offers.lists_host_bytes = worker->transfers.bytes;
     return false;
 }
 
@@ -117,7 +117,7 @@ bool samples_send_state_away(struct worker *worker)
     if (optimizer_state_move(worker, true)) {
         return true;
     }
-    worker->offers.state_may_leave = false;
+    worker->offers.state.may_leave = false;
     note_host_shortage(worker, "the optimizer's state", optimizer_state_bytes(worker->model, &worker->optimizer));
     return false;
 }
@@ -170,28 +170,12 @@ static void run_last(struct worker *worker, const struct list *list, const struc
     run_operations(worker, list, done, list->op_count, memory);
 }
 
-// Its list is NULL where the host's memory runs out.
-static const struct list *next_list(struct worker *worker, struct sample_range *range, struct model_shape *shape_p)
-{
-    uint64_t count = uint64_min(range->micro_batch, range->count);
-    *shape_p = shape_of(worker, range, range->first, count);
-    if (offers_away(range->levers) && !samples_send_state_away(worker)) {
-        range->levers = shape_p->levers; // the list's alone
-    }
-    const struct list *list = price_list(worker->prices, range->purpose, *shape_p);
-    if (list != NULL && !samples_hold_host(worker, list->host_bytes)) {
-        range->levers = offers_away(range->levers) ? OFFERS_STATE : MODEL_LEVERS_FULL;
-        return next_list(worker, range, shape_p);
-    }
-    return list;
-}
-
-static enum status micro_step(struct worker *worker, struct sample_range *range, struct buffer *buffer,
+static enum status micro_step(struct worker *worker, const struct sample_range *range, struct buffer *buffer,
                               struct error *error)
 {
-    struct model_shape shape;
-    const struct list *list = next_list(worker, range, &shape);
-    uint64_t count = shape.samples;
+    uint64_t count = uint64_min(range->micro_batch, range->count);
+    struct model_shape shape = shape_of(worker, range, range->first, count);
+    const struct list *list = price_list(worker->prices, range->purpose, shape);
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
@@ -302,6 +286,25 @@ uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape)
     return price_block_bytes(worker->prices, LIST_TRAIN, shape);
 }
 
+// The fastest way to go on in a block of at most `bytes`; false: there is none. State that leaves now comes back after
+// the step, which takes about as long again as a step with it away.
+static bool cut_to(struct worker *worker, struct sample_range *range, uint64_t bytes)
+{
+    uint64_t count = uint64_min(range->micro_batch, range->count);
+    struct sched_report report;
+    struct sched_share share = {.samples = worker_grains(worker->config, range->count)};
+    offers_fill(&worker->offers, shape_of(worker, range, range->first, count).length, bytes, &report);
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
+        report.offers[k].step_ns *= worker->offers.state.away ? 1 : 2;
+    }
+    if (!sched_share_cut(&report, &share)) {
+        return false;
+    }
+    range->micro_batch = share.micro_batch * worker->grain;
+    range->levers = share.levers;
+    return true;
+}
+
 // How to go on below the micro-step that was refused; false: there is no way. In halves, or in training in whatever
 // way takes no more memory than a half and is fastest.
 static bool cut_smaller(struct worker *worker, struct sample_range *range)
@@ -311,15 +314,31 @@ static bool cut_smaller(struct worker *worker, struct sample_range *range)
         range->micro_batch = uint64_max(count / 2, worker->grain);
         return count > worker->grain;
     }
+    return cut_to(worker, range, samples_smaller_bytes(worker, shape_of(worker, range, range->first, count)));
+}
+
+// Whether the optimizer's state, and host memory for what the next list offloads, are where the range's levers want
+// them.
+static bool is_placed(struct worker *worker, const struct sample_range *range)
+{
+    uint64_t count = uint64_min(range->micro_batch, range->count);
     struct model_shape shape = shape_of(worker, range, range->first, count);
-    struct sched_report report;
-    struct sched_share share = {.samples = worker_grains(worker->config, range->count)};
-    offers_fill(&worker->offers, shape.length, samples_smaller_bytes(worker, shape), &report);
-    if (!sched_share_cut(&report, &share)) {
+    if (offers_away(range->levers) && !samples_send_state_away(worker)) {
         return false;
     }
-    range->micro_batch = share.micro_batch * worker->grain;
-    range->levers = share.levers;
+    const struct list *list = price_list(worker->prices, range->purpose, shape);
+    return list == NULL || samples_hold_host(worker, list->host_bytes);
+}
+
+// Where the host refuses that, goes on in another way; false: there is none.
+static bool place(struct worker *worker, struct sample_range *range, struct buffer *buffer)
+{
+    while (!is_placed(worker, range)) {
+        free_buffer(worker, buffer);
+        if (!cut_to(worker, range, mem_pool_headroom(worker->pool))) {
+            return false;
+        }
+    }
     return true;
 }
 
@@ -345,7 +364,7 @@ static enum status run_micro_steps(struct worker *worker, struct sample_range *r
                                    struct error *error)
 {
     bool trimmed = false;
-    while (range->count > 0) {
+    while (range->count > 0 && place(worker, range, buffer)) {
         uint64_t count = uint64_min(range->micro_batch, range->count);
         range_begin("micro-step");
         enum status status = micro_step(worker, range, buffer, error);

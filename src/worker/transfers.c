@@ -23,15 +23,18 @@ void transfers_finish(struct transfers *transfers)
 
 bool transfers_hold(struct transfers *transfers, uint64_t bytes)
 {
+    device_address larger;
     if (bytes <= transfers->bytes) {
         return true;
+    }
+    if (mem_pool_hold(transfers->staging, bytes, NULL, "offloaded", &larger) != STATUS_OK) {
+        return false;
     }
     transfers->device->ops->stream_synchronize(transfers->device, transfers->list.stream);
     mem_pool_free(transfers->staging, transfers->address, NULL);
     mem_pool_trim(transfers->staging, 0);
-    bool held = mem_pool_hold(transfers->staging, bytes, NULL, "offloaded", &transfers->address) == STATUS_OK;
-    transfers->address = held ? transfers->address : 0;
-    transfers->bytes = held ? bytes : 0;
-    transfers->list.host = mem_pool_host_pointer(transfers->staging, transfers->address);
-    return held;
+    transfers->address = larger;
+    transfers->bytes = bytes;
+    transfers->list.host = mem_pool_host_pointer(transfers->staging, larger);
+    return true;
 }

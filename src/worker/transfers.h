@@ -23,8 +23,8 @@ bool transfers_init(struct transfers *transfers, struct device *device, struct m
 // Nothing that uses it is under way. Accepts one that is zeroed.
 void transfers_finish(struct transfers *transfers);
 
-// Whether there is host memory for so many bytes. Where there was not and more is to be had, blocks until what uses the
-// present memory is done; where no more is to be had there is none at all.
+// Whether there is host memory for so many bytes. If not, what there is stays. Where it grows, blocks until what uses
+// the present memory is done.
 bool transfers_hold(struct transfers *transfers, uint64_t bytes);
 
 #endif

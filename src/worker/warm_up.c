@@ -40,7 +40,7 @@ static uint64_t expected_micro_batch(struct worker *worker, enum list_purpose pu
     uint64_t share = (samples + worker->comm->size - 1) / worker->comm->size;
     most = most == 0 ? share : uint64_min(share, most);
     return price_largest_fit(worker->prices, purpose, model_shape_max(worker->model, 1),
-                             mem_pool_headroom(worker->pool), most);
+                             mem_pool_headroom(worker->pool), UINT64_MAX, most);
 }
 
 // A micro-step of a part of what is expected, or of as many samples as there is memory for now.

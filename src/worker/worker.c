@@ -277,12 +277,11 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
         ways[count++] = "lower train.grain_size";
     }
     const char *more_levers = worker_more_levers(config);
-    if (training && more_levers != NULL && (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
+    bool large = cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL;
+    if (large && training && more_levers != NULL) {
         ways[count++] = more_levers;
     }
-    bool rests = worker->resting_bytes > 0; // all that stays, but maybe the optimizer's state
-    if (rests && optimizer_state_bytes(worker->model, &worker->optimizer) > config->train.offload_bytes &&
-        (cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL)) {
+    if (large && worker->resting_bytes > 0 && offers_lack_host(&worker->offers)) {
         ways[count++] = "raise train.offload_bytes";
     }
     if (worker->message.withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
@@ -310,13 +309,13 @@ const char *worker_grain_name(const struct worker *worker, char *text)
     return text;
 }
 
-static enum status out_of_memory(struct worker *worker, const char *tag, struct error *error)
+static enum status out_of_memory(struct worker *worker, const char *tag, bool levers_help, struct error *error)
 {
     char text[768], advice[WORKER_ADVICE_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
     mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
     return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold the %s: %s %s", tag, text,
-                     worker_advice(worker, report->cause, false, advice));
+                     worker_advice(worker, report->cause, levers_help, advice));
 }
 
 // Zeroed memory for the whole run; none where `bytes` is 0.
@@ -328,7 +327,7 @@ static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, 
     }
     enum status status = mem_pool_hold(worker->pool, bytes, worker->stream, tag, address_p);
     if (status != STATUS_OK) {
-        return status == STATUS_OUT_OF_MEMORY ? out_of_memory(worker, tag, error) : out_of_host_memory(error);
+        return status == STATUS_OUT_OF_MEMORY ? out_of_memory(worker, tag, false, error) : out_of_host_memory(error);
     }
     worker->device->ops->fill_zero(worker->device, worker->stream, *address_p, bytes);
     return STATUS_OK;
@@ -382,7 +381,7 @@ static enum status hold_optimizer_state(struct worker *worker, struct error *err
 {
     enum status status = optimizer_state_hold(worker);
     if (status == STATUS_OUT_OF_MEMORY) {
-        return out_of_memory(worker, "optimizer state", error);
+        return out_of_memory(worker, "optimizer state", true, error);
     }
     return status == STATUS_OK ? STATUS_OK : out_of_host_memory(error);
 }
@@ -407,7 +406,18 @@ static enum status write_initial_weights(struct worker *worker, struct error *er
     return worker->device->ops->check(worker->device, error);
 }
 
-// Host memory for what goes to the device and comes from it: the loader's ring, an evaluation's, and small things.
+// The most that lists and the optimizer's state take in host memory. While that of lists grows there is what they had,
+// and below it what they had before, which is less than what is asked for.
+static uint64_t offloaded_bytes(const struct worker *worker)
+{
+    const struct offers *offers = &worker->offers;
+    struct model_shape largest = offers_shape(offers->most, worker->model->target_elements, MODEL_LEVERS_OFFLOAD);
+    uint64_t lists = price_host_bytes(worker->prices, LIST_TRAIN, largest);
+    return 3 * uint64_min(lists, offers->host_bytes) + uint64_min(offers->state.bytes, offers->host_bytes);
+}
+
+// Host memory for what goes to the device and comes from it: the loader's ring, an evaluation's, small things, and what
+// is offloaded.
 static enum status open_staging(struct worker *worker, struct error *error)
 {
     const struct device_ops *ops = worker->device->ops->staging;
@@ -419,7 +429,7 @@ static enum status open_staging(struct worker *worker, struct error *error)
         struct loader_config validation = {.set = worker->validation, .prefetch_bytes = config->data.prefetch_bytes};
         bytes += loader_staging_bytes(&validation);
     }
-    bytes += 2 * config->train.offload_bytes; // what it held before it grew may lie between others
+    bytes += offloaded_bytes(worker);
     struct device_config device = {
         .capacity_bytes = uint64_round_up(bytes, ops->granularity_bytes),
         .index = worker->place.index,

@@ -75,7 +75,8 @@ class SameLosses(headroom_run.ProgramTest):
         self.assert_same_losses(full, reference, "lines.yaml, recomputed and with its head in parts")
         refused = self.headroom("train", "lines.yaml", "comm.kind=self", "run.folder=refused", LINES_TOO_SMALL,
                                 "train.recompute=none", headroom_run.ALL_STAYS, code=3)
-        self.assertIn("Set train.recompute: auto, raise train.offload_bytes, raise device.capacity, or lower ", refused.complaints[0])
+        self.assertIn("Set train.recompute: auto, raise train.offload_bytes, raise device.capacity, or lower ",
+                      refused.complaints[0])
         run = self.train("lines.yaml", LINES_TOO_SMALL)
         self.assert_same_losses(run, reference, "lines.yaml, recomputed for want of memory")
         self.assertNotIn("none", run.of_rank(0, "levers"))

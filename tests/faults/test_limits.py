@@ -113,8 +113,8 @@ class Limits(headroom_run.ProgramTest):
         self.assertEqual(finished.code, 3, finished.err)
         self.assertEqual(len(finished.complaints), 1, finished.err)
         self.assertRegex(finished.complaints[0], r"^headroom: rank 1 on \S+: cannot hold a single sample: .* limit of "
-                                                 r"589824 bytes that headroom limit set .* Raise train\.offload_bytes, lift "
-                                                 r"the limit from outside "
+                                                 r"589824 bytes that headroom limit set .* Raise train\.offload_bytes, "
+                                                 r"lift the limit from outside "
                                                  r"\(headroom limit RUN_DIR --bytes none\), or lower model\.seq_len")
         self.assertRegex(finished.err, r"\nrank +limit +headroom +held by others\n(\d +576\.00 KiB .*\n){4}")
         run = headroom_run.Run(self.path(RUN), finished)

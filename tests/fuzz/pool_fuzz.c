@@ -261,7 +261,7 @@ static void shrink_any(struct world *world)
     block.bytes = mem_pool_block_bytes(block.requested_bytes);
     block.step = world->step;
     host_of = &world->sim;
-    bool shrunk = mem_pool_shrink(world->pool, &block.address, block.requested_bytes, stream);
+    bool shrunk = mem_pool_resize(world->pool, &block.address, block.requested_bytes, stream) == STATUS_OK;
     host_of = NULL;
     if (!shrunk) {
         require(world->sim.seen.failed_call[SIM_HOST_MEMORY] && block.address == before);

@@ -247,7 +247,7 @@ static void step(struct soak *soak)
     disturb(soak);
     if (draw_below(soak, 20) > 0) {
         most = price_largest_fit(soak->prices, purpose, model_shape_max(soak->model, 1), mem_pool_headroom(soak->pool),
-                                 MICRO_BATCH_MAX);
+                                 UINT64_MAX, MICRO_BATCH_MAX);
     }
     uint64_t micro_batch = 1 + draw_below(soak, uint64_max(most, 1));
     uint64_t samples = micro_batch * draw_below(soak, 8) + 1 + draw_below(soak, micro_batch);

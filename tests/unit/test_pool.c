@@ -645,19 +645,46 @@ static void a_block_that_shrinks_is_never_refused(void **context)
     inject(&f, 1);
     refuse(&f, 512);
     for (uint64_t bytes = 8 * MIB; bytes > 512; bytes /= 2) {
-        assert_true(mem_pool_shrink(f.pool, &block, bytes, f.streams[0]));
+        assert_int_equal(mem_pool_resize(f.pool, &block, bytes, f.streams[0]), STATUS_OK);
         assert_true(mem_pool_check(f.pool));
         assert_int_equal(stats_of(&f).allocated_bytes.current, MIB + bytes);
     }
     assert_int_equal(block, below + MIB);
     mem_pool_trim(f.pool, 0);
     assert_in_range(stats_of(&f).reserved_bytes.current, MIB + 1024, 2 * MIB);
-    assert_true(mem_pool_shrink(f.pool, &below, 0, f.streams[0]));
+    assert_int_equal(mem_pool_resize(f.pool, &below, 0, f.streams[0]), STATUS_OK);
     assert_int_equal(stats_of(&f).allocated_bytes.current, 1024 + MEM_POOL_ALIGNMENT);
     assert_int_equal(stats_of(&f).allocation.current, 2);
     inject(&f, 0);
     give(&f, block);
     give(&f, below);
+    close_fixture(&f);
+}
+
+// In its own place where there is room behind it; refused, it is as large as before.
+static void a_block_grows_or_stays(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain();
+    device_address block = hold(&f, MIB), start = block;
+    assert_int_equal(mem_pool_resize(f.pool, &block, 8 * MIB, f.streams[0]), STATUS_OK);
+    assert_int_equal(block, start);
+    assert_int_equal(stats_of(&f).allocated_bytes.current, 8 * MIB);
+    assert_int_equal(mem_pool_resize(f.pool, &block, MIB, f.streams[0]), STATUS_OK);
+    inject(&f, 1);
+    assert_int_equal(mem_pool_resize(f.pool, &block, 8 * MIB, f.streams[0]), STATUS_OUT_OF_MEMORY);
+    assert_int_equal(mem_pool_out_of_memory(f.pool)->cause, MEM_CAUSE_INJECTED);
+    inject(&f, 0);
+    device_address other = take(&f, 12 * MIB);
+    uint64_t ooms = stats_of(&f).num_ooms;
+    assert_int_equal(mem_pool_resize(f.pool, &block, 8 * MIB, f.streams[0]), STATUS_OUT_OF_MEMORY);
+    assert_true(mem_pool_check(f.pool));
+    assert_int_equal(stats_of(&f).allocated_bytes.current, 13 * MIB);
+    assert_int_equal(stats_of(&f).num_ooms, ooms + 1);
+    give(&f, other); // what it held is trimmed
+    assert_int_equal(mem_pool_resize(f.pool, &block, 8 * MIB, f.streams[0]), STATUS_OK);
+    assert_int_equal(block, start);
+    give(&f, block);
     close_fixture(&f);
 }
 
@@ -1578,6 +1605,7 @@ int main(void)
         cmocka_unit_test(injected_failures_come_when_asked),
         cmocka_unit_test(injected_failures_come_as_often_as_asked),
         cmocka_unit_test(a_block_that_shrinks_is_never_refused),
+        cmocka_unit_test(a_block_grows_or_stays),
         cmocka_unit_test(the_report_says_what_holds_the_memory),
         cmocka_unit_test(a_reused_record_forgets_its_tag),
         cmocka_unit_test(sizes_are_written_in_the_unit_that_fits),

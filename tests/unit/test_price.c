@@ -518,22 +518,22 @@ static void test_the_largest_fit(void **state)
         for (size_t micro_batch = 1; micro_batch <= 20; micro_batch++) {
             uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, micro_batch));
             for (uint64_t budget = bytes - 1; budget <= bytes + 1; budget++) {
-                assert_int_equal(price_largest_fit(book, purposes[i], one, budget, 20),
+                assert_int_equal(price_largest_fit(book, purposes[i], one, budget, UINT64_MAX, 20),
                                  largest_fit_by_trying(model, book, purposes[i], budget, 20));
-                assert_int_equal(price_largest_fit(book, purposes[i], one, budget, 7),
+                assert_int_equal(price_largest_fit(book, purposes[i], one, budget, UINT64_MAX, 7),
                                  largest_fit_by_trying(model, book, purposes[i], budget, 7));
             }
         }
-        assert_int_equal(price_largest_fit(book, purposes[i], one, 0, 20), 0);
-        assert_int_equal(price_largest_fit(book, purposes[i], one, UINT64_MAX - 1, 20), 20);
+        assert_int_equal(price_largest_fit(book, purposes[i], one, 0, UINT64_MAX, 20), 0);
+        assert_int_equal(price_largest_fit(book, purposes[i], one, UINT64_MAX - 1, UINT64_MAX, 20), 20);
         uint64_t bytes = price_block_bytes(book, purposes[i], model_shape_max(model, 20));
-        assert_int_equal(price_largest_fit(book, purposes[i], one, bytes, SIZE_MAX / 2),
+        assert_int_equal(price_largest_fit(book, purposes[i], one, bytes, UINT64_MAX, SIZE_MAX / 2),
                          20); // prices nothing near the most
-        assert_int_equal(price_largest_fit(book, purposes[i], one, UINT64_MAX - 1, 0), 0);
+        assert_int_equal(price_largest_fit(book, purposes[i], one, UINT64_MAX - 1, UINT64_MAX, 0), 0);
     }
     struct model_shape other = {.length = one.length / 2, .levers = MODEL_LEVERS_FULL};
     uint64_t bytes = price_block_bytes(book, LIST_TRAIN, model_shape_max(model, 3));
-    size_t fits = price_largest_fit(book, LIST_TRAIN, other, bytes, 100);
+    size_t fits = price_largest_fit(book, LIST_TRAIN, other, bytes, UINT64_MAX, 100);
     other.samples = fits;
     assert_in_range(fits, 7, 99);
     assert_true(price_block_bytes(book, LIST_TRAIN, other) <= bytes);
