@@ -470,8 +470,9 @@ static enum status resize(struct mem_pool *pool, device_address *address_p, cons
         *address_p = take(pool, request, found, tag);
         return STATUS_OK;
     }
+    enum status status = refuse(pool, request, false); // the block is no reason
     *address_p = take(pool, &before, blocks_best_fit(arena, before.block_bytes, request->stream), tag);
-    return refuse(pool, request, false);
+    return status;
 }
 
 enum status mem_pool_resize(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream)

@@ -104,8 +104,9 @@ enum status mem_pool_hold(struct mem_pool *pool, uint64_t bytes, struct stream *
 void mem_pool_free(struct mem_pool *pool, device_address address, struct stream *stream);
 
 // A live block, used on `stream` alone, becomes one of at least `bytes`; it may move, and its contents become
-// undefined. To shrink is never refused. To grow may be, as mem_pool_hold; then it has as many bytes as before.
-// STATUS_ERROR when the host's memory runs out, with nothing changed. Blocks the host where that lets it grow.
+// undefined. To shrink is never refused. To grow may be; then it has as many bytes as before. It grows at its own end,
+// and owners are not asked under pressure. STATUS_ERROR when the host's memory runs out, with nothing changed. Blocks
+// the host where waiting or trimming lets it grow.
 enum status mem_pool_resize(struct mem_pool *pool, device_address *address_p, uint64_t bytes, struct stream *stream);
 
 // What the cause of the last refusal asks for: waits for work that is pending, or trims. False where neither would
@@ -174,8 +175,8 @@ const char *mem_size_text(uint64_t bytes, char *text);
 void mem_out_of_memory_format(const struct mem_out_of_memory *report, const struct device_ops *ops, char *text,
                               size_t size);
 
-// Tests: of the calls of mem_pool_alloc and mem_pool_hold from now on, counted from 1, `count` are refused: the
-// `first`, and then every `every`-th (0: none at all).
+// Tests: of the calls of mem_pool_alloc and mem_pool_hold, and of mem_pool_resize to grow, from now on, counted from 1,
+// `count` are refused: the `first`, and then every `every`-th (0: none at all).
 struct mem_faults {
     uint64_t every, first, count;
 };

@@ -86,6 +86,14 @@ static void offer(struct worker *worker, uint64_t bytes)
     worker->message.report = sched_pack(&report);
 }
 
+// What would be this rank's headroom without others on its device and without a limit from outside holds a sample.
+static bool fits_alone(const struct worker *worker)
+{
+    const struct step_message *message = &worker->message;
+    uint64_t bytes = message->report.headroom_bytes + message->others_bytes + message->withheld_bytes;
+    return offers_least_bytes(&worker->offers) <= bytes;
+}
+
 void negotiate_report(struct worker *worker, uint64_t next_step)
 {
     struct sched_packed_report *report = &worker->message.report;
@@ -99,13 +107,7 @@ void negotiate_report(struct worker *worker, uint64_t next_step)
     offer(worker, worker->spent ? 0 : report->headroom_bytes);
     report->refused = worker->message.oom_retries > 0;
     report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
-}
-
-// What would be this rank's headroom without others on its device and without a limit from outside holds a sample.
-static bool fits_alone(const struct worker *worker, const struct step_message *message)
-{
-    uint64_t bytes = message->report.headroom_bytes + message->others_bytes + message->withheld_bytes;
-    return offers_least_bytes(&worker->offers) <= bytes;
+    worker->message.squeezed = worker->message.withheld_bytes > 0 && fits_alone(worker);
 }
 
 // Which of the ranks, none of which can hold a sample, is to say why: the lowest that a limit from outside keeps from
@@ -115,7 +117,7 @@ static uint32_t choose_spokesman(const struct worker *worker)
     uint32_t squeezed = UINT32_MAX, refused = UINT32_MAX;
     for (uint32_t i = worker->comm->size; i-- > 0;) {
         const struct step_message *message = &worker->messages[i];
-        squeezed = message->withheld_bytes > 0 && fits_alone(worker, message) ? i : squeezed;
+        squeezed = message->squeezed ? i : squeezed;
         refused = message->report.refused ? i : refused;
     }
     uint32_t rank = squeezed < UINT32_MAX ? squeezed : refused;
@@ -132,7 +134,7 @@ enum status negotiate_no_plan(struct worker *worker, struct error *error)
         return error->status;
     }
     const struct step_message *message = &worker->message;
-    bool promised = message->others_bytes + message->withheld_bytes > 0 && fits_alone(worker, message);
+    bool promised = message->others_bytes + message->withheld_bytes > 0 && fits_alone(worker);
     enum mem_cause cause = promised ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
     return error_set(error, STATUS_OUT_OF_MEMORY,
                      "cannot hold %s: such a micro-step needs %" PRIu64 " bytes and the headroom is %" PRIu64
@@ -222,14 +224,15 @@ void negotiate_trim(struct worker *worker, uint64_t next_step)
 // that any more.
 static bool place_state(struct worker *worker, const struct sched_share *share)
 {
-    if (!samples_hold_host(worker, price_host_bytes(worker->prices, LIST_TRAIN, worker_shape(worker, share)))) {
-        return false;
-    }
+    bool placed;
     if (offers_away(share->levers)) {
-        return samples_send_state_away(worker);
+        placed = samples_send_state_away(worker);
+    } else {
+        placed = optimizer_state_move(worker, false);
+        worker->offers.state.stays = !placed;
     }
-    worker->offers.state.stays = !optimizer_state_move(worker, false);
-    return !worker->offers.state.stays;
+    return placed &&
+           samples_hold_host(worker, price_host_bytes(worker->prices, LIST_TRAIN, worker_shape(worker, share)));
 }
 
 // The memory of this rank's share is reserved, or the rank offers less than what was refused.

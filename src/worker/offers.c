@@ -75,15 +75,22 @@ static bool begins_anew(size_t levers)
 
 uint64_t offers_host_bytes(const struct offers *offers, uint64_t levers)
 {
-    uint64_t taken = sets[levers].away || offers->state.keeps_host ? offers->state.bytes : 0;
+    uint64_t taken = sets[levers].away ? offers->state.bytes : 0;
     return uint64_min(offers->lists_host_bytes, offers->host_bytes - uint64_min(offers->host_bytes, taken));
 }
 
-// Whether the config and the host's memory allow micro-steps of one grain under the set.
-static bool is_possible(const struct offers *offers, const struct config *config, size_t levers)
+// Whether the config allows the set, and the device has such a thing as state that can be away.
+static bool is_wanted(const struct offers *offers, const struct config *config, size_t levers)
+{
+    return is_allowed(config, levers) && (!sets[levers].away || offers->state.bytes > 0);
+}
+
+// Whether host memory is enough for micro-steps of one grain under the set.
+static bool host_is_enough(const struct offers *offers, size_t levers)
 {
     struct model_shape grain = offers_shape(offers->grain, offers->model->target_elements, levers);
-    return is_allowed(config, levers) && (offers->state.may_leave || !sets[levers].away) &&
+    uint64_t taken = sets[levers].away ? offers->state.bytes : 0;
+    return taken <= offers->host_bytes &&
            price_host_bytes(offers->prices, LIST_TRAIN, grain) <= offers_host_bytes(offers, levers);
 }
 
@@ -95,10 +102,16 @@ static void find_work(struct offers *offers, const struct config *config)
         struct model_shape one = offers_shape(1, offers->model->target_elements, k);
         uint64_t bytes = price_block_bytes(offers->prices, LIST_TRAIN, one);
         least_bytes = begins_anew(k) ? UINT64_MAX : least_bytes;
-        if (is_possible(offers, config, k) && bytes < least_bytes) {
-            offers->work[k] = price_work(offers->prices, LIST_TRAIN, one);
-            least_bytes = bytes;
+        if (!is_wanted(offers, config, k) || bytes >= least_bytes) {
+            continue;
         }
+        if (!host_is_enough(offers, k)) {
+            offers->lacks_host = true;
+            continue;
+        }
+        offers->work[k] = price_work(offers->prices, LIST_TRAIN, one);
+        offers->state.may_leave |= sets[k].away;
+        least_bytes = bytes;
     }
 }
 
@@ -144,7 +157,6 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
     }
     if (may_be_away(config, model, optimizer)) {
         offers->state.bytes = optimizer_state_bytes(model, optimizer);
-        offers->state.may_leave = offers->state.bytes <= offers->host_bytes;
     }
     struct model_shape least = offers_shape(offers->grain, model->target_elements, MODEL_LEVERS_OFFLOAD);
     enum status status = config_check_offload(config, price_host_bytes(prices, LIST_TRAIN, least), error);
@@ -153,11 +165,6 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
     }
     find_work(offers, config);
     return relate_work(offers) ? STATUS_OK : error_set(error, STATUS_ERROR, "out of host memory");
-}
-
-bool offers_lack_host(const struct offers *offers)
-{
-    return offers->state.bytes > offers->host_bytes;
 }
 
 void offers_begin_step(struct offers *offers)
@@ -272,8 +279,7 @@ uint64_t offers_least_bytes(const struct offers *offers)
     uint64_t least = UINT64_MAX;
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         struct model_shape grain = offers_shape(offers->grain, offers->model->target_elements, k);
-        if (offers->work[k] > 0 &&
-            price_host_bytes(offers->prices, LIST_TRAIN, grain) <= offers_host_bytes(offers, k)) {
+        if (offers->work[k] > 0) {
             uint64_t bytes = price_block_bytes(offers->prices, LIST_TRAIN, grain);
             least = uint64_min(least, headroom_for(offers, k, bytes));
         }

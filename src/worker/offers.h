@@ -35,7 +35,6 @@ struct offers_state {
     uint64_t bytes;                 // that it takes in host memory
     bool may_leave;                 // some set that the config allows has it there, and the host has memory for it
     bool away;                      // it is there
-    bool keeps_host;                // it was there once, and keeps that memory
     bool stays;                     // it was refused memory on the device, so for now it does not come back
     uint64_t gain_bytes;            // of headroom, when it leaves; lost when it comes back
     double samples;                 // a step takes as much longer when it is away as so many samples take: a guess
@@ -53,6 +52,7 @@ struct offers {
     bool warm;                     // a micro-step has run
     uint64_t host_bytes;           // the most that a list and the state keep in host memory together
     uint64_t lists_host_bytes;     // the most that a list does: what the host turned out to have
+    bool lacks_host;               // more of it would give sets of levers that the config allows
     struct offers_state state;
 };
 
@@ -60,9 +60,6 @@ struct offers {
 const char *offers_levers_name(uint64_t levers);
 // Whether the optimizer's state is in host memory under this set.
 bool offers_away(uint64_t levers);
-
-// Whether, with more train.offload_bytes, the optimizer's state could be in host memory.
-bool offers_lack_host(const struct offers *offers);
 
 // The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out, STATUS_INVALID where
 // train.recompute: offload is asked for and train.offload_bytes hold no micro-step.

@@ -34,7 +34,6 @@ static uint64_t device_bytes(const struct worker *worker, bool away)
     return optimizer_state_device_bytes(worker->model, &worker->optimizer, away);
 }
 
-// Once it has been away its host memory stays.
 static bool hold_staged(struct worker *worker)
 {
     struct optimizer_state *state = &worker->state;
@@ -47,9 +46,18 @@ static bool hold_staged(struct worker *worker)
         return false;
     }
     state->staged = staged;
-    worker->offers.state.keeps_host = true;
     state->host = mem_pool_host_pointer(worker->staging, staged);
     return true;
+}
+
+void optimizer_state_drop_host(struct worker *worker)
+{
+    if (!worker->state.away && worker->state.staged != 0) {
+        mem_pool_free(worker->staging, worker->state.staged, NULL);
+        mem_pool_trim(worker->staging, 0);
+        worker->state.staged = 0;
+        worker->state.host = NULL;
+    }
 }
 
 static void note_place(struct worker *worker, bool away)
@@ -153,6 +161,8 @@ static bool come_back(struct worker *worker)
     ops->stream_synchronize(worker->device, worker->stream);
     ops->stream_synchronize(worker->device, worker->transfers.list.stream); // the last pieces have gone back
     if (!resize_block(worker, false)) {
+        worker_log(worker, "the optimizer's state, %" PRIu64 " bytes, stays in host memory: the device refuses it",
+                   bytes);
         return false;
     }
     ops->copy_to_device(worker->device, worker->stream, worker->state.block, worker->state.host, bytes);

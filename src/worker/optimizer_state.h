@@ -18,7 +18,7 @@ struct worker;
 struct optimizer_state {
     bool away;
     device_address block;  // on the device: all of it, or when it is away the slots of pieces; 0: there is no state
-    device_address staged; // in staging memory; 0: it never was away
+    device_address staged; // in staging memory, which it keeps when it comes back; 0: it has none
     char *host;            // the same
     struct event *filled[OPTIMIZER_STATE_SLOTS];  // on the copy stream: a slot holds the next piece
     struct event *emptied[OPTIMIZER_STATE_SLOTS]; // on the transfers' stream: what was in a slot is back in host memory
@@ -40,6 +40,9 @@ void optimizer_state_finish(struct worker *worker);
 // Makes it be away, or on the device. False where the memory for that is refused; then it is where it was. Blocks until
 // the device is done with it.
 bool optimizer_state_move(struct worker *worker, bool away);
+
+// Where it is on the device, the host memory that it kept goes back.
+void optimizer_state_drop_host(struct worker *worker);
 
 // The bytes of headroom that the rank gains when its state leaves, or would lose if it came back.
 uint64_t optimizer_state_gain(const struct worker *worker);

@@ -279,9 +279,10 @@ static enum status print_shares(const struct planning *planning, struct error *e
     const char *more_levers = worker_more_levers(config);
     return plan != NULL ? STATUS_OK
                         : error_set(error, STATUS_OUT_OF_MEMORY,
-                                    "no rank can hold a single sample: %s%sraise device.capacity, or make the model "
+                                    "no rank can hold a single sample: %s%s%sraise device.capacity, or make the model "
                                     "smaller",
-                                    more_levers != NULL ? more_levers : "", more_levers != NULL ? ", " : "");
+                                    more_levers != NULL ? more_levers : "", more_levers != NULL ? ", " : "",
+                                    planning->offers.lacks_host ? "raise train.offload_bytes, " : "");
 }
 
 static enum status plan(const struct command_line *command, struct error *error)

@@ -102,8 +102,17 @@ static void note_host_shortage(struct worker *worker, const char *what, uint64_t
     worker_log(worker, "%s It does without from now on.", worker->shortage.text);
 }
 
+// What train.offload_bytes leave for lists beside the optimizer's state.
+static uint64_t host_beside_state(const struct worker *worker)
+{
+    return worker->offers.host_bytes - uint64_min(worker->offers.host_bytes, worker->offers.state.bytes);
+}
+
 bool samples_hold_host(struct worker *worker, uint64_t bytes)
 {
+    if (bytes > host_beside_state(worker)) {
+        optimizer_state_drop_host(worker);
+    }
     if (transfers_hold(&worker->transfers, bytes)) {
         return true;
     }
@@ -114,6 +123,9 @@ bool samples_hold_host(struct worker *worker, uint64_t bytes)
 
 bool samples_send_state_away(struct worker *worker)
 {
+    if (!worker->state.away && worker->transfers.bytes > host_beside_state(worker)) {
+        transfers_drop(&worker->transfers);
+    }
     if (optimizer_state_move(worker, true)) {
         return true;
     }
@@ -286,14 +298,16 @@ uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape)
     return price_block_bytes(worker->prices, LIST_TRAIN, shape);
 }
 
-// The fastest way to go on in a block of at most `bytes`; false: there is none. State that leaves now comes back after
-// the step, which takes about as long again as a step with it away.
+// The fastest way to go on in a block of at most `bytes`; false: there is none. The optimizer's state does not come
+// back amid a step. Where it leaves now it does after it, which takes about as long again as a step with it away.
 static bool cut_to(struct worker *worker, struct sample_range *range, uint64_t bytes)
 {
     uint64_t count = uint64_min(range->micro_batch, range->count);
     struct sched_report report;
     struct sched_share share = {.samples = worker_grains(worker->config, range->count)};
+    worker->offers.state.stays = true;
     offers_fill(&worker->offers, shape_of(worker, range, range->first, count).length, bytes, &report);
+    worker->offers.state.stays = false;
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         report.offers[k].step_ns *= worker->offers.state.away ? 1 : 2;
     }
@@ -327,10 +341,13 @@ static bool is_placed(struct worker *worker, const struct sample_range *range)
         return false;
     }
     const struct list *list = price_list(worker->prices, range->purpose, shape);
+    if (list != NULL && worker->state.away && list->host_bytes > host_beside_state(worker)) {
+        return false;
+    }
     return list == NULL || samples_hold_host(worker, list->host_bytes);
 }
 
-// Where the host refuses that, goes on in another way; false: there is none.
+// Where they can not be, goes on in another way; false: there is none.
 static bool place(struct worker *worker, struct sample_range *range, struct buffer *buffer)
 {
     while (!is_placed(worker, range)) {

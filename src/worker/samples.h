@@ -41,8 +41,8 @@ enum status samples_take_back(struct worker *worker, const struct sched_share *s
 // What may be tried after the block of a micro-step was refused: that of half of it, or less than that of one grain.
 uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape);
 
-// Whether there is host memory for so many bytes of what a list offloads; if not, no set of levers that offloads is
-// offered any more, and worker->prices has no such price. May block until copies are done.
+// Whether there is host memory for so many bytes of what a list offloads; if not, the rank offers no list any more that
+// keeps more there than there is. Beside state that is away there is room for them. May block until copies are done.
 bool samples_hold_host(struct worker *worker, uint64_t bytes);
 
 // Whether the optimizer's state is in host memory, or goes there; if not, it stays on the device from now on. Blocks

@@ -104,8 +104,11 @@ static enum status check(const struct sched_scenario *scenario, const struct con
     if (scenario->phase_max < scenario->phase_min) {
         return refuse(places, "changes.phase_max", "is less than changes.phase_min; allowed: at least that", error);
     }
-    if (scenario->lever_times_count == 0) {
-        return refuse(places, "levers.times", "is empty; allowed: one or more, the first 1", error);
+    if (scenario->lever_times_count == 0 || scenario->lever_times[0] != 1) {
+        return refuse(places, "levers.times", "does not begin with 1; allowed: one or more, the first 1", error);
+    }
+    if (scenario->lever_samples_count > 0 && scenario->lever_samples[0] != 1) {
+        return refuse(places, "levers.samples", "does not begin with 1; allowed: one or more, the first 1", error);
     }
     if (scenario->lever_samples_count != scenario->lever_times_count) {
         return refuse(places, "levers.samples", "is not as long as levers.times; allowed: one for each set", error);

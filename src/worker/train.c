@@ -284,7 +284,8 @@ static enum status run(struct worker *worker, struct reporter *reporter, struct 
     }
     struct error write_error;
     if (memory_files_end(worker, &write_error) != STATUS_OK ||
-        costs_write(worker->costs, reporter->folder, worker->comm->rank, &write_error) != STATUS_OK) {
+        (worker->profile == NULL && // which takes the times of operations for itself
+         costs_write(worker->costs, reporter->folder, worker->comm->rank, &write_error) != STATUS_OK)) {
         fail_alone(worker, &write_error);
     }
     if (worker->comm->rank == 0) {

@@ -21,6 +21,16 @@ void transfers_finish(struct transfers *transfers)
     }
 }
 
+void transfers_drop(struct transfers *transfers)
+{
+    transfers->device->ops->stream_synchronize(transfers->device, transfers->list.stream);
+    mem_pool_free(transfers->staging, transfers->address, NULL);
+    mem_pool_trim(transfers->staging, 0);
+    transfers->address = 0;
+    transfers->bytes = 0;
+    transfers->list.host = NULL;
+}
+
 bool transfers_hold(struct transfers *transfers, uint64_t bytes)
 {
     device_address larger;
@@ -30,9 +40,7 @@ bool transfers_hold(struct transfers *transfers, uint64_t bytes)
     if (mem_pool_hold(transfers->staging, bytes, NULL, "offloaded", &larger) != STATUS_OK) {
         return false;
     }
-    transfers->device->ops->stream_synchronize(transfers->device, transfers->list.stream);
-    mem_pool_free(transfers->staging, transfers->address, NULL);
-    mem_pool_trim(transfers->staging, 0);
+    transfers_drop(transfers);
     transfers->address = larger;
     transfers->bytes = bytes;
     transfers->list.host = mem_pool_host_pointer(transfers->staging, larger);

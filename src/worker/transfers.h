@@ -27,4 +27,7 @@ void transfers_finish(struct transfers *transfers);
 // the present memory is done.
 bool transfers_hold(struct transfers *transfers, uint64_t bytes);
 
+// There is no host memory from now on. Blocks as well.
+void transfers_drop(struct transfers *transfers);
+
 #endif

@@ -281,7 +281,7 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
     if (large && training && more_levers != NULL) {
         ways[count++] = more_levers;
     }
-    if (large && worker->resting_bytes > 0 && offers_lack_host(&worker->offers)) {
+    if (large && worker->resting_bytes > 0 && worker->offers.lacks_host) {
         ways[count++] = "raise train.offload_bytes";
     }
     if (worker->message.withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
@@ -407,13 +407,16 @@ static enum status write_initial_weights(struct worker *worker, struct error *er
 }
 
 // The most that lists and the optimizer's state take in host memory. While that of lists grows there is what they had,
-// and below it what they had before, which is less than what is asked for.
+// and what they had before that is free between others, each less than what is asked for.
 static uint64_t offloaded_bytes(const struct worker *worker)
 {
     const struct offers *offers = &worker->offers;
+    if (offers->work[MODEL_LEVERS_OFFLOAD] == 0 && offers->work[OFFERS_ALL] == 0) {
+        return uint64_min(offers->state.bytes, offers->host_bytes);
+    }
     struct model_shape largest = offers_shape(offers->most, worker->model->target_elements, MODEL_LEVERS_OFFLOAD);
     uint64_t lists = price_host_bytes(worker->prices, LIST_TRAIN, largest);
-    return 3 * uint64_min(lists, offers->host_bytes) + uint64_min(offers->state.bytes, offers->host_bytes);
+    return 4 * uint64_min(lists, offers->host_bytes) + uint64_min(offers->state.bytes, offers->host_bytes);
 }
 
 // Host memory for what goes to the device and comes from it: the loader's ring, an evaluation's, small things, and what

@@ -41,6 +41,7 @@ struct step_message {
     uint64_t data_wait_ns;
     uint32_t oom_retries;
     uint32_t levers; // as planned
+    bool squeezed;   // a limit from outside keeps it from holding a sample
 };
 _Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
 

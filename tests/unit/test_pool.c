@@ -681,9 +681,26 @@ static void a_block_grows_or_stays(void **context)
     assert_true(mem_pool_check(f.pool));
     assert_int_equal(stats_of(&f).allocated_bytes.current, 13 * MIB);
     assert_int_equal(stats_of(&f).num_ooms, ooms + 1);
+    assert_int_equal(mem_pool_out_of_memory(f.pool)->cause, MEM_CAUSE_CAPACITY);
     give(&f, other); // what it held is trimmed
     assert_int_equal(mem_pool_resize(f.pool, &block, 8 * MIB, f.streams[0]), STATUS_OK);
     assert_int_equal(block, start);
+    give(&f, block);
+    close_fixture(&f);
+}
+
+// The block and what it grows to would be more than the limit, but it makes room for itself.
+static void a_block_that_grows_trims_what_is_in_its_way(void **context)
+{
+    (void)context;
+    struct fixture f = open_plain();
+    device_address block = hold(&f, MIB), live = take(&f, 7 * MIB), cached = take(&f, 8 * MIB);
+    give(&f, cached);
+    assert_int_equal(stats_of(&f).reserved_bytes.current, 16 * MIB);
+    assert_int_equal(mem_pool_resize(f.pool, &block, 17 * MIB / 2, f.streams[0]), STATUS_OK);
+    assert_true(mem_pool_check(f.pool));
+    assert_int_equal(stats_of(&f).allocated_bytes.current, 31 * MIB / 2);
+    give(&f, live);
     give(&f, block);
     close_fixture(&f);
 }
@@ -1606,6 +1623,7 @@ int main(void)
         cmocka_unit_test(injected_failures_come_as_often_as_asked),
         cmocka_unit_test(a_block_that_shrinks_is_never_refused),
         cmocka_unit_test(a_block_grows_or_stays),
+        cmocka_unit_test(a_block_that_grows_trims_what_is_in_its_way),
         cmocka_unit_test(the_report_says_what_holds_the_memory),
         cmocka_unit_test(a_reused_record_forgets_its_tag),
         cmocka_unit_test(sizes_are_written_in_the_unit_that_fits),

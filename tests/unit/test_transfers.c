@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "worker/samples.h"
 #include "worker/step.h"
 
 // Two samples fit where they are offloaded, or the optimizer's state is away, else one.
@@ -210,6 +211,22 @@ static void state_that_never_fits_starts_away(void **state)
     close_fixture(&f);
 }
 
+static void lists_and_the_state_share_what_they_may_take(void **state)
+{
+    struct fixture f;
+    (void)state;
+    open_fixture(&f, "train.offload_bytes=1MiB");
+    assert_true(samples_hold_host(&f.worker, 1 << 20));
+    assert_true(samples_send_state_away(&f.worker));
+    assert_int_equal(f.worker.transfers.bytes, 0);
+    assert_true(samples_hold_host(&f.worker, 64 << 10));
+    assert_true(optimizer_state_move(&f.worker, false));
+    assert_true(f.worker.state.staged != 0); // for the next time
+    assert_true(samples_hold_host(&f.worker, 1 << 20));
+    assert_true(f.worker.state.staged == 0);
+    close_fixture(&f);
+}
+
 static void host_memory_grows(void **state)
 {
     struct fixture f;
@@ -249,6 +266,7 @@ int main(void)
         cmocka_unit_test(a_device_that_refuses_the_state_leaves_it_away),
         cmocka_unit_test(a_host_that_refuses_the_state_keeps_it_here),
         cmocka_unit_test(state_that_never_fits_starts_away),
+        cmocka_unit_test(lists_and_the_state_share_what_they_may_take),
         cmocka_unit_test(host_memory_grows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
