@@ -51,7 +51,7 @@ class Simulate(headroom_run.ProgramTest):
         self.refused(r"job\.ranks=0: '0' is out of range; allowed: 1 to 65536", "scenario.yaml", "job.ranks=0")
         self.refused(r"levers\.samples: is not as long as levers\.times", "scenario.yaml", "levers.times=[1, 2]")
         for key in ("times", "samples"):
-            self.refused(rf"levers\.{key}: does not begin with 1; allowed: ", "scenario.yaml",
+            self.refused(rf"levers\.{key}=\[2, 3\]: does not begin with 1; allowed: ", "scenario.yaml",
                          "levers.times=[1, 2]", "levers.samples=[1, 3]", f"levers.{key}=[2, 3]")
         self.refused(r"none\.yaml: No such file", "none.yaml")
         self.refused(r"no configuration file given")
