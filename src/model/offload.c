@@ -52,38 +52,42 @@ static const struct op_type offload_wait = {.name = "offload_wait", .move = wait
 static const struct op_type fetch = {.name = "fetch", .move = move_back};
 static const struct op_type fetch_wait = {.name = "fetch_wait", .move = wait_for_copies};
 
-// A tensor that the backward pass needs of the forward pass. Operations are those of the list before it is rewritten.
-struct kept {
-    tensor_id tensor;
-    size_t last, first;  // the last of the forward pass that mentions it, the first of the backward pass
-    size_t left, coming; // after this one it has left, before this one it begins to come back
-    tensor_id twin;      // that comes back; TENSOR_NONE: it stays
-    uint64_t host_offset;
-};
+enum move { LEAVES, HAS_LEFT, COMES, IS_BACK, MOVES };
 
 #define NOWHERE SIZE_MAX
+
+// A tensor that the backward pass needs of the forward pass.
+struct kept {
+    tensor_id tensor;
+    // Operations of the list before it is rewritten: it leaves after the last of the forward pass that mentions it, and
+    // is back before the first of the backward pass; it has left after one between them, and comes before another.
+    size_t at[MOVES];
+    tensor_id twin; // that comes back; TENSOR_NONE: it stays
+    uint64_t host_offset;
+};
 
 // Local tensors that both passes mention, the backward pass as wholes; answers how many. kept[tensor_count].
 static size_t find_kept(const struct list *list, struct kept *kept)
 {
     for (size_t i = 0; i < list->tensor_count; i++) {
-        kept[i] = (struct kept){.tensor = (tensor_id)i, .last = NOWHERE, .first = NOWHERE, .twin = TENSOR_NONE};
+        kept[i] =
+            (struct kept){.tensor = (tensor_id)i, .at = {[LEAVES] = NOWHERE, [IS_BACK] = NOWHERE}, .twin = TENSOR_NONE};
     }
     for (size_t i = 0; i < list->op_count; i++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
             tensor_id id = list->ops[i].tensors[slot];
             struct kept *of = id == TENSOR_NONE ? NULL : &kept[list_whole(list, id)];
             if (of != NULL && i < list->forward_count) {
-                of->last = i;
+                of->at[LEAVES] = i;
             } else if (of != NULL) {
-                of->first = of->first == NOWHERE ? i : of->first;
-                of->last = list_whole(list, id) == id ? of->last : NOWHERE;
+                of->at[IS_BACK] = of->at[IS_BACK] == NOWHERE ? i : of->at[IS_BACK];
+                of->at[LEAVES] = list_whole(list, id) == id ? of->at[LEAVES] : NOWHERE;
             }
         }
     }
     size_t count = 0;
     for (size_t i = 0; i < list->tensor_count; i++) {
-        if (list->tensors[i].kind == TENSOR_LOCAL && kept[i].last != NOWHERE && kept[i].first != NOWHERE) {
+        if (list->tensors[i].kind == TENSOR_LOCAL && kept[i].at[LEAVES] != NOWHERE && kept[i].at[IS_BACK] != NOWHERE) {
             kept[count++] = kept[i];
         }
     }
@@ -93,14 +97,14 @@ static size_t find_kept(const struct list *list, struct kept *kept)
 // When the next one begins to leave, and when the one before begins to be needed.
 static void find_neighbours(const struct kept *kept, size_t count, struct kept *of)
 {
-    of->left = NOWHERE;
-    of->coming = 0;
+    of->at[HAS_LEFT] = NOWHERE;
+    of->at[COMES] = 0;
     for (size_t i = 0; i < count; i++) {
-        if (kept[i].last > of->last && kept[i].last < of->left) {
-            of->left = kept[i].last;
+        if (kept[i].at[LEAVES] > of->at[LEAVES] && kept[i].at[LEAVES] < of->at[HAS_LEFT]) {
+            of->at[HAS_LEFT] = kept[i].at[LEAVES];
         }
-        if (kept[i].first < of->first && kept[i].first > of->coming) {
-            of->coming = kept[i].first;
+        if (kept[i].at[IS_BACK] < of->at[IS_BACK] && kept[i].at[IS_BACK] > of->at[COMES]) {
+            of->at[COMES] = kept[i].at[IS_BACK];
         }
     }
 }
@@ -110,7 +114,7 @@ static void choose(struct list *list, struct kept *kept, size_t count)
 {
     for (size_t i = 0; i < count && !list->failed; i++) {
         find_neighbours(kept, count, &kept[i]);
-        if (kept[i].coming > 0 && kept[i].left < kept[i].coming - 1) {
+        if (kept[i].at[COMES] > 0 && kept[i].at[HAS_LEFT] < kept[i].at[COMES] - 1) {
             kept[i].twin = list_twin(list, kept[i].tensor);
             kept[i].host_offset = list->host_bytes;
             list->host_bytes += uint64_round_up(list_tensor_bytes(list, kept[i].tensor), LIST_ALIGNMENT);
@@ -118,41 +122,21 @@ static void choose(struct list *list, struct kept *kept, size_t count)
     }
 }
 
-static void append_move(struct list *list, const struct op_type *type, const struct kept *kept, tensor_id tensor)
-{
-    struct op op = {.type = type,
-                    .move = {.host_offset = kept->host_offset, .bytes = list_tensor_bytes(list, kept->tensor)}};
-    for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-        op.tensors[slot] = slot == 0 ? tensor : TENSOR_NONE;
-    }
-    list_append(list, &op);
-}
-
-static void append_before(struct list *list, size_t i, const struct kept *kept, size_t count)
+// Of all that make it at operation i.
+static void append_moves(struct list *list, enum move move, const struct op_type *type, size_t i,
+                         const struct kept *kept, size_t count)
 {
     for (size_t k = 0; k < count; k++) {
-        if (kept[k].twin != TENSOR_NONE && kept[k].first == i) {
-            append_move(list, &fetch_wait, &kept[k], kept[k].twin);
+        if (kept[k].twin == TENSOR_NONE || kept[k].at[move] != i) {
+            continue;
         }
-    }
-    for (size_t k = 0; k < count; k++) {
-        if (kept[k].twin != TENSOR_NONE && kept[k].coming == i) {
-            append_move(list, &fetch, &kept[k], kept[k].twin);
+        struct op op = {.type = type,
+                        .move = {.host_offset = kept[k].host_offset, .bytes = list_tensor_bytes(list, kept[k].tensor)}};
+        for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
+            op.tensors[slot] = TENSOR_NONE;
         }
-    }
-}
-
-static void append_after(struct list *list, size_t i, const struct kept *kept, size_t count)
-{
-    for (size_t k = 0; k < count; k++) {
-        if (kept[k].twin != TENSOR_NONE && kept[k].left == i) {
-            append_move(list, &offload_wait, &kept[k], kept[k].tensor);
-        }
-    }
-    for (size_t k = 0; k < count; k++) {
-        if (kept[k].twin != TENSOR_NONE && kept[k].last == i) {
-            append_move(list, &offload, &kept[k], kept[k].tensor);
-        }
+        op.tensors[0] = move < COMES ? kept[k].tensor : kept[k].twin;
+        list_append(list, &op);
     }
 }
 
@@ -160,7 +144,7 @@ static void use_twins(struct op *op, size_t i, const struct kept *kept, size_t c
 {
     for (size_t k = 0; k < count; k++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
-            bool replaced = op->tensors[slot] == kept[k].tensor && kept[k].first <= i;
+            bool replaced = op->tensors[slot] == kept[k].tensor && kept[k].at[IS_BACK] <= i;
             op->tensors[slot] = replaced && kept[k].twin != TENSOR_NONE ? kept[k].twin : op->tensors[slot];
         }
     }
@@ -173,10 +157,12 @@ static void rewrite(struct list *list, const struct op *ops, size_t count, const
     for (size_t i = 0; i < count && !list->failed; i++) {
         struct op op = ops[i];
         list->forward_count = i == forward_count ? list->op_count : list->forward_count;
-        append_before(list, i, kept, kept_count);
+        append_moves(list, IS_BACK, &fetch_wait, i, kept, kept_count);
+        append_moves(list, COMES, &fetch, i, kept, kept_count);
         use_twins(&op, i, kept, kept_count);
         list_append(list, &op);
-        append_after(list, i, kept, kept_count);
+        append_moves(list, HAS_LEFT, &offload_wait, i, kept, kept_count);
+        append_moves(list, LEAVES, &offload, i, kept, kept_count);
     }
 }
 

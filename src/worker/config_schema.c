@@ -63,8 +63,7 @@ const struct config_key config_keys[] = {
      .help = "of weights and activations in a micro-step; the optimizer and sums of gradients are always fp32"},
     {"train.recompute", CONFIG_TYPE_CHOICE, ONE(train.recompute), .names = recompute_names, .fallback = "auto",
      .help = "what the backward pass computes again rather than keep: layer norms and GELU, or all within a block; "
-             "offload: "
-             "as full, and what it keeps waits in host memory; auto: as little as memory allows"},
+             "offload: as full, and what it keeps waits in host memory; auto: as little as memory allows"},
     {"train.offload_bytes", CONFIG_TYPE_BYTES, ONE(train.offload_bytes), RANGE("0", "16TiB"), .fallback = "4GiB",
      .help = "the most host memory that a rank keeps tensors of its device in; 0: none"},
     {"train.reproducible", CONFIG_TYPE_BOOL, ONE(train.reproducible), .fallback = "false",

@@ -73,10 +73,16 @@ static bool begins_anew(size_t levers)
     return levers == OFFERS_STATE;
 }
 
-uint64_t offers_host_bytes(const struct offers *offers, uint64_t levers)
+uint64_t offers_host_beside_state(const struct offers *offers)
 {
-    uint64_t taken = sets[levers].away ? offers->state.bytes : 0;
-    return uint64_min(offers->lists_host_bytes, offers->host_bytes - uint64_min(offers->host_bytes, taken));
+    return offers->host_bytes - uint64_min(offers->host_bytes, offers->state.bytes);
+}
+
+// The most that a list under this set may keep in host memory.
+static uint64_t host_bytes_under(const struct offers *offers, size_t levers)
+{
+    return uint64_min(offers->lists_host_bytes,
+                      sets[levers].away ? offers_host_beside_state(offers) : offers->host_bytes);
 }
 
 // Whether the config allows the set, and the device has such a thing as state that can be away.
@@ -91,7 +97,7 @@ static bool host_is_enough(const struct offers *offers, size_t levers)
     struct model_shape grain = offers_shape(offers->grain, offers->model->target_elements, levers);
     uint64_t taken = sets[levers].away ? offers->state.bytes : 0;
     return taken <= offers->host_bytes &&
-           price_host_bytes(offers->prices, LIST_TRAIN, grain) <= offers_host_bytes(offers, levers);
+           price_host_bytes(offers->prices, LIST_TRAIN, grain) <= host_bytes_under(offers, levers);
 }
 
 // Of one sample under each set: those that take less memory than those before them, the state being where it is.
@@ -251,9 +257,8 @@ void offers_fill(const struct offers *offers, uint64_t length, uint64_t bytes, s
     memset(report->offers, 0, sizeof(report->offers));
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         if (offers->work[k] > 0) {
-            uint64_t fits =
-                price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k), bytes_under(offers, k, bytes),
-                                  offers_host_bytes(offers, k), offers->most);
+            uint64_t fits = price_largest_fit(offers->prices, LIST_TRAIN, offers_shape(0, length, k),
+                                              bytes_under(offers, k, bytes), host_bytes_under(offers, k), offers->most);
             report->offers[k] = (struct sched_offer){
                 .overhead_ns = (uint64_t)llround(offers->work[k] * (double)overhead_ns),
                 .sample_ns = (uint64_t)llround(offers->work[k] * sample_ns * (double)offers->grain),

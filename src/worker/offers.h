@@ -79,8 +79,8 @@ void offers_observe_update(struct offers *offers, bool away, uint64_t time_ns);
 // takes no less time than those before it: where memory is plenty, noise does not pull levers.
 void offers_compare(struct offers *offers, const struct costs *costs);
 
-// The most that a list under this set may keep in host memory.
-uint64_t offers_host_bytes(const struct offers *offers, uint64_t levers);
+// What host memory is left for lists while the optimizer's state is there.
+uint64_t offers_host_beside_state(const struct offers *offers);
 
 // Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes` where the
 // optimizer's state stays where it is, and whether they were measured. What counts as one sample there is a grain.

@@ -38,6 +38,12 @@ static struct model_shape shape_of(const struct worker *worker, const struct sam
     return offers_shape(count, uint64_min(length, worker->model->target_elements), range->levers);
 }
 
+// That of the next micro-step.
+static struct model_shape next_shape(const struct worker *worker, const struct sample_range *range)
+{
+    return shape_of(worker, range, range->first, uint64_min(range->micro_batch, range->count));
+}
+
 // That of the largest micro-step.
 static struct model_shape largest_shape(const struct worker *worker, const struct sample_range *range)
 {
@@ -102,15 +108,9 @@ static void note_host_shortage(struct worker *worker, const char *what, uint64_t
     worker_log(worker, "%s It does without from now on.", worker->shortage.text);
 }
 
-// What train.offload_bytes leave for lists beside the optimizer's state.
-static uint64_t host_beside_state(const struct worker *worker)
-{
-    return worker->offers.host_bytes - uint64_min(worker->offers.host_bytes, worker->offers.state.bytes);
-}
-
 bool samples_hold_host(struct worker *worker, uint64_t bytes)
 {
-    if (bytes > host_beside_state(worker)) {
+    if (bytes > offers_host_beside_state(&worker->offers)) {
         optimizer_state_drop_host(worker);
     }
     if (transfers_hold(&worker->transfers, bytes)) {
@@ -123,7 +123,7 @@ bool samples_hold_host(struct worker *worker, uint64_t bytes)
 
 bool samples_send_state_away(struct worker *worker)
 {
-    if (!worker->state.away && worker->transfers.bytes > host_beside_state(worker)) {
+    if (!worker->state.away && worker->transfers.bytes > offers_host_beside_state(&worker->offers)) {
         transfers_drop(&worker->transfers);
     }
     if (optimizer_state_move(worker, true)) {
@@ -185,8 +185,8 @@ static void run_last(struct worker *worker, const struct list *list, const struc
 static enum status micro_step(struct worker *worker, const struct sample_range *range, struct buffer *buffer,
                               struct error *error)
 {
-    uint64_t count = uint64_min(range->micro_batch, range->count);
-    struct model_shape shape = shape_of(worker, range, range->first, count);
+    struct model_shape shape = next_shape(worker, range);
+    uint64_t count = shape.samples;
     const struct list *list = price_list(worker->prices, range->purpose, shape);
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
@@ -302,11 +302,10 @@ uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape)
 // back amid a step. Where it leaves now it does after it, which takes about as long again as a step with it away.
 static bool cut_to(struct worker *worker, struct sample_range *range, uint64_t bytes)
 {
-    uint64_t count = uint64_min(range->micro_batch, range->count);
     struct sched_report report;
     struct sched_share share = {.samples = worker_grains(worker->config, range->count)};
     worker->offers.state.stays = true;
-    offers_fill(&worker->offers, shape_of(worker, range, range->first, count).length, bytes, &report);
+    offers_fill(&worker->offers, next_shape(worker, range).length, bytes, &report);
     worker->offers.state.stays = false;
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         report.offers[k].step_ns *= worker->offers.state.away ? 1 : 2;
@@ -328,20 +327,18 @@ static bool cut_smaller(struct worker *worker, struct sample_range *range)
         range->micro_batch = uint64_max(count / 2, worker->grain);
         return count > worker->grain;
     }
-    return cut_to(worker, range, samples_smaller_bytes(worker, shape_of(worker, range, range->first, count)));
+    return cut_to(worker, range, samples_smaller_bytes(worker, next_shape(worker, range)));
 }
 
 // Whether the optimizer's state, and host memory for what the next list offloads, are where the range's levers want
 // them.
 static bool is_placed(struct worker *worker, const struct sample_range *range)
 {
-    uint64_t count = uint64_min(range->micro_batch, range->count);
-    struct model_shape shape = shape_of(worker, range, range->first, count);
     if (offers_away(range->levers) && !samples_send_state_away(worker)) {
         return false;
     }
-    const struct list *list = price_list(worker->prices, range->purpose, shape);
-    if (list != NULL && worker->state.away && list->host_bytes > host_beside_state(worker)) {
+    const struct list *list = price_list(worker->prices, range->purpose, next_shape(worker, range));
+    if (list != NULL && worker->state.away && list->host_bytes > offers_host_beside_state(&worker->offers)) {
         return false;
     }
     return list == NULL || samples_hold_host(worker, list->host_bytes);
