@@ -247,8 +247,9 @@ static void free_any(struct world *world, bool on_another)
     free_block(world, i, on_another ? next_stream(world) : own_stream(world, i));
 }
 
-// Refused only where the host's memory runs out.
-static void shrink_any(struct world *world)
+// To half of what it was, or to twice as much. To shrink is refused only where the host's memory runs out; what may not
+// grow is as large as before. Each try but one that a test refuses gives the block and takes one.
+static void resize_any(struct world *world)
 {
     if (world->oracle.count == 0) {
         return;
@@ -256,21 +257,29 @@ static void shrink_any(struct world *world)
     size_t i = next_below(world, world->oracle.count);
     struct stream *stream = own_stream(world, i);
     struct oracle_block block = world->oracle.blocks[i];
-    device_address before = block.address;
-    block.requested_bytes = next(world) * block.requested_bytes / 256;
-    block.bytes = mem_pool_block_bytes(block.requested_bytes);
-    block.step = world->step;
-    host_of = &world->sim;
-    bool shrunk = mem_pool_resize(world->pool, &block.address, block.requested_bytes, stream) == STATUS_OK;
-    host_of = NULL;
-    if (!shrunk) {
-        require(world->sim.seen.failed_call[SIM_HOST_MEMORY] && block.address == before);
-        return;
-    }
+    const device_address before = block.address;
+    const uint64_t bytes = next(world) * block.requested_bytes / 128, taken = world->pool->stats.allocation.allocated;
+    bool grows = mem_pool_block_bytes(bytes) > block.bytes;
     sim_end_use(&world->sim, before, stream);
-    oracle_remove(&world->oracle, i);
+    host_of = &world->sim;
+    enum status status = mem_pool_resize(world->pool, &block.address, bytes, stream);
+    host_of = NULL;
+    const uint64_t tries = world->pool->stats.allocation.allocated - taken;
+    require(status != STATUS_OUT_OF_MEMORY || grows);
+    require(status != STATUS_ERROR || (world->sim.seen.failed_call[SIM_HOST_MEMORY] && tries == 0));
+    require(tries > 0 || (status != STATUS_OK && block.address == before));
+    world->calls = world->pool->calls;
+    world->oracle.num_ooms += status == STATUS_OUT_OF_MEMORY;
+    block.bytes = status == STATUS_OK ? mem_pool_block_bytes(bytes) : block.bytes;
+    block.requested_bytes = status == STATUS_OK ? bytes : block.requested_bytes;
+    block.step = tries > 0 ? world->step : block.step;
     sim_begin_use(&world->sim, block.address, block.bytes, stream);
-    oracle_add(&world->oracle, &block);
+    for (uint64_t k = 0; k < tries; k++) {
+        struct oracle_block taken_block = k + 1 < tries ? world->oracle.blocks[i] : block;
+        oracle_remove(&world->oracle, i);
+        oracle_add(&world->oracle, &taken_block);
+        i = oracle_find(&world->oracle, taken_block.address);
+    }
 }
 
 // ---- Asking ----
@@ -795,7 +804,7 @@ static const uint8_t weights[FUZZ_OPERATIONS] = {
     [FUZZ_TOUCH] = 2,     [FUZZ_TRIM] = 2,      [FUZZ_RELIEVE] = 2,     [FUZZ_SOFT_LIMIT] = 2,
     [FUZZ_NEIGHBOUR] = 2, [FUZZ_COMPLETE] = 3,  [FUZZ_BEGIN_STEP] = 1,  [FUZZ_LEAKS] = 1,
     [FUZZ_INJECT] = 1,    [FUZZ_FAIL_CALL] = 2, [FUZZ_RESET_PEAKS] = 1, [FUZZ_HEADROOM] = 3,
-    [FUZZ_SHRINK] = 2,
+    [FUZZ_RESIZE] = 2,
 };
 #define WEIGHTS 80
 
@@ -835,7 +844,7 @@ static const char *const names[FUZZ_OPERATIONS] = {
     [FUZZ_FAIL_CALL] = "fail a call",
     [FUZZ_RESET_PEAKS] = "reset peaks",
     [FUZZ_HEADROOM] = "headroom",
-    [FUZZ_SHRINK] = "shrink",
+    [FUZZ_RESIZE] = "resize",
 };
 
 static void operate(struct world *world)
@@ -872,8 +881,8 @@ static void operate(struct world *world)
     case FUZZ_FREE_ON_ANOTHER:
         free_any(world, operation == FUZZ_FREE_ON_ANOTHER);
         break;
-    case FUZZ_SHRINK:
-        shrink_any(world);
+    case FUZZ_RESIZE:
+        resize_any(world);
         break;
     case FUZZ_TOUCH:
         touch(world);

@@ -28,7 +28,7 @@ enum fuzz_operation {
     FUZZ_FAIL_CALL,
     FUZZ_RESET_PEAKS,
     FUZZ_HEADROOM,
-    FUZZ_SHRINK,
+    FUZZ_RESIZE,
     FUZZ_OPERATIONS
 };
 
