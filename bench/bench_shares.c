@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The coordinator's shares beside the best fixed ones: mpirun -np N bench_shares CONFIG.yaml. Trains as the config
-// says, and cuts the global batch in turn in every way that gives each rank some of 16 equal parts. What was fastest
-// then takes turns with the coordinator's own steps: half of the rounds decide which is the best, so that the other
-// half can say how fast it is. Fails where the coordinator's steps take over 1.05 times as long.
+// The coordinator's shares beside the best fixed ones: mpirun -np N bench_shares CONFIG.yaml [PERCENT...]. Trains as
+// the config says, and cuts the global batch in turn in every way that gives each rank some of 16 equal parts. What was
+// fastest then takes turns with the coordinator's own steps: half of the rounds decide which is the best, so that the
+// other half can say how fast it is. Fails where the coordinator's steps take over 1.05 times as long.
+//
+// PERCENT, one for each rank, is what it has of a core, to itself: then ranks can be more than cores, and apart in
+// speed, without one's speed depending on what others do. The kernel sees to that (SCHED_DEADLINE); it takes
+// CAP_SYS_NICE.
+#include <errno.h>
 #include <inttypes.h>
+#include <linux/sched.h>
+#include <linux/sched/types.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "worker/step.h"
 
@@ -19,6 +28,7 @@
 #define LIMIT      1.05
 #define RANKS_MAX  16
 #define STEPS_MOST 1000000
+#define PERIOD_NS  1000000
 
 struct candidate {
     uint32_t parts[RANKS_MAX];
@@ -48,6 +58,24 @@ static void require(const struct bench *bench, enum status status, const struct 
 {
     if (status != STATUS_OK) {
         give_up(bench, error);
+    }
+}
+
+// Of this thread, which is the one that computes.
+static void hold_to(const struct bench *bench, const char *percent_text)
+{
+    struct sched_attr attr = {
+        .size = sizeof(attr),
+        .sched_policy = SCHED_DEADLINE,
+        .sched_flags = SCHED_FLAG_RESET_ON_FORK,
+        .sched_runtime = PERIOD_NS / 100 * strtoul(percent_text, NULL, 10),
+        .sched_period = PERIOD_NS,
+        .sched_deadline = PERIOD_NS,
+    };
+    if (syscall(SYS_sched_setattr, 0, &attr, 0) != 0) {
+        struct error error;
+        error_set(&error, STATUS_ERROR, "a rank cannot be held to %s %% of a core: %s", percent_text, strerror(errno));
+        give_up(bench, &error);
     }
 }
 
@@ -172,11 +200,15 @@ int main(int argc, char **argv)
 {
     static struct bench bench;
     struct error error = {0};
-    if (argc != 2) {
-        fprintf(stderr, "usage: mpirun -np N bench_shares CONFIG.yaml\n");
+    if (argc < 2) {
+        fprintf(stderr, "usage: mpirun -np N bench_shares CONFIG.yaml [PERCENT...]\n");
         return 2;
     }
     require(&bench, comm_mpi.create(&bench.comm, &error), &error);
+    if (argc > 2 && (uint32_t)argc != 2 + bench.comm->size) {
+        error_set(&error, STATUS_INVALID, "%d percentages for %" PRIu32 " ranks", argc - 2, bench.comm->size);
+        give_up(&bench, &error);
+    }
     require(&bench, config_read(&bench.config, argv[1], NULL, 0, &error), &error);
     bench.config.train.steps = STEPS_MOST;
     if (bench.comm->size > RANKS_MAX) {
@@ -185,6 +217,9 @@ int main(int argc, char **argv)
     }
     require(&bench, worker_init(&bench.worker, &bench.config, bench.comm, &error), &error);
     require(&bench, worker_connect(&bench.worker, &error), &error);
+    if (argc > 2) {
+        hold_to(&bench, argv[2 + bench.comm->rank]);
+    }
     require(&bench, step_plan_first(&bench.worker, &error), &error);
     for (int i = 0; i < WARM_UP; i++) {
         step(&bench, NULL);

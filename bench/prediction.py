@@ -19,7 +19,7 @@ ROOMY = (*JOB, "device.capacity=1GiB")
 WARM_UP = 20  # steps
 ROUNDS = 3
 LIMIT = 0.1
-ASKED_FOR = ("none", "selective", "full", "offload")  # train.recompute
+ASKED_FOR = ("none", "selective", "half", "full", "offload")  # train.recompute
 MODES = (*ASKED_FOR, "state")
 
 

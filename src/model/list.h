@@ -105,6 +105,7 @@ void list_split_head(struct list *list, size_t parts);
 enum list_recompute_mode {
     LIST_RECOMPUTE_NONE,
     LIST_RECOMPUTE_SELECTIVE, // what cheap operations make (op_type)
+    LIST_RECOMPUTE_HALF,      // full in the first half of the blocks, selective elsewhere
     LIST_RECOMPUTE_FULL,      // everything within a block but what its last operation makes
 };
 

@@ -100,10 +100,17 @@ static tensor_id parameter_tensor(const struct parameter *parameter, struct list
 
 static enum list_recompute_mode recompute_mode(enum model_levers levers)
 {
-    if (levers < MODEL_LEVERS_SELECTIVE) {
+    switch (levers) {
+    case MODEL_LEVERS_SELECTIVE:
+        return LIST_RECOMPUTE_SELECTIVE;
+    case MODEL_LEVERS_HALF:
+        return LIST_RECOMPUTE_HALF;
+    case MODEL_LEVERS_FULL:
+    case MODEL_LEVERS_OFFLOAD:
+        return LIST_RECOMPUTE_FULL;
+    default:
         return LIST_RECOMPUTE_NONE;
     }
-    return levers == MODEL_LEVERS_SELECTIVE ? LIST_RECOMPUTE_SELECTIVE : LIST_RECOMPUTE_FULL;
 }
 
 // The forward pass, and the backward pass where one is wanted.

@@ -23,6 +23,7 @@ enum model_levers {
     MODEL_LEVERS_NONE,
     MODEL_LEVERS_HEAD,      // logits in parts; an evaluation's always are
     MODEL_LEVERS_SELECTIVE, // LIST_RECOMPUTE_SELECTIVE
+    MODEL_LEVERS_HALF,      // LIST_RECOMPUTE_HALF
     MODEL_LEVERS_FULL,      // LIST_RECOMPUTE_FULL
     MODEL_LEVERS_OFFLOAD,   // list_offload
     MODEL_LEVERS_COUNT

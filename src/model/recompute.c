@@ -32,11 +32,24 @@ static bool produces(const struct op *op, tensor_id tensor)
     return false;
 }
 
-static bool is_recomputed(const struct list *list, size_t i, enum list_recompute_mode mode)
+// Blocks, from the first on, of which only what they pass on is kept.
+static size_t whole_blocks(const struct list *list, enum list_recompute_mode mode)
+{
+    size_t blocks = 0;
+    for (size_t i = 0; i < list->forward_count; i++) {
+        blocks = list->ops[i].block > blocks ? list->ops[i].block : blocks;
+    }
+    return mode == LIST_RECOMPUTE_FULL ? blocks : mode == LIST_RECOMPUTE_HALF ? blocks / 2 : 0;
+}
+
+static bool is_recomputed(const struct list *list, size_t i, enum list_recompute_mode mode, size_t whole)
 {
     const struct op *op = &list->ops[i];
     bool ends_block = i + 1 == list->forward_count || list->ops[i + 1].block != op->block;
-    return mode == LIST_RECOMPUTE_FULL ? op->block > 0 && !ends_block : op->type->cheap;
+    if (op->block > 0 && op->block <= whole) {
+        return !ends_block;
+    }
+    return mode != LIST_RECOMPUTE_FULL && op->type->cheap;
 }
 
 static void add_producer(struct producers *producers, size_t i, bool recomputed)
@@ -49,13 +62,14 @@ static void add_producer(struct producers *producers, size_t i, bool recomputed)
 
 static void find_producers(const struct list *list, enum list_recompute_mode mode, struct producers *producers)
 {
+    size_t whole = whole_blocks(list, mode);
     for (size_t i = 0; i < list->tensor_count; i++) {
         producers[i] = (struct producers){.first = SIZE_MAX, .recomputation = TENSOR_NONE};
     }
     for (size_t i = 0; i < list->forward_count; i++) {
         for (size_t slot = 0; slot < OP_TENSORS_MAX; slot++) {
             if (writes(&list->ops[i], slot)) {
-                add_producer(&producers[list->ops[i].tensors[slot]], i, is_recomputed(list, i, mode));
+                add_producer(&producers[list->ops[i].tensors[slot]], i, is_recomputed(list, i, mode, whole));
             }
         }
     }

@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define SCHED_BATCH_MAX  (UINT64_C(1) << 32) // samples of a global batch
-#define SCHED_LEVERS_MAX 7                   // sets of levers that a rank may have
+#define SCHED_LEVERS_MAX 8                   // sets of levers that a rank may have
 
 // Micro-steps under one set of levers.
 struct sched_offer {

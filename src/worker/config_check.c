@@ -77,8 +77,8 @@ static enum status check_train(const struct config *config, struct error *error)
          "with train.reproducible micro-steps are of train.grain_size samples; allowed here: auto"},
         {reproducible && config->train.precision == CONFIG_BF16 && config->train.recompute == CONFIG_RECOMPUTE_AUTO,
          "train.recompute",
-         "in bf16 what is recomputed is rounded anew; allowed with train.reproducible: none, selective, full, "
-         "offload"},
+         "in bf16 what is recomputed is rounded anew; allowed with train.reproducible: none, selective, half, "
+         "full, offload"},
         {config->train.recompute == CONFIG_RECOMPUTE_OFFLOAD && config->train.offload_bytes == 0, "train.offload_bytes",
          "with train.recompute: offload it must be more than 0"},
         {!reproducible && config->train.grain_size != 1, "train.grain_size",

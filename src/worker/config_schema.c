@@ -27,7 +27,7 @@ static const char *const data_names[] = {"idx", "text", "tokens", "synthetic", N
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const segment_names[] = {"expandable", "plain", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
-static const char *const recompute_names[] = {"auto", "none", "selective", "full", "offload", NULL};
+static const char *const recompute_names[] = {"auto", "none", "selective", "half", "full", "offload", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
 
@@ -63,7 +63,8 @@ const struct config_key config_keys[] = {
      .help = "of weights and activations in a micro-step; the optimizer and sums of gradients are always fp32"},
     {"train.recompute", CONFIG_TYPE_CHOICE, ONE(train.recompute), .names = recompute_names, .fallback = "auto",
      .help = "what the backward pass computes again rather than keep: layer norms and GELU, or all within a block; "
-             "offload: as full, and what it keeps waits in host memory; auto: as little as memory allows"},
+             "half: all within the first half of the blocks; offload: as full, and what it keeps waits in host memory; "
+             "auto: as little as memory allows"},
     {"train.offload_bytes", CONFIG_TYPE_BYTES, ONE(train.offload_bytes), RANGE("0", "16TiB"), .fallback = "4GiB",
      .help = "the most host memory that a rank keeps tensors of its device in; 0: none"},
     {"train.reproducible", CONFIG_TYPE_BOOL, ONE(train.reproducible), .fallback = "false",

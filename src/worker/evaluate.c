@@ -58,8 +58,8 @@ static enum status run_share(struct worker *worker, struct loader *loader, const
     };
     enum status status = samples_run(worker, &samples, error);
     worker->message.report.headroom_bytes = headroom_bytes;
-    worker->message.micro_batch = mine.micro_batch * worker->grain;
-    worker->message.accumulation_steps += (mine.samples + mine.micro_batch - 1) / mine.micro_batch;
+    worker->message.micro_batch = (uint32_t)(mine.micro_batch * worker->grain);
+    worker->message.accumulation_steps += (uint32_t)((mine.samples + mine.micro_batch - 1) / mine.micro_batch);
     return status;
 }
 

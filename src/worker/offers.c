@@ -25,6 +25,7 @@ static const struct {
     [MODEL_LEVERS_NONE] = {"none", MODEL_LEVERS_NONE, false},
     [MODEL_LEVERS_HEAD] = {"head", MODEL_LEVERS_HEAD, false},
     [MODEL_LEVERS_SELECTIVE] = {"selective", MODEL_LEVERS_SELECTIVE, false},
+    [MODEL_LEVERS_HALF] = {"half", MODEL_LEVERS_HALF, false},
     [MODEL_LEVERS_FULL] = {"full", MODEL_LEVERS_FULL, false},
     [MODEL_LEVERS_OFFLOAD] = {"offload", MODEL_LEVERS_OFFLOAD, false},
     [OFFERS_STATE] = {"state", MODEL_LEVERS_HEAD, true},
@@ -54,6 +55,8 @@ static bool is_allowed(const struct config *config, size_t levers)
         return sets[levers].list <= MODEL_LEVERS_HEAD;
     case CONFIG_RECOMPUTE_SELECTIVE:
         return levers == MODEL_LEVERS_SELECTIVE;
+    case CONFIG_RECOMPUTE_HALF:
+        return levers == MODEL_LEVERS_HALF;
     case CONFIG_RECOMPUTE_FULL:
         return levers == MODEL_LEVERS_FULL;
     case CONFIG_RECOMPUTE_OFFLOAD:

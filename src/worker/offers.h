@@ -56,7 +56,7 @@ struct offers {
     struct offers_state state;
 };
 
-// "none", "head", "selective", "full", "offload", "state", "all".
+// "none", "head", "selective", "half", "full", "offload", "state", "all".
 const char *offers_levers_name(uint64_t levers);
 // Whether the optimizer's state is in host memory under this set.
 bool offers_away(uint64_t levers);

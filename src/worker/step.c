@@ -148,9 +148,9 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     worker->times_operations = worker->profile != NULL || costs_are_due(step);
     offers_begin_step(&worker->offers);
     worker->spent = false;
-    worker->message.micro_batch = share->micro_batch * worker->grain;
-    worker->message.accumulation_steps = share->accumulation_steps;
-    worker->message.levers = (uint32_t)share->levers;
+    worker->message.micro_batch = (uint32_t)(share->micro_batch * worker->grain);
+    worker->message.accumulation_steps = (uint32_t)share->accumulation_steps;
+    worker->message.levers = (uint8_t)share->levers;
     clear_gradients(worker);
     sched_undone_finish(&worker->undone);
     if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->config->train.global_batch_size))) {

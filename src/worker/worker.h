@@ -29,19 +29,19 @@
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
-    struct sched_packed_report report;        // for the next plan
-    uint64_t samples;                         // that this rank did
-    uint64_t left;                            // that it could not do of what it was dealt last
-    uint64_t handed_back;                     // all that it could not do
-    uint64_t micro_batch, accumulation_steps; // as planned
-    uint64_t position_hash;                   // sum of position_hash() over them
-    uint64_t others_bytes;                    // of its device, that are not this process's
-    uint64_t withheld_bytes;                  // of its headroom, by a limit from outside
+    struct sched_packed_report report; // for the next plan
+    uint64_t samples;                  // that this rank did
+    uint64_t left;                     // that it could not do of what it was dealt last
+    uint64_t handed_back;              // all that it could not do
+    uint64_t position_hash;            // sum of position_hash() over them
+    uint64_t others_bytes;             // of its device, that are not this process's
+    uint64_t withheld_bytes;           // of its headroom, by a limit from outside
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
     uint64_t data_wait_ns;
+    uint32_t micro_batch, accumulation_steps; // as planned
     uint32_t oom_retries;
-    uint32_t levers; // as planned
-    bool squeezed;   // a limit from outside keeps it from holding a sample
+    uint8_t levers; // as planned
+    bool squeezed;  // a limit from outside keeps it from holding a sample
 };
 _Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
 

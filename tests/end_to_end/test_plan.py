@@ -35,7 +35,8 @@ class Plan(headroom_run.ProgramTest):
 
     def test_peaks(self):
         for config, recompute in (("mlp.yaml", "none"), ("mlp.yaml", "selective"), ("gpt.yaml", "none"),
-                                  ("gpt.yaml", "selective"), ("gpt.yaml", "full"), ("deep.yaml", "offload")):
+                                  ("gpt.yaml", "selective"), ("deep.yaml", "half"), ("deep.yaml", "full"),
+                                  ("deep.yaml", "offload")):
             peaks = peaks_of(self.headroom("plan", config).out, recompute)
             self.assertGreater(len(peaks), 4)
             for micro_batch, peak in peaks.items():
@@ -123,7 +124,7 @@ class Plan(headroom_run.ProgramTest):
         """Each rank pulls the levers that its own memory asks for, and no more."""
         capacities = "device.capacity=[768KiB, 832KiB, 2MiB]"
         plan = self.headroom("plan", "lines.yaml", capacities).out
-        self.assertEqual([share[3] for share in shares_of(plan)], ["full", "selective", "none"], plan)
+        self.assertEqual([share[3] for share in shares_of(plan)], ["half", "selective", "none"], plan)
         run = self.train("lines.yaml", capacities, "train.steps=1", ranks=3)
         self.assertEqual(shares_of(plan), first_shares(run))
         self.assertEqual([run.of_rank(rank, "oom_retries") for rank in range(3)], [[0], [0], [0]])

@@ -41,7 +41,7 @@ class Reproducible(headroom_run.ProgramTest):
 
     def test_any_lever(self):
         reference = self.train(*LINES)
-        for recompute in ("none", "selective", "full", "offload"):
+        for recompute in ("none", "selective", "half", "full", "offload"):
             self.same(reference, recompute, *LINES, f"train.recompute={recompute}", ranks=2)
         for recompute, kib, levers in (("none", 960, "state"), ("offload", 896, "all")):
             run = self.same(reference, levers, *LINES, f"train.recompute={recompute}", f"device.capacity={kib}KiB",

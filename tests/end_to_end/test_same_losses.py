@@ -68,11 +68,13 @@ class SameLosses(headroom_run.ProgramTest):
         self.assertEqual([step["tokens"] for step in run.steps], 2 * [sum(len(line) for line in lines)])
 
     def test_what_is_computed_again(self):
-        """Selective or full, the same bits; and a device that is too small for one sample otherwise."""
+        """Selective, by half or full, the same bits; and a device that is too small for one sample otherwise."""
         reference = self.reference("lines.yaml")
-        selective, full = (self.train("lines.yaml", f"train.recompute={mode}") for mode in ("selective", "full"))
-        self.assertEqual(full.losses + full.evaluation_losses, selective.losses + selective.evaluation_losses)
-        self.assert_same_losses(full, reference, "lines.yaml, recomputed and with its head in parts")
+        selective, *others = (self.train("lines.yaml", f"train.recompute={mode}")
+                              for mode in ("selective", "half", "full"))
+        for run in others:
+            self.assertEqual(run.losses + run.evaluation_losses, selective.losses + selective.evaluation_losses)
+        self.assert_same_losses(selective, reference, "lines.yaml, recomputed and with its head in parts")
         refused = self.headroom("train", "lines.yaml", "comm.kind=self", "run.folder=refused", LINES_TOO_SMALL,
                                 "train.recompute=none", headroom_run.ALL_STAYS, code=3)
         self.assertIn("Set train.recompute: auto, raise train.offload_bytes, raise device.capacity, or lower ",

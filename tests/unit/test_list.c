@@ -1197,6 +1197,7 @@ static void test_recomputation_changes_no_result(void **state)
     (void)state;
     for (size_t i = 0; i < 2; i++) {
         check_recomputation(i == 0 ? KERNEL_FP32 : KERNEL_BF16, LIST_RECOMPUTE_SELECTIVE, MODEL_LEVERS_SELECTIVE);
+        check_recomputation(i == 0 ? KERNEL_FP32 : KERNEL_BF16, LIST_RECOMPUTE_HALF, MODEL_LEVERS_HALF);
         check_recomputation(i == 0 ? KERNEL_FP32 : KERNEL_BF16, LIST_RECOMPUTE_FULL, MODEL_LEVERS_FULL);
     }
 }
