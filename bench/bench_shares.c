@@ -28,7 +28,7 @@
 #define LIMIT      1.05
 #define RANKS_MAX  16
 #define STEPS_MOST 1000000
-#define PERIOD_NS  1000000
+#define PERIOD_NS  250000
 
 struct candidate {
     uint32_t parts[RANKS_MAX];
@@ -96,17 +96,23 @@ static void cut(struct bench *bench, const struct candidate *candidate)
     }
 }
 
-// One step under `candidate`, or under the coordinator's plan. Answers rank 0's time, on every rank.
+// One step under `candidate`, or under the coordinator's plan. Answers rank 0's time, on every rank. The coordinator
+// learns from its own steps alone, as it would if there were no others.
 static uint64_t step(struct bench *bench, const struct candidate *candidate)
 {
     struct error error = {0};
     const struct step_result *result = NULL;
+    struct sched_speed speed = bench->worker.offers.speed, rest = bench->worker.rest;
     if (candidate != NULL) {
         cut(bench, candidate);
     }
     require(bench, step_start(&bench->worker, bench->step++, &error), &error);
     require(bench, step_plan_next(&bench->worker, &error), &error);
     require(bench, step_finish(&bench->worker, &result, &error), &error);
+    if (candidate != NULL) {
+        bench->worker.offers.speed = speed;
+        bench->worker.rest = rest;
+    }
     uint64_t step_ns = result->step_ns;
     bench->comm->ops->broadcast(bench->comm, &step_ns, sizeof(step_ns));
     return step_ns;
