@@ -5,8 +5,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-// Each measurement weighs 63/64 of the next one: about the last 64 count.
-#define FADE 0.984375
+// A measurement makes those before it weigh 63/64 of what they did, but for all after the first four of a step: about the
+// last 64 count, and of a rank with many short micro-steps, whose times vary most, those of the last 16 steps.
+#define FADE          0.984375
+#define FADES_OF_STEP 4
 // Before anything is measured a micro-step is held to cost nothing but its samples, give or take half of that. What is
 // held to be so then goes after what was measured, as fast as that fades.
 #define PRIOR_SPREAD 0.5
@@ -101,30 +103,35 @@ void sched_speed_scale(struct sched_speed *speed, double ratio)
     speed->samples_time_ns *= ratio;
 }
 
+// What was measured weighs so much of what it did.
+static void fade(struct sched_speed *speed, double part)
+{
+    speed->weight *= part;
+    speed->samples *= part;
+    speed->samples_squared *= part;
+    speed->time_ns *= part;
+    speed->time_squared *= part;
+    speed->samples_time_ns *= part;
+}
+
 // A rank that became slower or faster did so as a whole: what was measured before is brought to its speed of now, and
 // weighs less.
 static void change(struct sched_speed *speed, double ratio)
 {
-    speed->weight *= CHANGED_FADE;
-    speed->samples *= CHANGED_FADE;
-    speed->samples_squared *= CHANGED_FADE;
-    speed->time_ns *= CHANGED_FADE;
-    speed->time_squared *= CHANGED_FADE;
-    speed->samples_time_ns *= CHANGED_FADE;
+    fade(speed, CHANGED_FADE);
     sched_speed_scale(speed, ratio);
 }
 
 // Counts how long measurements are off. Until it is clear that the speed has changed, one counts as at most so far off:
 // a process that was stopped or swapped out says nothing about its speed.
-static double judge(struct sched_speed *speed, double n, double t)
+static double judge(struct sched_speed *speed, double n, double t, bool first)
 {
     struct line line = draw(speed);
     double expected = fmax(line.time_ns + line.slope * (n - line.samples), 1);
     double slope_noise_ns = line.slope_noise * (n - line.samples);
     double noise = sqrt(line.noise_ns * line.noise_ns + slope_noise_ns * slope_noise_ns) + 1;
     double error = (t - expected) / noise;
-    if (!speed->counted) {
-        speed->counted = true;
+    if (first) {
         speed->off = count_off(speed->off, error);
         if (abs(speed->off) >= CHANGED) {
             change(speed, t / expected);
@@ -136,21 +143,25 @@ static double judge(struct sched_speed *speed, double n, double t)
 
 void sched_speed_begin_step(struct sched_speed *speed)
 {
-    speed->counted = false;
+    speed->counted = 0;
 }
 
 void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t time_ns)
 {
     assert(samples > 0);
     double n = (double)samples, t = (double)time_ns;
+    bool first = speed->counted == 0;
     if (speed->weight > 0) {
-        t = judge(speed, n, t);
+        t = judge(speed, n, t, first);
     }
-    speed->weight = FADE * speed->weight + 1;
-    speed->samples = FADE * speed->samples + n;
-    speed->samples_squared = FADE * speed->samples_squared + n * n;
-    speed->time_ns = FADE * speed->time_ns + t;
-    speed->time_squared = FADE * speed->time_squared + t * t;
-    speed->samples_time_ns = FADE * speed->samples_time_ns + n * t;
+    if (speed->counted++ < FADES_OF_STEP) {
+        fade(speed, FADE);
+    }
+    speed->weight += 1;
+    speed->samples += n;
+    speed->samples_squared += n * n;
+    speed->time_ns += t;
+    speed->time_squared += t * t;
+    speed->samples_time_ns += n * t;
     remember(speed);
 }

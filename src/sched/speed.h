@@ -18,8 +18,8 @@
 struct sched_speed {                                                                 // all zero: nothing measured
     double weight, samples, samples_squared, time_ns, time_squared, samples_time_ns; // faded sums
     double overhead_samples;                                                         // of the prior
-    int32_t off;  // the latest steps that were off to the same side; negative: faster than expected
-    bool counted; // the present step among them
+    int32_t off;      // the latest steps that were off to the same side; negative: faster than expected
+    uint32_t counted; // measurements of the present step
 };
 
 // What follows is measured in another step.
