@@ -5,8 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-// A measurement makes those before it weigh 63/64 of what they did, but for all after the first four of a step: about the
-// last 64 count, and of a rank with many short micro-steps, whose times vary most, those of the last 16 steps.
+// A measurement makes those before it weigh 63/64 of what they did, but for all after the first four of a step: about
+// the last 64 count, and of a rank with many short micro-steps, whose times vary most, those of the last 16 steps.
 #define FADE          0.984375
 #define FADES_OF_STEP 4
 // Before anything is measured a micro-step is held to cost nothing but its samples, give or take half of that. What is
