@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/run_folder.h"
+#include "worker/run/run_folder.h"
 
 // Each measurement weighs 63/64 of the next one: about the last 64 count, of which a micro-step has one for each block.
 #define FADE      0.984375

@@ -6,8 +6,8 @@
 
 #include "mem/uint64.h"
 #include "worker/fixed_sums.h"
-#include "worker/memory_files.h"
 #include "worker/negotiate.h"
+#include "worker/run/memory_files.h"
 #include "worker/samples.h"
 
 static enum status open_loader(struct worker *worker, struct loader **loader_p, struct error *error)

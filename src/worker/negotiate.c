@@ -6,7 +6,7 @@
 
 #include "mem/device_cpu.h"
 #include "mem/uint64.h"
-#include "worker/memory_files.h"
+#include "worker/run/memory_files.h"
 #include "worker/samples.h"
 
 // Neighbours from the config stand for other programs on this rank's device.

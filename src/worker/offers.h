@@ -14,7 +14,7 @@
 #include "model/price.h"
 #include "sched/plan.h"
 #include "sched/speed.h"
-#include "worker/config.h"
+#include "worker/config/config.h"
 #include "worker/costs.h"
 
 enum {

@@ -5,8 +5,8 @@
 #define HEADROOM_WORKER_PLACE_H
 
 #include "mem/device.h"
-#include "worker/comm.h"
-#include "worker/config.h"
+#include "worker/comm/comm.h"
+#include "worker/config/config.h"
 
 #define PLACE_DEVICES_MAX 32 // that a rank chooses from: the first ones that it sees
 

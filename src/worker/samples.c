@@ -9,8 +9,8 @@
 #include "mem/uint64.h"
 #include "model/ops.h"
 #include "worker/fixed_sums.h"
-#include "worker/memory_files.h"
 #include "worker/random.h"
+#include "worker/run/memory_files.h"
 
 uint64_t position_hash(uint64_t position)
 {

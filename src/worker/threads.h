@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-#include "worker/comm.h"
+#include "worker/comm/comm.h"
 
 // Each rank takes an equal part of the cores that it may run on, divided among the ranks that may run on the very same
 // ones; a rank that its launcher has bound to cores of its own takes them all. At least one. What the user says in

@@ -14,7 +14,7 @@
 #include "mem/uint64.h"
 #include "worker/bind.h"
 #include "worker/fixed_sums.h"
-#include "worker/memory_files.h"
+#include "worker/run/memory_files.h"
 #include "worker/step.h"
 #include "worker/threads.h"
 #include "worker/warm_up.h"

@@ -16,6 +16,8 @@ ALLOWED = {
     "src/sched": {"sched"},
     "src/worker": {"mem", "kernels", "model", "sched", "worker"},
 }
+# Commands use the rest of the worker, and nothing there uses a command.
+COMMANDS = "src/worker/commands/"
 POINTER_FILES = ("kernels/", "src/mem/device_cpu", "tests/", "bench/")
 SUFFIXES = {".c", ".h", ".cc", ".cu", ".cuh"}
 LICENCE = "// SPDX-License-Identifier: Apache-2.0\n"
@@ -32,6 +34,8 @@ def broken_rules(root, path):
         match = re.match(r'#include "([a-z]+)/', line)
         if module and match and match[1] not in ALLOWED[module]:
             yield f"{name}:{number}: {module} may not include {match[1]}"
+        if name.startswith("src/") and not name.startswith(COMMANDS) and line.startswith('#include "worker/commands/'):
+            yield f"{name}:{number}: only commands include commands"
         if module and line.startswith('#include "') and not match:
             yield f"{name}:{number}: an include names its module, as in \"mem/pool.h\""
 

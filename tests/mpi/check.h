@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/comm.h"
+#include "worker/comm/comm.h"
 
 static struct comm *comm;
 

@@ -8,7 +8,7 @@
 #include "check.h"
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
-#include "worker/reduce.h"
+#include "worker/comm/reduce.h"
 
 static const struct reduce_ops *reduce;
 

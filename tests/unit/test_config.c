@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "mem/device.h"
-#include "worker/config.h"
+#include "worker/config/config.h"
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 

@@ -17,7 +17,7 @@
 #include <zlib.h>
 
 #include "kernels/kernels.h"
-#include "worker/data.h"
+#include "worker/data/data.h"
 
 // A folder for the files of one test; all paths are relative to it.
 static int enter_folder(void **state)

@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "mem/whole_file.h"
-#include "worker/limit_file.h"
+#include "worker/run/limit_file.h"
 
 #define KIB UINT64_C(1024)
 

@@ -16,7 +16,7 @@
 #include "lazy_device.h"
 #include "mem/sanitizer.h"
 #include "random_bits.h"
-#include "worker/loader.h"
+#include "worker/data/loader.h"
 
 // A data set whose samples say which they are, and that notices two threads in one slot.
 

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The program's commands. Each answers the exit code: the values of enum status.
+#ifndef HEADROOM_WORKER_COMMANDS_COMMANDS_H
+#define HEADROOM_WORKER_COMMANDS_COMMANDS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mem/error.h"
+
+struct command_line {
+    char *const *argv;       // the whole command, for the record
+    const char *config_path; // simulate: of the scenario
+    char *const *overrides;  // section.key=value
+    size_t override_count;
+    uint64_t ranks;         // plan: how many to plan for; 0: as many as the config describes
+    const char *costs_path; // plan: what operations cost, as a run has written it; NULL: not known
+    uint64_t profile_steps; // train: how many to time, and then end; 0: none, the whole run
+};
+
+// Trains. Every rank of the job calls it.
+int command_train(const struct command_line *command);
+// Prints what the configuration would take, and how the first step would be cut. One process, no device.
+int command_plan(const struct command_line *command);
+// Prints what several policies would make of a made-up job. One process, no device.
+int command_simulate(const struct command_line *command);
+// Prints the keys of scenarios.
+int command_simulate_help(void);
+// Prints the resolved configuration.
+int command_print_config(const struct command_line *command);
+// memory replay TRACE.csv: prints what a trace takes under several allocators. memory snapshot PROCESS ...: asks ranks
+// for one. One process, no device. `arguments` are those behind "memory", and then NULL.
+int command_memory(char *const *arguments);
+// limit RUN_DIR [--rank N] --bytes SIZE: tells ranks of a run that is under way how much they may hold. One process, no
+// device, on any machine that sees the folder. `arguments` are those behind "limit", and then NULL.
+int command_limit(char *const *arguments);
+// The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
+// error. Answers the exit code.
+int command_finish(enum status status, struct error *error);
+// Refuses a command line. Every rank of the job calls it; one prints.
+int command_misused(const struct error *error);
+
+#endif

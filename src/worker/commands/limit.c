@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// headroom limit: tells ranks of a run that is under way how much they may hold, by files that they look at.
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mem/pool.h"
+#include "mem/whole_file.h"
+#include "worker/comm/launcher.h"
+#include "worker/commands/commands.h"
+#include "worker/config/refuse.h"
+#include "worker/config/value.h"
+#include "worker/run/limit_file.h"
+
+// As a person wrote it; NULL: not given.
+struct request {
+    const char *folder, *rank, *bytes;
+};
+
+struct limit {
+    const char *folder;
+    uint64_t bytes;       // 0: none
+    uint32_t first, last; // ranks
+};
+
+static enum status parse(char *const *arguments, struct request *request, struct error *error)
+{
+    for (; *arguments != NULL; arguments++) {
+        bool rank = strcmp(*arguments, "--rank") == 0, bytes = strcmp(*arguments, "--bytes") == 0;
+        if ((rank || bytes) && arguments[1] == NULL) {
+            return error_set(error, STATUS_INVALID, "%s needs a value; see headroom --help", *arguments);
+        }
+        if (rank) {
+            request->rank = *++arguments;
+        } else if (bytes) {
+            request->bytes = *++arguments;
+        } else if (**arguments == '-' || request->folder != NULL) {
+            return error_set(error, STATUS_INVALID, "limit takes one run folder, --rank and --bytes, not '%s'",
+                             *arguments);
+        } else {
+            request->folder = *arguments;
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status scan(const char *option, const struct config_key *key, const char *text, void *value,
+                        struct error *error)
+{
+    const char *complaint = config_value_scan(key, text, false, value);
+    if (complaint == NULL) {
+        return STATUS_OK;
+    }
+    char given[128];
+    snprintf(given, sizeof(given), "%s %s", option, text);
+    return config_refuse_value(error, &(struct config_place){.override = given}, key, text, complaint);
+}
+
+static enum status scan_ranks(const struct request *request, struct limit *limit, struct error *error)
+{
+    uint32_t ranks;
+    enum status status = run_folder_ranks(request->folder, &ranks, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    limit->last = ranks - 1;
+    if (request->rank == NULL) {
+        return STATUS_OK;
+    }
+    char last[16];
+    uint64_t rank = 0;
+    snprintf(last, sizeof(last), "%" PRIu32, limit->last);
+    const struct config_key key = {.type = CONFIG_TYPE_COUNT, .min = "0", .max = last};
+    status = scan("--rank", &key, request->rank, &rank, error);
+    limit->first = limit->last = (uint32_t)rank;
+    return status;
+}
+
+static enum status read_request(char *const *arguments, struct limit *limit, struct error *error)
+{
+    struct request request = {0};
+    enum status status = parse(arguments, &request, error);
+    if (status == STATUS_OK && (request.folder == NULL || request.bytes == NULL)) {
+        return error_set(error, STATUS_INVALID, "limit takes: RUN_DIR [--rank N] --bytes SIZE; no %s is given",
+                         request.folder == NULL ? "RUN_DIR" : "--bytes");
+    }
+    if (status == STATUS_OK) {
+        status = scan("--bytes", &limit_file_key, request.bytes, &limit->bytes, error);
+    }
+    limit->folder = request.folder;
+    return status == STATUS_OK ? scan_ranks(&request, limit, error) : status;
+}
+
+static enum status make_folder(const struct limit *limit, struct error *error)
+{
+    char path[LIMIT_FILE_PATH_MAX];
+    snprintf(path, sizeof(path), "%s/" LIMIT_FILE_FOLDER, limit->folder);
+    if (limit->bytes != 0 && mkdir(path, 0777) != 0 && errno != EEXIST) {
+        return error_set(error, STATUS_ERROR, "%s: cannot make this folder: %s", path, strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+static void put_size(FILE *file, const void *bytes)
+{
+    config_value_print(&limit_file_key, bytes, file);
+    fputc('\n', file);
+}
+
+static bool put_file(const char *path, uint64_t bytes)
+{
+    return bytes == 0 ? unlink(path) == 0 || errno == ENOENT : whole_file_write(path, put_size, &bytes);
+}
+
+static enum status put_files(const struct limit *limit, struct error *error)
+{
+    for (uint32_t rank = limit->first; rank <= limit->last; rank++) {
+        char path[LIMIT_FILE_PATH_MAX];
+        limit_file_name(limit->folder, rank, path);
+        if (!put_file(path, limit->bytes)) {
+            return error_set(error, STATUS_ERROR, "%s: cannot %s: %s", path, limit->bytes == 0 ? "remove" : "write",
+                             strerror(errno));
+        }
+    }
+    return STATUS_OK;
+}
+
+static void print_outcome(const struct limit *limit)
+{
+    char size[MEM_SIZE_TEXT_MAX], most[MEM_SIZE_TEXT_MAX + 16] = "all that its device leaves";
+    if (limit->bytes > 0) {
+        snprintf(most, sizeof(most), "at most %s", mem_size_text(limit->bytes, size));
+    }
+    if (limit->first == limit->last) {
+        printf("rank %" PRIu32 " counts on %s from its next report on\n", limit->first, most);
+    } else {
+        printf("each of ranks %" PRIu32 " to %" PRIu32 " counts on %s from its next report on\n", limit->first,
+               limit->last, most);
+    }
+}
+
+static enum status set_limit(char *const *arguments, struct error *error)
+{
+    struct limit limit = {0};
+    enum status status = read_request(arguments, &limit, error);
+    if (status == STATUS_OK) {
+        status = make_folder(&limit, error);
+    }
+    if (status == STATUS_OK) {
+        status = put_files(&limit, error);
+    }
+    if (status == STATUS_OK) {
+        print_outcome(&limit);
+    }
+    return status;
+}
+
+int command_limit(char *const *arguments)
+{
+    struct error error = {0};
+    if (launcher_started_several()) {
+        error_set(&error, STATUS_INVALID, "limit runs without a launcher");
+        return command_misused(&error);
+    }
+    return command_finish(set_limit(arguments, &error), &error);
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "worker/commands/commands.h"
+#include "worker/config/config.h"
+#include "worker/run/memory_files.h"
+#include "worker/run/run_folder.h"
+
+static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
+                            "       headroom plan CONFIG.yaml [--ranks N] [--costs FILE.json] [section.key=value ...]\n"
+                            "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
+                            "       headroom memory replay TRACE.csv\n"
+                            "       headroom memory snapshot PROCESS ...\n"
+                            "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
+                            "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
+                            "       headroom --help | simulate --help | --version\n";
+
+#define OPTIONS_MAX 2
+
+struct option {
+    const char *name; // NULL: there is none
+    bool is_path;     // else a number
+    size_t place;     // of its value in a struct command_line
+};
+
+struct named_command {
+    const char *name;
+    struct option options[OPTIONS_MAX];
+    int (*run)(const struct command_line *command);
+};
+
+static const struct named_command commands[] = {
+    {"train", {{"--profile", false, offsetof(struct command_line, profile_steps)}}, command_train},
+    {"plan",
+     {{"--ranks", false, offsetof(struct command_line, ranks)},
+      {"--costs", true, offsetof(struct command_line, costs_path)}},
+     command_plan},
+    {"simulate", {{0}}, command_simulate},
+    {"--print-config", {{0}}, command_print_config},
+};
+
+static int misused(const char *why, const char *what)
+{
+    struct error error;
+    error_set(&error, STATUS_INVALID, "%s%s; see headroom --help", why, what);
+    return command_misused(&error);
+}
+
+static int print_help(void)
+{
+    fputs(usage, stdout);
+    fputs(
+        "\n"
+        "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
+        "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
+        "plan          prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
+        "              with --costs, of an earlier run's folder, also how long it takes\n"
+        "simulate      prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
+        "              simulate --help lists what a scenario may say\n"
+        "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
+        "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
+        "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
+        "64KiB,\n"
+        "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
+        "--print-config prints the whole configuration, defaults included\n"
+        "\n"
+        "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
+        "\n"
+        "configuration keys:\n",
+        stdout);
+    config_print_help(&config_schema, stdout);
+    return STATUS_OK;
+}
+
+static bool parse_number(const char *text, uint64_t *number_p)
+{
+    char *end;
+    if (text == NULL || *text < '1' || *text > '9') {
+        return false;
+    }
+    unsigned long long number = strtoull(text, &end, 10);
+    *number_p = number;
+    return *end == '\0' && number <= UINT32_MAX;
+}
+
+// section.key=value
+static bool is_override(const char *argument)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+    size_t section = strspn(argument, letters);
+    if (section == 0 || argument[section] != '.') {
+        return false;
+    }
+    const char *key = argument + section + 1;
+    return key[strspn(key, letters)] == '=';
+}
+
+static const struct option *find_option(const struct named_command *named, const char *argument)
+{
+    for (size_t i = 0; i < OPTIONS_MAX; i++) {
+        const struct option *option = &named->options[i];
+        if (option->name != NULL && strcmp(argument, option->name) == 0) {
+            return option;
+        }
+    }
+    return NULL;
+}
+
+static int parse_option(const struct option *option, const char *text, struct command_line *command)
+{
+    char *place = (char *)command + option->place;
+    if (!option->is_path) {
+        return parse_number(text, (uint64_t *)(void *)place)
+                   ? STATUS_OK
+                   : misused(option->name, " needs a number from 1 to 4294967295");
+    }
+    *(const char **)(void *)place = text;
+    return text != NULL ? STATUS_OK : misused(option->name, " needs a file");
+}
+
+// Reads CONFIG.yaml [--option VALUE] [section.key=value ...]. `overrides` has room for all arguments.
+static int parse(char *const *arguments, const struct named_command *named, char **overrides,
+                 struct command_line *command)
+{
+    command->overrides = overrides;
+    for (size_t i = 0; arguments[i] != NULL; i++) {
+        char *argument = arguments[i];
+        const struct option *option = find_option(named, argument);
+        if (option != NULL) {
+            int status = parse_option(option, arguments[++i], command);
+            if (status != STATUS_OK) {
+                return status;
+            }
+        } else if (argument[0] == '-') {
+            return misused("unknown option ", argument);
+        } else if (is_override(argument)) {
+            overrides[command->override_count++] = argument;
+        } else if (command->config_path == NULL) {
+            command->config_path = argument;
+        } else {
+            return misused("not of the form section.key=value: ", argument);
+        }
+    }
+    return command->config_path == NULL ? misused("no configuration file given", "") : STATUS_OK;
+}
+
+static int run(const struct named_command *named, int argc, char **argv)
+{
+    struct command_line command = {.argv = argv};
+    char **overrides = calloc((size_t)argc, sizeof(*overrides));
+    if (overrides == NULL) {
+        return misused("out of host memory", "");
+    }
+    int status = parse(argv + 2, named, overrides, &command);
+    if (status == STATUS_OK) {
+        status = named->run(&command);
+    }
+    free(overrides);
+    return status;
+}
+
+// Files that the program opens must not take the place of a closed standard stream, and a limit on their size is an
+// error to report, not a signal to die of.
+static void prepare_process(void)
+{
+    int file;
+    do {
+        file = open("/dev/null", O_RDWR);
+    } while (file >= 0 && file <= STDERR_FILENO);
+    if (file >= 0) {
+        close(file);
+    }
+    signal(SIGXFSZ, SIG_IGN);
+    memory_files_block_signal();
+}
+
+int main(int argc, char **argv)
+{
+    prepare_process();
+    if (argc < 2) {
+        fputs(usage, stderr);
+        return STATUS_INVALID;
+    }
+    if (strcmp(argv[1], "--help") == 0) {
+        return print_help();
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        run_folder_versions(stdout);
+        return STATUS_OK;
+    }
+    if (strcmp(argv[1], "memory") == 0) {
+        return command_memory(argv + 2);
+    }
+    if (strcmp(argv[1], "simulate") == 0 && argc == 3 && strcmp(argv[2], "--help") == 0) {
+        return command_simulate_help();
+    }
+    if (strcmp(argv[1], "limit") == 0) {
+        return command_limit(argv + 2);
+    }
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            return run(&commands[i], argc, argv);
+        }
+    }
+    return misused("unknown command ", argv[1]);
+}

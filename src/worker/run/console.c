@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/run/console.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "mem/clock.h"
+#include "mem/uint64.h"
+#include "worker/version.h"
+
+#define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
+
+struct range {
+    uint64_t least, most;
+};
+
+struct rank_summary { // over all steps
+    struct range share, micro_batch;
+    uint64_t allocated_peak_bytes, reserved_peak_bytes, limit_bytes, oom_retries;
+};
+
+struct console {
+    FILE *file;
+    bool terminal;
+    bool line_open; // the changing line is on the screen
+    const struct worker *worker;
+    uint64_t start_ns, steps_ns, line_ns; // of the run, of its steps, of the changing line's last change
+    struct rank_summary *ranks;
+    struct evaluation last_evaluation;
+    bool evaluated;
+};
+
+struct console *console_create(FILE *file, bool terminal, uint64_t start_ns, const struct worker *worker)
+{
+    struct console *console = calloc(1, sizeof(*console));
+    if (console == NULL) {
+        return NULL;
+    }
+    *console = (struct console){
+        .file = file, .terminal = terminal, .worker = worker, .start_ns = start_ns, .steps_ns = clock_ns()};
+    console->ranks = calloc(worker->comm->size, sizeof(*console->ranks));
+    if (console->ranks == NULL) {
+        free(console);
+        return NULL;
+    }
+    return console;
+}
+
+void console_destroy(struct console *console)
+{
+    if (console != NULL) {
+        free(console->ranks);
+        free(console);
+    }
+}
+
+static void close_line(struct console *console)
+{
+    if (console->line_open) {
+        fputs("\r\033[K", console->file);
+        console->line_open = false;
+    }
+}
+
+static void print_plan(struct console *console, uint64_t step, const struct sched_share *plan)
+{
+    fprintf(console->file, "step %" PRIu64 ": plan (samples = micro-batch x steps):", step);
+    const struct worker *worker = console->worker;
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        const struct sched_share *share = &plan[i];
+        fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
+                worker_share_samples(worker->config, share), share->micro_batch * worker->grain,
+                share->accumulation_steps);
+        if (share->levers != MODEL_LEVERS_NONE) {
+            fprintf(console->file, " (levers %s)", offers_levers_name(share->levers));
+        }
+    }
+    fputc('\n', console->file);
+}
+
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
+// What "auto" became where that is not what a person with GPUs hopes for, and what is not Headroom's to choose.
+static void print_choices(const struct console *console)
+{
+    const struct worker *worker = console->worker;
+    if (worker->place.instead.text[0] != '\0') {
+        fprintf(console->file, "device.kind auto: on the CPU, because %s\n", worker->place.instead.text);
+    }
+    if (worker->usage.library_bytes > 0) {
+        char bytes[MEM_SIZE_TEXT_MAX];
+        fprintf(console->file, "of rank 0's device, CUDA, cuBLASLt and NCCL hold %s beside the plan\n",
+                mem_size_text(worker->usage.library_bytes, bytes));
+    }
+    if (worker->comm->size > 1 && reduce_between(worker->place.ops->name) != NULL && worker->place.shared) {
+        fprintf(console->file, "several ranks share a GPU: gradients are added up by %s\n", worker->reducer->ops->name);
+    }
+}
+
+void console_start(struct console *console, const char *folder)
+{
+    const struct worker *worker = console->worker;
+    uint64_t global_batch = worker->config->train.global_batch_size;
+    fprintf(console->file,
+            "headroom %s: %s with %" PRIu64 " weights, %" PRIu32 " rank%s (%s) on %s, %" PRIu64 " step%s of %" PRIu64
+            " sample%s, run folder %s\n",
+            HEADROOM_VERSION, worker->config->model.kind == CONFIG_MODEL_MLP ? "mlp" : "gpt", worker->model->weights,
+            worker->comm->size, plural(worker->comm->size), worker->comm->ops->name,
+            worker->device->ops->description(worker->device), worker->steps, plural(worker->steps), global_batch,
+            plural(global_batch), folder);
+    print_choices(console);
+    print_plan(console, 0, worker->plan);
+    fflush(console->file);
+}
+
+static void widen(struct range *range, uint64_t value)
+{
+    range->least = range->most == 0 || value < range->least ? value : range->least;
+    range->most = uint64_max(range->most, value);
+}
+
+static void note_shares(struct console *console, const struct step_message *messages)
+{
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        widen(&console->ranks[i].share, messages[i].samples);
+        widen(&console->ranks[i].micro_batch, messages[i].micro_batch);
+    }
+}
+
+static void note_memory(struct console *console, const struct step_message *messages)
+{
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        const struct step_message *message = &messages[i];
+        struct rank_summary *rank = &console->ranks[i];
+        rank->allocated_peak_bytes = uint64_max(rank->allocated_peak_bytes, message->allocated_peak_bytes);
+        rank->reserved_peak_bytes = uint64_max(rank->reserved_peak_bytes, message->reserved_peak_bytes);
+        rank->limit_bytes = message->limit_bytes;
+        rank->oom_retries += message->oom_retries;
+    }
+}
+
+static void print_progress(struct console *console, const struct step_result *result)
+{
+    uint64_t done = result->step + 1, left = console->worker->steps - done;
+    double mean_seconds = (double)(clock_ns() - console->steps_ns) / 1e9 / (double)done;
+    uint64_t eta = (uint64_t)(mean_seconds * (double)left);
+    char unit = console->worker->train->shape.input == DATA_INPUT_TOKENS ? 't' : 's';
+    double work = unit == 't' ? result->tally.count : (double)result->samples;
+    fprintf(console->file,
+            "step %" PRIu64 "/%" PRIu64 "  loss %.4f  grad norm %.3f  lr %.2e  %.0f %s/s  %.1f ms/step  left %" PRIu64
+            ":%02" PRIu64,
+            done, console->worker->steps, result->loss, result->gradient_norm, result->learning_rate,
+            work / ((double)result->step_ns / 1e9), unit == 't' ? "tokens" : "samples", (double)result->step_ns / 1e6,
+            eta / 60, eta % 60);
+}
+
+void console_step(struct console *console, const struct step_result *result)
+{
+    const struct worker *worker = console->worker;
+    uint64_t done = result->step + 1, now_ns = clock_ns();
+    note_shares(console, result->messages);
+    note_memory(console, result->messages);
+    if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
+        close_line(console);
+        print_progress(console, result);
+        console->line_open = true;
+        console->line_ns = now_ns;
+    } else if (!console->terminal && (done % worker->config->run.log_every == 0 || done == worker->steps)) {
+        print_progress(console, result);
+        fputc('\n', console->file);
+    }
+    if (result->plan_changed) {
+        close_line(console);
+        print_plan(console, result->step + 1, result->next_plan);
+    }
+    fflush(console->file);
+}
+
+void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation)
+{
+    close_line(console);
+    fprintf(console->file, "step %" PRIu64 ": validation loss %.4f, accuracy %.2f %%\n", steps_done, evaluation->loss,
+            100 * evaluation->accuracy);
+    fflush(console->file);
+    note_memory(console, console->worker->messages);
+    console->last_evaluation = *evaluation;
+    console->evaluated = true;
+}
+
+static const char *format_range(const struct range *range, char *buffer, size_t size)
+{
+    if (range->least == range->most) {
+        snprintf(buffer, size, "%" PRIu64, range->most);
+    } else {
+        snprintf(buffer, size, "%" PRIu64 "..%" PRIu64, range->least, range->most);
+    }
+    return buffer;
+}
+
+static void print_ranks(const struct console *console)
+{
+    fprintf(console->file, "\n%-5s %12s %14s %14s %12s %12s %8s\n", "rank", "limit", "peak allocated", "peak reserved",
+            "share", "micro-batch", "retries");
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        const struct rank_summary *rank = &console->ranks[i];
+        char limit[MEM_SIZE_TEXT_MAX], allocated[MEM_SIZE_TEXT_MAX], reserved[MEM_SIZE_TEXT_MAX];
+        char share[48], micro_batch[48];
+        fprintf(console->file, "%-5" PRIu32 " %12s %14s %14s %12s %12s %8" PRIu64 "\n", i,
+                mem_size_text(rank->limit_bytes, limit), mem_size_text(rank->allocated_peak_bytes, allocated),
+                mem_size_text(rank->reserved_peak_bytes, reserved), format_range(&rank->share, share, sizeof(share)),
+                format_range(&rank->micro_batch, micro_batch, sizeof(micro_batch)), rank->oom_retries);
+    }
+    fputc('\n', console->file);
+}
+
+void console_end(struct console *console, const char *folder)
+{
+    close_line(console);
+    if (console->ranks[0].share.most > 0) { // a step was done
+        print_ranks(console);
+    }
+    fprintf(console->file, "%.1f seconds", (double)(clock_ns() - console->start_ns) / 1e9);
+    if (console->evaluated) {
+        fprintf(console->file, ", final validation loss %.4f, accuracy %.2f %%", console->last_evaluation.loss,
+                100 * console->last_evaluation.accuracy);
+    }
+    fprintf(console->file, "\nrun folder: %s\n", folder);
+    fflush(console->file);
+}

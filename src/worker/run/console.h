@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a person sees while training: on a terminal one line that keeps changing, otherwise a plain line now and then.
+// Rank 0 only.
+#ifndef HEADROOM_WORKER_RUN_CONSOLE_H
+#define HEADROOM_WORKER_RUN_CONSOLE_H
+
+#include "worker/evaluate.h"
+#include "worker/step.h"
+
+struct console;
+
+// `terminal`: keep one line changing. `start_ns`: of the run, by clock_ns. The worker must outlive the console. NULL
+// when the host's memory runs out.
+struct console *console_create(FILE *file, bool terminal, uint64_t start_ns, const struct worker *worker);
+// Accepts NULL.
+void console_destroy(struct console *console);
+
+void console_start(struct console *console, const char *folder);
+void console_step(struct console *console, const struct step_result *result);
+void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation);
+// What each rank did with its memory, if it did a step; the last evaluation; where the run folder is.
+void console_end(struct console *console, const char *folder);
+
+#endif

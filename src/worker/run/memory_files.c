@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/run/memory_files.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "worker/run/run_folder.h"
+
+#define EVENTS_KEPT 32768 // of what snapshots show, in about 3 MiB
+
+struct memory_files {
+    const char *folder;
+    struct mem_recorder *recorder;
+    uint64_t step;
+    bool refused; // a snapshot shows it
+};
+
+static void name_file(const struct worker *worker, const char *suffix, char *path, size_t size)
+{
+    snprintf(path, size, "%s/memory/rank_%" PRIu32 "%s", worker->memory_files->folder, worker->comm->rank, suffix);
+}
+
+static sigset_t asked_for(void)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGUSR2);
+    return signals;
+}
+
+void memory_files_block_signal(void)
+{
+    sigset_t signals = asked_for();
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+}
+
+static bool is_asked_for(void)
+{
+    const struct timespec at_once = {0};
+    sigset_t signals = asked_for();
+    return sigtimedwait(&signals, NULL, &at_once) == SIGUSR2;
+}
+
+enum status memory_files_open(struct worker *worker, const char *folder, struct error *error)
+{
+    char path[RUN_FOLDER_MAX + 64];
+    struct memory_files *files = calloc(1, sizeof(*files));
+    if (files == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    files->folder = folder;
+    worker->memory_files = files;
+    name_file(worker, ".csv", path, sizeof(path));
+    enum status status =
+        mem_recorder_create(EVENTS_KEPT, worker->config->run.memory_trace ? path : NULL, &files->recorder, error);
+    if (status == STATUS_OK) {
+        mem_pool_record(worker->pool, files->recorder);
+    }
+    return status;
+}
+
+static bool write_snapshot(struct worker *worker, const char *what)
+{
+    char path[RUN_FOLDER_MAX + 64], suffix[64];
+    struct error error;
+    snprintf(suffix, sizeof(suffix), ".step_%" PRIu64 "%s.pickle", worker->memory_files->step, what);
+    name_file(worker, suffix, path, sizeof(path));
+    if (mem_pool_snapshot(worker->pool, worker->place.index, path, &error) != STATUS_OK) {
+        worker_log(worker, "step %" PRIu64 ": no memory snapshot: %s", worker->memory_files->step, error.text);
+        return false;
+    }
+    worker_log(worker, "step %" PRIu64 ": memory snapshot %s", worker->memory_files->step, path);
+    return true;
+}
+
+void memory_files_after_step(struct worker *worker, uint64_t step)
+{
+    worker->memory_files->step = step;
+    if (is_asked_for() || step == worker->config->run.snapshot_step) {
+        write_snapshot(worker, "");
+    }
+    worker->memory_files->step = step + 1;
+}
+
+void memory_files_out_of_memory(struct worker *worker, bool for_good)
+{
+    struct memory_files *files = worker->memory_files;
+    if (files != NULL && (for_good || !files->refused)) {
+        files->refused = write_snapshot(worker, ".out_of_memory");
+    }
+}
+
+static void set_statistic(void *object, const char *name, uint64_t value)
+{
+    json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static enum status write_statistics(struct worker *worker, struct error *error)
+{
+    struct mem_pool_stats stats;
+    json_t *object = json_object();
+    mem_pool_stats(worker->pool, &stats);
+    mem_pool_stats_visit(&stats, set_statistic, object);
+    char *text = json_dumps(object, JSON_INDENT(2));
+    json_decref(object);
+    if (text == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    enum status status = run_folder_write_rank(worker->memory_files->folder, "memory", worker->comm->rank, text, error);
+    free(text);
+    return status;
+}
+
+enum status memory_files_end(struct worker *worker, struct error *error)
+{
+    if (is_asked_for()) {
+        write_snapshot(worker, "");
+    }
+    enum status status = mem_recorder_flush(worker->memory_files->recorder, error);
+    return status == STATUS_OK ? write_statistics(worker, error) : status;
+}
+
+void memory_files_close(struct worker *worker)
+{
+    if (worker->memory_files == NULL) {
+        return;
+    }
+    mem_pool_record(worker->pool, NULL);
+    mem_recorder_destroy(worker->memory_files->recorder);
+    free(worker->memory_files);
+    worker->memory_files = NULL;
+}

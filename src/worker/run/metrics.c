@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/run/metrics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "worker/run/run_folder.h"
+
+struct metrics {
+    int file;
+    char path[RUN_FOLDER_MAX + 16];
+};
+
+static enum status cannot_write(const struct metrics *metrics, struct error *error)
+{
+    return error_set(error, STATUS_ERROR, "%s: cannot write: %s", metrics->path, strerror(errno));
+}
+
+enum status metrics_open(const char *folder, struct metrics **metrics_p, struct error *error)
+{
+    struct metrics *metrics = calloc(1, sizeof(*metrics));
+    if (metrics == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    snprintf(metrics->path, sizeof(metrics->path), "%s/metrics.jsonl", folder);
+    metrics->file = open(metrics->path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->file < 0) {
+        enum status status = cannot_write(metrics, error);
+        free(metrics);
+        return status;
+    }
+    *metrics_p = metrics;
+    return STATUS_OK;
+}
+
+void metrics_close(struct metrics *metrics)
+{
+    if (metrics != NULL) {
+        close(metrics->file);
+        free(metrics);
+    }
+}
+
+static bool write_all(int file, const char *text, size_t length)
+{
+    while (length > 0) {
+        ssize_t written = write(file, text, length);
+        if (written < 0 && errno != EINTR) {
+            return false;
+        }
+        text += written > 0 ? written : 0;
+        length -= written > 0 ? (size_t)written : 0;
+    }
+    return true;
+}
+
+// Writes and frees the object. A line that could be written only in part is taken back.
+static enum status write_line(struct metrics *metrics, json_t *object, struct error *error)
+{
+    char *text = object == NULL ? NULL : json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    if (text == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    size_t length = strlen(text);
+    text[length] = '\n'; // in place of the terminator
+    off_t before = lseek(metrics->file, 0, SEEK_END);
+    enum status status = STATUS_OK;
+    if (!write_all(metrics->file, text, length + 1)) {
+        status = cannot_write(metrics, error);
+        (void)!ftruncate(metrics->file, before); // where that fails too, the first complaint is the one to read
+    }
+    free(text);
+    return status;
+}
+
+static json_t *rank_object(uint32_t rank, const struct step_message *message)
+{
+    return json_pack(
+        "{sI sI sI sI ss sI sI sI sI sI sI sI}", "rank", (json_int_t)rank, "share", (json_int_t)message->samples,
+        "micro_batch", (json_int_t)message->micro_batch, "accumulation_steps", (json_int_t)message->accumulation_steps,
+        "levers", offers_levers_name(message->levers), "limit_bytes", (json_int_t)message->limit_bytes,
+        "headroom_bytes", (json_int_t)message->report.headroom_bytes, "allocated_peak_bytes",
+        (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes", (json_int_t)message->reserved_peak_bytes,
+        "predicted_peak_bytes", (json_int_t)message->predicted_peak_bytes, "oom_retries",
+        (json_int_t)message->oom_retries, "handed_back", (json_int_t)message->handed_back);
+}
+
+static json_t *rank_objects(const struct step_message *messages, uint32_t count)
+{
+    json_t *ranks = json_array();
+    for (uint32_t i = 0; i < count; i++) {
+        json_array_append_new(ranks, rank_object(i, &messages[i]));
+    }
+    return ranks;
+}
+
+static double milliseconds(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
+// The longest that any rank waited for data.
+static uint64_t data_wait_ns(const struct step_message *messages, uint32_t count)
+{
+    uint64_t longest = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t waited = messages[i].data_wait_ns;
+        longest = waited > longest ? waited : longest;
+    }
+    return longest;
+}
+
+enum status metrics_step(struct metrics *metrics, const struct worker *worker, const struct step_result *result,
+                         struct error *error)
+{
+    double seconds = (double)result->step_ns / 1e9;
+    uint32_t ranks = worker->comm->size;
+    json_t *predicted = result->predicted_ns == 0 ? json_null() : json_real(milliseconds(result->predicted_ns));
+    json_t *object = json_pack(
+        "{sI sI sf sI sI sf sf sf so sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
+        (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples, "tokens",
+        (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm", result->gradient_norm, "step_ms",
+        milliseconds(result->step_ns), "predicted_ms", predicted, "samples_per_s", (double)result->samples / seconds,
+        "tokens_per_s", result->tally.count / seconds, "data_wait_ms",
+        milliseconds(data_wait_ns(result->messages, ranks)), "comm_ms", milliseconds(result->comm_ns),
+        "coordination_ms", milliseconds(result->coordination_ns), "ranks", rank_objects(result->messages, ranks));
+    return write_line(metrics, object, error);
+}
+
+enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
+                               const struct evaluation *evaluation, struct error *error)
+{
+    json_t *object =
+        json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)steps_done, "loss", evaluation->loss,
+                  "accuracy", evaluation->accuracy, "samples", (json_int_t)evaluation->samples, "ranks",
+                  rank_objects(worker->messages, worker->comm->size));
+    return write_line(metrics, object, error);
+}
+
+enum status metrics_end(struct metrics *metrics, const struct run_end *end, struct error *error)
+{
+    json_t *object = json_pack("{ss sI sf si}", "event", "end", "step", (json_int_t)end->steps_done, "seconds",
+                               end->seconds, "status", (int)end->status);
+    if (object != NULL && end->checksum_p != NULL) {
+        json_object_set_new(object, "weights", json_sprintf("%016" PRIx64, *end->checksum_p));
+    }
+    return write_line(metrics, object, error);
+}

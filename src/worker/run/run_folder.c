@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/run/run_folder.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/kernels.h"
+#include "mem/whole_file.h"
+#include "worker/comm/reduce.h"
+#include "worker/version.h"
+
+#define FOLDERS_TRIED 10000
+
+// A full or broken disk is nobody's mistake in the configuration.
+static enum status cannot(struct error *error, const char *what, const char *path)
+{
+    bool disk = errno == ENOSPC || errno == EDQUOT || errno == EFBIG || errno == EIO;
+    return error_set(error, disk ? STATUS_ERROR : STATUS_INVALID,
+                     "%s: cannot %s: %s (run.folder says where a run writes)", path, what, strerror(errno));
+}
+
+// run.folder without slashes at its end, so that a number can be appended.
+static enum status wanted_path(const char *folder, char wanted[RUN_FOLDER_MAX], struct error *error)
+{
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/') {
+        length--;
+    }
+    if (length > RUN_FOLDER_MAX - 64) {
+        return error_set(error, STATUS_INVALID, "run.folder: a path of %zu bytes is too long; allowed: up to %d",
+                         length, RUN_FOLDER_MAX - 64);
+    }
+    snprintf(wanted, RUN_FOLDER_MAX, "%.*s", (int)length, folder);
+    const char *slash = strrchr(wanted, '/'), *last = slash == NULL ? wanted : slash + 1;
+    if (strcmp(last, "") == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0) {
+        return error_set(error, STATUS_INVALID, "run.folder: '%s' does not end with the name of a folder to make",
+                         folder);
+    }
+    return STATUS_OK;
+}
+
+static enum status make_parents(const char *path, struct error *error)
+{
+    char parent[RUN_FOLDER_MAX];
+    snprintf(parent, sizeof(parent), "%s", path);
+    for (char *slash = strchr(parent + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(parent, 0777) != 0 && errno != EEXIST) {
+            return cannot(error, "make this folder", parent);
+        }
+        *slash = '/';
+    }
+    return STATUS_OK;
+}
+
+// Makes the first of wanted, wanted-2, wanted-3, ... that does not exist. mkdir decides, so two runs never share one.
+static enum status make_new(const char *wanted, char path[RUN_FOLDER_MAX], struct error *error)
+{
+    for (unsigned i = 1; i < FOLDERS_TRIED; i++) {
+        char suffix[16] = "";
+        if (i > 1) {
+            snprintf(suffix, sizeof(suffix), "-%u", i);
+        }
+        snprintf(path, RUN_FOLDER_MAX, "%s%s", wanted, suffix);
+        if (mkdir(path, 0777) == 0) {
+            return STATUS_OK;
+        }
+        if (errno != EEXIST) {
+            return cannot(error, "make this folder", path);
+        }
+    }
+    return cannot(error, "make another such folder", wanted);
+}
+
+static void put_text(FILE *file, const void *text)
+{
+    fputs(text, file);
+}
+
+enum status run_folder_write(const char *folder, const char *name, const char *text, struct error *error)
+{
+    char path[RUN_FOLDER_MAX + 64];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    return whole_file_write(path, put_text, text) ? STATUS_OK : cannot(error, "write this file", path);
+}
+
+void run_folder_versions(FILE *file)
+{
+    char mpi[COMM_VERSION_MAX], kernels[64], reduce[64];
+    fprintf(file, "headroom %s (%s; %s%s)\n", HEADROOM_VERSION, comm_mpi_version(mpi),
+            kernels_library_versions(kernels, sizeof(kernels)), reduce_library_versions(reduce, sizeof(reduce)));
+}
+
+static enum status write_environment(const char *folder, uint32_t ranks, char *const *argv, struct error *error)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *file = open_memstream(&text, &size);
+    if (file == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    struct utsname host = {0};
+    char folder_now[PATH_MAX] = "?", started[64] = "?";
+    time_t now = time(NULL);
+    struct tm utc;
+    uname(&host);
+    if (gmtime_r(&now, &utc) != NULL) {
+        strftime(started, sizeof(started), "%Y-%m-%dT%H:%M:%SZ", &utc);
+    }
+    run_folder_versions(file);
+    fprintf(file, "started %s\nhost %s\nsystem %s %s %s\nranks %" PRIu32 "\nfolder %s\ncommand", started, host.nodename,
+            host.sysname, host.release, host.machine, ranks,
+            getcwd(folder_now, sizeof(folder_now)) == NULL ? "?" : folder_now);
+    for (; *argv != NULL; argv++) {
+        fprintf(file, " %s", *argv);
+    }
+    fputc('\n', file);
+    fclose(file);
+    enum status status = run_folder_write(folder, "env.txt", text, error);
+    free(text);
+    return status;
+}
+
+// 0: the file does not say.
+static uint32_t find_ranks(FILE *environment)
+{
+    char line[256];
+    while (fgets(line, sizeof(line), environment) != NULL) {
+        if (strncmp(line, "ranks ", strlen("ranks ")) == 0) {
+            return (uint32_t)strtoul(line + strlen("ranks "), NULL, 10);
+        }
+    }
+    return 0;
+}
+
+enum status run_folder_write_rank(const char *path, const char *part, uint32_t rank, const char *text,
+                                  struct error *error)
+{
+    char folder[RUN_FOLDER_MAX + 8], name[32];
+    snprintf(folder, sizeof(folder), "%s/%s", path, part);
+    snprintf(name, sizeof(name), "rank_%" PRIu32 ".json", rank);
+    return run_folder_write(folder, name, text, error);
+}
+
+enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error)
+{
+    char path[RUN_FOLDER_MAX + 64];
+    struct stat found;
+    if (stat(folder, &found) != 0) {
+        return error_set(error, STATUS_INVALID, "%s: %s; allowed: the folder of a run", folder, strerror(errno));
+    }
+    snprintf(path, sizeof(path), "%s/env.txt", folder);
+    FILE *file = fopen(path, "r");
+    uint32_t ranks = file == NULL ? 0 : find_ranks(file);
+    if (file != NULL) {
+        fclose(file);
+    }
+    if (ranks == 0) {
+        return error_set(error, STATUS_INVALID, "%s: no run's folder: it has no env.txt that tells a number of ranks",
+                         folder);
+    }
+    *ranks_p = ranks;
+    return STATUS_OK;
+}
+
+static enum status fill(const struct config *config, uint32_t ranks, char *const *argv, const char *path,
+                        struct error *error)
+{
+    static const char *const folders[] = {"logs", "memory", "costs"};
+    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+        char folder[RUN_FOLDER_MAX + 8];
+        snprintf(folder, sizeof(folder), "%s/%s", path, folders[i]);
+        if (mkdir(folder, 0777) != 0) {
+            return cannot(error, "make this folder", folder);
+        }
+    }
+    char *resolved = config_print(config);
+    if (resolved == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    enum status status = run_folder_write(path, "resolved.yaml", resolved, error);
+    free(resolved);
+    return status == STATUS_OK ? write_environment(path, ranks, argv, error) : status;
+}
+
+static void discard(const char *path)
+{
+    static const char *const names[] = {"resolved.yaml", "env.txt", "logs", "memory", "costs"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char name[RUN_FOLDER_MAX + 64];
+        snprintf(name, sizeof(name), "%s/%s", path, names[i]);
+        remove(name);
+    }
+    rmdir(path);
+}
+
+static enum status create(const struct config *config, uint32_t ranks, char *const *argv, char path[RUN_FOLDER_MAX],
+                          struct error *error)
+{
+    char wanted[RUN_FOLDER_MAX];
+    enum status status = wanted_path(config->run.folder, wanted, error);
+    if (status == STATUS_OK) {
+        status = make_parents(wanted, error);
+    }
+    if (status == STATUS_OK) {
+        status = make_new(wanted, path, error);
+    }
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = fill(config, ranks, argv, path, error);
+    if (status != STATUS_OK) {
+        discard(path);
+    }
+    return status;
+}
+
+enum status run_folder_create(const struct config *config, struct comm *comm, char *const *argv,
+                              char path[RUN_FOLDER_MAX], struct error *error)
+{
+    enum status status = STATUS_OK;
+    memset(path, 0, RUN_FOLDER_MAX);
+    if (comm->rank == 0) {
+        status = create(config, comm->size, argv, path, error);
+    }
+    comm->ops->broadcast(comm, &status, sizeof(status));
+    comm->ops->broadcast(comm, path, RUN_FOLDER_MAX);
+    return status;
+}
+
+enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, struct error *error)
+{
+    char name[RUN_FOLDER_MAX + 64];
+    snprintf(name, sizeof(name), "%s/logs/rank_%" PRIu32 ".log", path, rank);
+    FILE *log = fopen(name, "w");
+    if (log == NULL) {
+        return cannot(error, "write this file", name);
+    }
+    *log_p = log;
+    return STATUS_OK;
+}
