@@ -17,6 +17,12 @@ size_t optimizer_state_count(const struct optimizer_config *config)
     return 2;
 }
 
+const char *optimizer_state_name(const struct optimizer_config *config, size_t number)
+{
+    static const char *const adamw[OPTIMIZER_STATES_MAX] = {"exp_avg", "exp_avg_sq"};
+    return config->kind == OPTIMIZER_ADAMW ? adamw[number] : "momentum_buffer";
+}
+
 double optimizer_learning_rate(const struct optimizer_config *config, uint64_t step)
 {
     if (step < config->warmup_steps) {

@@ -33,6 +33,9 @@ struct optimizer_memory {
 // Buffers of state, each as large as the parameters: 2 for AdamW, 1 for SGD with momentum, else 0.
 size_t optimizer_state_count(const struct optimizer_config *config);
 
+// "exp_avg" and "exp_avg_sq", as PyTorch names AdamW's, or "momentum_buffer".
+const char *optimizer_state_name(const struct optimizer_config *config, size_t number);
+
 // The learning rate of step `step`, counted from 0.
 double optimizer_learning_rate(const struct optimizer_config *config, uint64_t step);
 

@@ -28,6 +28,7 @@ struct sched_coordinator {
     uint64_t global_batch;
     uint64_t micro_batch_size; // 0: left to the plan
     bool planned;              // `plan` and `rank` hold what the last call left
+    bool resumed;              // there was none, and `plan` is an earlier job's
     uint64_t lost_ns;          // by keeping `plan` since it was made, beyond what noise explains
     struct rank *rank;
     struct sched_report *reports; // of this call, complete, with offers as granted
@@ -232,6 +233,9 @@ static bool some_rank_is_new(const struct sched_coordinator *coordinator)
 
 static bool plan_stays(struct sched_coordinator *coordinator, bool again)
 {
+    if (coordinator->resumed) {
+        return cuts_stand(coordinator);
+    }
     if (!coordinator->planned || some_rank_is_new(coordinator) || !cuts_stand(coordinator)) {
         return false;
     }
@@ -276,7 +280,6 @@ static void take_best(struct sched_coordinator *coordinator)
     struct sched_share *old = coordinator->plan;
     coordinator->plan = coordinator->best;
     coordinator->best = old;
-    coordinator->planned = true;
     coordinator->lost_ns = 0;
 }
 
@@ -285,20 +288,31 @@ static const struct sched_share *plan(struct sched_coordinator *coordinator, con
 {
     read_reports(coordinator, reports, again);
     if (!find_best(coordinator)) {
-        coordinator->planned = false;
+        coordinator->planned = coordinator->resumed = false;
         return NULL;
     }
-    bool changed = false;
+    bool changed = coordinator->resumed;
     if (!plan_stays(coordinator, again)) {
         size_t bytes = coordinator->ranks * sizeof(*coordinator->plan);
         try_others(coordinator);
         changed = !coordinator->planned || memcmp(coordinator->plan, coordinator->best, bytes) != 0;
         take_best(coordinator);
     }
+    coordinator->planned = true;
+    coordinator->resumed = false;
     if (changed_p) {
         *changed_p = changed;
     }
     return coordinator->plan;
+}
+
+void sched_coordinator_resume(struct sched_coordinator *coordinator, const struct sched_share *plan)
+{
+    memcpy(coordinator->plan, plan, coordinator->ranks * sizeof(*plan));
+    coordinator->resumed = true;
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        coordinator->rank[i].measured = true; // when that plan was made
+    }
 }
 
 const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,

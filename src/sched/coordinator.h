@@ -41,6 +41,10 @@ struct sched_coordinator;
 struct sched_coordinator *sched_coordinator_create(size_t ranks, uint64_t global_batch, uint64_t micro_batch_size);
 void sched_coordinator_destroy(struct sched_coordinator *coordinator);
 
+// The plan of a job that is gone on with, for as many ranks and the same batch: the first plan is this one, where every
+// rank can cut its share so. It is copied.
+void sched_coordinator_resume(struct sched_coordinator *coordinator, const struct sched_share *plan);
+
 // Reads reports[ranks] and answers the plan for the next step, valid until the next call; NULL when no plan exists
 // (no rank can hold a sample), after which the next call starts afresh. `*changed_p` (may be NULL) says whether the
 // plan differs from the one before; it is set only with a plan.

@@ -8,6 +8,7 @@
 #include "mem/uint64.h"
 #include "worker/run/memory_files.h"
 #include "worker/samples.h"
+#include "worker/signals.h"
 
 // Neighbours from the config stand for other programs on this rank's device.
 static void set_neighbours(struct worker *worker, uint64_t step)
@@ -107,6 +108,7 @@ void negotiate_report(struct worker *worker, uint64_t next_step)
     offer(worker, worker->spent ? 0 : report->headroom_bytes);
     report->refused = worker->message.oom_retries > 0;
     report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+    worker->message.stops |= signal_came(SIGUSR1);
     worker->message.squeezed = worker->message.withheld_bytes > 0 && fits_alone(worker);
 }
 

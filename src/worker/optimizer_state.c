@@ -154,12 +154,18 @@ static bool leave(struct worker *worker)
     return true;
 }
 
+static void wait_for_steps(struct worker *worker)
+{
+    const struct device_ops *ops = worker->device->ops;
+    ops->stream_synchronize(worker->device, worker->stream);
+    ops->stream_synchronize(worker->device, worker->transfers.list.stream); // the last pieces have gone back
+}
+
 static bool come_back(struct worker *worker)
 {
     const struct device_ops *ops = worker->device->ops;
     uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
-    ops->stream_synchronize(worker->device, worker->stream);
-    ops->stream_synchronize(worker->device, worker->transfers.list.stream); // the last pieces have gone back
+    wait_for_steps(worker);
     if (!resize_block(worker, false)) {
         worker_log(worker, "the optimizer's state, %" PRIu64 " bytes, stays in host memory: the device refuses it",
                    bytes);
@@ -188,6 +194,32 @@ uint64_t optimizer_state_gain(const struct worker *worker)
     uint64_t others = worker->resting_bytes - device_bytes(worker, worker->state.away);
     return mem_pool_headroom_beside(others + device_bytes(worker, true), limit, granularity) -
            mem_pool_headroom_beside(others + device_bytes(worker, false), limit, granularity);
+}
+
+void optimizer_state_read(struct worker *worker, size_t number, uint64_t first, uint64_t count, float *values)
+{
+    uint64_t bytes = count * sizeof(*values);
+    if (worker->state.away) {
+        wait_for_steps(worker);
+        memcpy(values, worker->state.host + (number * worker->model->elements + first) * sizeof(*values), bytes);
+        return;
+    }
+    device_address from = worker->optimizer_memory.states[number] + first * sizeof(*values);
+    worker->device->ops->copy_to_host(worker->device, worker->stream, values, from, bytes);
+    worker->device->ops->stream_synchronize(worker->device, worker->stream);
+}
+
+void optimizer_state_write(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values)
+{
+    uint64_t bytes = count * sizeof(*values);
+    wait_for_steps(worker);
+    if (worker->state.away) {
+        memcpy(worker->state.host + (number * worker->model->elements + first) * sizeof(*values), values, bytes);
+        return;
+    }
+    device_address to = worker->optimizer_memory.states[number] + first * sizeof(*values);
+    worker->device->ops->copy_to_device(worker->device, worker->stream, to, values, bytes);
+    worker->device->ops->stream_synchronize(worker->device, worker->stream);
 }
 
 // Elements [first, first + count) of each state, in one of the slots.

@@ -47,6 +47,11 @@ void optimizer_state_drop_host(struct worker *worker);
 // The bytes of headroom that the rank gains when its state leaves, or would lose if it came back.
 uint64_t optimizer_state_gain(const struct worker *worker);
 
+// Elements [first, first + count) of state number `number`, wherever it is, to host memory and from there. Block until
+// that is done, and until the device is done with all steps before.
+void optimizer_state_read(struct worker *worker, size_t number, uint64_t first, uint64_t count, float *values);
+void optimizer_state_write(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values);
+
 // Enqueues the optimizer's step, wherever the state is. Does not block.
 void optimizer_state_step(struct worker *worker, uint64_t step);
 

@@ -268,6 +268,7 @@ void samples_begin(struct worker *worker)
         .limit_bytes = worker->message.limit_bytes,
         .others_bytes = worker->message.others_bytes,
         .withheld_bytes = worker->message.withheld_bytes,
+        .stops = worker->message.stops,
         .predicted_peak_bytes = worker->resting_bytes,
     };
     worker->message.report.refused = false;

@@ -104,9 +104,11 @@ static uint64_t between_ns(struct worker *worker, const struct step_record *reco
 enum status step_plan_first(struct worker *worker, struct error *error)
 {
     bool changed;
-    negotiate_report(worker, 0);
+    uint64_t first = worker->first_step;
+    worker->records->next = worker->records->oldest = first;
+    negotiate_report(worker, first);
     negotiate_exchange(worker);
-    return negotiate_plan(worker, 0, &changed, error);
+    return negotiate_plan(worker, first, &changed, error);
 }
 
 static enum status run_share(struct worker *worker, uint64_t step, const struct sched_share *share, bool closes,
@@ -115,7 +117,7 @@ static enum status run_share(struct worker *worker, uint64_t step, const struct 
     const struct sample_share samples = {
         .purpose = LIST_TRAIN,
         .loader = worker->loader,
-        .batch = step * worker->config->train.global_batch_size,
+        .batch = worker_position(worker, step),
         .batch_samples = worker->config->train.global_batch_size,
         .share = share,
         .closes = closes,
@@ -212,7 +214,7 @@ static enum status check_samples(const struct worker *worker, struct step_result
         hash += worker->messages[i].position_hash;
     }
     for (uint64_t i = 0; i < global_batch; i++) {
-        expected += position_hash(result->step * global_batch + i);
+        expected += position_hash(worker_position(worker, result->step) + i);
     }
     if (result->samples != global_batch || hash != expected) {
         return error_set(error, STATUS_ERROR, "step %" PRIu64 " did not do every sample exactly once: this is a bug",
@@ -286,7 +288,7 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     struct step_record *record = record_of(worker, step);
     record->result = (struct step_result){
         .step = step,
-        .epoch = step * worker->config->train.global_batch_size / worker->train->samples,
+        .epoch = worker_position(worker, step) / worker->train->samples,
         .learning_rate = optimizer_learning_rate(&worker->optimizer, step),
         .plan_ns = worker->plan_ns,
         .predicted_ns = predict_step(worker),

@@ -13,6 +13,7 @@
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
 #include "worker/bind.h"
+#include "worker/checkpoint/writer.h"
 #include "worker/fixed_sums.h"
 #include "worker/run/memory_files.h"
 #include "worker/step.h"
@@ -76,6 +77,11 @@ uint64_t worker_steps(const struct config *config, uint64_t train_samples)
         return config->train.steps;
     }
     return (config->train.epochs * train_samples + global_batch - 1) / global_batch;
+}
+
+uint64_t worker_position(const struct worker *worker, uint64_t step)
+{
+    return worker->first_position + (step - worker->first_step) * worker->config->train.global_batch_size;
 }
 
 uint64_t worker_capacity(const struct config *config, uint64_t rank)
@@ -432,7 +438,7 @@ static enum status open_staging(struct worker *worker, struct error *error)
         struct loader_config validation = {.set = worker->validation, .prefetch_bytes = config->data.prefetch_bytes};
         bytes += loader_staging_bytes(&validation);
     }
-    bytes += offloaded_bytes(worker);
+    bytes += offloaded_bytes(worker) + checkpoint_copy_bytes(worker);
     struct device_config device = {
         .capacity_bytes = uint64_round_up(bytes, ops->granularity_bytes),
         .index = worker->place.index,

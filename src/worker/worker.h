@@ -42,6 +42,7 @@ struct step_message {
     uint32_t oom_retries;
     uint8_t levers; // as planned
     bool squeezed;  // a limit from outside keeps it from holding a sample
+    bool stops;     // it was told to, at the end of the step
 };
 _Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
 
@@ -81,6 +82,7 @@ struct worker {
     struct data_set *train, *validation; // validation: NULL where there is none
     struct loader *loader;
     uint64_t steps;
+    uint64_t first_step, first_position; // where this process begins, and in the data
 
     struct device *device;
     struct stream *stream, *copy_stream;         // for kernels, for samples and state on their way to the device
@@ -187,6 +189,8 @@ size_t worker_slots(const struct device_ops *device);
 const struct kernels *worker_kernels(const struct config *config, const struct device_ops *device);
 // What the configuration gives the rank's device, or the rank of a GPU; 0: what the machine has.
 uint64_t worker_capacity(const struct config *config, uint64_t rank);
+// Where the global batch of step `step` begins in the data.
+uint64_t worker_position(const struct worker *worker, uint64_t step);
 // Steps of the whole run.
 uint64_t worker_steps(const struct config *config, uint64_t train_samples);
 

@@ -9,8 +9,8 @@
 
 #include "worker/commands/commands.h"
 #include "worker/config/config.h"
-#include "worker/run/memory_files.h"
 #include "worker/run/run_folder.h"
+#include "worker/signals.h"
 
 static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
                             "       headroom plan CONFIG.yaml [--ranks N] [--costs FILE.json] [section.key=value ...]\n"
@@ -70,7 +70,8 @@ static int print_help(void)
         "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
         "--print-config prints the whole configuration, defaults included\n"
         "\n"
-        "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged\n"
+        "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged,\n"
+        "            75 told to stop, and did at a checkpoint\n"
         "\n"
         "configuration keys:\n",
         stdout);
@@ -177,7 +178,7 @@ static void prepare_process(void)
         close(file);
     }
     signal(SIGXFSZ, SIG_IGN);
-    memory_files_block_signal();
+    signals_block();
 }
 
 int main(int argc, char **argv)

@@ -116,6 +116,13 @@ struct config {
         uint64_t snapshot_step; // CONFIG_NO_STEP: none
         bool log_micro_steps;   // write the samples of every micro-step into the rank logs
     } run;
+    struct {
+        uint64_t every;      // steps; 0: only as at_end says, and where the run is told to stop
+        bool at_end;         // after the last step
+        uint64_t keep_last;  // newest ones that stay
+        uint64_t keep_every; // of those of so many steps all stay; 0: none
+        char *resume;        // "auto", a checkpoint or a run's folder; NULL: begin anew
+    } checkpoint;
     struct {                            // for tests of what happens when memory runs out
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none
         uint64_t fail_allocation_first; // of those that are; 0: as every

@@ -31,8 +31,8 @@ static const char *const recompute_names[] = {"auto", "none", "selective", "half
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
 
-static const char *const section_names[] = {"model", "train", "optimizer", "data", "device",
-                                            "comm",  "run",   "fault",     NULL};
+static const char *const section_names[] = {"model", "train", "optimizer",  "data",  "device",
+                                            "comm",  "run",   "checkpoint", "fault", NULL};
 
 const struct config_key config_keys[] = {
     {"model.kind", CONFIG_TYPE_CHOICE, ONE(model.kind), .names = model_names, .help = "what is trained"},
@@ -169,6 +169,18 @@ const struct config_key config_keys[] = {
      .help = "write a snapshot of every rank's memory after this step, for PyTorch's memory viewer"},
     {"run.log_micro_steps", CONFIG_TYPE_BOOL, ONE(run.log_micro_steps), .fallback = "false",
      .help = "write the samples of every micro-step into the rank logs"},
+
+    {"checkpoint.every", CONFIG_TYPE_COUNT, ONE(checkpoint.every), RANGE("0", STEPS_MAX), .fallback = "0",
+     .help = "steps between checkpoints; 0: only at the end, and where the run is told to stop (SIGUSR1)"},
+    {"checkpoint.at_end", CONFIG_TYPE_BOOL, ONE(checkpoint.at_end), .fallback = "true", .help = "after the last step"},
+    {"checkpoint.keep_last", CONFIG_TYPE_COUNT, ONE(checkpoint.keep_last), RANGE("1", STEPS_MAX), .fallback = "2",
+     .help = "the newest so many stay"},
+    {"checkpoint.keep_every", CONFIG_TYPE_COUNT, ONE(checkpoint.keep_every), RANGE("0", STEPS_MAX), .fallback = "0",
+     .help = "those of every so many steps stay, too; 0: none"},
+    {"checkpoint.resume", CONFIG_TYPE_TEXT, ONE(checkpoint.resume), WORD("null", 0), .fallback = "null",
+     .help =
+         "what to go on from: auto: run.folder, if it has a checkpoint; a checkpoint, or the folder of another run; "
+         "null: nothing"},
 
     {"fault.fail_allocation_every", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_every), RANGE("0", STEPS_MAX),
      .fallback = "0", .help = "for tests: every n-th allocation of a step is refused; 0: none"},

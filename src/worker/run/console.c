@@ -100,7 +100,7 @@ static void print_choices(const struct console *console)
     }
 }
 
-void console_start(struct console *console, const char *folder)
+void console_start(struct console *console, const char *folder, const char *found)
 {
     const struct worker *worker = console->worker;
     uint64_t global_batch = worker->config->train.global_batch_size;
@@ -112,7 +112,10 @@ void console_start(struct console *console, const char *folder)
             worker->device->ops->description(worker->device), worker->steps, plural(worker->steps), global_batch,
             plural(global_batch), folder);
     print_choices(console);
-    print_plan(console, 0, worker->plan);
+    if (found[0] != '\0') {
+        fprintf(console->file, "goes on after step %" PRIu64 ", from %s\n", worker->first_step, found);
+    }
+    print_plan(console, worker->first_step, worker->plan);
     fflush(console->file);
 }
 
@@ -145,7 +148,7 @@ static void note_memory(struct console *console, const struct step_message *mess
 static void print_progress(struct console *console, const struct step_result *result)
 {
     uint64_t done = result->step + 1, left = console->worker->steps - done;
-    double mean_seconds = (double)(clock_ns() - console->steps_ns) / 1e9 / (double)done;
+    double mean_seconds = (double)(clock_ns() - console->steps_ns) / 1e9 / (double)(done - console->worker->first_step);
     uint64_t eta = (uint64_t)(mean_seconds * (double)left);
     char unit = console->worker->train->shape.input == DATA_INPUT_TOKENS ? 't' : 's';
     double work = unit == 't' ? result->tally.count : (double)result->samples;
@@ -188,6 +191,16 @@ void console_evaluation(struct console *console, uint64_t steps_done, const stru
     note_memory(console, console->worker->messages);
     console->last_evaluation = *evaluation;
     console->evaluated = true;
+}
+
+void console_checkpoint(struct console *console, const struct checkpoint_report *checkpoint)
+{
+    if (checkpoint->error.status != STATUS_OK) {
+        close_line(console);
+        fflush(console->file);
+        fprintf(stderr, "headroom: warning: no checkpoint after step %" PRIu64 ": %s\n", checkpoint->step,
+                checkpoint->error.text);
+    }
 }
 
 static const char *format_range(const struct range *range, char *buffer, size_t size)

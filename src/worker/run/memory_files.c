@@ -3,11 +3,10 @@
 
 #include <inttypes.h>
 #include <jansson.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "worker/run/run_folder.h"
+#include "worker/signals.h"
 
 #define EVENTS_KEPT 32768 // of what snapshots show, in about 3 MiB
 
@@ -21,27 +20,6 @@ struct memory_files {
 static void name_file(const struct worker *worker, const char *suffix, char *path, size_t size)
 {
     snprintf(path, size, "%s/memory/rank_%" PRIu32 "%s", worker->memory_files->folder, worker->comm->rank, suffix);
-}
-
-static sigset_t asked_for(void)
-{
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGUSR2);
-    return signals;
-}
-
-void memory_files_block_signal(void)
-{
-    sigset_t signals = asked_for();
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-}
-
-static bool is_asked_for(void)
-{
-    const struct timespec at_once = {0};
-    sigset_t signals = asked_for();
-    return sigtimedwait(&signals, NULL, &at_once) == SIGUSR2;
 }
 
 enum status memory_files_open(struct worker *worker, const char *folder, struct error *error)
@@ -79,7 +57,7 @@ static bool write_snapshot(struct worker *worker, const char *what)
 void memory_files_after_step(struct worker *worker, uint64_t step)
 {
     worker->memory_files->step = step;
-    if (is_asked_for() || step == worker->config->run.snapshot_step) {
+    if (signal_came(SIGUSR2) || step == worker->config->run.snapshot_step) {
         write_snapshot(worker, "");
     }
     worker->memory_files->step = step + 1;
@@ -116,7 +94,7 @@ static enum status write_statistics(struct worker *worker, struct error *error)
 
 enum status memory_files_end(struct worker *worker, struct error *error)
 {
-    if (is_asked_for()) {
+    if (signal_came(SIGUSR2)) {
         write_snapshot(worker, "");
     }
     enum status status = mem_recorder_flush(worker->memory_files->recorder, error);

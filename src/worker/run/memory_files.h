@@ -11,9 +11,6 @@
 
 #include "worker/worker.h"
 
-// For the whole process, before it starts a thread: SIGUSR2 waits until memory_files_after_step looks.
-void memory_files_block_signal(void);
-
 // Records from now on. `folder` is the run's, and outlives the worker.
 enum status memory_files_open(struct worker *worker, const char *folder, struct error *error);
 // Once the step's work is enqueued. A snapshot that cannot be written is noted in the log.

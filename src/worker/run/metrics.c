@@ -21,17 +21,56 @@ static enum status cannot_write(const struct metrics *metrics, struct error *err
     return error_set(error, STATUS_ERROR, "%s: cannot write: %s", metrics->path, strerror(errno));
 }
 
-enum status metrics_open(const char *folder, struct metrics **metrics_p, struct error *error)
+// Whether a line tells of what is done before step `first_step`. One that was written in part does not.
+static bool is_before(const char *line, size_t length, uint64_t first_step)
+{
+    json_t *object = json_loadb(line, length, 0, NULL);
+    const json_t *step = json_object_get(object, "step");
+    uint64_t number = (uint64_t)json_integer_value(step);
+    bool event = json_object_get(object, "event") != NULL; // after so many steps
+    bool before = json_is_integer(step) && (event ? number <= first_step : number < first_step);
+    json_decref(object);
+    return before;
+}
+
+// Where the first line ends the file that does not tell of what is done before step `first_step`.
+static long find_end(FILE *file, uint64_t first_step)
+{
+    char *line = NULL;
+    size_t room = 0;
+    long end = 0;
+    for (ssize_t length; (length = getline(&line, &room, file)) > 0 && line[length - 1] == '\n';) {
+        if (!is_before(line, (size_t)length, first_step)) {
+            break;
+        }
+        end += length;
+    }
+    free(line);
+    return end;
+}
+
+static bool cut(const struct metrics *metrics, uint64_t first_step)
+{
+    FILE *file = fopen(metrics->path, "r");
+    if (file == NULL) {
+        return false;
+    }
+    bool is_cut = ftruncate(metrics->file, find_end(file, first_step)) == 0;
+    fclose(file);
+    return is_cut;
+}
+
+enum status metrics_open(const char *folder, uint64_t first_step, struct metrics **metrics_p, struct error *error)
 {
     struct metrics *metrics = calloc(1, sizeof(*metrics));
     if (metrics == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     snprintf(metrics->path, sizeof(metrics->path), "%s/metrics.jsonl", folder);
-    metrics->file = open(metrics->path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
-    if (metrics->file < 0) {
+    metrics->file = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->file < 0 || !cut(metrics, first_step)) {
         enum status status = cannot_write(metrics, error);
-        free(metrics);
+        metrics_close(metrics);
         return status;
     }
     *metrics_p = metrics;
@@ -41,7 +80,9 @@ enum status metrics_open(const char *folder, struct metrics **metrics_p, struct 
 void metrics_close(struct metrics *metrics)
 {
     if (metrics != NULL) {
-        close(metrics->file);
+        if (metrics->file >= 0) {
+            close(metrics->file);
+        }
         free(metrics);
     }
 }
@@ -140,6 +181,26 @@ enum status metrics_evaluation(struct metrics *metrics, const struct worker *wor
         json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)steps_done, "loss", evaluation->loss,
                   "accuracy", evaluation->accuracy, "samples", (json_int_t)evaluation->samples, "ranks",
                   rank_objects(worker->messages, worker->comm->size));
+    return write_line(metrics, object, error);
+}
+
+enum status metrics_resume(struct metrics *metrics, const struct worker *worker, const char *found, struct error *error)
+{
+    return write_line(metrics,
+                      json_pack("{ss sI sI ss}", "event", "resume", "step", (json_int_t)worker->first_step, "ranks",
+                                (json_int_t)worker->comm->size, "from", found),
+                      error);
+}
+
+enum status metrics_checkpoint(struct metrics *metrics, const struct checkpoint_report *checkpoint, struct error *error)
+{
+    bool written = checkpoint->error.status == STATUS_OK;
+    json_t *object = json_pack("{ss sI sb sI sf sf}", "event", "checkpoint", "step", (json_int_t)checkpoint->step,
+                               "written", (int)written, "bytes", (json_int_t)checkpoint->bytes, "pause_ms",
+                               milliseconds(checkpoint->pause_ns), "write_ms", milliseconds(checkpoint->write_ns));
+    if (object != NULL && !written) {
+        json_object_set_new(object, "error", json_string(checkpoint->error.text));
+    }
     return write_line(metrics, object, error);
 }
 

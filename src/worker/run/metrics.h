@@ -4,13 +4,15 @@
 #ifndef HEADROOM_WORKER_RUN_METRICS_H
 #define HEADROOM_WORKER_RUN_METRICS_H
 
+#include "worker/checkpoint/writer.h"
 #include "worker/evaluate.h"
 #include "worker/step.h"
 
 struct metrics;
 
-// Opens FOLDER/metrics.jsonl. The caller owns it.
-enum status metrics_open(const char *folder, struct metrics **metrics_p, struct error *error);
+// Opens FOLDER/metrics.jsonl. The caller owns it. What an earlier process has written there stays where it is of steps
+// before `first_step`, and goes where they will be done again.
+enum status metrics_open(const char *folder, uint64_t first_step, struct metrics **metrics_p, struct error *error);
 // Accepts NULL.
 void metrics_close(struct metrics *metrics);
 
@@ -19,6 +21,11 @@ enum status metrics_step(struct metrics *metrics, const struct worker *worker, c
                          struct error *error);
 enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
                                const struct evaluation *evaluation, struct error *error);
+// The run goes on from the checkpoint `found`.
+enum status metrics_resume(struct metrics *metrics, const struct worker *worker, const char *found,
+                           struct error *error);
+enum status metrics_checkpoint(struct metrics *metrics, const struct checkpoint_report *checkpoint,
+                               struct error *error);
 struct run_end {
     uint64_t steps_done;
     double seconds;

@@ -2,10 +2,12 @@
 #include "worker/run/run_folder.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -98,6 +100,20 @@ void run_folder_versions(FILE *file)
             kernels_library_versions(kernels, sizeof(kernels)), reduce_library_versions(reduce, sizeof(reduce)));
 }
 
+// What earlier processes of the run have written.
+static void repeat_environment(const char *folder, FILE *to)
+{
+    char path[RUN_FOLDER_MAX + 64];
+    snprintf(path, sizeof(path), "%s/env.txt", folder);
+    FILE *file = fopen(path, "r");
+    for (int byte; file != NULL && (byte = fgetc(file)) != EOF;) {
+        fputc(byte, to);
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+}
+
 static enum status write_environment(const char *folder, uint32_t ranks, char *const *argv, struct error *error)
 {
     char *text = NULL;
@@ -114,6 +130,7 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     if (gmtime_r(&now, &utc) != NULL) {
         strftime(started, sizeof(started), "%Y-%m-%dT%H:%M:%SZ", &utc);
     }
+    repeat_environment(folder, file);
     run_folder_versions(file);
     fprintf(file, "started %s\nhost %s\nsystem %s %s %s\nranks %" PRIu32 "\nfolder %s\ncommand", started, host.nodename,
             host.sysname, host.release, host.machine, ranks,
@@ -128,16 +145,17 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     return status;
 }
 
-// 0: the file does not say.
+// Of the latest process; 0: the file does not say.
 static uint32_t find_ranks(FILE *environment)
 {
     char line[256];
+    uint32_t ranks = 0;
     while (fgets(line, sizeof(line), environment) != NULL) {
         if (strncmp(line, "ranks ", strlen("ranks ")) == 0) {
-            return (uint32_t)strtoul(line + strlen("ranks "), NULL, 10);
+            ranks = (uint32_t)strtoul(line + strlen("ranks "), NULL, 10);
         }
     }
-    return 0;
+    return ranks;
 }
 
 enum status run_folder_write_rank(const char *path, const char *part, uint32_t rank, const char *text,
@@ -177,7 +195,7 @@ static enum status fill(const struct config *config, uint32_t ranks, char *const
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
         char folder[RUN_FOLDER_MAX + 8];
         snprintf(folder, sizeof(folder), "%s/%s", path, folders[i]);
-        if (mkdir(folder, 0777) != 0) {
+        if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
             return cannot(error, "make this folder", folder);
         }
     }
@@ -201,22 +219,54 @@ static void discard(const char *path)
     rmdir(path);
 }
 
+static bool goes_on(const struct config *config)
+{
+    return config->checkpoint.resume != NULL && strcmp(config->checkpoint.resume, "auto") == 0;
+}
+
+// Makes the folder, or takes the one that is there.
+static enum status make_or_take(const char *wanted, char path[RUN_FOLDER_MAX], bool *made_p, struct error *error)
+{
+    snprintf(path, RUN_FOLDER_MAX, "%s", wanted);
+    *made_p = mkdir(path, 0777) == 0;
+    return *made_p || errno == EEXIST ? STATUS_OK : cannot(error, "make this folder", path);
+}
+
+// The lock goes when the process ends. A file system without locks has none.
+static enum status lock(const char *path, struct error *error)
+{
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) {
+        return cannot(error, "read this folder", path);
+    }
+    if (flock(folder, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(folder);
+        return error_set(error, STATUS_INVALID, "%s: another process trains there (run.folder says where a run writes)",
+                         path);
+    }
+    return STATUS_OK;
+}
+
 static enum status create(const struct config *config, uint32_t ranks, char *const *argv, char path[RUN_FOLDER_MAX],
                           struct error *error)
 {
     char wanted[RUN_FOLDER_MAX];
+    bool made = true;
     enum status status = wanted_path(config->run.folder, wanted, error);
     if (status == STATUS_OK) {
         status = make_parents(wanted, error);
     }
     if (status == STATUS_OK) {
-        status = make_new(wanted, path, error);
+        status = goes_on(config) ? make_or_take(wanted, path, &made, error) : make_new(wanted, path, error);
     }
     if (status != STATUS_OK) {
         return status;
     }
-    status = fill(config, ranks, argv, path, error);
-    if (status != STATUS_OK) {
+    status = lock(path, error);
+    if (status == STATUS_OK) {
+        status = fill(config, ranks, argv, path, error);
+    }
+    if (status != STATUS_OK && made) {
         discard(path);
     }
     return status;
@@ -235,11 +285,11 @@ enum status run_folder_create(const struct config *config, struct comm *comm, ch
     return status;
 }
 
-enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, struct error *error)
+enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, FILE **log_p, struct error *error)
 {
     char name[RUN_FOLDER_MAX + 64];
     snprintf(name, sizeof(name), "%s/logs/rank_%" PRIu32 ".log", path, rank);
-    FILE *log = fopen(name, "w");
+    FILE *log = fopen(name, goes_on ? "a" : "w");
     if (log == NULL) {
         return cannot(error, "write this file", name);
     }

@@ -9,7 +9,10 @@
 //   memory/         memory_files.h
 //   limits/         limit_file.h; there only where somebody asked for it
 //
-// A folder is never used twice: where the configured one exists, a number is appended.
+//   checkpoints/    checkpoint/folder.h
+//
+// A folder is never used twice: where the configured one exists, a number is appended. With checkpoint.resume: auto it
+// is used again, by one process at a time.
 #ifndef HEADROOM_WORKER_RUN_RUN_FOLDER_H
 #define HEADROOM_WORKER_RUN_RUN_FOLDER_H
 
@@ -25,8 +28,8 @@
 enum status run_folder_create(const struct config *config, struct comm *comm, char *const *argv,
                               char path[RUN_FOLDER_MAX], struct error *error);
 
-// Opens this rank's log. Not collective.
-enum status run_folder_open_log(const char *path, uint32_t rank, FILE **log_p, struct error *error);
+// Opens this rank's log, behind what is there if the run `goes_on`. Not collective.
+enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, FILE **log_p, struct error *error);
 
 // Writes `text` as the file `name` of the folder, as whole_file_write does.
 // STATUS_ERROR where the disk is at fault, else STATUS_INVALID. Not collective.

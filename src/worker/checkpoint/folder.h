@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Checkpoints as folders. A run keeps them in RUN/checkpoints/:
+//
+//   step_00000100/  model.safetensors      the weights in float32, by their names
+//                   optimizer.safetensors  the optimizer's state, where there is any; the whole buffers, flat
+//                   config.yaml            the configuration that the run had
+//                   state.json             step, place in the data, plan; length and XXH3 of the files above, and of
+//                                          itself
+//   latest          link to the newest
+//
+// A folder is filled under another name, step_00000100.part, and gets its own when all of it is on the disk; one that
+// is thrown away loses its name before its files. So what has such a name is whole, unless the disk has damaged it
+// since: then its sums do not agree.
+//
+// Threads: one at a time for one run. Ranks: nothing is collective.
+#ifndef HEADROOM_WORKER_CHECKPOINT_FOLDER_H
+#define HEADROOM_WORKER_CHECKPOINT_FOLDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "mem/error.h"
+#include "sched/plan.h"
+#include "worker/checkpoint/hashed_file.h"
+#include "worker/run/run_folder.h"
+
+#define CHECKPOINT_PATH_MAX  (RUN_FOLDER_MAX + 64)
+#define CHECKPOINT_FILES_MAX 8
+
+// What state.json says.
+struct checkpoint_state {
+    uint64_t step;    // steps done
+    uint64_t samples; // positions of the data done
+    uint64_t seed;
+    uint32_t ranks;
+    struct sched_share *plan; // of the next step, one share per rank; its owner frees it
+};
+
+struct checkpoint_file {
+    const char *name;
+    struct file_sum sum;
+};
+
+// RUN/checkpoints/step_N
+void checkpoint_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX]);
+
+// Makes the folder in which the checkpoint is filled, empty, and answers its path. STATUS_ERROR, here and below, where
+// the disk or the folder does not allow it.
+enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX], struct error *error);
+// Writes state.json, gives the folder its name and moves `latest` to it. Blocks until it is on the disk.
+enum status checkpoint_end(const char *run, const struct checkpoint_state *state, const struct checkpoint_file *files,
+                           size_t count, struct error *error);
+// Throws away what was begun, and what an earlier process had begun or begun to throw away.
+void checkpoint_discard_parts(const char *run);
+// Throws away all checkpoints but the newest `last` of up to step `newest`, and those of every `every`-th step; 0: of
+// none.
+void checkpoint_prune(const char *run, uint64_t newest, uint64_t last, uint64_t every);
+
+// Finds the newest sound checkpoint: `path` is one, or a run's folder, of whose checkpoints those that are damaged are
+// passed over with a line to `warnings`. Reads all its files once. STATUS_INVALID where there is none, or `path` is one
+// that is damaged.
+enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
+                            struct checkpoint_state *state, struct error *error);
+// Whether the run has any checkpoint, sound or not.
+bool checkpoint_exists(const char *run);
+
+#endif

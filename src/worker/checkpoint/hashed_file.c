@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/checkpoint/hashed_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define PIECE_BYTES (1 << 20)
+
+struct hashed_file {
+    char *path;
+    int descriptor;
+    uint64_t bytes;
+    XXH3_state_t *hash;
+};
+
+static enum status cannot(const char *what, const char *path, struct error *error)
+{
+    return error_set(error, STATUS_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+static enum status out_of_memory(struct error *error)
+{
+    return error_set(error, STATUS_ERROR, "out of host memory");
+}
+
+static void destroy(struct hashed_file *file)
+{
+    if (file->descriptor >= 0) {
+        close(file->descriptor);
+    }
+    XXH3_freeState(file->hash);
+    free(file->path);
+    free(file);
+}
+
+enum status hashed_file_create(const char *path, struct hashed_file **file_p, struct error *error)
+{
+    struct hashed_file *file = calloc(1, sizeof(*file));
+    if (file == NULL) {
+        return out_of_memory(error);
+    }
+    file->descriptor = -1;
+    file->path = strdup(path);
+    file->hash = XXH3_createState();
+    if (file->path == NULL || file->hash == NULL) {
+        destroy(file);
+        return out_of_memory(error);
+    }
+    XXH3_64bits_reset(file->hash);
+    file->descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file->descriptor < 0) {
+        enum status status = cannot("write", path, error);
+        destroy(file);
+        return status;
+    }
+    *file_p = file;
+    return STATUS_OK;
+}
+
+enum status hashed_file_write(struct hashed_file *file, const void *bytes, size_t count, struct error *error)
+{
+    const char *next = bytes;
+    XXH3_64bits_update(file->hash, bytes, count);
+    file->bytes += count;
+    while (count > 0) {
+        ssize_t written = write(file->descriptor, next, count);
+        if (written < 0 && errno != EINTR) {
+            return cannot("write", file->path, error);
+        }
+        next += written > 0 ? written : 0;
+        count -= written > 0 ? (size_t)written : 0;
+    }
+    return STATUS_OK;
+}
+
+enum status hashed_file_finish(struct hashed_file *file, struct file_sum *sum_p, struct error *error)
+{
+    bool written = fsync(file->descriptor) == 0;
+    int descriptor = file->descriptor;
+    file->descriptor = -1;
+    written = close(descriptor) == 0 && written;
+    *sum_p = (struct file_sum){.bytes = file->bytes, .xxh3 = XXH3_64bits_digest(file->hash)};
+    enum status status = written ? STATUS_OK : cannot("write", file->path, error);
+    destroy(file);
+    return status;
+}
+
+void hashed_file_abandon(struct hashed_file *file)
+{
+    if (file != NULL) {
+        destroy(file);
+    }
+}
+
+static enum status sum_pieces(int descriptor, const char *path, void *piece, XXH3_state_t *hash, struct file_sum *sum_p,
+                              struct error *error)
+{
+    XXH3_64bits_reset(hash);
+    *sum_p = (struct file_sum){0};
+    for (;;) {
+        ssize_t got = read(descriptor, piece, PIECE_BYTES);
+        if (got < 0 && errno != EINTR) {
+            return cannot("read", path, error);
+        }
+        if (got == 0) {
+            break;
+        }
+        if (got > 0) {
+            XXH3_64bits_update(hash, piece, (size_t)got);
+            sum_p->bytes += (uint64_t)got;
+        }
+    }
+    sum_p->xxh3 = XXH3_64bits_digest(hash);
+    return STATUS_OK;
+}
+
+enum status file_sum(const char *path, struct file_sum *sum_p, struct error *error)
+{
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) {
+        return cannot("read", path, error);
+    }
+    void *piece = malloc(PIECE_BYTES);
+    XXH3_state_t *hash = XXH3_createState();
+    enum status status =
+        piece == NULL || hash == NULL ? out_of_memory(error) : sum_pieces(descriptor, path, piece, hash, sum_p, error);
+    XXH3_freeState(hash);
+    free(piece);
+    close(descriptor);
+    return status;
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Writes a run's checkpoints: copies weights and the optimizer's state to host memory, and from there a thread writes
+// them while training goes on. Where the host has no memory for the copy, they are written from the device, and
+// training waits. What cannot be written is told and does no harm: older checkpoints stay, and the run goes on.
+//
+// Threads: the functions below belong to one thread. Ranks: nothing is collective; rank 0 writes.
+#ifndef HEADROOM_WORKER_CHECKPOINT_WRITER_H
+#define HEADROOM_WORKER_CHECKPOINT_WRITER_H
+
+#include "worker/checkpoint/folder.h"
+#include "worker/worker.h"
+
+struct checkpoint_writer;
+
+// How a checkpoint went.
+struct checkpoint_report {
+    uint64_t step;
+    uint64_t bytes;
+    uint64_t pause_ns; // that training waited
+    uint64_t write_ns;
+    struct error error; // STATUS_OK: it was written
+};
+
+// For checkpoints in the run's folder. The worker must outlive it. STATUS_ERROR where the host has no memory or thread.
+enum status checkpoint_writer_create(struct worker *worker, const char *run, struct checkpoint_writer **writer_p,
+                                     struct error *error);
+// Waits for what is being written. Accepts NULL.
+void checkpoint_writer_destroy(struct checkpoint_writer *writer);
+
+// Begins a checkpoint of the worker as it is after `steps` steps, none of which is under way. Blocks for the copy, and
+// before it for a checkpoint that is still being written.
+void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps);
+
+// Whether a checkpoint has been finished whose report was not read yet. `wait`: for the one that is being written.
+bool checkpoint_writer_read(struct checkpoint_writer *writer, bool wait, struct checkpoint_report *report_p);
+
+// Bytes of host memory, of worker->staging, that the copy takes.
+uint64_t checkpoint_copy_bytes(const struct worker *worker);
+
+#endif

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/loop.h"
+
+#include "worker/failure.h"
+#include "worker/run/memory_files.h"
+
+struct loop {
+    struct worker *worker;
+    struct reporter *reporter;
+    struct checkpoint_writer *checkpoints; // rank 0
+    uint64_t started, done;                // steps
+};
+
+// STATUS_DIVERGED or STATUS_OUT_OF_MEMORY on every rank, or STATUS_OK.
+static enum status evaluate_and_report(struct loop *loop, struct error *error)
+{
+    struct evaluation evaluation;
+    enum status status = evaluate(loop->worker, &evaluation, error);
+    if (status == STATUS_DIVERGED || status == STATUS_OUT_OF_MEMORY) {
+        return status;
+    }
+    if (status != STATUS_OK) {
+        failure_alone(loop->worker, error);
+    }
+    reporter_evaluation(loop->reporter, loop->done, &evaluation);
+    return STATUS_OK;
+}
+
+static bool evaluation_due(const struct worker *worker, uint64_t steps)
+{
+    uint64_t every = worker->config->train.eval_every;
+    return worker->validation != NULL && worker->profile == NULL &&
+           (steps == worker->steps || (every > 0 && steps % every == 0));
+}
+
+static bool checkpoint_due(const struct worker *worker, uint64_t steps)
+{
+    uint64_t every = worker->config->checkpoint.every;
+    bool last = steps == worker->steps;
+    return worker->profile == NULL && (last ? worker->config->checkpoint.at_end : every > 0 && steps % every == 0);
+}
+
+static void report_checkpoint(struct loop *loop, bool wait)
+{
+    struct checkpoint_report report;
+    if (loop->checkpoints != NULL && checkpoint_writer_read(loop->checkpoints, wait, &report)) {
+        reporter_checkpoint(loop->reporter, &report);
+    }
+}
+
+static void start_checkpoint(struct loop *loop)
+{
+    if (loop->checkpoints != NULL) {
+        report_checkpoint(loop, true);
+        checkpoint_writer_start(loop->checkpoints, loop->done);
+    }
+}
+
+// Finishes and reports steps until no more than `left` are under way. STATUS_DIVERGED on every rank, or STATUS_OK.
+static enum status finish_steps(struct loop *loop, uint64_t left, struct error *error)
+{
+    struct worker *worker = loop->worker;
+    while (loop->started - loop->done > left) {
+        const struct step_result *result;
+        enum status status = step_finish(worker, &result, error);
+        if (status == STATUS_DIVERGED) {
+            return status;
+        }
+        if (status != STATUS_OK) {
+            failure_alone(worker, error);
+        }
+        loop->done++;
+        if (worker->profile != NULL) {
+            profile_step(worker->profile, worker, result);
+        }
+        reporter_step(loop->reporter, result);
+        report_checkpoint(loop, false);
+    }
+    return STATUS_OK;
+}
+
+// Whether some rank was told to stop; the same on every rank.
+static bool stop_is_due(const struct worker *worker)
+{
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        if (worker->messages[i].stops) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// What is due between two steps, none of which is under way.
+static enum status pause_between(struct loop *loop, bool stops, struct error *error)
+{
+    struct worker *worker = loop->worker;
+    if (stops || checkpoint_due(worker, loop->done)) {
+        start_checkpoint(loop);
+    }
+    enum status status = STATUS_OK;
+    if (evaluation_due(worker, loop->done)) {
+        status = evaluate_and_report(loop, error);
+    }
+    return status == STATUS_OK && stops ? STATUS_STOPPED : status;
+}
+
+// One step is enqueued while the one before it runs.
+static enum status run_steps(struct loop *loop, struct error *error)
+{
+    struct worker *worker = loop->worker;
+    enum status planned = STATUS_OK, status = STATUS_OK;
+    while (planned == STATUS_OK && status == STATUS_OK && loop->started < worker->steps) {
+        planned = step_start(worker, loop->started, error);
+        if (planned == STATUS_OUT_OF_MEMORY || planned == STATUS_DIVERGED) {
+            status = finish_steps(loop, 0, error);
+            break;
+        }
+        if (planned != STATUS_OK) {
+            failure_alone(worker, error);
+        }
+        memory_files_after_step(worker, loop->started);
+        bool last = ++loop->started == worker->steps, stops = !last && stop_is_due(worker);
+        if (!last) {
+            planned = step_plan_next(worker, error);
+        }
+        bool pauses = stops || evaluation_due(worker, loop->started) || checkpoint_due(worker, loop->started);
+        bool goes_on = planned == STATUS_OK && worker->profile == NULL && !last && !pauses;
+        status = finish_steps(loop, goes_on ? STEPS_UNDER_WAY_MAX - 1 : 0, error);
+        if (planned == STATUS_OK && status == STATUS_OK && pauses) {
+            status = pause_between(loop, stops, error);
+        }
+    }
+    return status != STATUS_OK ? status : planned;
+}
+
+enum status loop_run(struct worker *worker, struct reporter *reporter, const char *found, uint64_t *steps_done_p,
+                     struct error *error)
+{
+    struct loop loop = {
+        .worker = worker, .reporter = reporter, .started = worker->first_step, .done = worker->first_step};
+    if (worker->comm->rank == 0 &&
+        checkpoint_writer_create(worker, reporter->folder, &loop.checkpoints, error) != STATUS_OK) {
+        failure_alone(worker, error);
+    }
+    enum status status = step_plan_first(worker, error);
+    if (status == STATUS_OK) {
+        reporter_start(reporter, found);
+        status = run_steps(&loop, error);
+    }
+    if (status == STATUS_OUT_OF_MEMORY && loop.done > worker->first_step) {
+        start_checkpoint(&loop); // nothing of the steps before is lost
+    }
+    report_checkpoint(&loop, true);
+    checkpoint_writer_destroy(loop.checkpoints);
+    *steps_done_p = loop.done;
+    return status;
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/run/reporter.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "mem/clock.h"
+#include "worker/comm/launcher.h"
+#include "worker/costs.h"
+#include "worker/failure.h"
+#include "worker/run/memory_files.h"
+
+enum status reporter_open(struct reporter *reporter, struct error *error)
+{
+    struct worker *worker = reporter->worker;
+    bool goes_on = worker->first_step > 0;
+    enum status status = run_folder_open_log(reporter->folder, worker->comm->rank, goes_on, &worker->log, error);
+    if (status == STATUS_OK) {
+        limit_file_name(reporter->folder, worker->comm->rank, worker->limit.path);
+        status = memory_files_open(worker, reporter->folder, error);
+    }
+    if (status != STATUS_OK || worker->comm->rank != 0) {
+        return status;
+    }
+    status = metrics_open(reporter->folder, worker->first_step, &reporter->metrics, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    reporter->console = console_create(stdout, launcher_is_watched(), reporter->start_ns, worker);
+    return reporter->console == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
+}
+
+void reporter_close(struct reporter *reporter)
+{
+    console_destroy(reporter->console);
+    metrics_close(reporter->metrics);
+}
+
+static void must(struct reporter *reporter, enum status status, const struct error *error)
+{
+    if (status != STATUS_OK) {
+        failure_alone(reporter->worker, error);
+    }
+}
+
+static void log_start(struct worker *worker)
+{
+    struct mem_pool_stats stats;
+    mem_pool_stats(worker->pool, &stats);
+    worker_log(worker,
+               "device %s (%s), limit %" PRIu64 " bytes, resting %" PRIu64 " bytes, headroom %" PRIu64
+               " bytes, all-reduce by %s",
+               worker->device->ops->name, worker->device->ops->description(worker->device), stats.limit_bytes,
+               worker->resting_bytes, mem_pool_headroom(worker->pool), worker->reducer->ops->name);
+    if (worker->binding[0] != '\0') {
+        worker_log(worker, "%s", worker->binding);
+    }
+    const struct device_usage *usage = &worker->usage;
+    if (usage->library_bytes > 0) {
+        worker_log(worker, "CUDA, cuBLASLt and NCCL hold %" PRIu64 " bytes of the device", usage->library_bytes);
+    }
+    if (worker->others_known) {
+        worker_log(worker, "%" PRIu32 " other processes hold %" PRIu64 " bytes of the device", usage->other_processes,
+                   usage->others_bytes);
+    }
+}
+
+static void log_plan(struct worker *worker, uint64_t step, const struct sched_share *plan)
+{
+    const struct sched_share *share = &plan[worker->comm->rank];
+    struct model_shape shape = worker_shape(worker, share);
+    uint64_t first = share->first * worker->grain, samples = worker_share_samples(worker->config, share);
+    if (share->samples == 0) {
+        worker_log(worker, "step %" PRIu64 ": cannot hold a sample and rests", step);
+        return;
+    }
+    worker_log(worker,
+               "step %" PRIu64 ": share %" PRIu64 "..%" PRIu64 ", micro-batch %" PRIu64 ", accumulation steps %" PRIu64
+               ", levers %s, layout %" PRIu64 " bytes above its lower bound",
+               step, first, first + samples - 1, (uint64_t)shape.samples, share->accumulation_steps,
+               offers_levers_name(share->levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
+}
+
+void reporter_start(struct reporter *reporter, const char *found)
+{
+    struct worker *worker = reporter->worker;
+    struct error error;
+    log_start(worker);
+    if (found[0] != '\0') {
+        worker_log(worker, "goes on from %s", found);
+    }
+    log_plan(worker, worker->first_step, worker->plan);
+    if (worker->comm->rank == 0) {
+        console_start(reporter->console, reporter->folder, found);
+        if (found[0] != '\0') {
+            must(reporter, metrics_resume(reporter->metrics, worker, found, &error), &error);
+        }
+    }
+}
+
+void reporter_step(struct reporter *reporter, const struct step_result *result)
+{
+    struct worker *worker = reporter->worker;
+    struct error error;
+    if (result->plan_changed) {
+        log_plan(worker, result->step + 1, result->next_plan);
+    }
+    if (worker->comm->rank == 0) {
+        console_step(reporter->console, result);
+        must(reporter, metrics_step(reporter->metrics, worker, result, &error), &error);
+    }
+    if (worker->log_errno != 0) {
+        error_set(&error, STATUS_ERROR, "%s/logs/rank_%" PRIu32 ".log: cannot write: %s", reporter->folder,
+                  worker->comm->rank, strerror(worker->log_errno));
+        failure_alone(worker, &error);
+    }
+}
+
+void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const struct evaluation *evaluation)
+{
+    struct error error;
+    if (reporter->worker->comm->rank == 0) {
+        console_evaluation(reporter->console, steps_done, evaluation);
+        must(reporter, metrics_evaluation(reporter->metrics, reporter->worker, steps_done, evaluation, &error), &error);
+    }
+}
+
+void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint)
+{
+    struct error error;
+    if (checkpoint->error.status != STATUS_OK) {
+        worker_log(reporter->worker, "no checkpoint after step %" PRIu64 ": %s", checkpoint->step,
+                   checkpoint->error.text);
+    }
+    console_checkpoint(reporter->console, checkpoint);
+    must(reporter, metrics_checkpoint(reporter->metrics, checkpoint, &error), &error);
+}
+
+void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p)
+{
+    struct error error;
+    double seconds = (double)(clock_ns() - reporter->start_ns) / 1e9;
+    const struct run_end end = {steps_done, seconds, status, checksum_p};
+    must(reporter, metrics_end(reporter->metrics, &end, &error), &error);
+    console_end(reporter->console, reporter->folder);
+}

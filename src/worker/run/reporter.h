@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a run tells while it goes: into its folder, and on rank 0 to a person.
+//
+// Ranks: nothing is collective.
+#ifndef HEADROOM_WORKER_RUN_REPORTER_H
+#define HEADROOM_WORKER_RUN_REPORTER_H
+
+#include "worker/checkpoint/writer.h"
+#include "worker/run/console.h"
+#include "worker/run/metrics.h"
+#include "worker/run/run_folder.h"
+
+struct reporter {
+    struct worker *worker;
+    struct metrics *metrics; // rank 0, as is the console
+    struct console *console;
+    char folder[RUN_FOLDER_MAX];
+    uint64_t start_ns;
+};
+
+// Opens what is written into reporter->folder. reporter_close is due in any case.
+enum status reporter_open(struct reporter *reporter, struct error *error);
+void reporter_close(struct reporter *reporter);
+
+// Each ends the job where what it has to say cannot be written.
+// `found`: the checkpoint that the run goes on from; "": none.
+void reporter_start(struct reporter *reporter, const char *found);
+void reporter_step(struct reporter *reporter, const struct step_result *result);
+void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const struct evaluation *evaluation);
+void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint);
+// `checksum_p`: of the weights; NULL: it was not made.
+void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p);
+
+#endif
