@@ -32,6 +32,11 @@ void fixed_sums_init(struct fixed_sums *sums, uint64_t grains)
     set_exponent(sums, ROOM_BITS);
 }
 
+void fixed_sums_resume(struct fixed_sums *sums, int exponent)
+{
+    set_exponent(sums, exponent);
+}
+
 void fixed_sums_clear_tally(struct worker *worker)
 {
     worker->device->ops->fill_zero(worker->device, worker->stream, worker->fixed.values, sizeof(struct fixed_values));

@@ -28,6 +28,9 @@ void fixed_sums_init(struct fixed_sums *sums, uint64_t grains);
 
 // Enqueue: sums are 0.
 void fixed_sums_clear_gradients(struct worker *worker);
+// As after steps that left this exponent.
+void fixed_sums_resume(struct fixed_sums *sums, int exponent);
+
 void fixed_sums_clear_tally(struct worker *worker);
 // Enqueues: the tally is added, in training the gradients as well, and what was added is 0 again.
 void fixed_sums_add(struct worker *worker, bool trains);

@@ -7,7 +7,7 @@ import re
 
 import headroom_run
 
-FILES = ["costs", "env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"]
+FILES = ["checkpoints", "costs", "env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"]
 STEP_KEYS = {
     "step": int, "epoch": int, "loss": float, "samples": int, "tokens": int, "lr": float, "grad_norm": float,
     "step_ms": float, "samples_per_s": float, "tokens_per_s": float, "data_wait_ms": float, "comm_ms": float,
@@ -38,7 +38,7 @@ class RunFolder(headroom_run.ProgramTest):
         for number, step in enumerate(run.steps):
             self.check_step(step, number, ranks, tokens)
         events = [(line["event"], line["step"]) for line in run.lines if "event" in line]
-        self.assertEqual(events, [("eval", 4), ("eval", 8), ("eval", 10), ("end", 10)])
+        self.assertEqual(events, [("eval", 4), ("eval", 8), ("eval", 10), ("checkpoint", 10), ("end", 10)])
         self.assertEqual(run.lines.index(run.evaluations[0]), 4)
         self.assertEqual(set(run.evaluations[0]), {"event", "step", "loss", "accuracy", "samples", "ranks"})
         self.assertGreater(run.evaluations[-1]["accuracy"], 0)
@@ -107,7 +107,7 @@ class RunFolder(headroom_run.ProgramTest):
 
     def test_closed_standard_streams(self):
         self.headroom("train", "mlp.yaml", "train.steps=3", "run.folder=run", before=headroom_run.NO_STREAMS)
-        self.assertEqual([line.get("step") for line in self.metrics()], [0, 1, 2, 3, 3])
+        self.assertEqual([line.get("step") for line in self.metrics()], [0, 1, 2, 3, 3, 3])
         with open(self.path("run/logs/rank_0.log"), encoding="utf-8") as file:
             self.assertRegex(file.readline(), r"^device cpu \(CPU\), limit .*, all-reduce by self$")
 

@@ -211,10 +211,10 @@ static json_t *sum_state(const json_t *state)
 // NULL where the host's memory runs out.
 static char *print_state(const struct checkpoint_state *state, const struct checkpoint_file *files, size_t count)
 {
-    json_t *object =
-        json_pack("{si sI sI so sI so so}", "version", FORMAT_VERSION, "step", (json_int_t)state->step, "samples",
-                  (json_int_t)state->samples, "seed", json_sprintf("%" PRIu64, state->seed), "ranks",
-                  (json_int_t)state->ranks, "plan", describe_plan(state), "files", describe_files(files, count));
+    json_t *object = json_pack("{si sI sI so si sI so so}", "version", FORMAT_VERSION, "step", (json_int_t)state->step,
+                               "samples", (json_int_t)state->samples, "seed", json_sprintf("%" PRIu64, state->seed),
+                               "sum_exponent", state->sum_exponent, "ranks", (json_int_t)state->ranks, "plan",
+                               describe_plan(state), "files", describe_files(files, count));
     json_t *sum = object == NULL ? NULL : sum_state(object);
     json_t *whole = sum == NULL ? NULL : json_pack("{sO so}", "state", object, "xxh3", sum);
     char *text = whole == NULL ? NULL : json_dumps(whole, JSON_INDENT(2));
@@ -250,6 +250,7 @@ static bool parse_state(const json_t *object, struct checkpoint_state *state)
         return false;
     }
     state->seed = strtoull(seed, NULL, 10);
+    state->sum_exponent = (int)json_integer_value(json_object_get(object, "sum_exponent"));
     state->ranks = (uint32_t)ranks;
     state->plan = calloc(ranks + 1, sizeof(*state->plan));
     bool parsed = state->plan != NULL;

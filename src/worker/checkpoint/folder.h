@@ -35,6 +35,7 @@ struct checkpoint_state {
     uint64_t step;    // steps done
     uint64_t samples; // positions of the data done
     uint64_t seed;
+    int sum_exponent; // of train.reproducible's sums
     uint32_t ranks;
     struct sched_share *plan; // of the next step, one share per rank; its owner frees it
 };

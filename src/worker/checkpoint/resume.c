@@ -7,6 +7,7 @@
 
 #include "mem/uint64.h"
 #include "worker/checkpoint/safetensors.h"
+#include "worker/fixed_sums.h"
 
 #define PIECE (UINT64_C(1) << 18) // elements
 
@@ -235,6 +236,7 @@ enum status resume_load(struct worker *worker, const char *found, const struct c
     if (status == STATUS_OK) {
         worker->first_step = state->step;
         worker->first_position = state->samples;
+        fixed_sums_resume(&worker->fixed, state->sum_exponent);
         resume_plan(worker, state);
     }
     return status;

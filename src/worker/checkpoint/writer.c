@@ -223,6 +223,7 @@ void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps)
     writer->report = (struct checkpoint_report){.step = steps};
     writer->state.step = steps;
     writer->state.samples = worker_position(worker, steps);
+    writer->state.sum_exponent = worker->fixed.exponent;
     memcpy(writer->state.plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
     make_copy(writer);
     if (writer->direct) {
