@@ -586,6 +586,38 @@ static void replicas_agree_on_plans_that_fit(void **context)
     }
 }
 
+static void a_job_that_goes_on_keeps_its_plan(void **context)
+{
+    (void)context;
+    const struct sched_share before[2] = {{.samples = 40, .micro_batch = 8, .accumulation_steps = 5},
+                                          {.first = 40, .samples = 24, .micro_batch = 24, .accumulation_steps = 1}};
+    struct sched_report reports[2] = {report_of(0, 0, 8), report_of(0, 0, 32)};
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    sched_coordinator_resume(coordinator, before);
+    bool changed = false;
+    assert_memory_equal(sched_coordinator_plan(coordinator, reports, &changed), before, sizeof(before));
+    assert_true(changed);
+    reports[0] = report_of(0, 1000, 8); // measured as when that plan was made
+    reports[1] = report_of(0, 1600, 32);
+    assert_false(changes(coordinator, reports));
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_job_that_goes_on_with_less_memory_gets_another_plan(void **context)
+{
+    (void)context;
+    const struct sched_share before[2] = {{.samples = 40, .micro_batch = 8, .accumulation_steps = 5},
+                                          {.first = 40, .samples = 24, .micro_batch = 24, .accumulation_steps = 1}};
+    const struct sched_report reports[2] = {report_of(0, 1000, 8), report_of(0, 1600, 16)};
+    struct sched_share expected[2];
+    struct sched_coordinator *coordinator = create(2, 64, 0);
+    sched_coordinator_resume(coordinator, before);
+    assert_true(sched_plan(reports, 2, 64, expected));
+    assert_memory_equal(plan(coordinator, reports), expected, sizeof(expected));
+    assert_false(changes(coordinator, reports));
+    sched_coordinator_destroy(coordinator);
+}
+
 static void destroying_nothing_is_allowed(void **context)
 {
     (void)context;
@@ -620,6 +652,8 @@ int main(void)
         cmocka_unit_test(a_refusal_doubles_patience_until_it_is_forgotten),
         cmocka_unit_test(what_is_left_goes_to_ranks_that_can_do_it),
         cmocka_unit_test(replicas_agree_on_plans_that_fit),
+        cmocka_unit_test(a_job_that_goes_on_keeps_its_plan),
+        cmocka_unit_test(a_job_that_goes_on_with_less_memory_gets_another_plan),
         cmocka_unit_test(destroying_nothing_is_allowed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
