@@ -92,9 +92,7 @@ enum status hashed_file_finish(struct hashed_file *file, struct file_sum *sum_p,
 
 void hashed_file_abandon(struct hashed_file *file)
 {
-    if (file != NULL) {
-        destroy(file);
-    }
+    destroy(file);
 }
 
 static enum status sum_pieces(int descriptor, const char *path, void *piece, XXH3_state_t *hash, struct file_sum *sum_p,

@@ -22,7 +22,7 @@ enum status hashed_file_create(const char *path, struct hashed_file **file_p, st
 enum status hashed_file_write(struct hashed_file *file, const void *bytes, size_t count, struct error *error);
 // Blocks until what was written is on the disk, and closes the file, whatever is answered.
 enum status hashed_file_finish(struct hashed_file *file, struct file_sum *sum_p, struct error *error);
-// Closes a file that is of no use. Accepts NULL.
+// Closes a file that is of no use.
 void hashed_file_abandon(struct hashed_file *file);
 
 // Reads a whole file. STATUS_ERROR where it cannot be read.

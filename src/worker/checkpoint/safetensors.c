@@ -161,29 +161,41 @@ static enum status check_places(const struct safetensors *file, struct error *er
     return status;
 }
 
+static enum status parse_tensors(struct safetensors *file, json_t *header, struct error *error)
+{
+    json_t *entry;
+    const char *name;
+    file->tensors = calloc(json_object_size(header) + 1, sizeof(*file->tensors));
+    if (file->tensors == NULL) {
+        return out_of_memory(error);
+    }
+    json_object_foreach(header, name, entry)
+    {
+        if (strcmp(name, "__metadata__") == 0) {
+            continue;
+        }
+        enum status status = parse_tensor(file, name, entry, &file->tensors[file->count], error);
+        if (status != STATUS_OK) {
+            return status;
+        }
+        file->count++;
+    }
+    return check_places(file, error);
+}
+
 static enum status parse_header(struct safetensors *file, const char *text, size_t length, struct error *error)
 {
     json_error_t fault;
-    json_t *header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &fault), *entry;
-    const char *name;
-    enum status status = STATUS_OK;
-    if (!json_is_object(header)) {
-        status = error_set(error, STATUS_INVALID, "%s: is no safetensors file: its header is no JSON object: %s",
-                           file->path, header == NULL ? fault.text : "it is something else");
-        json_decref(header);
-        return status;
-    }
-    file->tensors = calloc(json_object_size(header) + 1, sizeof(*file->tensors));
-    status = file->tensors == NULL ? out_of_memory(error) : STATUS_OK;
-    json_object_foreach(header, name, entry)
-    {
-        if (status == STATUS_OK && strcmp(name, "__metadata__") != 0) {
-            status = parse_tensor(file, name, entry, &file->tensors[file->count], error);
-            file->count += status == STATUS_OK;
-        }
+    json_t *header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &fault);
+    enum status status = STATUS_INVALID;
+    if (json_is_object(header)) {
+        status = parse_tensors(file, header, error);
+    } else {
+        error_set(error, status, "%s: is no safetensors file: its header is no JSON object: %s", file->path,
+                  header == NULL ? fault.text : "it is something else");
     }
     json_decref(header);
-    return status == STATUS_OK ? check_places(file, error) : status;
+    return status;
 }
 
 static enum status read_header(struct safetensors *file, uint64_t file_bytes, struct error *error)
@@ -399,25 +411,34 @@ static enum status write_items(struct hashed_file *file, const struct safetensor
     return status;
 }
 
+static enum status write_file(const char *path, const char *header, const struct safetensors_item *items, size_t count,
+                              safetensors_source *source, void *context, float *piece, struct file_sum *sum_p,
+                              struct error *error)
+{
+    struct hashed_file *file;
+    enum status status = hashed_file_create(path, &file, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = write_header(file, header, error);
+    if (status == STATUS_OK) {
+        status = write_items(file, items, count, source, context, piece, error);
+    }
+    if (status != STATUS_OK) {
+        hashed_file_abandon(file);
+        return status;
+    }
+    return hashed_file_finish(file, sum_p, error);
+}
+
 enum status safetensors_write(const char *path, const struct safetensors_item *items, size_t count,
                               safetensors_source *source, void *context, struct file_sum *sum_p, struct error *error)
 {
     char *header = make_header(items, count);
     float *piece = malloc(PIECE * sizeof(*piece));
-    struct hashed_file *file = NULL;
-    enum status status =
-        header == NULL || piece == NULL ? out_of_memory(error) : hashed_file_create(path, &file, error);
-    if (status == STATUS_OK) {
-        status = write_header(file, header, error);
-    }
-    if (status == STATUS_OK) {
-        status = write_items(file, items, count, source, context, piece, error);
-    }
-    if (status == STATUS_OK) {
-        status = hashed_file_finish(file, sum_p, error);
-    } else {
-        hashed_file_abandon(file);
-    }
+    enum status status = header == NULL || piece == NULL
+                             ? out_of_memory(error)
+                             : write_file(path, header, items, count, source, context, piece, sum_p, error);
     free(piece);
     free(header);
     return status;
