@@ -44,6 +44,7 @@ struct kernel_context {
     const struct kernels *kernels;
     struct device *device;
     struct stream *stream; // there
+    const char *operation; // of a list, that was enqueued last: a name that stays; other threads may read it
 };
 
 // What cross_entropy adds up, as float64 on the device.

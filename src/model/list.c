@@ -309,6 +309,7 @@ void list_run(const struct list *list, size_t first, size_t end, struct kernel_c
     for (size_t i = first; i < end; i++) {
         const struct op *op = &list->ops[i];
         range_begin(op->type->name);
+        __atomic_store_n(&context->operation, op->type->name, __ATOMIC_RELAXED);
         if (op->type->move != NULL) {
             op->type->move(op, context, memory->transfers, list_address(list, memory, op->tensors[0]));
         } else {

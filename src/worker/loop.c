@@ -51,6 +51,7 @@ static void report_checkpoint(struct loop *loop, bool wait)
 static void start_checkpoint(struct loop *loop)
 {
     if (loop->checkpoints != NULL) {
+        worker_note(loop->worker, "a checkpoint", false);
         report_checkpoint(loop, true);
         checkpoint_writer_start(loop->checkpoints, loop->done);
     }
@@ -133,6 +134,21 @@ static enum status run_steps(struct loop *loop, struct error *error)
     return status != STATUS_OK ? status : planned;
 }
 
+static void start_watchdog(struct worker *worker, const struct reporter *reporter)
+{
+    struct error error;
+    const struct watchdog_config config = {
+        .folder = reporter->folder,
+        .rank = worker->comm->rank,
+        .ranks = worker->comm->size,
+        .stall_seconds = worker->config->run.stall_seconds,
+        .operation_p = &worker->kernels->operation,
+    };
+    if (config.stall_seconds > 0 && watchdog_start(&config, &worker->watchdog, &error) != STATUS_OK) {
+        failure_alone(worker, &error);
+    }
+}
+
 enum status loop_run(struct worker *worker, struct reporter *reporter, const char *found, uint64_t *steps_done_p,
                      struct error *error)
 {
@@ -142,6 +158,7 @@ enum status loop_run(struct worker *worker, struct reporter *reporter, const cha
         checkpoint_writer_create(worker, reporter->folder, &loop.checkpoints, error) != STATUS_OK) {
         failure_alone(worker, error);
     }
+    start_watchdog(worker, reporter);
     enum status status = step_plan_first(worker, error);
     if (status == STATUS_OK) {
         reporter_start(reporter, found);
@@ -152,6 +169,8 @@ enum status loop_run(struct worker *worker, struct reporter *reporter, const cha
     }
     report_checkpoint(&loop, true);
     checkpoint_writer_destroy(loop.checkpoints);
+    watchdog_stop(worker->watchdog);
+    worker->watchdog = NULL;
     *steps_done_p = loop.done;
     return status;
 }

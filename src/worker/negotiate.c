@@ -208,8 +208,10 @@ void negotiate_exchange_start(struct worker *worker)
 
 void negotiate_exchange(struct worker *worker)
 {
+    worker_note(worker, "a plan", true);
     negotiate_exchange_start(worker);
     worker->comm->ops->gather_wait(worker->comm);
+    worker_note(worker, "a plan", false);
 }
 
 void negotiate_trim(struct worker *worker, uint64_t next_step)

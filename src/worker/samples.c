@@ -164,8 +164,10 @@ static void start_bucket(struct worker *worker)
     const struct bucket *bucket = &worker->buckets[worker->buckets_started++];
     enum reduce_type type = worker->config->train.reproducible ? REDUCE_INT64 : REDUCE_FLOAT32;
     device_address values = type == REDUCE_INT64 ? worker->fixed.gradients : worker->memory.gradients;
+    worker_note(worker, "the all-reduce", true);
     worker->reducer->ops->start(worker->reducer, worker->stream,
                                 values + bucket->first_element * reduce_type_bytes(type), bucket->elements, type);
+    worker_note(worker, "a micro-step", false);
 }
 
 // The rank's last micro-step, which makes its gradients whole one bucket after the other. When they are depends on the
@@ -187,6 +189,7 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
 {
     struct model_shape shape = next_shape(worker, range);
     uint64_t count = shape.samples;
+    worker_note(worker, range->purpose == LIST_TRAIN ? "a micro-step" : "a validation", false);
     const struct list *list = price_list(worker->prices, range->purpose, shape);
     if (list == NULL) {
         return error_set(error, STATUS_ERROR, "out of host memory");
@@ -529,6 +532,7 @@ bool samples_reserve(struct worker *worker, const struct sched_share *share)
 
 void samples_reduce_tally(struct worker *worker)
 {
+    worker_note(worker, "the all-reduce", true);
     const struct reduce_ops *ops = worker->reducer->ops;
     if (worker->config->train.reproducible) {
         ops->start(worker->reducer, worker->stream, worker->fixed.values,

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mem/clock.h"
 #include "mem/range.h"
@@ -143,6 +144,14 @@ static bool costs_are_due(uint64_t step)
     return step > 0 && (step < 8 || step % 16 == 0);
 }
 
+static void stall_where_asked(struct worker *worker, uint64_t step)
+{
+    uint64_t rank = worker->config->fault.rank;
+    while (step == worker->config->fault.stall_step && (rank == CONFIG_ALL_RANKS || rank == worker->comm->rank)) {
+        pause();
+    }
+}
+
 static enum status run_own_share(struct worker *worker, uint64_t step, struct error *error)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
@@ -153,6 +162,7 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     worker->message.micro_batch = (uint32_t)(share->micro_batch * worker->grain);
     worker->message.accumulation_steps = (uint32_t)share->accumulation_steps;
     worker->message.levers = (uint8_t)share->levers;
+    stall_where_asked(worker, step);
     clear_gradients(worker);
     sched_undone_finish(&worker->undone);
     if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->config->train.global_batch_size))) {
@@ -255,6 +265,7 @@ static enum status run_and_reduce(struct worker *worker, struct step_record *rec
     samples_reduce(worker);
     uint64_t reduced_ns = clock_ns();
     worker->comm->ops->gather_wait(worker->comm);
+    worker_note(worker, "settling", false);
     record->result.coordination_ns = (reported_ns - ran_ns) + (clock_ns() - reduced_ns);
     return settle(worker, step, error);
 }
@@ -299,6 +310,8 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     snprintf(name, sizeof(name), "step %" PRIu64, step);
     range_begin(name);
     mem_pool_begin_step(worker->pool, step);
+    worker->present_step = step;
+    worker_note(worker, "its beginning", false);
     mark(worker, record, BEGUN);
     enum status status = make_gradients(worker, record, step, error);
     if (status != STATUS_OK) {
@@ -333,7 +346,9 @@ enum status step_finish(struct worker *worker, const struct step_result **result
 {
     struct step_record *record = record_of(worker, worker->records->oldest++);
     struct step_result *result = &record->result;
+    worker_note(worker, "the end of a step on the device", true); // of an all-reduce there, too
     worker->device->ops->event_synchronize(worker->device, record->marks[ENDED]);
+    worker_note(worker, "reports", false);
     sanitizer_host_access(worker->device, record->values, sizeof(*record->values), false, "the step's values");
     enum status status = worker_check(worker, error);
     if (status != STATUS_OK) {

@@ -157,6 +157,11 @@ enum status worker_check(struct worker *worker, struct error *error)
     return status == STATUS_OK ? worker->device->ops->check(worker->device, error) : status;
 }
 
+void worker_note(struct worker *worker, const char *what, bool waits)
+{
+    watchdog_note(worker->watchdog, worker->present_step, what, waits);
+}
+
 void worker_log(struct worker *worker, const char *format, ...)
 {
     if (worker->log == NULL) {

@@ -26,6 +26,7 @@
 #include "worker/run/limit_file.h"
 #include "worker/stopwatch.h"
 #include "worker/transfers.h"
+#include "worker/watchdog.h"
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
 struct step_message {
@@ -136,6 +137,8 @@ struct worker {
 
     struct memory_files *memory_files; // NULL before the run has a folder
     struct limit_file limit;           // from outside
+    struct watchdog *watchdog;         // NULL: none
+    uint64_t present_step;             // that it is told of
 
     FILE *log;     // this rank's
     int log_errno; // of the first line that could not be written; 0: all were
@@ -151,6 +154,9 @@ void worker_finish(struct worker *worker);
 
 // STATUS_ERROR where something that was enqueued has failed. Does not block.
 enum status worker_check(struct worker *worker, struct error *error);
+
+// Tells the watchdog that the rank came further: it does `what`, a string that stays, or `waits` for others in it.
+void worker_note(struct worker *worker, const char *what, bool waits);
 
 // One line into this rank's log. A failure is kept in worker->log_errno.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));

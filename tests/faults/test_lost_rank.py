@@ -87,5 +87,42 @@ class LostRank(headroom_run.ProgramTest):
         self.signal_launcher(signal.SIGKILL)
 
 
+class StoppedRank(headroom_run.ProgramTest):
+    """A rank that is there and does nothing."""
+
+    def check(self, finished, complaint):
+        self.assertNotEqual(finished.code, 0)
+        self.assertEqual(len(finished.complaints), 1, finished.err)
+        self.assertRegex(finished.complaints[0], f"^headroom: {complaint}$")
+
+    def test_a_rank_that_hangs(self):
+        for rank in (0, 2):
+            finished = self.start("train", "gpt.yaml", "run.stall_seconds=2", "fault.stall_step=3",
+                                  f"fault.rank={rank}", f"run.folder=run-{rank}", ranks=3).wait(END_S)
+            self.check(finished, rf"rank {rank} has stopped: it works on {os.uname().nodename}, in step 3: .*, last "
+                                 r"operation \w+; it came no further for 2 seconds \(run\.stall_seconds\)")
+
+    def test_a_rank_alone_that_hangs(self):
+        finished = self.start("train", "gpt.yaml", "comm.kind=self", "run.stall_seconds=1", "fault.stall_step=0").wait()
+        self.check(finished, r"rank 0 has stopped: it works on .*, in step 0: .*")
+
+    def test_a_process_that_is_stopped(self):
+        """As by a debugger, or a machine that swaps: the others tell."""
+        for rank in (0, 1):
+            launch = self.start("train", "gpt.yaml", "train.steps=1000000", "run.stall_seconds=2",
+                                f"run.folder=run-{rank}", ranks=3)
+            self.wait_for_steps(launch, f"run-{rank}", 5)
+            os.kill(launch.rank_processes()[rank], signal.SIGSTOP)
+            self.check(launch.wait(END_S), rf"rank {rank} has stopped, its process gives no sign of life: it \w+ on "
+                                           r".*, in step \d+: .*; others wait for 2 seconds \(run\.stall_seconds\)")
+
+    def test_a_slow_rank_is_no_stopped_one(self):
+        """Steps longer than the limit, of micro-steps that are shorter."""
+        job = ("train", "gpt.yaml", "train.steps=2", "run.stall_seconds=1", "train.global_batch_size=40000",
+               "train.micro_batch_size=8", "run.folder=run")
+        self.headroom(*job, ranks=2)
+        self.assertGreater(max(step["step_ms"] for step in self.steps("run")), 1000)
+
+
 if __name__ == "__main__":
     headroom_run.main()

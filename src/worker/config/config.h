@@ -114,6 +114,7 @@ struct config {
         uint64_t log_every;     // steps between lines where the console is no terminal
         bool memory_trace;      // write what every rank's allocator does into the run folder
         uint64_t snapshot_step; // CONFIG_NO_STEP: none
+        uint64_t stall_seconds; // a rank that comes no further for so long has stopped; 0: none does
         bool log_micro_steps;   // write the samples of every micro-step into the rank logs
     } run;
     struct {
@@ -127,6 +128,7 @@ struct config {
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none
         uint64_t fail_allocation_first; // of those that are; 0: as every
         uint64_t fail_allocation_count; // how many are; 0: no end
+        uint64_t stall_step;            // in which it stops for good; CONFIG_NO_STEP: none
         uint64_t rank;                  // on this rank only, or CONFIG_ALL_RANKS
     } fault;
     const char *name;                            // of the file

@@ -167,6 +167,9 @@ const struct config_key config_keys[] = {
     {"run.snapshot_step", CONFIG_TYPE_COUNT, ONE(run.snapshot_step), RANGE("0", STEPS_MAX),
      WORD("null", CONFIG_NO_STEP), .fallback = "null",
      .help = "write a snapshot of every rank's memory after this step, for PyTorch's memory viewer"},
+    {"run.stall_seconds", CONFIG_TYPE_COUNT, ONE(run.stall_seconds), RANGE("0", "1000000"), .fallback = "900",
+     .help =
+         "a rank that comes no further for so long, not by a single micro-step, has stopped: the job ends; 0: never"},
     {"run.log_micro_steps", CONFIG_TYPE_BOOL, ONE(run.log_micro_steps), .fallback = "false",
      .help = "write the samples of every micro-step into the rank logs"},
 
@@ -188,6 +191,8 @@ const struct config_key config_keys[] = {
      WORD("auto", 0), .fallback = "auto", .help = "for tests: the first of them; auto: the n-th"},
     {"fault.fail_allocation_count", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_count), RANGE("1", STEPS_MAX),
      WORD("all", 0), .fallback = "all", .help = "for tests: how many of them are refused"},
+    {"fault.stall_step", CONFIG_TYPE_COUNT, ONE(fault.stall_step), RANGE("0", STEPS_MAX), WORD("null", CONFIG_NO_STEP),
+     .fallback = "null", .help = "for tests: the rank stops in this step; null: in none"},
     {"fault.rank", CONFIG_TYPE_COUNT, ONE(fault.rank), RANGE("0", RANKS_MAX), WORD("all", CONFIG_ALL_RANKS),
      .fallback = "all", .help = "for tests: the rank on which allocations are refused"},
 };

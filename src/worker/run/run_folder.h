@@ -10,6 +10,7 @@
 //   limits/         limit_file.h; there only where somebody asked for it
 //
 //   checkpoints/    checkpoint/folder.h
+//   alive/          watchdog.h
 //
 // A folder is never used twice: where the configured one exists, a number is appended. With checkpoint.resume: auto it
 // is used again, by one process at a time.
