@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -847,6 +848,146 @@ static void test_lines_that_change_later_are_noticed(void **state)
     data_close(set);
 }
 
+// Arrays of NumPy
+
+static struct config npy_config(uint64_t classes)
+{
+    return (struct config){
+        .model = {.kind = CONFIG_MODEL_MLP, .layers = {6, classes}, .layers_count = 2},
+        .data = {.kind = CONFIG_DATA_NPY, .images = "x.npy", .labels = "y.npy", .pack = true},
+    };
+}
+
+static void write_npy(const char *path, const char *header, const void *values, size_t bytes)
+{
+    uint8_t file[4096] = "\x93NUMPY\x01";
+    size_t length = strlen(header);
+    file[8] = (uint8_t)length;
+    file[9] = (uint8_t)(length >> 8);
+    memcpy(file + 10, header, length);
+    memcpy(file + 10 + length, values, bytes);
+    write_file(path, file, 10 + length + bytes);
+}
+
+#define FLOATS "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, 2), }  \n"
+#define LABELS "{'descr': '<i8', 'fortran_order': False, 'shape': (2,), }\n"
+
+static const float npy_inputs[12] = {0, 1, -2, 3.5f, 1e30f, -0.25f, 6, 7, 8, 9, 10, 11};
+static const int64_t npy_labels[2] = {9, 0};
+
+static void test_npy_reads_arrays(void **state)
+{
+    (void)state;
+    struct config config = npy_config(10);
+    float input[6];
+    int32_t label;
+    write_npy("x.npy", FLOATS, npy_inputs, sizeof(npy_inputs));
+    write_npy("y.npy", LABELS, npy_labels, sizeof(npy_labels));
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_int_equal(set->samples, 2);
+    for (uint64_t i = 0; i < 2; i++) {
+        read_sample(set, i, input, &label);
+        assert_memory_equal(input, npy_inputs + 6 * i, sizeof(input));
+        assert_int_equal(label, npy_labels[i]);
+    }
+    data_close(set);
+    config.data.validation_images = "x.npy";
+    config.data.validation_labels = "y.npy";
+    data_close(open_split(&config, DATA_VALIDATION));
+}
+
+static void test_npy_reads_other_types(void **state)
+{
+    (void)state;
+    struct config config = npy_config(300);
+    const double wide[6] = {0, 1, -2, 0.1, 4, 5};
+    const uint8_t bytes[6] = {0, 255, 51, 1, 2, 3};
+    const uint16_t label_of_two[1] = {299};
+    const int8_t label_of_one[1] = {7};
+    float input[6];
+    int32_t label;
+    write_npy("x.npy", "{'shape': (1, 6), 'fortran_order': False, 'descr': '<f8'}\n", wide, sizeof(wide));
+    write_npy("y.npy", "{'descr': '<u2', 'fortran_order': False, 'shape': (1,)}\n", label_of_two, 2);
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    read_sample(set, 0, input, &label);
+    assert_true(input[3] == 0.1f && input[2] == -2 && label == 299);
+    data_close(set);
+    write_npy("x.npy", "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 6)}\n", bytes, sizeof(bytes));
+    write_npy("y.npy", "{'descr': '|i1', 'fortran_order': False, 'shape': (1,)}\n", label_of_one, 1);
+    set = open_split(&config, DATA_TRAIN);
+    read_sample(set, 0, input, &label);
+    assert_true(input[1] == 1 && input[2] == 51 / 255.0f && label == 7);
+    data_close(set);
+}
+
+static void assert_npy_refused(const char *header, size_t bytes, const char *line)
+{
+    struct config config = npy_config(10);
+    write_npy("x.npy", header, npy_inputs, bytes);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, line);
+}
+
+static void test_npy_refuses_what_is_wrong(void **state)
+{
+    (void)state;
+    struct config config = npy_config(10);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "x.npy: there is no such file");
+    write_file("x.npy", "short", 5);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "x.npy: is no .npy file: it is too short");
+    write_file("x.npy", "\x93NUMPI\1\0\0\0    ", 14);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "x.npy: is no .npy file: it does not begin as one");
+    write_file("x.npy", "\x93NUMPY\1\0\377\0    ", 14);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "x.npy: truncated: it ends within its header");
+    assert_npy_refused("{'descr': '>f4', 'fortran_order': False, 'shape': (2, 6)}", 48,
+                       "x.npy: holds values of another type; allowed: little-endian float32, float64, and integers");
+    assert_npy_refused("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 6)}", 48,
+                       "x.npy: is in Fortran's order; allowed: C's (numpy.ascontiguousarray)");
+    assert_npy_refused("{'descr': '<f4', 'fortran_order': False, 'shape': 12}", 48,
+                       "x.npy: is no .npy file: its header tells no shape");
+    assert_npy_refused("{'descr': '<f4', 'fortran_order': False, 'shape': (2, -6)}", 48,
+                       "x.npy: is no .npy file: its header tells no shape");
+    assert_npy_refused("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 6)}", 0,
+                       "x.npy: absurd sizes, or no values");
+    assert_npy_refused("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", 0,
+                       "x.npy: absurd sizes, or no values");
+    assert_npy_refused(FLOATS, 44, "x.npy: truncated: header promises 48 bytes of values, found 44");
+    assert_npy_refused("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 6)}", 48,
+                       "x.npy: trailing bytes: header promises 24 bytes of values, found 48");
+    assert_npy_refused("{'descr': '<f4', 'fortran_order': False, 'shape': (12,)}", 48,
+                       "x.npy: holds no inputs: it has one dimension; allowed: samples first, then their values");
+    assert_npy_refused("{'descr': '<i4', 'fortran_order': False, 'shape': (2, 6)}", 48,
+                       "x.npy: holds integers; allowed for inputs: float32, float64, uint8");
+    write_npy("x.npy", FLOATS, npy_inputs, sizeof(npy_inputs));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "y.npy: there is no such file");
+    write_npy("y.npy", "{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}", npy_labels, 8);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "y.npy: 1 labels, but x.npy has 2 samples");
+    write_npy("y.npy", FLOATS, npy_inputs, sizeof(npy_inputs));
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "y.npy: holds no labels: allowed is one dimension of integers");
+    write_npy("y.npy", LABELS, (int64_t[]){0, -1}, 16);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "y.npy: label 1 is -1, but model.layers ends with 10 classes (labels count from 0)");
+}
+
+static void test_npy_files_that_change(void **state)
+{
+    (void)state;
+    struct config config = npy_config(10);
+    struct error error;
+    float input[6];
+    int32_t label;
+    write_npy("x.npy", FLOATS, npy_inputs, sizeof(npy_inputs));
+    write_npy("y.npy", LABELS, npy_labels, sizeof(npy_labels));
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    write_npy("x.npy", FLOATS, (float[12]){0, 0, 0, 0, 0, 0, 0, 0, NAN}, sizeof(npy_inputs));
+    assert_int_equal(set->ops->read(set, 0, input, &label, &error), STATUS_OK);
+    assert_int_equal(set->ops->read(set, 1, input, &label, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "x.npy: value 2 of sample 1 is not finite");
+    assert_int_equal(truncate("x.npy", 100), 0);
+    assert_int_equal(set->ops->read(set, 1, input, &label, &error), STATUS_ERROR);
+    assert_non_null(strstr(error.text, "x.npy: the file ended while it was being read"));
+    data_close(set);
+}
+
 // Token shards
 
 enum { SHARD_MAGIC = 20240520, SHARD_HEADER = 512 }; // of uint16
@@ -926,6 +1067,39 @@ static void test_tokens_keep_the_end_of_all_shards_for_validation(void **state)
     data_close(validation);
 }
 
+// As llm.c's scripts write them for Llama 3.
+static void write_wide_shard(const char *path, uint32_t first, size_t length)
+{
+    uint32_t shard[256 + 64] = {20240801, 7, (uint32_t)length};
+    for (size_t i = 0; i < length; i++) {
+        shard[256 + i] = first + (uint32_t)i;
+    }
+    write_file(path, shard, (256 + length) * sizeof(shard[0]));
+}
+
+static void test_tokens_of_four_bytes(void **state)
+{
+    (void)state;
+    struct config config = tokens_config(128256);
+    write_wide_shard("a.bin", 128000, 9);
+    write_wide_shard("b.bin", 65530, 9);
+    struct data_set *set = open_split(&config, DATA_TRAIN);
+    assert_int_equal(set->samples, 4);
+    assert_window(set, 0, 128000);
+    assert_window(set, 1, 128004);
+    assert_window(set, 2, 65530);
+    assert_window(set, 3, 65534);
+    data_close(set);
+    write_wide_shard("b.bin", 128250, 9);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "b.bin: token 6 is 128256, but model.vocab_size is 128256 (tokens count from 0)");
+    write_shard("b.bin", 0, 9);
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "b.bin: has tokens of 2 bytes, but a.bin of 4");
+    write_wide_shard("b.bin", UINT32_MAX, 9); // goes on with 0, 1, ...
+    assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
+                   "b.bin: token 0 is 4294967295, but model.vocab_size is 128256 (tokens count from 0)");
+}
+
 static void test_tokens_refuse_what_is_no_shard(void **state)
 {
     (void)state;
@@ -935,7 +1109,7 @@ static void test_tokens_refuse_what_is_no_shard(void **state)
     assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "a.bin: truncated: the header takes 1024 bytes, found 5 bytes");
     write_shard_as("a.bin", 20240521, 1, 9, 0, 9);
     assert_refused(&config, DATA_TRAIN, STATUS_INVALID,
-                   "a.bin: is no token shard: magic number 20240521, expected 20240520");
+                   "a.bin: is no token shard: magic number 20240521, expected 20240520 or 20240801");
     write_shard_as("a.bin", SHARD_MAGIC, 2, 9, 0, 9);
     assert_refused(&config, DATA_TRAIN, STATUS_INVALID, "a.bin: version 2 of the format, expected 1");
     write_shard_as("a.bin", SHARD_MAGIC, 1, 9, 0, 8);
@@ -1435,6 +1609,10 @@ int main(void)
         cmocka_unit_test(test_order_of_a_huge_set_stays_inside),
         cmocka_unit_test(test_order_has_no_favourite_places),
         cmocka_unit_test(test_small_sets_take_every_order),
+        IN_FOLDER(test_npy_reads_arrays),
+        IN_FOLDER(test_npy_reads_other_types),
+        IN_FOLDER(test_npy_refuses_what_is_wrong),
+        IN_FOLDER(test_npy_files_that_change),
         IN_FOLDER(test_idx_reads_plain_files),
         IN_FOLDER(test_idx_reads_gzip_as_validation),
         IN_FOLDER(test_idx_reads_vectors),
@@ -1473,6 +1651,7 @@ int main(void)
         IN_FOLDER(test_tokens_join_shards_in_the_order_of_names),
         IN_FOLDER(test_tokens_of_a_single_file),
         IN_FOLDER(test_tokens_keep_the_end_of_all_shards_for_validation),
+        IN_FOLDER(test_tokens_of_four_bytes),
         IN_FOLDER(test_tokens_refuse_what_is_no_shard),
         IN_FOLDER(test_tokens_refuse_what_the_model_does_not_know),
         IN_FOLDER(test_tokens_take_only_regular_files),

@@ -118,17 +118,18 @@ static enum status check_data(const struct config *config, struct error *error)
 {
     bool mlp = config->model.kind == CONFIG_MODEL_MLP;
     bool idx = config->data.kind == CONFIG_DATA_IDX;
+    bool npy = config->data.kind == CONFIG_DATA_NPY;
     bool text = config->data.kind == CONFIG_DATA_TEXT;
     bool tokens = config->data.kind == CONFIG_DATA_TOKENS;
     bool synthetic = config->data.kind == CONFIG_DATA_SYNTHETIC;
     bool half = (config->data.validation_images == NULL) != (config->data.validation_labels == NULL);
     const struct rule rules[] = {
-        {idx && !mlp, "data.kind", "idx needs model.kind mlp"},
+        {(idx || npy) && !mlp, "data.kind", "idx and npy need model.kind mlp"},
         {text && mlp, "data.kind", "text needs model.kind gpt"},
         {tokens && mlp, "data.kind", "tokens needs model.kind gpt"},
-        {idx && config->data.images == NULL, "data.images", "data.kind idx needs it"},
-        {idx && config->data.labels == NULL, "data.labels", "data.kind idx needs it"},
-        {idx && half, "data.validation_images", "needs data.validation_labels, and the other way round"},
+        {(idx || npy) && config->data.images == NULL, "data.images", "data.kind idx and npy need it"},
+        {(idx || npy) && config->data.labels == NULL, "data.labels", "data.kind idx and npy need it"},
+        {(idx || npy) && half, "data.validation_images", "needs data.validation_labels, and the other way round"},
         {text && config->data.path == NULL, "data.path", "data.kind text needs it"},
         {tokens && config->data.path == NULL, "data.path", "data.kind tokens needs it"},
         {!config->data.pack && !text && !tokens, "data.pack",

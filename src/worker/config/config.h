@@ -29,7 +29,7 @@ enum config_model { CONFIG_MODEL_MLP, CONFIG_MODEL_GPT };
 enum config_activation { CONFIG_RELU, CONFIG_GELU };
 enum config_optimizer { CONFIG_SGD, CONFIG_ADAMW };
 enum config_schedule { CONFIG_CONSTANT, CONFIG_COSINE, CONFIG_LINEAR };
-enum config_data { CONFIG_DATA_IDX, CONFIG_DATA_TEXT, CONFIG_DATA_TOKENS, CONFIG_DATA_SYNTHETIC };
+enum config_data { CONFIG_DATA_IDX, CONFIG_DATA_NPY, CONFIG_DATA_TEXT, CONFIG_DATA_TOKENS, CONFIG_DATA_SYNTHETIC };
 enum config_device { CONFIG_DEVICE_AUTO, CONFIG_DEVICE_CPU, CONFIG_DEVICE_CUDA };
 enum config_segments { CONFIG_EXPANDABLE, CONFIG_PLAIN };
 enum config_precision { CONFIG_FP32, CONFIG_BF16 };
@@ -81,7 +81,7 @@ struct config {
     } optimizer;
     struct {
         enum config_data kind;
-        char *images, *labels, *validation_images, *validation_labels; // idx
+        char *images, *labels, *validation_images, *validation_labels; // idx, npy
         char *path;                                                    // text: a file; tokens: a file or a glob pattern
         char *validation_path;                                         // text, tokens; NULL: none
         double validation_fraction;  // text, tokens without validation_path: the end of the data, kept apart

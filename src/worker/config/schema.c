@@ -23,7 +23,7 @@ static const char *const model_names[] = {"mlp", "gpt", NULL};
 static const char *const activation_names[] = {"relu", "gelu", NULL};
 static const char *const optimizer_names[] = {"sgd", "adamw", NULL};
 static const char *const schedule_names[] = {"constant", "cosine", "linear", NULL};
-static const char *const data_names[] = {"idx", "text", "tokens", "synthetic", NULL};
+static const char *const data_names[] = {"idx", "npy", "text", "tokens", "synthetic", NULL};
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const segment_names[] = {"expandable", "plain", NULL};
 static const char *const precision_names[] = {"fp32", "bf16", NULL};
@@ -100,15 +100,16 @@ const struct config_key config_keys[] = {
      .fallback = "0", .help = "cosine, linear: where the learning rate ends"},
 
     {"data.kind", CONFIG_TYPE_CHOICE, ONE(data.kind), .names = data_names,
-     .help = "idx: images and labels; text: bytes of a file; tokens: shards; synthetic: made up"},
+     .help =
+         "idx: images and labels; npy: arrays and labels; text: bytes of a file; tokens: shards; synthetic: made up"},
     {"data.images", CONFIG_TYPE_TEXT, ONE(data.images), WORD("null", 0), .fallback = "null",
-     .help = "idx: file of the training images, may be gzipped"},
+     .help = "idx, npy: file of the training images, or arrays; idx may be gzipped"},
     {"data.labels", CONFIG_TYPE_TEXT, ONE(data.labels), WORD("null", 0), .fallback = "null",
-     .help = "idx: file of the training labels, may be gzipped"},
+     .help = "idx, npy: file of the training labels"},
     {"data.validation_images", CONFIG_TYPE_TEXT, ONE(data.validation_images), WORD("null", 0), .fallback = "null",
-     .help = "idx: file of the validation images; null: no validation"},
+     .help = "idx, npy: file of the validation images; null: no validation"},
     {"data.validation_labels", CONFIG_TYPE_TEXT, ONE(data.validation_labels), WORD("null", 0), .fallback = "null",
-     .help = "idx: file of the validation labels"},
+     .help = "idx, npy: file of the validation labels"},
     {"data.path", CONFIG_TYPE_TEXT, ONE(data.path), WORD("null", 0), .fallback = "null",
      .help = "text: a file; tokens: a file or a pattern such as data/*.bin"},
     {"data.validation_path", CONFIG_TYPE_TEXT, ONE(data.validation_path), WORD("null", 0), .fallback = "null",
@@ -122,7 +123,7 @@ const struct config_key config_keys[] = {
     {"data.pack", CONFIG_TYPE_BOOL, ONE(data.pack), .fallback = "true",
      .help = "true: samples are of one length; false, for text and tokens: a sample is a line or a document, in pieces "
              "where it is longer than model.seq_len"},
-    {"data.end_of_text", CONFIG_TYPE_COUNT, ONE(data.end_of_text), RANGE("0", "65535"), .fallback = "50256",
+    {"data.end_of_text", CONFIG_TYPE_COUNT, ONE(data.end_of_text), RANGE("0", "2147483647"), .fallback = "50256",
      .help = "tokens, where data.pack is false: the token that sets documents apart, before or after each; GPT-2's is "
              "50256"},
     {"data.shuffle", CONFIG_TYPE_BOOL, ONE(data.shuffle), .fallback = "true",

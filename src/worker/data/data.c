@@ -17,6 +17,7 @@ static const struct {
     const struct data_ops *packed, *unpacked;
 } kinds[] = {
     [CONFIG_DATA_IDX] = {.packed = &data_idx},
+    [CONFIG_DATA_NPY] = {.packed = &data_npy},
     [CONFIG_DATA_TEXT] = {.packed = &data_text, .unpacked = &data_lines},
     [CONFIG_DATA_TOKENS] = {.packed = &data_tokens, .unpacked = &data_documents},
     [CONFIG_DATA_SYNTHETIC] = {.packed = &data_synthetic},

@@ -3,7 +3,7 @@
 // Data sets: numbered samples, of one shape or up to it. Each kind of source is one const table.
 //
 // A sample is an input row and its targets:
-//   images, synthetic classes:  input float32[input_count],  targets int32[1], the class
+//   images, arrays, synthetic classes: input float32[input_count],  targets int32[1], the class
 //   text, token shards:         input int32[seq_len] tokens, targets int32[seq_len], each the token after
 //   lines, documents of shards: as these, but what comes after the sample's length is padding
 //

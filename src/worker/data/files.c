@@ -148,16 +148,11 @@ enum status token_file_read_bytes(const struct token_file *file, uint64_t offset
     return STATUS_OK;
 }
 
-static bool is_known(const struct token_files *files, int32_t token)
+static uint32_t largest_token(const struct token_files *files, const uint8_t *raw, uint64_t count)
 {
-    return (uint64_t)token < files->classes;
-}
-
-static int32_t largest_token(const struct token_files *files, const uint8_t *raw, uint64_t count)
-{
-    int32_t largest = 0;
+    uint32_t largest = 0;
     for (uint64_t i = 0; i < count; i++) {
-        int32_t token = token_at(files, raw, i);
+        uint32_t token = token_at(files, raw, i);
         largest = token > largest ? token : largest;
     }
     return largest;
@@ -168,15 +163,15 @@ enum status token_file_read(const struct token_files *files, const struct token_
 {
     uint64_t offset = file->header_bytes + first * files->token_bytes;
     enum status status = token_file_read_bytes(file, offset, count * files->token_bytes, raw, error);
-    if (status != STATUS_OK || is_known(files, largest_token(files, raw, count))) {
+    if (status != STATUS_OK || largest_token(files, raw, count) < files->classes) {
         return status;
     }
     uint64_t i = 0;
-    while (is_known(files, token_at(files, raw, i))) {
+    while (token_at(files, raw, i) < files->classes) {
         i++;
     }
     return error_set(error, STATUS_INVALID,
-                     "%s: token %" PRIu64 " is %d, but model.vocab_size is %" PRIu64 " (tokens count from 0)",
+                     "%s: token %" PRIu64 " is %" PRIu32 ", but model.vocab_size is %" PRIu64 " (tokens count from 0)",
                      file->path, first + i, token_at(files, raw, i), files->classes);
 }
 
@@ -206,16 +201,18 @@ enum status token_files_check(const struct token_files *files, struct error *err
 enum status token_file_read_sample(const struct token_files *files, const struct token_file *file, uint64_t first,
                                    uint64_t length, int32_t *tokens, int32_t *targets, struct error *error)
 {
-    uint8_t *raw = (uint8_t *)targets; // length + 1 tokens of one or two bytes fit where `length` of four bytes go
-    enum status status = token_file_read(files, file, first, length + 1, raw, error);
+    uint8_t *raw = (uint8_t *)targets, last[sizeof(uint32_t)];
+    enum status status = token_file_read(files, file, first, length, raw, error);
+    if (status == STATUS_OK) {
+        status = token_file_read(files, file, first + length, 1, last, error);
+    }
     if (status != STATUS_OK) {
         return status;
     }
-    int32_t last = token_at(files, raw, length);
     for (uint64_t t = 0; t < length; t++) {
-        tokens[t] = token_at(files, raw, t);
+        tokens[t] = (int32_t)token_at(files, raw, t);
     }
     memcpy(targets, tokens + 1, (length - 1) * sizeof(*targets));
-    targets[length - 1] = last;
+    targets[length - 1] = (int32_t)token_at(files, last, 0);
     return STATUS_OK;
 }

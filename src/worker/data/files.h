@@ -20,7 +20,7 @@ struct token_file {
 };
 
 struct token_files {
-    uint64_t token_bytes; // 1, or 2 for little-endian uint16
+    uint64_t token_bytes; // 1, or 2 or 4 for little-endian uint16 or uint32
     uint64_t classes;     // the model knows tokens below
     size_t count;
     struct token_file file[];
@@ -28,7 +28,7 @@ struct token_files {
 
 // What is read at once of a file that is read from end to end.
 #define CHUNK_TOKENS 32768
-#define CHUNK_BYTES  (CHUNK_TOKENS * sizeof(uint16_t))
+#define CHUNK_BYTES  (CHUNK_TOKENS * sizeof(uint32_t))
 
 // The file or pattern that holds the split; NULL where the config names none.
 const char *token_files_path(const struct config *config, enum data_split split);
@@ -56,9 +56,14 @@ enum status token_file_read_bytes(const struct token_file *file, uint64_t offset
 enum status token_file_read(const struct token_files *files, const struct token_file *file, uint64_t first,
                             uint64_t count, uint8_t *raw, struct error *error);
 // Token `i` of those at `raw`.
-static inline int32_t token_at(const struct token_files *files, const uint8_t *raw, uint64_t i)
+static inline uint32_t token_at(const struct token_files *files, const uint8_t *raw, uint64_t i)
 {
-    return files->token_bytes == 1 ? raw[i] : raw[2 * i] | raw[2 * i + 1] << 8;
+    const uint8_t *token = raw + files->token_bytes * i;
+    if (files->token_bytes == 1) {
+        return token[0];
+    }
+    uint32_t low = token[0] | (uint32_t)token[1] << 8;
+    return files->token_bytes == 2 ? low : low | (uint32_t)token[2] << 16 | (uint32_t)token[3] << 24;
 }
 // Reads `length` tokens from token `first` on, and as targets the token after each.
 enum status token_file_read_sample(const struct token_files *files, const struct token_file *file, uint64_t first,

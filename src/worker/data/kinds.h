@@ -6,7 +6,7 @@
 
 #include "worker/data/data.h"
 
-extern const struct data_ops data_idx, data_text, data_lines, data_tokens, data_documents, data_synthetic;
+extern const struct data_ops data_idx, data_npy, data_text, data_lines, data_tokens, data_documents, data_synthetic;
 
 // "training" or "validation".
 const char *data_split_name(enum data_split split);

@@ -78,7 +78,7 @@ static enum status find_passages(struct piece_set *set, uint32_t number, struct 
                 return status;
             }
         }
-        int32_t token = token_at(files, raw, place);
+        int32_t token = (int32_t)token_at(files, raw, place);
         empty = empty && (token == end || token == blank);
         if (token == end || at + 1 == size) {
             made = empty || first < file->first || add_passage(set, number, first, at + 1);

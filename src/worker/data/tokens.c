@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shards of tokens in the format of llm.c: a header of 256 little-endian int32 that starts with the magic number, the
-// version and the count of tokens, then the tokens as little-endian uint16. They are cut into windows, or into
-// documents, which data.end_of_text sets apart.
+// Shards of tokens in the formats of llm.c: a header of 256 little-endian int32 that starts with the magic number, the
+// version and the count of tokens, then the tokens as little-endian uint16, or as uint32, which its scripts write for
+// Llama 3. They are cut into windows, or into documents, which data.end_of_text sets apart.
 #include <endian.h>
 #include <glob.h>
 #include <inttypes.h>
@@ -12,31 +12,49 @@
 #include "worker/data/windows.h"
 
 #define HEADER_BYTES 1024
-#define MAGIC        20240520
-#define VERSION      1
 
-static enum status check_header(const struct token_file *file, struct error *error)
+static const struct shard_format {
+    uint32_t magic, version;
+    uint64_t token_bytes;
+} formats[] = {{20240520, 1, sizeof(uint16_t)}, {20240801, 7, sizeof(uint32_t)}};
+
+static enum status find_format(const struct token_file *file, const uint32_t *header,
+                               const struct shard_format **format_p, struct error *error)
+{
+    for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+        if (header[0] == formats[i].magic && header[1] == formats[i].version) {
+            *format_p = &formats[i];
+            return STATUS_OK;
+        }
+        if (header[0] == formats[i].magic) {
+            return error_set(error, STATUS_INVALID, "%s: version %" PRIu32 " of the format, expected %" PRIu32,
+                             file->path, header[1], formats[i].version);
+        }
+    }
+    return error_set(error, STATUS_INVALID,
+                     "%s: is no token shard: magic number %" PRIu32 ", expected %" PRIu32 " or %" PRIu32, file->path,
+                     header[0], formats[0].magic, formats[1].magic);
+}
+
+static enum status read_header(const struct token_file *file, const struct shard_format **format_p, struct error *error)
 {
     uint32_t header[3];
     enum status status = token_file_read_bytes(file, 0, sizeof(header), header, error);
+    for (size_t i = 0; i < 3; i++) {
+        header[i] = le32toh(header[i]);
+    }
+    if (status == STATUS_OK) {
+        status = find_format(file, header, format_p, error);
+    }
     if (status != STATUS_OK) {
         return status;
     }
-    uint32_t magic = le32toh(header[0]), version = le32toh(header[1]), count = le32toh(header[2]);
-    uint64_t promised_bytes = HEADER_BYTES + count * UINT64_C(2);
-    if (magic != MAGIC) {
-        return error_set(error, STATUS_INVALID, "%s: is no token shard: magic number %" PRIu32 ", expected %d",
-                         file->path, magic, MAGIC);
-    }
-    if (version != VERSION) {
-        return error_set(error, STATUS_INVALID, "%s: version %" PRIu32 " of the format, expected %d", file->path,
-                         version, VERSION);
-    }
+    uint64_t promised_bytes = HEADER_BYTES + header[2] * (*format_p)->token_bytes;
     if (file->bytes != promised_bytes) {
         return error_set(error, STATUS_INVALID,
                          "%s: %s: header promises %" PRIu32 " tokens (%" PRIu64
                          " bytes with the header), found %" PRIu64 " bytes",
-                         file->path, file->bytes < promised_bytes ? "truncated" : "trailing bytes", count,
+                         file->path, file->bytes < promised_bytes ? "truncated" : "trailing bytes", header[2],
                          promised_bytes, file->bytes);
     }
     return STATUS_OK;
@@ -57,14 +75,31 @@ static enum status find_files(const char *pattern, glob_t *files_p, struct error
                                   : error_set(error, STATUS_ERROR, "%s: cannot read a folder on the way", pattern);
 }
 
+// The first one says how wide the tokens of all are.
+static enum status open_shard(struct token_files *files, size_t number, const char *path, struct error *error)
+{
+    const struct shard_format *format = NULL;
+    enum status status = token_files_open(files, number, path, HEADER_BYTES, error);
+    if (status == STATUS_OK) {
+        status = read_header(&files->file[number], &format, error);
+    }
+    if (status != STATUS_OK) {
+        return status;
+    }
+    files->token_bytes = number == 0 ? format->token_bytes : files->token_bytes;
+    if (format->token_bytes != files->token_bytes) {
+        return error_set(error, STATUS_INVALID, "%s: has tokens of %" PRIu64 " bytes, but %s of %" PRIu64, path,
+                         format->token_bytes, files->file[0].path, files->token_bytes);
+    }
+    files->file[number].count = token_file_size(files, &files->file[number]);
+    return STATUS_OK;
+}
+
 static enum status open_shards(struct token_files *files, const glob_t *paths, struct error *error)
 {
     enum status status = STATUS_OK;
     for (size_t i = 0; i < files->count && status == STATUS_OK; i++) {
-        status = token_files_open(files, i, paths->gl_pathv[i], HEADER_BYTES, error);
-        if (status == STATUS_OK) {
-            status = check_header(&files->file[i], error);
-        }
+        status = open_shard(files, i, paths->gl_pathv[i], error);
     }
     return status;
 }
