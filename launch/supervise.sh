@@ -8,24 +8,39 @@ set -uo pipefail
 
 restarts=${HEADROOM_RESTARTS:-10}
 pause=${HEADROOM_RESTART_SECONDS:-5}
-ends=false
-trap 'kill -USR1 "$child" 2>/dev/null' USR1
-trap 'ends=true; kill -TERM "$child" 2>/dev/null' TERM INT
+child=
+stop= # the signal that ends this for good
+signalled=
+trap 'signalled=1; stop=${stop:-USR1}; [[ -z $child ]] || kill -USR1 "$child" 2>/dev/null' USR1
+trap 'signalled=1; stop=TERM; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null' TERM INT
+
+# Waits until the process has ended; a signal ends a wait, not the process. Its code is in $code.
+wait_for() {
+    while :; do
+        signalled=
+        wait "$1"
+        code=$?
+        [[ -n $signalled ]] || break
+    done
+}
 
 for ((attempt = 0; ; attempt++)); do
     "$@" &
     child=$!
-    while :; do # a signal ends a wait, not the child
-        wait "$child"
-        code=$?
-        kill -0 "$child" 2>/dev/null || break
-    done
+    wait_for "$child"
+    child=
     case $code in 0 | 2 | 3 | 4 | 75) exit "$code" ;; esac
-    if $ends || ((attempt == restarts)); then
+    if [[ -n $stop ]] || ((attempt == restarts)); then
         echo "supervise: ended with code $code after $attempt restarts" >&2
         exit "$code"
     fi
     echo "supervise: ended with code $code; start $((attempt + 2)) of at most $((restarts + 1)) in $pause s" >&2
     sleep "$pause" &
-    wait $!
+    ended=$code
+    wait $! # a signal ends the pause
+    if [[ -n $stop ]]; then
+        echo "supervise: told to stop between two starts" >&2
+        [[ $stop == USR1 ]] && exit 75
+        exit "$ended"
+    fi
 done

@@ -9,6 +9,8 @@ struct loop {
     struct reporter *reporter;
     struct checkpoint_writer *checkpoints; // rank 0
     uint64_t started, done;                // steps
+    uint64_t written;                      // steps before the latest checkpoint
+    struct error unwritten;                // why it could not be; STATUS_OK: it was
 };
 
 // STATUS_DIVERGED or STATUS_OUT_OF_MEMORY on every rank, or STATUS_OK.
@@ -45,16 +47,30 @@ static void report_checkpoint(struct loop *loop, bool wait)
     struct checkpoint_report report;
     if (loop->checkpoints != NULL && checkpoint_writer_read(loop->checkpoints, wait, &report)) {
         reporter_checkpoint(loop->reporter, &report);
+        loop->unwritten = report.error;
     }
 }
 
-static void start_checkpoint(struct loop *loop)
+static void start_checkpoint(struct loop *loop, bool evaluation_due)
 {
     if (loop->checkpoints != NULL) {
-        worker_note(loop->worker, "a checkpoint", false);
         report_checkpoint(loop, true);
-        checkpoint_writer_start(loop->checkpoints, loop->done);
+        checkpoint_writer_start(loop->checkpoints, loop->done, evaluation_due);
     }
+    loop->written = loop->done;
+}
+
+// Whether the latest checkpoint is on the disk. Collective; the status is the same on every rank.
+static enum status finish_checkpoints(struct loop *loop, struct error *error)
+{
+    struct comm *comm = loop->worker->comm;
+    report_checkpoint(loop, true);
+    worker_note(loop->worker, "the last checkpoint", comm->rank != 0);
+    comm->ops->broadcast(comm, &loop->unwritten, sizeof(loop->unwritten));
+    if (loop->unwritten.status == STATUS_OK) {
+        return STATUS_OK;
+    }
+    return error_set(error, STATUS_ERROR, "the last checkpoint could not be written: %.900s", loop->unwritten.text);
 }
 
 // Finishes and reports steps until no more than `left` are under way. STATUS_DIVERGED on every rank, or STATUS_OK.
@@ -91,16 +107,15 @@ static bool stop_is_due(const struct worker *worker)
     return false;
 }
 
-// What is due between two steps, none of which is under way.
+// What is due between two steps, none of which is under way. A run that is told to stop does not take the time for a
+// validation: it is due when the run goes on.
 static enum status pause_between(struct loop *loop, bool stops, struct error *error)
 {
     struct worker *worker = loop->worker;
-    if (stops || checkpoint_due(worker, loop->done)) {
-        start_checkpoint(loop);
-    }
-    enum status status = STATUS_OK;
-    if (evaluation_due(worker, loop->done)) {
-        status = evaluate_and_report(loop, error);
+    bool evaluates = evaluation_due(worker, loop->done);
+    enum status status = evaluates && !stops ? evaluate_and_report(loop, error) : STATUS_OK;
+    if (status == STATUS_OK && (stops || checkpoint_due(worker, loop->done))) {
+        start_checkpoint(loop, stops && evaluates);
     }
     return status == STATUS_OK && stops ? STATUS_STOPPED : status;
 }
@@ -149,11 +164,12 @@ static void start_watchdog(struct worker *worker, const struct reporter *reporte
     }
 }
 
-enum status loop_run(struct worker *worker, struct reporter *reporter, const char *found, uint64_t *steps_done_p,
-                     struct error *error)
+enum status loop_run(struct worker *worker, struct reporter *reporter, const struct resume *resume,
+                     uint64_t *steps_done_p, struct error *error)
 {
     struct loop loop = {
         .worker = worker, .reporter = reporter, .started = worker->first_step, .done = worker->first_step};
+    loop.written = worker->first_step;
     if (worker->comm->rank == 0 &&
         checkpoint_writer_create(worker, reporter->folder, &loop.checkpoints, error) != STATUS_OK) {
         failure_alone(worker, error);
@@ -161,13 +177,21 @@ enum status loop_run(struct worker *worker, struct reporter *reporter, const cha
     start_watchdog(worker, reporter);
     enum status status = step_plan_first(worker, error);
     if (status == STATUS_OK) {
-        reporter_start(reporter, found);
+        reporter_start(reporter, resume->found);
+        status = resume->state.evaluation_due ? evaluate_and_report(&loop, error) : STATUS_OK;
+    }
+    if (status == STATUS_OK) {
         status = run_steps(&loop, error);
     }
-    if (status == STATUS_OUT_OF_MEMORY && loop.done > worker->first_step) {
-        start_checkpoint(&loop); // nothing of the steps before is lost
+    if (status == STATUS_OUT_OF_MEMORY && loop.done > loop.written) {
+        start_checkpoint(&loop, false); // nothing of the steps before is lost
     }
-    report_checkpoint(&loop, true);
+    struct error unwritten;
+    enum status written = finish_checkpoints(&loop, &unwritten);
+    if (written != STATUS_OK && (status == STATUS_OK || status == STATUS_STOPPED)) {
+        status = written;
+        *error = unwritten;
+    }
     checkpoint_writer_destroy(loop.checkpoints);
     watchdog_stop(worker->watchdog);
     worker->watchdog = NULL;

@@ -203,12 +203,12 @@ static enum status decide(struct worker *worker, bool again, bool *changed_p, st
 
 void negotiate_exchange_start(struct worker *worker)
 {
+    worker_note(worker, "a report", true);
     worker->comm->ops->gather_start(worker->comm, &worker->message, worker->messages, sizeof(worker->message));
 }
 
 void negotiate_exchange(struct worker *worker)
 {
-    worker_note(worker, "a plan", true);
     negotiate_exchange_start(worker);
     worker->comm->ops->gather_wait(worker->comm);
     worker_note(worker, "a plan", false);

@@ -2,6 +2,7 @@
 #include "worker/watchdog.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 
 #define BEATS_A_STALL 8  // a thread writes so often in the time after which a rank has stopped
 #define SILENT_BEATS  4  // a thread that has not written for so long does not run
+#define JAMMED_BEATS  32 // all ranks wait, maybe for a device: that is far more than one step may take
 #define ENDED_BEATS   40 // nor has the launcher ended a job of which one process ended so long ago
 #define WORDS_MAX     128
 
@@ -28,8 +30,8 @@ struct place {
 
 // What a rank's thread has seen of another one.
 struct sight {
-    char words[WORDS_MAX]; // "BEATS waits|works|ends WORDS"
-    uint64_t since;        // beats for which they have been the same
+    char words[WORDS_MAX + 32]; // "BEATS waits|works|ends WORDS"
+    uint64_t since;             // beats for which they have been the same
 };
 
 struct watchdog {
@@ -58,21 +60,22 @@ static void describe(const struct watchdog *watchdog, const struct place *place,
              host, place->step, place->what, operation == NULL ? "none" : operation);
 }
 
-// Opened and closed each time, so that other machines see it.
+// Opened and closed each time, so that other machines see it, and over what was there, which takes no room on the disk.
 static void write_words(const struct watchdog *watchdog, const char *words)
 {
-    char path[RUN_FOLDER_MAX + 32];
+    char path[RUN_FOLDER_MAX + 32], line[WORDS_MAX + 32];
     alive_path(watchdog, watchdog->config.rank, path);
-    FILE *file = fopen(path, "w");
-    if (file != NULL) {
-        fprintf(file, "%" PRIu64 " %s\n", watchdog->beats, words);
-        fclose(file);
+    int length = snprintf(line, sizeof(line), "%" PRIu64 " %-*s\n", watchdog->beats, WORDS_MAX, words);
+    int file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (file >= 0) {
+        (void)!pwrite(file, line, (size_t)length, 0);
+        close(file);
     }
 }
 
 static void look_at(struct watchdog *watchdog, uint32_t rank)
 {
-    char path[RUN_FOLDER_MAX + 32], words[WORDS_MAX] = "";
+    char path[RUN_FOLDER_MAX + 32], words[WORDS_MAX + 32] = "";
     struct sight *sight = &watchdog->sights[rank];
     alive_path(watchdog, rank, path);
     FILE *file = fopen(path, "r");
@@ -80,7 +83,9 @@ static void look_at(struct watchdog *watchdog, uint32_t rank)
         (void)!fgets(words, sizeof(words), file);
         fclose(file);
     }
-    words[strcspn(words, "\n")] = '\0';
+    for (size_t end = strlen(words); end > 0 && strchr(" \n", words[end - 1]) != NULL; end--) {
+        words[end - 1] = '\0';
+    }
     bool same = strcmp(words, sight->words) == 0;
     sight->since = same ? sight->since + 1 : 0;
     memcpy(sight->words, words, sizeof(words));
@@ -151,7 +156,7 @@ static void look_around(struct watchdog *watchdog)
                     i, words_of(&watchdog->sights[i]));
         }
     }
-    if (watchdog->jammed_beats >= SILENT_BEATS) {
+    if (watchdog->jammed_beats >= JAMMED_BEATS) {
         end_job(watchdog,
                 "headroom: rank %" PRIu32 " waits, as all ranks do: it %s; nobody came further for %" PRIu64
                 " seconds (run.stall_seconds)\n",
@@ -200,12 +205,14 @@ static void wait_a_beat(struct watchdog *watchdog)
 static void *watch(void *argument)
 {
     struct watchdog *watchdog = argument;
-    uint64_t since_ns = clock_ns(), notes = 0;
+    uint64_t since_ns = clock_ns(), notes = 0, beat_ns = since_ns;
     pthread_mutex_lock(&watchdog->mutex);
     while (!watchdog->stop) {
         struct place place = watchdog->place;
         pthread_mutex_unlock(&watchdog->mutex);
-        since_ns = place.notes != notes ? clock_ns() : since_ns;
+        bool slept = clock_ns() - beat_ns > 2 * watchdog->beat_ns; // the whole process, or the machine
+        beat_ns = clock_ns();
+        since_ns = place.notes != notes || slept ? beat_ns : since_ns;
         notes = place.notes;
         beat(watchdog, &place, since_ns);
         pthread_mutex_lock(&watchdog->mutex);

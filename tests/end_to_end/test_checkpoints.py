@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
+import unittest
 
 import headroom_run
 
@@ -24,6 +26,11 @@ def tensors_of(path):
     assert sorted(begin for begin, _ in places.values()) == sorted([0] + [end for _, end in places.values()])[:-1]
     return {name: (tensor["shape"], content[8 + length:][slice(*tensor["data_offsets"])])
             for name, tensor in header.items()}
+
+
+def xxh3(path):
+    """By xxHash's own program, where it is."""
+    return subprocess.run(["xxhsum", "-H3", path], stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1][-16:]
 
 
 class Checkpoints(headroom_run.ProgramTest):
@@ -211,7 +218,7 @@ class Checkpoints(headroom_run.ProgramTest):
         job = ("mlp.yaml", "train.steps=1000000", "run.folder=run", "checkpoint.resume=auto")
         launch = self.start("train", *job)
         self.wait_for_steps(launch, "run", 1)
-        finished = self.headroom("train", *job, code=2)
+        finished = self.headroom("train", *job, code=1)
         self.assertEqual(finished.complaints, ["headroom: run: another process trains there (run.folder says where a "
                                                "run writes)"])
 
@@ -219,15 +226,83 @@ class Checkpoints(headroom_run.ProgramTest):
         """Older checkpoints stay, and the run goes on."""
         self.go_on("run", "gpt.yaml", "comm.kind=self", "train.steps=2")
         run = self.go_on("run", "gpt.yaml", "comm.kind=self", "train.steps=8", "checkpoint.every=3",
-                         "optimizer.kind=adamw", before=["sh", "-c", "ulimit -f 200; exec \"$@\"", "small-files"])
+                         before=["sh", "-c", "ulimit -f 200; exec \"$@\"", "small-files"], code=1)
         self.assertEqual(self.checkpoints("run"), ["latest", "step_00000002"])
         self.assertEqual(os.readlink(self.path("run/checkpoints/latest")), "step_00000002")
         self.assertEqual(len(run.steps), 8)
         self.assertEqual([(line["step"], line["written"]) for line in run.lines if line.get("event") == "checkpoint"],
                          [(2, True), (3, False), (6, False), (8, False)])
+        self.assertRegex(run.finished.complaints[-1], "^headroom: the last checkpoint could not be written: run/.*: File ")
         for step in (3, 6, 8):
             self.assertIn(f"headroom: warning: no checkpoint after step {step}: run/checkpoints/step_0000000{step}.part/"
                           "model.safetensors: cannot write: File too large\n", run.finished.err)
+
+    def test_a_stop_without_a_checkpoint(self):
+        """Is none: whoever starts the run again would gain nothing."""
+        launch = self.start("train", "gpt.yaml", "train.steps=100000", "run.folder=run",
+                            before=["sh", "-c", "ulimit -f 200; exec \"$@\"", "small-files"])
+        self.wait_for_steps(launch, "run", 3)
+        launch.process.send_signal(signal.SIGUSR1)
+        finished = launch.wait()
+        self.assertEqual(finished.code, 1)
+        self.assertRegex(finished.complaints[-1], "^headroom: the last checkpoint could not be written: run/")
+
+    @unittest.skipIf(shutil.which("xxhsum") is None, "xxhsum is not installed (Debian: xxhash)")
+    def test_a_state_that_makes_no_sense(self):
+        """With a sum that is right: from another version, or from somebody."""
+        self.train("mlp.yaml", "train.steps=1")
+        path = "run-1/checkpoints/latest"
+        for key, value in (("levers", 9), ("levers", 10**8), ("first", 1000), ("micro_batch", 0), ("samples", 2**62),
+                           ("accumulation_steps", 10**9)):
+            state = json.loads(self.read(f"{path}/state.json"))["state"]
+            state["plan"][0][key] = value
+            self.write("state.txt", json.dumps(state, separators=(",", ":"), sort_keys=True))
+            shutil.copytree(self.path("run-1"), self.path("copy"), symlinks=True)
+            self.write("copy/checkpoints/latest/state.json",
+                       json.dumps({"state": state, "xxh3": xxh3(self.path("state.txt"))}))
+            finished = self.headroom("train", "mlp.yaml", "checkpoint.resume=copy/checkpoints/latest", code=2)
+            self.assertEqual(finished.complaints, ["headroom: copy/checkpoints/latest/state.json: damaged: it is of "
+                                                   "another version, or makes no sense"])
+            shutil.rmtree(self.path("copy"))
+
+    def test_what_is_no_file(self):
+        """Nobody waits for it."""
+        self.train("mlp.yaml", "train.steps=1")
+        for name in ("model.safetensors", "state.json"):
+            shutil.copytree(self.path("run-1"), self.path("copy"), symlinks=True)
+            os.unlink(self.path(f"copy/checkpoints/latest/{name}"))
+            os.mkfifo(self.path(f"copy/checkpoints/latest/{name}"))
+            finished = self.headroom("train", "mlp.yaml", "checkpoint.resume=copy/checkpoints/latest", ranks=2, code=2)
+            self.assertEqual(finished.complaints, [f"headroom: copy/checkpoints/latest/{name}: is not a regular file"])
+            shutil.rmtree(self.path("copy"))
+
+    def test_leftovers(self):
+        """Of a process that died while it wrote; and a damaged one does not count among those that are kept."""
+        self.train("mlp.yaml", "train.steps=6", "checkpoint.every=3")
+        os.mkdir(self.path("run-1/checkpoints/step_00000005.part"))
+        self.write("run-1/checkpoints/step_00000005.part/model.safetensors", "half")
+        self.damage("run-1/checkpoints/step_00000006/model.safetensors", "flipped")
+        self.go_on("run-1", "mlp.yaml", "train.steps=5")
+        self.assertEqual(self.checkpoints("run-1"), ["latest", "step_00000003", "step_00000005",
+                                                     "step_00000006.damaged"])
+
+    def test_a_validation_that_a_stop_puts_off(self):
+        job = ("mlp.yaml", "train.steps=2000", "train.eval_every=1", "comm.kind=self")
+        stopped = self.stop("run", 3, *job)
+        last = stopped.steps[-1]["step"] + 1
+        self.assertEqual([line["step"] for line in stopped.evaluations], list(range(1, last)))
+        run = self.go_on("run", *job, "train.eval_every=1000", f"train.steps={last + 1}")
+        self.assertEqual([line["step"] for line in run.evaluations], list(range(1, last + 2)))
+
+    def test_a_refused_resume_changes_nothing(self):
+        self.train("gpt.yaml", "train.steps=1")
+        before = self.read("run-1/resolved.yaml"), self.read("run-1/env.txt"), self.read("run-1/metrics.jsonl")
+        self.headroom("train", "gpt.yaml", "run.folder=run-1", "checkpoint.resume=auto", "model.channels=64", code=2)
+        self.assertEqual((self.read("run-1/resolved.yaml"), self.read("run-1/env.txt"),
+                          self.read("run-1/metrics.jsonl")), before)
+        for overrides in (("model.channels=64",), ("train.seed=2",)):
+            self.headroom("train", "gpt.yaml", "run.folder=new", "checkpoint.resume=run-1", *overrides, code=2)
+            self.assertFalse(os.path.exists(self.path("new")))
 
     def test_memory_that_runs_out(self):
         """What was done before is not lost."""

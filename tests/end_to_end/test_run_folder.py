@@ -7,7 +7,7 @@ import re
 
 import headroom_run
 
-FILES = ["alive", "checkpoints", "costs", "env.txt", "logs", "memory", "metrics.jsonl", "resolved.yaml"]
+FILES = ["alive", "checkpoints", "costs", "env.txt", "lock", "logs", "memory", "metrics.jsonl", "resolved.yaml"]
 STEP_KEYS = {
     "step": int, "epoch": int, "loss": float, "samples": int, "tokens": int, "lr": float, "grad_norm": float,
     "step_ms": float, "samples_per_s": float, "tokens_per_s": float, "data_wait_ms": float, "comm_ms": float,

@@ -106,6 +106,7 @@ static void assert_same(const struct config *a, const struct config *b)
     assert_same_text(a->data.validation_path, b->data.validation_path);
     assert_same_text(a->device.name, b->device.name);
     assert_same_text(a->run.folder, b->run.folder);
+    assert_same_text(a->checkpoint.resume, b->checkpoint.resume);
     copy.data.images = a->data.images;
     copy.data.labels = a->data.labels;
     copy.data.validation_images = a->data.validation_images;
@@ -114,6 +115,7 @@ static void assert_same(const struct config *a, const struct config *b)
     copy.data.validation_path = a->data.validation_path;
     copy.device.name = a->device.name;
     copy.run.folder = a->run.folder;
+    copy.checkpoint.resume = a->checkpoint.resume;
     copy.name = a->name; // and places are those of another text
     memcpy(copy.places, a->places, sizeof(copy.places));
     assert_memory_equal(a, &copy, sizeof(copy));
@@ -510,15 +512,15 @@ static void unknown_names_get_a_suggestion(void **state)
         "grain_size, seed, "
         "clip_norm, eval_every");
     expect_refused("run:\n  zebra: 5\n", "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, "
-                                         "memory_trace, snapshot_step, log_micro_steps");
+                                         "memory_trace, snapshot_step, stall_seconds, log_micro_steps");
     expect_refused("trian:\n  steps: 5\n", "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "
-                                           "model, train, optimizer, data, device, comm, run, fault");
+                                           "model, train, optimizer, data, device, comm, run, checkpoint, fault");
     expect_override_refused(
         "comm.knd=mpi",
         "command line: comm.knd=mpi: there is no key 'knd'; did you mean 'kind'? allowed: kind, reduce, "
         "bucket_bytes");
     expect_override_refused("nonsense.steps=1", "command line: nonsense.steps=1: there is no section 'nonsense'; "
-                                                "allowed: model, train, optimizer, data, device, comm, run, fault");
+                                                "allowed: model, train, optimizer, data, device, comm, run, checkpoint, fault");
 }
 
 static void yaml_errors_are_one_line(void **state)
@@ -596,7 +598,7 @@ static void required_keys_are_required(void **state)
     expect_refused("model: {kind: mlp, layers: [2, 2]}\ntrain: # nothing\n",
                    "run.yaml: train.global_batch_size: the key is missing; allowed: 1 to 4294967295");
     expect_refused("model: {kind: mlp, layers: [2, 2]}\ntrain: {global_batch_size: 1, steps: 1}\n",
-                   "run.yaml: data.kind: the key is missing; allowed: idx, text, tokens, synthetic");
+                   "run.yaml: data.kind: the key is missing; allowed: idx, npy, text, tokens, synthetic");
 }
 
 static void keys_must_fit_together(void **state)
@@ -607,14 +609,14 @@ static void keys_must_fit_together(void **state)
     expect_override_refused("model.layers=[5]",
                             "command line: model.layers=[5]: model.kind mlp needs at least 2 sizes");
     expect_override_refused("model.kind=gpt", "run.yaml: model.vocab_size: model.kind gpt needs it");
-    expect_override_refused("data.kind=idx", "run.yaml: data.images: data.kind idx needs it");
+    expect_override_refused("data.kind=idx", "run.yaml: data.images: data.kind idx and npy need it");
     expect_override_refused("data.kind=text", "command line: data.kind=text: text needs model.kind gpt");
     expect_override_refused("data.kind=tokens", "command line: data.kind=tokens: tokens needs model.kind gpt");
     expect_override_refused("data.samples=null", "command line: data.samples=null: data.kind synthetic needs it");
     expect_refused("model: {kind: mlp, layers: [4, 2]}\n"
                    "train: {steps: 1, global_batch_size: 8}\n"
                    "data: {kind: idx, images: a}\n",
-                   "run.yaml: data.labels: data.kind idx needs it");
+                   "run.yaml: data.labels: data.kind idx and npy need it");
     expect_refused("model: {kind: mlp, layers: [4, 2]}\n"
                    "train: {steps: 1, global_batch_size: 8}\n"
                    "data: {kind: idx, images: a, labels: b, validation_images: c}\n",
@@ -673,7 +675,7 @@ static void gpt_needs_its_sizes(void **state)
         {"model.block_count=null", "command line: model.block_count=null: model.kind gpt needs it"},
         {"model.channels=null", "command line: model.channels=null: model.kind gpt needs it"},
         {"data.path=null", "command line: data.path=null: data.kind text needs it"},
-        {"data.kind=idx", "command line: data.kind=idx: idx needs model.kind mlp"},
+        {"data.kind=idx", "command line: data.kind=idx: idx and npy need model.kind mlp"},
         {"data.pack=no", "command line: data.pack=no: 'no' is neither true nor false; allowed: true, false"},
     };
     struct config config;

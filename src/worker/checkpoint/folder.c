@@ -1,23 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpoint/folder.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "mem/whole_file.h"
-
-#define FORMAT_VERSION 1
 
 static const char part_suffix[] = ".part";
 
@@ -50,14 +45,13 @@ static void part_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_
 static bool parse_name(const char *name, uint64_t *step_p)
 {
     static const char prefix[] = "step_";
-    const char *digits = name + strlen(prefix);
-    if (strncmp(name, prefix, strlen(prefix)) != 0 || !isdigit((unsigned char)*digits)) {
+    char written[32];
+    if (strncmp(name, prefix, strlen(prefix)) != 0) {
         return false;
     }
-    char *end;
-    errno = 0;
-    *step_p = strtoull(digits, &end, 10);
-    return *end == '\0' && errno == 0;
+    *step_p = strtoull(name + strlen(prefix), NULL, 10);
+    snprintf(written, sizeof(written), "%s%08" PRIu64, prefix, *step_p);
+    return strcmp(name, written) == 0;
 }
 
 // Files -------------------------------------------------------------------------------------------------------------
@@ -125,44 +119,56 @@ static int newest_first(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-// The steps of all checkpoints, newest first; the caller frees them. NULL where there are none or memory runs out.
-static uint64_t *list_steps(const char *run, size_t *count_p)
+// The steps of all checkpoints, newest first, for the caller to free.
+static enum status list_steps(const char *run, uint64_t **steps_p, size_t *count_p, struct error *error)
 {
     char path[CHECKPOINT_PATH_MAX];
-    uint64_t *steps = NULL, step;
+    uint64_t step;
     checkpoints_path(run, path);
     DIR *folder = opendir(path);
+    *steps_p = NULL;
     *count_p = 0;
-    for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
+    if (folder == NULL) {
+        return errno == ENOENT ? STATUS_OK : cannot("read this folder", path, error);
+    }
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
         if (parse_name(entry->d_name, &step)) {
-            uint64_t *more = realloc(steps, (*count_p + 1) * sizeof(*steps));
+            uint64_t *more = realloc(*steps_p, (*count_p + 1) * sizeof(*more));
             if (more == NULL) {
-                break;
+                free(*steps_p);
+                closedir(folder);
+                return out_of_memory(error);
             }
-            steps = more;
-            steps[(*count_p)++] = step;
+            *steps_p = more;
+            more[(*count_p)++] = step;
         }
     }
-    if (folder != NULL) {
-        closedir(folder);
+    closedir(folder);
+    if (*count_p > 0) {
+        qsort(*steps_p, *count_p, sizeof(**steps_p), newest_first);
     }
-    if (steps != NULL) {
-        qsort(steps, *count_p, sizeof(*steps), newest_first);
-    }
-    return steps;
+    return STATUS_OK;
 }
 
-bool checkpoint_exists(const char *run)
+enum status checkpoint_exists(const char *run, bool *exists_p, struct error *error)
 {
     size_t count;
-    free(list_steps(run, &count));
-    return count > 0;
+    uint64_t *steps;
+    enum status status = list_steps(run, &steps, &count, error);
+    *exists_p = count > 0;
+    if (status == STATUS_OK) {
+        free(steps);
+    }
+    return status;
 }
 
 void checkpoint_prune(const char *run, uint64_t newest, uint64_t last, uint64_t every)
 {
     size_t count;
-    uint64_t *steps = list_steps(run, &count), kept = 0;
+    uint64_t *steps, kept = 0;
+    if (list_steps(run, &steps, &count, NULL) != STATUS_OK) {
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         bool stays = kept < last || (every > 0 && steps[i] % every == 0);
         if (steps[i] <= newest && !stays) {
@@ -173,156 +179,21 @@ void checkpoint_prune(const char *run, uint64_t newest, uint64_t last, uint64_t 
     free(steps);
 }
 
-// state.json ----------------------------------------------------------------------------------------------------------
-
-static json_t *describe_plan(const struct checkpoint_state *state)
+void checkpoint_set_aside(const char *run, uint64_t step)
 {
-    json_t *plan = json_array();
-    for (uint32_t i = 0; i < state->ranks; i++) {
-        const struct sched_share *share = &state->plan[i];
-        json_array_append_new(plan, json_pack("{sI sI sI sI sI}", "first", (json_int_t)share->first, "samples",
-                                              (json_int_t)share->samples, "micro_batch", (json_int_t)share->micro_batch,
-                                              "accumulation_steps", (json_int_t)share->accumulation_steps, "levers",
-                                              (json_int_t)share->levers));
+    size_t count;
+    uint64_t *steps;
+    if (list_steps(run, &steps, &count, NULL) != STATUS_OK) {
+        return;
     }
-    return plan;
-}
-
-static json_t *describe_files(const struct checkpoint_file *files, size_t count)
-{
-    json_t *object = json_object();
-    for (size_t i = 0; i < count; i++) {
-        json_object_set_new(object, files[i].name,
-                            json_pack("{sI so}", "bytes", (json_int_t)files[i].sum.bytes, "xxh3",
-                                      json_sprintf("%016" PRIx64, files[i].sum.xxh3)));
+    for (size_t i = 0; i < count && steps[i] > step; i++) {
+        char path[CHECKPOINT_PATH_MAX], aside[CHECKPOINT_PATH_MAX + 16];
+        checkpoint_path(run, steps[i], path);
+        snprintf(aside, sizeof(aside), "%s.damaged", path);
+        remove_folder(aside);
+        (void)!rename(path, aside);
     }
-    return object;
-}
-
-// Of the state in one fixed form, whatever the file has between its words.
-static json_t *sum_state(const json_t *state)
-{
-    char *text = json_dumps(state, JSON_COMPACT | JSON_SORT_KEYS);
-    json_t *sum = text == NULL ? NULL : json_sprintf("%016" PRIx64, (uint64_t)XXH3_64bits(text, strlen(text)));
-    free(text);
-    return sum;
-}
-
-// NULL where the host's memory runs out.
-static char *print_state(const struct checkpoint_state *state, const struct checkpoint_file *files, size_t count)
-{
-    json_t *object = json_pack("{si sI sI so si sI so so}", "version", FORMAT_VERSION, "step", (json_int_t)state->step,
-                               "samples", (json_int_t)state->samples, "seed", json_sprintf("%" PRIu64, state->seed),
-                               "sum_exponent", state->sum_exponent, "ranks", (json_int_t)state->ranks, "plan",
-                               describe_plan(state), "files", describe_files(files, count));
-    json_t *sum = object == NULL ? NULL : sum_state(object);
-    json_t *whole = sum == NULL ? NULL : json_pack("{sO so}", "state", object, "xxh3", sum);
-    char *text = whole == NULL ? NULL : json_dumps(whole, JSON_INDENT(2));
-    json_decref(whole);
-    json_decref(object);
-    return text;
-}
-
-static bool get_uint64(const json_t *object, const char *key, uint64_t *number_p)
-{
-    const json_t *value = json_object_get(object, key);
-    *number_p = (uint64_t)json_integer_value(value);
-    return json_is_integer(value) && json_integer_value(value) >= 0;
-}
-
-static bool parse_share(const json_t *object, struct sched_share *share)
-{
-    return get_uint64(object, "first", &share->first) && get_uint64(object, "samples", &share->samples) &&
-           get_uint64(object, "micro_batch", &share->micro_batch) &&
-           get_uint64(object, "accumulation_steps", &share->accumulation_steps) &&
-           get_uint64(object, "levers", &share->levers);
-}
-
-// state->plan is the caller's, whatever is answered.
-static bool parse_state(const json_t *object, struct checkpoint_state *state)
-{
-    uint64_t version, ranks;
-    const json_t *plan = json_object_get(object, "plan");
-    const char *seed = json_string_value(json_object_get(object, "seed"));
-    if (!get_uint64(object, "version", &version) || version != FORMAT_VERSION ||
-        !get_uint64(object, "step", &state->step) || !get_uint64(object, "samples", &state->samples) || seed == NULL ||
-        !get_uint64(object, "ranks", &ranks) || ranks > UINT32_MAX || json_array_size(plan) != ranks) {
-        return false;
-    }
-    state->seed = strtoull(seed, NULL, 10);
-    state->sum_exponent = (int)json_integer_value(json_object_get(object, "sum_exponent"));
-    state->ranks = (uint32_t)ranks;
-    state->plan = calloc(ranks + 1, sizeof(*state->plan));
-    bool parsed = state->plan != NULL;
-    for (uint32_t i = 0; parsed && i < ranks; i++) {
-        parsed = parse_share(json_array_get(plan, i), &state->plan[i]);
-    }
-    return parsed;
-}
-
-static enum status damaged(const char *path, const char *file, const char *what, struct error *error)
-{
-    return error_set(error, STATUS_INVALID, "%s/%s: damaged: %s", path, file, what);
-}
-
-static enum status check_file(const char *path, const char *name, const json_t *entry, struct error *error)
-{
-    char file[CHECKPOINT_PATH_MAX + NAME_MAX];
-    struct file_sum sum;
-    uint64_t bytes;
-    snprintf(file, sizeof(file), "%s/%s", path, name);
-    enum status status = file_sum(file, &sum, error);
-    const char *expected = json_string_value(json_object_get(entry, "xxh3"));
-    if (status != STATUS_OK) {
-        return status;
-    }
-    if (!get_uint64(entry, "bytes", &bytes) || bytes != sum.bytes) {
-        return damaged(path, name, sum.bytes < bytes ? "truncated" : "of another length", error);
-    }
-    if (expected == NULL || strtoull(expected, NULL, 16) != sum.xxh3) {
-        return damaged(path, name, "its checksum is another one", error);
-    }
-    return STATUS_OK;
-}
-
-static enum status check_state(const char *path, const json_t *whole, struct checkpoint_state *state,
-                               struct error *error)
-{
-    json_t *object = json_object_get(whole, "state"), *sum = sum_state(object), *entry;
-    bool agrees = json_equal(sum, json_object_get(whole, "xxh3"));
-    const char *name;
-    json_decref(sum);
-    if (!agrees || !parse_state(object, state)) {
-        return damaged(path, "state.json", agrees ? "of another version" : "its checksum is another one", error);
-    }
-    json_object_foreach(json_object_get(object, "files"), name, entry)
-    {
-        enum status status = check_file(path, name, entry, error);
-        if (status != STATUS_OK) {
-            return status;
-        }
-    }
-    return STATUS_OK;
-}
-
-// Reads and checks the whole checkpoint.
-static enum status check_checkpoint(const char *path, struct checkpoint_state *state, struct error *error)
-{
-    char file[CHECKPOINT_PATH_MAX + NAME_MAX];
-    json_error_t fault;
-    snprintf(file, sizeof(file), "%s/state.json", path);
-    *state = (struct checkpoint_state){0};
-    json_t *whole = json_load_file(file, JSON_REJECT_DUPLICATES, &fault);
-    if (whole == NULL) {
-        return damaged(path, "state.json", fault.text, error);
-    }
-    enum status status = check_state(path, whole, state, error);
-    json_decref(whole);
-    if (status != STATUS_OK) {
-        free(state->plan);
-        *state = (struct checkpoint_state){0};
-    }
-    return status;
+    free(steps);
 }
 
 // Writing a checkpoint ------------------------------------------------------------------------------------------------
@@ -354,7 +225,7 @@ static bool move_latest(const char *folder, uint64_t step)
     return symlink(target, moved) == 0 && rename(moved, latest) == 0 && sync_folder(folder);
 }
 
-// Gives the folder its name, in place of a damaged one of the same step.
+// Gives the folder its name, in place of one of the same step. False with errno set.
 static bool name_folder(const char *folder, const char *part, const char *path)
 {
     char old[CHECKPOINT_PATH_MAX + 16];
@@ -362,9 +233,14 @@ static bool name_folder(const char *folder, const char *part, const char *path)
     if (rename(path, old) != 0 && errno != ENOENT) {
         return false;
     }
-    bool named = rename(part, path) == 0 && sync_folder(folder);
+    if (rename(part, path) != 0) {
+        int failure = errno;
+        (void)!rename(old, path);
+        errno = failure;
+        return false;
+    }
     remove_folder(old);
-    return named;
+    return sync_folder(folder);
 }
 
 enum status checkpoint_end(const char *run, const struct checkpoint_state *state, const struct checkpoint_file *files,
@@ -376,7 +252,7 @@ enum status checkpoint_end(const char *run, const struct checkpoint_state *state
     part_path(run, state->step, part);
     checkpoint_path(run, state->step, path);
     snprintf(file, sizeof(file), "%s/state.json", part);
-    char *text = print_state(state, files, count);
+    char *text = checkpoint_state_print(state, files, count);
     if (text == NULL) {
         return out_of_memory(error);
     }
@@ -402,17 +278,21 @@ static enum status find_in_run(const char *run, FILE *warnings, char found[CHECK
                                struct checkpoint_state *state, struct error *error)
 {
     size_t count;
-    uint64_t *steps = list_steps(run, &count);
-    enum status status = error_set(error, STATUS_INVALID, "%s: there is no checkpoint in this folder", run);
-    for (size_t i = 0; i < count && status != STATUS_OK; i++) {
+    uint64_t *steps;
+    enum status status = list_steps(run, &steps, &count, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = error_set(error, STATUS_INVALID, "%s: there is no checkpoint in this folder", run);
+    for (size_t i = 0; i < count && status == STATUS_INVALID; i++) {
         checkpoint_path(run, steps[i], found);
-        status = check_checkpoint(found, state, error);
-        if (status != STATUS_OK) {
+        status = checkpoint_state_read(found, state, error);
+        if (status == STATUS_INVALID) {
             fprintf(warnings, "headroom: warning: %s\n", error->text);
         }
     }
     free(steps);
-    if (status != STATUS_OK && count > 0) {
+    if (status == STATUS_INVALID && count > 0) {
         return error_set(error, STATUS_INVALID, "%s: none of its %zu checkpoints is sound", run, count);
     }
     return status;
@@ -432,5 +312,5 @@ enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPO
                          path);
     }
     snprintf(found, CHECKPOINT_PATH_MAX, "%s", path);
-    return check_checkpoint(path, state, error);
+    return checkpoint_state_read(path, state, error);
 }

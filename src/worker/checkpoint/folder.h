@@ -23,27 +23,14 @@
 #include <stdio.h>
 
 #include "mem/error.h"
-#include "sched/plan.h"
-#include "worker/checkpoint/hashed_file.h"
+#include "worker/checkpoint/state.h"
 #include "worker/run/run_folder.h"
 
-#define CHECKPOINT_PATH_MAX  (RUN_FOLDER_MAX + 64)
-#define CHECKPOINT_FILES_MAX 8
+#define CHECKPOINT_PATH_MAX (RUN_FOLDER_MAX + 64)
 
-// What state.json says.
-struct checkpoint_state {
-    uint64_t step;    // steps done
-    uint64_t samples; // positions of the data done
-    uint64_t seed;
-    int sum_exponent; // of train.reproducible's sums
-    uint32_t ranks;
-    struct sched_share *plan; // of the next step, one share per rank; its owner frees it
-};
-
-struct checkpoint_file {
-    const char *name;
-    struct file_sum sum;
-};
+#define CHECKPOINT_MODEL     "model.safetensors"
+#define CHECKPOINT_OPTIMIZER "optimizer.safetensors"
+#define CHECKPOINT_CONFIG    "config.yaml"
 
 // RUN/checkpoints/step_N
 void checkpoint_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX]);
@@ -54,18 +41,20 @@ enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOIN
 // Writes state.json, gives the folder its name and moves `latest` to it. Blocks until it is on the disk.
 enum status checkpoint_end(const char *run, const struct checkpoint_state *state, const struct checkpoint_file *files,
                            size_t count, struct error *error);
-// Throws away what was begun, and what an earlier process had begun or begun to throw away.
+// Throws away what was begun, also by an earlier process, or begun to be thrown away.
 void checkpoint_discard_parts(const char *run);
+// Checkpoints of steps after `step`, which were passed over, become step_N.damaged: the run will come there again.
+void checkpoint_set_aside(const char *run, uint64_t step);
 // Throws away all checkpoints but the newest `last` of up to step `newest`, and those of every `every`-th step; 0: of
 // none.
 void checkpoint_prune(const char *run, uint64_t newest, uint64_t last, uint64_t every);
 
 // Finds the newest sound checkpoint: `path` is one, or a run's folder, of whose checkpoints those that are damaged are
 // passed over with a line to `warnings`. Reads all its files once. STATUS_INVALID where there is none, or `path` is one
-// that is damaged.
+// that is damaged; STATUS_ERROR where that cannot be told.
 enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
                             struct checkpoint_state *state, struct error *error);
-// Whether the run has any checkpoint, sound or not.
-bool checkpoint_exists(const char *run);
+// Whether the run has any checkpoint, sound or not. STATUS_ERROR where that cannot be told.
+enum status checkpoint_exists(const char *run, bool *exists_p, struct error *error);
 
 #endif

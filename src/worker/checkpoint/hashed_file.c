@@ -9,6 +9,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "worker/regular_file.h"
+
 #define PIECE_BYTES (1 << 20)
 
 struct hashed_file {
@@ -95,12 +97,12 @@ void hashed_file_abandon(struct hashed_file *file)
     destroy(file);
 }
 
-static enum status sum_pieces(int descriptor, const char *path, void *piece, XXH3_state_t *hash, struct file_sum *sum_p,
-                              struct error *error)
+static enum status sum_pieces(int descriptor, uint64_t bytes, const char *path, void *piece, XXH3_state_t *hash,
+                              struct file_sum *sum_p, struct error *error)
 {
     XXH3_64bits_reset(hash);
     *sum_p = (struct file_sum){0};
-    for (;;) {
+    while (sum_p->bytes < bytes) {
         ssize_t got = read(descriptor, piece, PIECE_BYTES);
         if (got < 0 && errno != EINTR) {
             return cannot("read", path, error);
@@ -119,14 +121,16 @@ static enum status sum_pieces(int descriptor, const char *path, void *piece, XXH
 
 enum status file_sum(const char *path, struct file_sum *sum_p, struct error *error)
 {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) {
-        return cannot("read", path, error);
+    int descriptor;
+    uint64_t bytes;
+    enum status status = regular_file_open(path, &descriptor, &bytes, error);
+    if (status != STATUS_OK) {
+        return status;
     }
     void *piece = malloc(PIECE_BYTES);
     XXH3_state_t *hash = XXH3_createState();
-    enum status status =
-        piece == NULL || hash == NULL ? out_of_memory(error) : sum_pieces(descriptor, path, piece, hash, sum_p, error);
+    status = piece == NULL || hash == NULL ? out_of_memory(error)
+                                           : sum_pieces(descriptor, bytes, path, piece, hash, sum_p, error);
     XXH3_freeState(hash);
     free(piece);
     close(descriptor);

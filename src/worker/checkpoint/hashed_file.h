@@ -25,7 +25,7 @@ enum status hashed_file_finish(struct hashed_file *file, struct file_sum *sum_p,
 // Closes a file that is of no use.
 void hashed_file_abandon(struct hashed_file *file);
 
-// Reads a whole file. STATUS_ERROR where it cannot be read.
+// Reads a whole file. STATUS_INVALID where it is not there or no file, STATUS_ERROR where it cannot be read.
 enum status file_sum(const char *path, struct file_sum *sum_p, struct error *error);
 
 #endif

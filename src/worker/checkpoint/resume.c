@@ -18,6 +18,35 @@ static enum status out_of_memory(struct error *error)
 
 // Finding it ---------------------------------------------------------------------------------------------------------
 
+// In the run's own folder: what an earlier process has left half done goes, and what it finds damaged is set aside.
+static enum status find_own(const char *run, char found[CHECKPOINT_PATH_MAX], struct checkpoint_state *state,
+                            struct error *error)
+{
+    bool exists;
+    checkpoint_discard_parts(run);
+    enum status status = checkpoint_exists(run, &exists, error);
+    if (status != STATUS_OK || !exists) {
+        return status;
+    }
+    status = checkpoint_find(run, stderr, found, state, error);
+    if (status == STATUS_OK) {
+        checkpoint_set_aside(run, state->step);
+    }
+    return status;
+}
+
+// Samples would come in another order, and some twice.
+static enum status check_seed(const struct config *config, const struct checkpoint_state *state, struct error *error)
+{
+    if (state->seed == config->train.seed) {
+        return STATUS_OK;
+    }
+    return error_set(error, STATUS_INVALID,
+                     "train.seed: is %" PRIu64 ", but the checkpoint's run has %" PRIu64
+                     ": it would see samples in another order",
+                     config->train.seed, state->seed);
+}
+
 static enum status find(const struct worker *worker, const char *run, char found[CHECKPOINT_PATH_MAX],
                         struct checkpoint_state *state, struct error *error)
 {
@@ -26,10 +55,10 @@ static enum status find(const struct worker *worker, const char *run, char found
     if (resume == NULL) {
         return STATUS_OK;
     }
-    if (strcmp(resume, "auto") != 0) {
-        return checkpoint_find(resume, stderr, found, state, error);
-    }
-    return checkpoint_exists(run) ? checkpoint_find(run, stderr, found, state, error) : STATUS_OK;
+    bool own = strcmp(resume, "auto") == 0;
+    enum status status =
+        own ? find_own(run, found, state, error) : checkpoint_find(resume, stderr, found, state, error);
+    return status == STATUS_OK && found[0] != '\0' ? check_seed(worker->config, state, error) : status;
 }
 
 static void tell_state(struct comm *comm, struct checkpoint_state *state)
@@ -43,20 +72,18 @@ static void tell_state(struct comm *comm, struct checkpoint_state *state)
     comm->ops->broadcast(comm, state->plan, state->ranks * sizeof(*plan));
 }
 
-enum status resume_find(struct worker *worker, const char *run, char found[CHECKPOINT_PATH_MAX],
-                        struct checkpoint_state *state, struct error *error)
+enum status resume_find(struct worker *worker, const char *run, struct resume *resume, struct error *error)
 {
     struct comm *comm = worker->comm;
     enum status status = STATUS_OK;
-    memset(found, 0, CHECKPOINT_PATH_MAX);
-    *state = (struct checkpoint_state){0};
+    memset(resume, 0, sizeof(*resume));
     if (comm->rank == 0) {
-        status = find(worker, run, found, state, error);
+        status = find(worker, run, resume->found, &resume->state, error);
     }
     comm->ops->broadcast(comm, &status, sizeof(status));
-    comm->ops->broadcast(comm, found, CHECKPOINT_PATH_MAX);
-    if (status == STATUS_OK && found[0] != '\0') {
-        tell_state(comm, state);
+    comm->ops->broadcast(comm, resume->found, sizeof(resume->found));
+    if (status == STATUS_OK && resume->found[0] != '\0') {
+        tell_state(comm, &resume->state);
     }
     return status;
 }
@@ -118,11 +145,11 @@ static enum status check_weights(const struct safetensors *file, const struct mo
     return STATUS_OK;
 }
 
-// Puts `count` elements of the tensor at `to(context, first, count, values)`, piece by piece.
-typedef void put(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values);
+// Takes elements [first, first + count) of tensor `number`.
+typedef void take(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values);
 
 static enum status load_tensor(struct worker *worker, const struct safetensors *file,
-                               const struct safetensors_tensor *tensor, put *put, size_t number, struct error *error)
+                               const struct safetensors_tensor *tensor, take *take, size_t number, struct error *error)
 {
     float *piece = malloc(PIECE * sizeof(*piece));
     enum status status = piece == NULL ? out_of_memory(error) : STATUS_OK;
@@ -130,14 +157,14 @@ static enum status load_tensor(struct worker *worker, const struct safetensors *
         uint64_t count = uint64_min(PIECE, tensor->elements - first);
         status = safetensors_read(file, tensor, first, count, piece, error);
         if (status == STATUS_OK) {
-            put(worker, number, first, count, piece);
+            take(worker, number, first, count, piece);
         }
     }
     free(piece);
     return status;
 }
 
-static void put_weights(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values)
+static void take_weights(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values)
 {
     uint64_t place = worker->model->parameters[number].offset + first;
     worker->device->ops->copy_to_device(worker->device, worker->stream,
@@ -146,7 +173,7 @@ static void put_weights(struct worker *worker, size_t number, uint64_t first, ui
     worker->device->ops->stream_synchronize(worker->device, worker->stream);
 }
 
-static void put_state(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values)
+static void take_state(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values)
 {
     optimizer_state_write(worker, number, first, count, values);
 }
@@ -157,17 +184,19 @@ static enum status load_weights(struct worker *worker, const struct safetensors 
     enum status status = check_weights(file, model, error);
     for (size_t i = 0; i < model->parameter_count && status == STATUS_OK; i++) {
         const struct safetensors_tensor *tensor = safetensors_find(file, model->parameters[i].name);
-        status = load_tensor(worker, file, tensor, put_weights, i, error);
+        status = load_tensor(worker, file, tensor, take_weights, i, error);
     }
     if (status == STATUS_OK) {
         optimizer_copy(model, worker->kernels, &worker->optimizer_memory);
     }
-    return status == STATUS_OK ? worker_check(worker, error) : status;
+    return status;
 }
 
-enum status resume_load_weights(struct worker *worker, const char *path, struct error *error)
+static enum status load_model(struct worker *worker, const char *found, struct error *error)
 {
+    char path[CHECKPOINT_PATH_MAX + 32];
     struct safetensors *file;
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_MODEL, found);
     enum status status = safetensors_open(path, &file, error);
     if (status != STATUS_OK) {
         return status;
@@ -189,7 +218,7 @@ static enum status load_states(struct worker *worker, const struct safetensors *
                              "%s: is of another optimizer, or model: it has no %s of %" PRIu64 " values",
                              safetensors_path(file), name, worker->model->elements);
         }
-        status = load_tensor(worker, file, tensor, put_state, i, error);
+        status = load_tensor(worker, file, tensor, take_state, i, error);
     }
     return status;
 }
@@ -201,7 +230,7 @@ static enum status load_optimizer(struct worker *worker, const char *found, stru
     if (optimizer_state_count(&worker->optimizer) == 0) {
         return STATUS_OK;
     }
-    snprintf(path, sizeof(path), "%s/optimizer.safetensors", found);
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_OPTIMIZER, found);
     enum status status = safetensors_open(path, &file, error);
     if (status != STATUS_OK) {
         return status;
@@ -224,20 +253,20 @@ static void resume_plan(struct worker *worker, const struct checkpoint_state *st
     }
 }
 
-enum status resume_load(struct worker *worker, const char *found, const struct checkpoint_state *state,
-                        struct error *error)
+enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + 32];
-    snprintf(path, sizeof(path), "%s/model.safetensors", found);
-    enum status status = resume_load_weights(worker, path, error);
+    enum status status = load_model(worker, resume->found, error);
     if (status == STATUS_OK) {
-        status = load_optimizer(worker, found, error);
+        status = load_optimizer(worker, resume->found, error);
     }
     if (status == STATUS_OK) {
-        worker->first_step = state->step;
-        worker->first_position = state->samples;
-        fixed_sums_resume(&worker->fixed, state->sum_exponent);
-        resume_plan(worker, state);
+        status = worker_check(worker, error);
+    }
+    if (status == STATUS_OK) {
+        worker->first_step = resume->state.step;
+        worker->first_position = resume->state.samples;
+        fixed_sums_resume(&worker->fixed, resume->state.sum_exponent);
+        resume_plan(worker, &resume->state);
     }
     return status;
 }

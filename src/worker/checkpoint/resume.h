@@ -9,20 +9,19 @@
 #include "worker/checkpoint/folder.h"
 #include "worker/worker.h"
 
-// Finds what train.resume names, `run` being where a run with that configuration would write, and tells all ranks:
-// `found` is "" where nothing is to be resumed, for nothing is there yet. Collective; the status is the same on every
-// rank, the line is rank 0's. The owner of `state` frees its plan.
-enum status resume_find(struct worker *worker, const char *run, char found[CHECKPOINT_PATH_MAX],
-                        struct checkpoint_state *state, struct error *error);
+struct resume {
+    char found[CHECKPOINT_PATH_MAX]; // the checkpoint that the run goes on from; "": none
+    struct checkpoint_state state;   // its plan is freed by whoever owns this
+};
+
+// Finds what checkpoint.resume names, `run` being the folder that the run writes into, and tells all ranks:
+// none where nothing is to be resumed, or nothing is there yet. Collective; the status is the same on every rank, the
+// line is rank 0's.
+enum status resume_find(struct worker *worker, const char *run, struct resume *resume, struct error *error);
 
 // Puts weights and the optimizer's state of the checkpoint on the device, and lets the worker begin at its step and its
 // place in the data. STATUS_INVALID with the first difference where it is of another model or optimizer. Not
 // collective. Blocks until it is done.
-enum status resume_load(struct worker *worker, const char *found, const struct checkpoint_state *state,
-                        struct error *error);
-
-// Weights alone, as for a model that is trained further on other data: from a safetensors file with a tensor for each
-// parameter.
-enum status resume_load_weights(struct worker *worker, const char *path, struct error *error);
+enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error);
 
 #endif

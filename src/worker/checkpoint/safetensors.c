@@ -3,17 +3,16 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "mem/uint64.h"
+#include "worker/regular_file.h"
 
-#define HEADER_MAX     (100 << 20) // as the reference implementation has it
+#define HEADER_MAX     100000000 // as the reference implementation has it
 #define HEADER_ALIGNED 8
 #define PIECE          (UINT64_C(1) << 18) // elements
 
@@ -41,12 +40,6 @@ static enum status out_of_memory(struct error *error)
     return error_set(error, STATUS_ERROR, "out of host memory");
 }
 
-static enum status no_file(const char *path, struct error *error)
-{
-    return error_set(error, errno == ENOENT ? STATUS_INVALID : STATUS_ERROR, "%s: cannot read: %s", path,
-                     strerror(errno));
-}
-
 // Reading ------------------------------------------------------------------------------------------------------------
 
 static enum status read_bytes(const struct safetensors *file, uint64_t offset, uint64_t bytes, void *to,
@@ -56,7 +49,7 @@ static enum status read_bytes(const struct safetensors *file, uint64_t offset, u
     while (found < bytes) {
         ssize_t got = pread(file->descriptor, (char *)to + found, bytes - found, (off_t)(offset + found));
         if (got < 0 && errno != EINTR) {
-            return no_file(file->path, error);
+            return error_set(error, STATUS_ERROR, "%s: cannot read: %s", file->path, strerror(errno));
         }
         if (got == 0) {
             return error_set(error, STATUS_ERROR, "%s: truncated: it ends after %" PRIu64 " bytes", file->path,
@@ -229,19 +222,13 @@ static enum status read_header(struct safetensors *file, uint64_t file_bytes, st
 
 static enum status open_file(struct safetensors *file, const char *path, struct error *error)
 {
-    struct stat about;
+    uint64_t bytes;
     file->path = strdup(path);
     if (file->path == NULL) {
         return out_of_memory(error);
     }
-    file->descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (file->descriptor < 0 || fstat(file->descriptor, &about) != 0) {
-        return no_file(path, error);
-    }
-    if (!S_ISREG(about.st_mode)) {
-        return error_set(error, STATUS_INVALID, "%s: is not a regular file", path);
-    }
-    return read_header(file, (uint64_t)about.st_size, error);
+    enum status status = regular_file_open(path, &file->descriptor, &bytes, error);
+    return status == STATUS_OK ? read_header(file, bytes, error) : status;
 }
 
 enum status safetensors_open(const char *path, struct safetensors **file_p, struct error *error)

@@ -5,12 +5,13 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "mem/clock.h"
 #include "mem/sanitizer.h"
 #include "worker/checkpoint/safetensors.h"
 
-#define BUFFERS_MAX (1 + OPTIMIZER_STATES_MAX) // weights, and the optimizer's state
+#define NOTE_NS 500000000
 
 struct checkpoint_writer {
     struct worker *worker;
@@ -18,7 +19,7 @@ struct checkpoint_writer {
     struct safetensors_item *items; // one for each parameter
     char *config;
     device_address staged; // the copy, in worker->staging
-    float *copy;           // the same: BUFFERS_MAX buffers side by side
+    float *copy;           // the same: weights and the optimizer's state, side by side
     bool direct;           // there is none
 
     struct checkpoint_state state; // of the checkpoint that is written
@@ -62,6 +63,10 @@ static void make_copy(struct checkpoint_writer *writer)
         enum status status =
             mem_pool_hold(worker->staging, checkpoint_copy_bytes(worker), NULL, "checkpoint", &writer->staged);
         writer->direct = status != STATUS_OK;
+        if (writer->direct) {
+            worker_log(worker, "the host has no %" PRIu64 " bytes for a copy: training waits for each checkpoint",
+                       checkpoint_copy_bytes(worker));
+        }
         writer->copy = writer->direct ? NULL : mem_pool_host_pointer(worker->staging, writer->staged);
     }
     for (size_t i = 0; !writer->direct && i < buffer_count(worker); i++) {
@@ -77,6 +82,7 @@ static void give(struct checkpoint_writer *writer, size_t buffer, uint64_t first
 {
     uint64_t elements = writer->worker->model->elements;
     if (writer->direct) {
+        worker_note(writer->worker, "a checkpoint", false);
         read_buffer(writer->worker, buffer, first, count, values);
     } else {
         memcpy(values, writer->copy + buffer * elements + first, count * sizeof(*values));
@@ -98,7 +104,7 @@ static enum status write_weights(struct checkpoint_writer *writer, const char *p
                                  struct error *error)
 {
     char path[CHECKPOINT_PATH_MAX + 32];
-    snprintf(path, sizeof(path), "%s/model.safetensors", part);
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_MODEL, part);
     return safetensors_write(path, writer->items, writer->worker->model->parameter_count, give_weights, writer, sum,
                              error);
 }
@@ -116,7 +122,7 @@ static enum status write_state(struct checkpoint_writer *writer, const char *par
             .shape = {writer->worker->model->elements},
         };
     }
-    snprintf(path, sizeof(path), "%s/optimizer.safetensors", part);
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_OPTIMIZER, part);
     return safetensors_write(path, items, count, give_state, writer, sum, error);
 }
 
@@ -125,7 +131,7 @@ static enum status write_config(struct checkpoint_writer *writer, const char *pa
 {
     char path[CHECKPOINT_PATH_MAX + 32];
     struct hashed_file *file;
-    snprintf(path, sizeof(path), "%s/config.yaml", part);
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_CONFIG, part);
     enum status status = hashed_file_create(path, &file, error);
     if (status != STATUS_OK) {
         return status;
@@ -144,7 +150,7 @@ static enum status write_files(struct checkpoint_writer *writer, const char *par
         const char *name;
         enum status (*write)(struct checkpoint_writer *, const char *, struct file_sum *, struct error *);
     } parts[] = {
-        {"model.safetensors", write_weights}, {"config.yaml", write_config}, {"optimizer.safetensors", write_state}};
+        {"model.safetensors", write_weights}, {CHECKPOINT_CONFIG, write_config}, {CHECKPOINT_OPTIMIZER, write_state}};
     struct checkpoint_file files[sizeof(parts) / sizeof(parts[0])];
     size_t count = buffer_count(writer->worker) > 1 ? 3 : 2;
     enum status status = STATUS_OK;
@@ -152,6 +158,9 @@ static enum status write_files(struct checkpoint_writer *writer, const char *par
         files[i].name = parts[i].name;
         status = parts[i].write(writer, part, &files[i].sum, error);
         writer->report.bytes += status == STATUS_OK ? files[i].sum.bytes : 0;
+    }
+    if (status == STATUS_OK && writer->direct) {
+        status = worker_check(writer->worker, error);
     }
     return status == STATUS_OK ? checkpoint_end(writer->run, &writer->state, files, count, error) : status;
 }
@@ -175,6 +184,15 @@ static void write_checkpoint(struct checkpoint_writer *writer)
     report->write_ns = clock_ns() - start_ns;
 }
 
+static void set_done(struct checkpoint_writer *writer)
+{
+    pthread_mutex_lock(&writer->mutex);
+    writer->due = false;
+    writer->done = true;
+    pthread_cond_broadcast(&writer->changed);
+    pthread_mutex_unlock(&writer->mutex);
+}
+
 static void *write_when_due(void *argument)
 {
     struct checkpoint_writer *writer = argument;
@@ -186,10 +204,8 @@ static void *write_when_due(void *argument)
         }
         pthread_mutex_unlock(&writer->mutex);
         write_checkpoint(writer);
+        set_done(writer);
         pthread_mutex_lock(&writer->mutex);
-        writer->due = false;
-        writer->done = true;
-        pthread_cond_broadcast(&writer->changed);
     }
     pthread_mutex_unlock(&writer->mutex);
     return NULL;
@@ -206,16 +222,23 @@ static void set_due(struct checkpoint_writer *writer)
     pthread_mutex_unlock(&writer->mutex);
 }
 
+// A slow disk is no rank that has stopped, so the watchdog is told now and then.
 static void wait_until_written(struct checkpoint_writer *writer)
 {
     pthread_mutex_lock(&writer->mutex);
     while (writer->due) {
-        pthread_cond_wait(&writer->changed, &writer->mutex);
+        struct timespec until;
+        worker_note(writer->worker, "a checkpoint", false);
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += NOTE_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        pthread_cond_timedwait(&writer->changed, &writer->mutex, &until);
     }
     pthread_mutex_unlock(&writer->mutex);
 }
 
-void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps)
+void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due)
 {
     struct worker *worker = writer->worker;
     uint64_t start_ns = clock_ns();
@@ -225,10 +248,13 @@ void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps)
     writer->state.samples = worker_position(worker, steps);
     writer->state.sum_exponent = worker->fixed.exponent;
     memcpy(writer->state.plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
+    writer->state.evaluation_due = evaluation_due;
     make_copy(writer);
-    if (writer->direct) {
+    if (worker_check(worker, &writer->report.error) != STATUS_OK) {
+        set_done(writer);
+    } else if (writer->direct) {
         write_checkpoint(writer);
-        writer->done = true;
+        set_done(writer);
     } else {
         set_due(writer);
     }

@@ -30,7 +30,8 @@ void checkpoint_writer_destroy(struct checkpoint_writer *writer);
 
 // Begins a checkpoint of the worker as it is after `steps` steps, none of which is under way. Blocks for the copy, and
 // before it for a checkpoint that is still being written.
-void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps);
+// `evaluation_due`: the validation after these steps is put off until the run goes on.
+void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due);
 
 // Whether a checkpoint has been finished whose report was not read yet. `wait`: for the one that is being written.
 bool checkpoint_writer_read(struct checkpoint_writer *writer, bool wait, struct checkpoint_report *report_p);

@@ -53,17 +53,38 @@ static enum status read_config(const struct command_line *command, struct comm *
     return status;
 }
 
-// The checkpoint that the run goes on from, where there is one. Collective.
-static enum status resume(struct worker *worker, const char *folder, char found[CHECKPOINT_PATH_MAX],
-                          struct error *error)
+// Collective.
+static enum status go_on(struct worker *worker, const char *folder, struct resume *resume, struct error *error)
 {
-    struct checkpoint_state state;
-    enum status status = failure_agree(worker->comm, resume_find(worker, folder, found, &state, error), error);
-    if (status == STATUS_OK && found[0] != '\0') {
-        status = failure_agree(worker->comm, resume_load(worker, found, &state, error), error);
+    struct comm *comm = worker->comm;
+    enum status status = failure_agree(comm, resume_find(worker, folder, resume, error), error);
+    if (status == STATUS_OK && resume->found[0] != '\0') {
+        status = failure_agree(comm, resume_load(worker, resume, error), error);
     }
-    free(state.plan);
     return status;
+}
+
+// The run's folder is taken, what is there is gone on from, and only then is it written to. Collective.
+static enum status open_run(const struct command_line *command, struct worker *worker, struct reporter *reporter,
+                            struct resume *resume, struct error *error)
+{
+    struct comm *comm = worker->comm;
+    struct run_folder folder;
+    enum status status = failure_agree(comm, run_folder_take(worker->config, comm, &folder, error), error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    memcpy(reporter->folder, folder.path, sizeof(folder.path));
+    status = go_on(worker, folder.path, resume, error);
+    if (status == STATUS_OK) {
+        enum status filled =
+            comm->rank == 0 ? run_folder_fill(&folder, worker->config, comm->size, command->argv, error) : STATUS_OK;
+        status = failure_agree(comm, filled, error);
+    }
+    if (status != STATUS_OK && comm->rank == 0) {
+        run_folder_give_up(&folder);
+    }
+    return status == STATUS_OK ? failure_agree(comm, reporter_open(reporter, error), error) : status;
 }
 
 // What comes after the last step.
@@ -93,7 +114,7 @@ static void print_end(const struct worker *worker, enum status status, const str
 {
     if (status == STATUS_OUT_OF_MEMORY) {
         failure_shortage(worker, error);
-    } else if (status == STATUS_DIVERGED && worker->comm->rank == 0) { // all ranks met it
+    } else if ((status == STATUS_DIVERGED || status == STATUS_ERROR) && worker->comm->rank == 0) { // all ranks met it
         fprintf(stderr, "headroom: %s\n", error->text);
     }
 }
@@ -113,7 +134,7 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     struct error error = {0};
     struct worker worker;
     struct reporter reporter = {.worker = &worker, .start_ns = clock_ns()};
-    char found[CHECKPOINT_PATH_MAX];
+    struct resume go_on_from = {0};
     enum status status = failure_agree(comm, worker_init(&worker, config, comm, &error), &error);
     if (status == STATUS_OK && worker_connect(&worker, &error) != STATUS_OK) {
         failure_alone(&worker, &error);
@@ -122,23 +143,18 @@ static enum status train(const struct command_line *command, struct comm *comm, 
         worker.device->ops->forget_name(worker.device); // all ranks that share it have opened it
     }
     if (status == STATUS_OK) {
-        status = failure_agree(comm, run_folder_create(config, comm, command->argv, reporter.folder, &error), &error);
-    }
-    if (status == STATUS_OK) {
-        status = resume(&worker, reporter.folder, found, &error);
-    }
-    if (status == STATUS_OK) {
-        status = failure_agree(comm, reporter_open(&reporter, &error), &error);
+        status = open_run(command, &worker, &reporter, &go_on_from, &error);
     }
     if (status == STATUS_OK) {
         status = failure_agree(comm, start_profile(&worker, command->profile_steps, &error), &error);
     }
     if (status == STATUS_OK) {
         uint64_t steps_done;
-        status = loop_run(&worker, &reporter, found, &steps_done, &error);
+        status = loop_run(&worker, &reporter, &go_on_from, &steps_done, &error);
         end(&worker, &reporter, steps_done, status);
         print_end(&worker, status, &error);
     }
+    free(go_on_from.state.plan);
     reporter_close(&reporter);
     worker_finish(&worker);
     return status;

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "mem/whole_file.h"
 #include "worker/run/run_folder.h"
 
 struct metrics {
@@ -27,37 +28,41 @@ static bool is_before(const char *line, size_t length, uint64_t first_step)
     json_t *object = json_loadb(line, length, 0, NULL);
     const json_t *step = json_object_get(object, "step");
     uint64_t number = (uint64_t)json_integer_value(step);
-    bool event = json_object_get(object, "event") != NULL; // after so many steps
-    bool before = json_is_integer(step) && (event ? number <= first_step : number < first_step);
+    bool counts = json_object_get(object, "event") != NULL; // an event's is a number of steps done
+    bool before = json_is_integer(step) && number + !counts <= first_step;
     json_decref(object);
     return before;
 }
 
-// Where the first line ends the file that does not tell of what is done before step `first_step`.
-static long find_end(FILE *file, uint64_t first_step)
+struct earlier {
+    FILE *file;
+    uint64_t first_step;
+};
+
+// The lines that tell of what is done before the step.
+static void put_lines(FILE *to, const void *contents)
 {
+    const struct earlier *earlier = contents;
     char *line = NULL;
     size_t room = 0;
-    long end = 0;
-    for (ssize_t length; (length = getline(&line, &room, file)) > 0 && line[length - 1] == '\n';) {
-        if (!is_before(line, (size_t)length, first_step)) {
-            break;
+    for (ssize_t length; (length = getline(&line, &room, earlier->file)) > 0;) {
+        if (line[length - 1] == '\n' && is_before(line, (size_t)length, earlier->first_step)) {
+            fputs(line, to);
         }
-        end += length;
     }
     free(line);
-    return end;
 }
 
-static bool cut(const struct metrics *metrics, uint64_t first_step)
+// Where a run goes on, what an earlier process has written of steps that are done again goes.
+static bool drop_later_lines(const char *path, uint64_t first_step)
 {
-    FILE *file = fopen(metrics->path, "r");
+    FILE *file = fopen(path, "r");
     if (file == NULL) {
-        return false;
+        return errno == ENOENT;
     }
-    bool is_cut = ftruncate(metrics->file, find_end(file, first_step)) == 0;
+    bool written = whole_file_write(path, put_lines, &(struct earlier){file, first_step});
     fclose(file);
-    return is_cut;
+    return written;
 }
 
 enum status metrics_open(const char *folder, uint64_t first_step, struct metrics **metrics_p, struct error *error)
@@ -67,8 +72,11 @@ enum status metrics_open(const char *folder, uint64_t first_step, struct metrics
         return error_set(error, STATUS_ERROR, "out of host memory");
     }
     snprintf(metrics->path, sizeof(metrics->path), "%s/metrics.jsonl", folder);
-    metrics->file = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (metrics->file < 0 || !cut(metrics, first_step)) {
+    metrics->file = -1;
+    if (drop_later_lines(metrics->path, first_step)) {
+        metrics->file = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    }
+    if (metrics->file < 0) {
         enum status status = cannot_write(metrics, error);
         metrics_close(metrics);
         return status;

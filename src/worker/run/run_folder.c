@@ -188,37 +188,6 @@ enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error
     return STATUS_OK;
 }
 
-static enum status fill(const struct config *config, uint32_t ranks, char *const *argv, const char *path,
-                        struct error *error)
-{
-    static const char *const folders[] = {"logs", "memory", "costs"};
-    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
-        char folder[RUN_FOLDER_MAX + 8];
-        snprintf(folder, sizeof(folder), "%s/%s", path, folders[i]);
-        if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
-            return cannot(error, "make this folder", folder);
-        }
-    }
-    char *resolved = config_print(config);
-    if (resolved == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
-    }
-    enum status status = run_folder_write(path, "resolved.yaml", resolved, error);
-    free(resolved);
-    return status == STATUS_OK ? write_environment(path, ranks, argv, error) : status;
-}
-
-static void discard(const char *path)
-{
-    static const char *const names[] = {"resolved.yaml", "env.txt", "logs", "memory", "costs"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        char name[RUN_FOLDER_MAX + 64];
-        snprintf(name, sizeof(name), "%s/%s", path, names[i]);
-        remove(name);
-    }
-    rmdir(path);
-}
-
 static bool goes_on(const struct config *config)
 {
     return config->checkpoint.resume != NULL && strcmp(config->checkpoint.resume, "auto") == 0;
@@ -233,56 +202,81 @@ static enum status make_or_take(const char *wanted, char path[RUN_FOLDER_MAX], b
 }
 
 // The lock goes when the process ends. A file system without locks has none.
-static enum status lock(const char *path, struct error *error)
+static enum status lock(struct run_folder *folder, struct error *error)
 {
-    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) {
-        return cannot(error, "read this folder", path);
+    char path[RUN_FOLDER_MAX + 8];
+    snprintf(path, sizeof(path), "%s/lock", folder->path);
+    folder->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (folder->lock < 0) {
+        return cannot(error, "write this file", path);
     }
-    if (flock(folder, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        close(folder);
-        return error_set(error, STATUS_INVALID, "%s: another process trains there (run.folder says where a run writes)",
-                         path);
+    if (flock(folder->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        folder->made = false; // but the other's
+        return error_set(error, STATUS_ERROR, "%s: another process trains there (run.folder says where a run writes)",
+                         folder->path);
     }
     return STATUS_OK;
 }
 
-static enum status create(const struct config *config, uint32_t ranks, char *const *argv, char path[RUN_FOLDER_MAX],
-                          struct error *error)
+static enum status take(const struct config *config, struct run_folder *folder, struct error *error)
 {
     char wanted[RUN_FOLDER_MAX];
-    bool made = true;
     enum status status = wanted_path(config->run.folder, wanted, error);
     if (status == STATUS_OK) {
         status = make_parents(wanted, error);
     }
     if (status == STATUS_OK) {
-        status = goes_on(config) ? make_or_take(wanted, path, &made, error) : make_new(wanted, path, error);
+        folder->made = true;
+        status = goes_on(config) ? make_or_take(wanted, folder->path, &folder->made, error)
+                                 : make_new(wanted, folder->path, error);
     }
-    if (status != STATUS_OK) {
-        return status;
+    return status == STATUS_OK ? lock(folder, error) : status;
+}
+
+enum status run_folder_take(const struct config *config, struct comm *comm, struct run_folder *folder,
+                            struct error *error)
+{
+    enum status status = STATUS_OK;
+    *folder = (struct run_folder){.lock = -1};
+    if (comm->rank == 0) {
+        status = take(config, folder, error);
     }
-    status = lock(path, error);
-    if (status == STATUS_OK) {
-        status = fill(config, ranks, argv, path, error);
-    }
-    if (status != STATUS_OK && made) {
-        discard(path);
-    }
+    comm->ops->broadcast(comm, &status, sizeof(status));
+    comm->ops->broadcast(comm, folder->path, RUN_FOLDER_MAX);
     return status;
 }
 
-enum status run_folder_create(const struct config *config, struct comm *comm, char *const *argv,
-                              char path[RUN_FOLDER_MAX], struct error *error)
+enum status run_folder_fill(const struct run_folder *folder, const struct config *config, uint32_t ranks,
+                            char *const *argv, struct error *error)
 {
-    enum status status = STATUS_OK;
-    memset(path, 0, RUN_FOLDER_MAX);
-    if (comm->rank == 0) {
-        status = create(config, comm->size, argv, path, error);
+    static const char *const folders[] = {"logs", "memory", "costs"};
+    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+        char path[RUN_FOLDER_MAX + 8];
+        snprintf(path, sizeof(path), "%s/%s", folder->path, folders[i]);
+        if (mkdir(path, 0777) != 0 && errno != EEXIST) {
+            return cannot(error, "make this folder", path);
+        }
     }
-    comm->ops->broadcast(comm, &status, sizeof(status));
-    comm->ops->broadcast(comm, path, RUN_FOLDER_MAX);
-    return status;
+    char *resolved = config_print(config);
+    if (resolved == NULL) {
+        return error_set(error, STATUS_ERROR, "out of host memory");
+    }
+    enum status status = run_folder_write(folder->path, "resolved.yaml", resolved, error);
+    free(resolved);
+    return status == STATUS_OK ? write_environment(folder->path, ranks, argv, error) : status;
+}
+
+void run_folder_give_up(const struct run_folder *folder)
+{
+    static const char *const names[] = {"resolved.yaml", "env.txt", "logs", "memory", "costs", "lock"};
+    for (size_t i = 0; folder->made && i < sizeof(names) / sizeof(names[0]); i++) {
+        char name[RUN_FOLDER_MAX + 64];
+        snprintf(name, sizeof(name), "%s/%s", folder->path, names[i]);
+        remove(name);
+    }
+    if (folder->made) {
+        rmdir(folder->path);
+    }
 }
 
 enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, FILE **log_p, struct error *error)

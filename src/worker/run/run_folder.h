@@ -24,10 +24,22 @@
 
 #define RUN_FOLDER_MAX 4096
 
-// Makes the folder on rank 0 and tells all ranks its path. Collective. STATUS_INVALID where it cannot be made; the
-// status is the same on every rank, the line is rank 0's.
-enum status run_folder_create(const struct config *config, struct comm *comm, char *const *argv,
-                              char path[RUN_FOLDER_MAX], struct error *error);
+struct run_folder {
+    char path[RUN_FOLDER_MAX];
+    bool made; // it was not there
+    int lock;  // that rank 0 holds while the process lives
+};
+
+// Makes the folder on rank 0, or takes the one that is there, and tells all ranks. Collective. STATUS_INVALID where it
+// cannot be made, STATUS_ERROR where another process trains there; the status is the same on every rank, the line is
+// rank 0's.
+enum status run_folder_take(const struct config *config, struct comm *comm, struct run_folder *folder,
+                            struct error *error);
+// Writes what does not depend on the run's course. Rank 0 only.
+enum status run_folder_fill(const struct run_folder *folder, const struct config *config, uint32_t ranks,
+                            char *const *argv, struct error *error);
+// A run that does not begin leaves no folder behind. Rank 0 only.
+void run_folder_give_up(const struct run_folder *folder);
 
 // Opens this rank's log, behind what is there if the run `goes_on`. Not collective.
 enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, FILE **log_p, struct error *error);
