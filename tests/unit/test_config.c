@@ -519,8 +519,9 @@ static void unknown_names_get_a_suggestion(void **state)
         "comm.knd=mpi",
         "command line: comm.knd=mpi: there is no key 'knd'; did you mean 'kind'? allowed: kind, reduce, "
         "bucket_bytes");
-    expect_override_refused("nonsense.steps=1", "command line: nonsense.steps=1: there is no section 'nonsense'; "
-                                                "allowed: model, train, optimizer, data, device, comm, run, checkpoint, fault");
+    expect_override_refused("nonsense.steps=1",
+                            "command line: nonsense.steps=1: there is no section 'nonsense'; "
+                            "allowed: model, train, optimizer, data, device, comm, run, checkpoint, fault");
 }
 
 static void yaml_errors_are_one_line(void **state)

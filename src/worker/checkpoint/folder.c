@@ -136,6 +136,8 @@ static enum status list_steps(const char *run, uint64_t **steps_p, size_t *count
             uint64_t *more = realloc(*steps_p, (*count_p + 1) * sizeof(*more));
             if (more == NULL) {
                 free(*steps_p);
+                *steps_p = NULL;
+                *count_p = 0;
                 closedir(folder);
                 return out_of_memory(error);
             }

@@ -201,7 +201,7 @@ enum status token_files_check(const struct token_files *files, struct error *err
 enum status token_file_read_sample(const struct token_files *files, const struct token_file *file, uint64_t first,
                                    uint64_t length, int32_t *tokens, int32_t *targets, struct error *error)
 {
-    uint8_t *raw = (uint8_t *)targets, last[sizeof(uint32_t)];
+    uint8_t *raw = (uint8_t *)targets, last[sizeof(uint32_t)] = {0};
     enum status status = token_file_read(files, file, first, length, raw, error);
     if (status == STATUS_OK) {
         status = token_file_read(files, file, first + length, 1, last, error);
