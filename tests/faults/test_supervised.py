@@ -21,8 +21,11 @@ class Supervised(headroom_run.ProgramTest):
     def child(self, launch):
         """The program's process."""
         for pid in headroom_run.session_processes(launch.process.pid):
-            if os.path.realpath(f"/proc/{pid}/exe") == os.path.realpath(headroom_run.HEADROOM):
-                return pid
+            try:
+                if os.path.samefile(f"/proc/{pid}/exe", headroom_run.HEADROOM):
+                    return pid
+            except OSError:
+                pass  # it has just ended
         return None
 
     def test_what_dies_is_started_again(self):
