@@ -74,7 +74,8 @@ class Slurm:
                                                          encoding="utf-8")
         self.environment = {**os.environ, "SLURM_CONF": f"{folder}/conf/slurm.conf",
                             "OMPI_MCA_btl": "self,tcp", "OMPI_ALLOW_RUN_AS_ROOT": "1",
-                            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+                            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                            "ASAN_OPTIONS": "detect_leaks=0"}  # Open MPI's
 
     def call(self, *command, conf="conf"):
         environment = {**self.environment, "SLURM_CONF": f"{self.folder}/{conf}/slurm.conf"}
