@@ -9,7 +9,7 @@ enum status cpu_context_create(const struct kernels *kernels, struct device *dev
 {
     struct cpu_context *context = calloc(1, sizeof *context);
     if (context == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     context->base = (struct kernel_context){.kernels = kernels, .device = device, .stream = stream};
     *context_p = &context->base;

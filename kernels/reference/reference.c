@@ -606,7 +606,7 @@ static enum status context_create(const struct kernels *kernels, struct device *
 {
     struct kernel_context *context = malloc(sizeof *context);
     if (context == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     *context = (struct kernel_context){.kernels = kernels, .device = device, .stream = stream};
     *context_p = context;

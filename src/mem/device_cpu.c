@@ -150,7 +150,7 @@ static enum status create(const struct device_config *config, struct device **de
 {
     struct device_on_cpu *device = calloc(1, sizeof(*device));
     if (device == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     device->base = (struct device){.ops = &device_cpu, .plain = config->plain};
     device->fault_bit = config->faulting_addresses ? DEVICE_CPU_FAULT_BIT : 0;

@@ -78,7 +78,7 @@ static enum status create(const struct device_config *config, struct device **de
 {
     struct gpu *gpu = calloc(1, sizeof(*gpu));
     if (gpu == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     enum status status = cuda_open(&gpu->cuda, &device_cuda, config->index, error);
     if (status != STATUS_OK) {

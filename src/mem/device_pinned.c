@@ -22,7 +22,7 @@ static enum status create(const struct device_config *config, struct device **de
 {
     struct pinned *pinned = calloc(1, sizeof(*pinned));
     if (pinned == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     enum status status = cuda_open(&pinned->cuda, &device_pinned, config->index, error);
     if (status != STATUS_OK) {

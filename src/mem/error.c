@@ -19,3 +19,8 @@ enum status error_set(struct error *error, enum status status, const char *forma
     }
     return status;
 }
+
+enum status error_out_of_host_memory(struct error *error)
+{
+    return error_set(error, STATUS_ERROR, "out of host memory");
+}

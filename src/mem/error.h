@@ -29,6 +29,9 @@ extern "C" {
 enum status error_set(struct error *error, enum status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+// STATUS_ERROR, and the line that says so.
+enum status error_out_of_host_memory(struct error *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -49,7 +49,7 @@ enum status event_log_create(const char *path, struct event_log **log_p, struct 
     size_t length = strlen(path);
     struct event_log *log = calloc(1, sizeof(*log) + length + 1);
     if (log == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     memcpy(log->path, path, length);
     log->file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

@@ -234,7 +234,7 @@ enum status ledger_attach(const char *name, uint64_t capacity_bytes, struct ledg
     }
     struct ledger *ledger = calloc(1, sizeof(*ledger));
     if (ledger == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     ledger->file = -1;
     enum status status = name == NULL ? STATUS_OK : open_object(ledger, name, error);

@@ -106,7 +106,7 @@ enum status mem_pool_create(struct device *device, uint64_t limit_bytes, struct 
     struct mem_pool *pool = calloc(1, sizeof(*pool));
     if (pool == NULL || !blocks_init(&pool->blocks)) {
         free(pool);
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     pool->device = device;
     pool->stats.limit_bytes = limit / granularity * granularity;

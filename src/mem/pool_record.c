@@ -130,7 +130,7 @@ enum status mem_pool_snapshot(struct mem_pool *pool, uint32_t device, const char
     if (segments == NULL || blocks == NULL) {
         free(segments);
         free(blocks);
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     for (size_t i = 0; i < LIFETIMES; i++) {
         for (const struct segment *segment = pool->arenas[i].segments; segment != NULL; segment = segment->next) {

@@ -29,11 +29,11 @@ enum status mem_recorder_create(size_t capacity, const char *log_path, struct me
 {
     assert(capacity > 0);
     if (capacity > (SIZE_MAX - sizeof(struct mem_recorder)) / sizeof(struct mem_event)) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     struct mem_recorder *recorder = calloc(1, sizeof(*recorder) + capacity * sizeof(recorder->events[0]));
     if (recorder == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     enum status status = log_path == NULL ? STATUS_OK : event_log_create(log_path, &recorder->log, error);
     if (status != STATUS_OK) {

@@ -530,7 +530,7 @@ enum status sanitizer_attach(struct device *device, struct error *error)
     struct sanitizer *sanitizer = calloc(1, sizeof(*sanitizer));
     if (sanitizer == NULL || !uses_init(&sanitizer->uses)) {
         free(sanitizer);
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     sanitizer->inner = device->ops;
     sanitizer->ops = table_before(device->ops, &sanitizer->ops);

@@ -154,7 +154,7 @@ static enum status make_buffers(const struct trace_rows *rows, struct mem_trace 
     trace->buffers = calloc(rows->count + 1, sizeof(*trace->buffers));
     if (times == NULL || trace->buffers == NULL) {
         free(times);
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     for (size_t i = 0; i < rows->count; i++) {
         const struct trace_row *row = &rows->rows[i];

@@ -62,7 +62,7 @@ static enum status add_event(struct trace_rmm *rmm, const struct trace_rmm_event
 {
     struct trace_rmm_event *moved = trace_grow(rmm->events, rmm->count, &rmm->capacity, sizeof(*moved));
     if (moved == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     rmm->events = moved;
     rmm->events[rmm->count++] = *event;

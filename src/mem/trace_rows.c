@@ -27,7 +27,7 @@ enum status trace_rows_add(struct trace_rows *rows, const struct trace_line *lin
     }
     struct trace_row *moved = trace_grow(rows->rows, rows->count, &rows->capacity, sizeof(*moved));
     if (moved == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     rows->rows = moved;
     rows->rows[rows->count++] = *row;

@@ -77,7 +77,7 @@ enum status model_create(const struct model_config *config, struct model **model
 
 err_memory:
     model_destroy(model);
-    return error_set(error, STATUS_ERROR, "out of host memory");
+    return error_out_of_host_memory(error);
 }
 
 void model_destroy(struct model *model)

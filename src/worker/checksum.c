@@ -20,7 +20,7 @@ enum status checksum_weights(struct worker *worker, uint64_t *checksum_p, struct
     const struct device_ops *ops = worker->device->ops;
     float *piece = malloc(PIECE_ELEMENTS * sizeof(*piece));
     if (piece == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     *checksum_p = UINT64_C(14695981039346656037);
     for (uint64_t i = 0; i < worker->model->elements; i += PIECE_ELEMENTS) {

@@ -150,7 +150,7 @@ enum status costs_write(const struct costs *costs, const char *run_folder, uint3
     char *text = json_dumps(array, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     json_decref(array);
     if (text == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     enum status status = run_folder_write_rank(run_folder, "costs", rank, text, error);
     free(text);
@@ -190,7 +190,7 @@ enum status costs_read(const char *path, struct costs **costs_p, struct error *e
     }
     json_decref(array);
     if (costs == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     if (!good || count == 0) {
         costs_destroy(costs);

@@ -113,7 +113,7 @@ static enum status run(struct worker *worker, struct error *error)
     if (sched_undone_init(&worker->undone, worker_grains(worker->config, worker->validation->samples))) {
         status = run_all(worker, loader, error);
     } else {
-        status = error_set(error, STATUS_ERROR, "out of host memory");
+        status = error_out_of_host_memory(error);
     }
     loader_destroy(loader);
     return status;

@@ -173,7 +173,7 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
         return status;
     }
     find_work(offers, config);
-    return relate_work(offers) ? STATUS_OK : error_set(error, STATUS_ERROR, "out of host memory");
+    return relate_work(offers) ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 void offers_begin_step(struct offers *offers)

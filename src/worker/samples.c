@@ -192,7 +192,7 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     worker_note(worker, range->purpose == LIST_TRAIN ? "a micro-step" : "a validation", false);
     const struct list *list = price_list(worker->prices, range->purpose, shape);
     if (list == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     bool trains = range->purpose == LIST_TRAIN;
     struct list_memory memory = worker->memory;
@@ -494,7 +494,7 @@ enum status samples_take_back(struct worker *worker, const struct sched_share *s
         worker->left[i] = worker->messages[i].left;
     }
     if (!sched_undone_leave(&worker->undone, shares, worker->left, worker->comm->size)) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     *samples_p = sched_undone_samples(&worker->undone);
     return STATUS_OK;

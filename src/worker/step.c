@@ -166,7 +166,7 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     clear_gradients(worker);
     sched_undone_finish(&worker->undone);
     if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->config->train.global_batch_size))) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     return run_share(worker, step, share, true, error);
 }

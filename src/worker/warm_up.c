@@ -11,7 +11,7 @@ static enum status run_list(struct worker *worker, enum list_purpose purpose, ui
     const struct device_ops *ops = worker->device->ops;
     const struct list *list = price_list(worker->prices, purpose, model_shape_max(worker->model, micro_batch));
     if (list == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     uint64_t bytes = price_list_bytes(worker->prices, list);
     device_address block;

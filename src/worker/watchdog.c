@@ -255,7 +255,7 @@ enum status watchdog_start(const struct watchdog_config *config, struct watchdog
     }
     struct watchdog *watchdog = calloc(1, sizeof(*watchdog));
     if (watchdog == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     watchdog->config = *config;
     if (!init(watchdog)) {

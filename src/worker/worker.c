@@ -20,11 +20,6 @@
 #include "worker/threads.h"
 #include "worker/warm_up.h"
 
-static enum status out_of_host_memory(struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "out of host memory");
-}
-
 static enum kernel_precision worker_precision(const struct config *config)
 {
     return config->train.precision == CONFIG_BF16 ? KERNEL_BF16 : KERNEL_FP32;
@@ -338,7 +333,8 @@ static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, 
     }
     enum status status = mem_pool_hold(worker->pool, bytes, worker->stream, tag, address_p);
     if (status != STATUS_OK) {
-        return status == STATUS_OUT_OF_MEMORY ? out_of_memory(worker, tag, false, error) : out_of_host_memory(error);
+        return status == STATUS_OUT_OF_MEMORY ? out_of_memory(worker, tag, false, error)
+                                              : error_out_of_host_memory(error);
     }
     worker->device->ops->fill_zero(worker->device, worker->stream, *address_p, bytes);
     return STATUS_OK;
@@ -394,7 +390,7 @@ static enum status hold_optimizer_state(struct worker *worker, struct error *err
     if (status == STATUS_OUT_OF_MEMORY) {
         return out_of_memory(worker, "optimizer state", true, error);
     }
-    return status == STATUS_OK ? STATUS_OK : out_of_host_memory(error);
+    return status == STATUS_OK ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 static enum status write_initial_weights(struct worker *worker, struct error *error)
@@ -405,7 +401,7 @@ static enum status write_initial_weights(struct worker *worker, struct error *er
         uint64_t elements = parameter->rows * parameter->columns;
         float *values = malloc(elements * sizeof(*values));
         if (values == NULL) {
-            return out_of_host_memory(error);
+            return error_out_of_host_memory(error);
         }
         model_initial_values(worker->model, i, worker->config->train.seed, values);
         worker->device->ops->copy_to_device(worker->device, worker->stream, weights + parameter->offset * sizeof(float),
@@ -497,7 +493,7 @@ static enum status make_model(struct worker *worker, struct error *error)
     worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
     worker->costs = costs_create();
     if (worker->prices == NULL || worker->costs == NULL) {
-        return out_of_host_memory(error);
+        return error_out_of_host_memory(error);
     }
     return offers_init(&worker->offers, worker->config, worker->model, &worker->optimizer, worker->prices, error);
 }
@@ -515,7 +511,7 @@ static enum status make_coordinator(struct worker *worker, struct error *error)
     worker->messages = calloc(ranks, sizeof(*worker->messages));
     bool made = worker->coordinator != NULL && worker->plan != NULL && worker->reports != NULL &&
                 worker->left != NULL && worker->messages != NULL;
-    return made ? STATUS_OK : out_of_host_memory(error);
+    return made ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 static const struct reduce_ops *choose_reduce(const struct worker *worker)
@@ -547,7 +543,7 @@ static bool make_buckets(struct worker *worker)
 static enum status make_steps(struct worker *worker, struct error *error)
 {
     worker->records = step_records_create(worker);
-    return make_buckets(worker) && worker->records != NULL ? STATUS_OK : out_of_host_memory(error);
+    return make_buckets(worker) && worker->records != NULL ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 static void inject_failures(struct worker *worker)

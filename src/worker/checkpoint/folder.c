@@ -21,11 +21,6 @@ static enum status cannot(const char *what, const char *path, struct error *erro
     return error_set(error, STATUS_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
 }
 
-static enum status out_of_memory(struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "out of host memory");
-}
-
 static void checkpoints_path(const char *run, char path[CHECKPOINT_PATH_MAX])
 {
     snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints", run);
@@ -139,7 +134,7 @@ static enum status list_steps(const char *run, uint64_t **steps_p, size_t *count
                 *steps_p = NULL;
                 *count_p = 0;
                 closedir(folder);
-                return out_of_memory(error);
+                return error_out_of_host_memory(error);
             }
             *steps_p = more;
             more[(*count_p)++] = step;
@@ -256,7 +251,7 @@ enum status checkpoint_end(const char *run, const struct checkpoint_state *state
     snprintf(file, sizeof(file), "%s/state.json", part);
     char *text = checkpoint_state_print(state, files, count);
     if (text == NULL) {
-        return out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     bool written = whole_file_write(file, put_text, text) && sync_folder(part);
     free(text);

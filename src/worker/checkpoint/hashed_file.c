@@ -25,11 +25,6 @@ static enum status cannot(const char *what, const char *path, struct error *erro
     return error_set(error, STATUS_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
 }
 
-static enum status out_of_memory(struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "out of host memory");
-}
-
 static void destroy(struct hashed_file *file)
 {
     if (file->descriptor >= 0) {
@@ -44,14 +39,14 @@ enum status hashed_file_create(const char *path, struct hashed_file **file_p, st
 {
     struct hashed_file *file = calloc(1, sizeof(*file));
     if (file == NULL) {
-        return out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     file->descriptor = -1;
     file->path = strdup(path);
     file->hash = XXH3_createState();
     if (file->path == NULL || file->hash == NULL) {
         destroy(file);
-        return out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     XXH3_64bits_reset(file->hash);
     file->descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -129,7 +124,7 @@ enum status file_sum(const char *path, struct file_sum *sum_p, struct error *err
     }
     void *piece = malloc(PIECE_BYTES);
     XXH3_state_t *hash = XXH3_createState();
-    status = piece == NULL || hash == NULL ? out_of_memory(error)
+    status = piece == NULL || hash == NULL ? error_out_of_host_memory(error)
                                            : sum_pieces(descriptor, bytes, path, piece, hash, sum_p, error);
     XXH3_freeState(hash);
     free(piece);

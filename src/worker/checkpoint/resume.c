@@ -11,11 +11,6 @@
 
 #define PIECE (UINT64_C(1) << 18) // elements
 
-static enum status out_of_memory(struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "out of host memory");
-}
-
 // Finding it ---------------------------------------------------------------------------------------------------------
 
 // In the run's own folder: what an earlier process has left half done goes, and what it finds damaged is set aside.
@@ -152,7 +147,7 @@ static enum status load_tensor(struct worker *worker, const struct safetensors *
                                const struct safetensors_tensor *tensor, take *take, size_t number, struct error *error)
 {
     float *piece = malloc(PIECE * sizeof(*piece));
-    enum status status = piece == NULL ? out_of_memory(error) : STATUS_OK;
+    enum status status = piece == NULL ? error_out_of_host_memory(error) : STATUS_OK;
     for (uint64_t first = 0; first < tensor->elements && status == STATUS_OK; first += PIECE) {
         uint64_t count = uint64_min(PIECE, tensor->elements - first);
         status = safetensors_read(file, tensor, first, count, piece, error);

@@ -35,11 +35,6 @@ static const struct {
              {"U32", SAFETENSORS_OTHER, 4}, {"U16", SAFETENSORS_OTHER, 2}, {"U8", SAFETENSORS_OTHER, 1},
              {"BOOL", SAFETENSORS_OTHER, 1}};
 
-static enum status out_of_memory(struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "out of host memory");
-}
-
 // Reading ------------------------------------------------------------------------------------------------------------
 
 static enum status read_bytes(const struct safetensors *file, uint64_t offset, uint64_t bytes, void *to,
@@ -115,7 +110,7 @@ static enum status parse_tensor(const struct safetensors *file, const char *name
         return refuse(file, name, "its data_offsets do not fit its shape and the file", error);
     }
     tensor->name = strdup(name);
-    return tensor->name == NULL ? out_of_memory(error) : STATUS_OK;
+    return tensor->name == NULL ? error_out_of_host_memory(error) : STATUS_OK;
 }
 
 static int order_places(const void *a, const void *b)
@@ -133,7 +128,7 @@ static enum status check_places(const struct safetensors *file, struct error *er
     enum status status = STATUS_OK;
     uint64_t end = 0;
     if (order == NULL) {
-        return out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     for (size_t i = 0; i < file->count; i++) {
         order[i] = &file->tensors[i];
@@ -160,7 +155,7 @@ static enum status parse_tensors(struct safetensors *file, json_t *header, struc
     const char *name;
     file->tensors = calloc(json_object_size(header) + 1, sizeof(*file->tensors));
     if (file->tensors == NULL) {
-        return out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     json_object_foreach(header, name, entry)
     {
@@ -212,7 +207,7 @@ static enum status read_header(struct safetensors *file, uint64_t file_bytes, st
     file->data_offset = sizeof(length) + length;
     file->data_bytes = file_bytes - file->data_offset;
     char *text = malloc(length + 1);
-    status = text == NULL ? out_of_memory(error) : read_bytes(file, sizeof(length), length, text, error);
+    status = text == NULL ? error_out_of_host_memory(error) : read_bytes(file, sizeof(length), length, text, error);
     if (status == STATUS_OK) {
         status = parse_header(file, text, length, error);
     }
@@ -225,7 +220,7 @@ static enum status open_file(struct safetensors *file, const char *path, struct 
     uint64_t bytes;
     file->path = strdup(path);
     if (file->path == NULL) {
-        return out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     enum status status = regular_file_open(path, &file->descriptor, &bytes, error);
     return status == STATUS_OK ? read_header(file, bytes, error) : status;
@@ -235,7 +230,7 @@ enum status safetensors_open(const char *path, struct safetensors **file_p, stru
 {
     struct safetensors *file = calloc(1, sizeof(*file));
     if (file == NULL) {
-        return out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     file->descriptor = -1;
     enum status status = open_file(file, path, error);
@@ -424,7 +419,7 @@ enum status safetensors_write(const char *path, const struct safetensors_item *i
     char *header = make_header(items, count);
     float *piece = malloc(PIECE * sizeof(*piece));
     enum status status = header == NULL || piece == NULL
-                             ? out_of_memory(error)
+                             ? error_out_of_host_memory(error)
                              : write_file(path, header, items, count, source, context, piece, sum_p, error);
     free(piece);
     free(header);

@@ -305,7 +305,7 @@ enum status checkpoint_writer_create(struct worker *worker, const char *run, str
 {
     struct checkpoint_writer *writer = calloc(1, sizeof(*writer));
     if (writer == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     writer->worker = worker;
     writer->run = run;

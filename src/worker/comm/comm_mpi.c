@@ -33,7 +33,7 @@ static enum status create(struct comm **comm_p, struct error *error)
     struct comm_mpi *comm = calloc(1, sizeof(*comm));
     if (comm == NULL) {
         MPI_Finalize();
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     comm->base =
         (struct comm){.ops = &comm_mpi, .rank = (uint32_t)rank, .size = (uint32_t)size, .host = find_host(rank)};

@@ -10,7 +10,7 @@ static enum status create(struct comm **comm_p, struct error *error)
 {
     struct comm *comm = calloc(1, sizeof(*comm));
     if (comm == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     *comm = (struct comm){.ops = &comm_self, .size = 1};
     *comm_p = comm;

@@ -27,7 +27,7 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
     struct reducer_mpi *mpi = calloc(1, sizeof(*mpi));
     if (mpi == NULL || mem_pool_hold(staging, STAGING_BYTES, NULL, "all-reduce", &mpi->staging) != STATUS_OK) {
         free(mpi);
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     mpi->base.ops = &reduce_mpi;
     mpi->device = device;

@@ -143,7 +143,7 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
     (void)staging;
     struct reducer_nccl *nccl = calloc(1, sizeof(*nccl));
     if (nccl == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     nccl->base.ops = &reduce_nccl;
     nccl->device = device;

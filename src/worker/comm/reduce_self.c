@@ -11,7 +11,7 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
     (void)comm, (void)device, (void)staging;
     struct reducer *self = calloc(1, sizeof(*self));
     if (self == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     self->ops = &reduce_self;
     *reducer_p = self;

@@ -40,7 +40,7 @@ static enum status print_online(const struct mem_trace *trace, uint64_t live_byt
     }
     free(events);
     if (pool == UINT64_MAX || plain == UINT64_MAX || pytorch == UINT64_MAX) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     print_row("pool, as they come", MEM_POOL_ALIGNMENT, pool, live_bytes);
     print_row("pool in plain segments", MEM_POOL_ALIGNMENT, plain, live_bytes);
@@ -53,7 +53,7 @@ static enum status print_layout(const struct mem_trace *trace, uint64_t live_byt
     const struct mem_layout_goal goal = {.work = MEM_LAYOUT_WORK_MAX};
     uint64_t *offsets = calloc(trace->count, sizeof(*offsets)), start_ns = clock_ns();
     if (offsets == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     struct mem_layout layout;
     bool placed = mem_layout_place(trace->buffers, trace->count, LAYOUT_ALIGNMENT, &goal, offsets, &layout);
@@ -61,7 +61,7 @@ static enum status print_layout(const struct mem_trace *trace, uint64_t live_byt
     bool valid = placed && mem_layout_valid(trace->buffers, offsets, trace->count, LAYOUT_ALIGNMENT, layout.bytes);
     free(offsets);
     if (!placed) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     if (!valid) {
         return error_set(error, STATUS_ERROR, "the layout is not valid: this is a bug");
@@ -85,7 +85,7 @@ static enum status replay(const char *path, struct error *error)
     uint64_t live_bytes = mem_layout_lower_bound(trace.buffers, trace.count, LAYOUT_ALIGNMENT);
     if (live_bytes == UINT64_MAX) {
         mem_trace_finish(&trace);
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     printf("%s: %zu buffers\n\n%-34s %10s %14s %20s %10s\n", path, trace.count, "", "rounded to", "held", "bytes",
            "above live");

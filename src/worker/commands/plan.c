@@ -112,7 +112,7 @@ static enum status prepare(struct planning *planning, struct error *error)
     planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
     if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     status = offers_init(&planning->offers, config, planning->model, &planning->optimizer, planning->prices, error);
     if (status == STATUS_OK && planning->costs != NULL) {
@@ -266,7 +266,7 @@ static enum status print_shares(const struct planning *planning, struct error *e
     struct sched_coordinator *coordinator = sched_coordinator_create(
         planning->ranks, worker_grains(config, config->train.global_batch_size), config->train.micro_batch_size);
     if (coordinator == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     const struct sched_share *plan = sched_coordinator_plan(coordinator, planning->reports, NULL);
     printf("\nglobal batch %" PRIu64 "\n%-6s %14s %14s %9s %9s %12s %13s %14s%s\n", config->train.global_batch_size,
@@ -327,7 +327,7 @@ static enum status print_config(const struct command_line *command, struct error
     char *text = config_print(&config);
     config_finish(&config);
     if (text == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     fputs(text, stdout);
     free(text);

@@ -50,7 +50,7 @@ static enum status simulate(const struct command_line *command, struct error *er
             print_row(sched_policies[i]->name, &outcome, &oracle);
         }
     }
-    return simulated ? STATUS_OK : error_set(error, STATUS_ERROR, "out of host memory");
+    return simulated ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 int command_simulate(const struct command_line *command)

@@ -39,7 +39,7 @@ static enum status read_config(const struct command_line *command, struct comm *
         text = malloc(size + 1);
     }
     if (status == STATUS_OK && (size == 0 || text == NULL)) {
-        error_set(error, STATUS_ERROR, "out of host memory");
+        error_out_of_host_memory(error);
         failure_print(comm, error);
         comm->ops->abort(comm, STATUS_ERROR);
     }
@@ -126,7 +126,7 @@ static enum status start_profile(struct worker *worker, uint64_t steps, struct e
     }
     worker->steps = uint64_min(worker->steps, PROFILE_WARM_UP + steps);
     worker->profile = profile_create();
-    return worker->profile == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
+    return worker->profile == NULL ? error_out_of_host_memory(error) : STATUS_OK;
 }
 
 static enum status train(const struct command_line *command, struct comm *comm, struct config *config)

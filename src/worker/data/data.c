@@ -84,11 +84,6 @@ enum status data_open_file(const char *path, int *opened_p, uint64_t *bytes_p, s
     return STATUS_OK;
 }
 
-enum status data_out_of_memory(struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "out of host memory");
-}
-
 static enum status check_mlp(const struct config *config, const struct data_set *set, struct error *error)
 {
     assert(set->shape.input == DATA_INPUT_FLOAT32 && set->shape.target_count == 1);

@@ -75,7 +75,7 @@ enum status token_files_open(struct token_files *files, size_t number, const cha
     file->path = strdup(path);
     file->header_bytes = header_bytes;
     if (file->path == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     enum status status = data_open_file(path, &file->descriptor, &file->bytes, error);
     if (status == STATUS_OK) {

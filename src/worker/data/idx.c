@@ -49,7 +49,7 @@ static enum status refuse_stream(const struct idx_file *file, struct error *erro
         return data_refuse_file(file->path, errno_value, error);
     }
     if (code == Z_MEM_ERROR) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     const char *separator = strstr(complaint, ": ");
     return error_set(error, STATUS_INVALID, "%s%s (the file is damaged)", file->path,
@@ -147,7 +147,7 @@ static enum status grow(struct idx_file *file, uint64_t *capacity, struct error 
     larger = larger < file->bytes ? larger : file->bytes;
     uint8_t *values = realloc(file->values, larger);
     if (values == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     file->values = values;
     *capacity = larger;
@@ -218,7 +218,7 @@ static enum status read_file(struct idx_file *file, const struct idx_format *for
     file->stream = gzdopen(opened, "rb");
     if (file->stream == NULL) {
         close(opened);
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     status = read_contents(file, format, error);
     bool complete = gzclose_r(file->stream) == Z_OK;
@@ -253,7 +253,7 @@ static enum status make_set(const struct idx_file *images, const struct idx_file
     assert(images->sizes[0] > 0);
     struct idx_set *idx = malloc(sizeof(*idx));
     if (idx == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     *idx = (struct idx_set){
         .set = {.ops = &data_idx,

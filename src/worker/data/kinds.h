@@ -18,6 +18,5 @@ enum status data_open_file(const char *path, int *opened_p, uint64_t *bytes_p, s
 // The line for a file that could not be opened or read, from `errno_value`: STATUS_INVALID where it is not there,
 // else STATUS_ERROR.
 enum status data_refuse_file(const char *path, int errno_value, struct error *error);
-enum status data_out_of_memory(struct error *error);
 
 #endif

@@ -198,7 +198,7 @@ enum status loader_create(const struct loader_config *config, struct loader **lo
     const struct data_shape *shape = &config->set->shape;
     struct loader *loader = calloc(1, sizeof(*loader));
     if (loader == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     loader->config = *config;
     loader->input_bytes = shape->input_count * 4;

@@ -167,7 +167,7 @@ static enum status read_start(struct npy_file *npy, struct error *error)
 {
     char *header = malloc(HEADER_MAX);
     if (header == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     enum status status = read_header(npy, header, error);
     if (status == STATUS_OK) {
@@ -181,7 +181,7 @@ static enum status open_file(struct npy_file *npy, const char *path, struct erro
 {
     npy->file.path = strdup(path);
     if (npy->file.path == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     enum status status = data_open_file(path, &npy->file.descriptor, &npy->file.bytes, error);
     if (status == STATUS_OK) {
@@ -325,7 +325,8 @@ static enum status load_labels(struct npy_set *npy, const char *path, uint64_t c
     }
     if (status == STATUS_OK) {
         npy->labels = calloc(labels.shape[0] + 1, sizeof(*npy->labels));
-        status = npy->labels == NULL ? data_out_of_memory(error) : read_labels(&labels, classes, npy->labels, error);
+        status =
+            npy->labels == NULL ? error_out_of_host_memory(error) : read_labels(&labels, classes, npy->labels, error);
     }
     close_file(&labels);
     return status;
@@ -336,7 +337,7 @@ static enum status open_set(const char *inputs_path, const char *labels_path, ui
 {
     struct npy_set *npy = calloc(1, sizeof(*npy));
     if (npy == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     npy->inputs.file.descriptor = -1;
     enum status status = open_file(&npy->inputs, inputs_path, error);

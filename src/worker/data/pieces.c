@@ -87,7 +87,7 @@ static enum status find_passages(struct piece_set *set, uint32_t number, struct 
             empty = true;
         }
     }
-    return made ? STATUS_OK : data_out_of_memory(error);
+    return made ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 static enum status check_passages(const struct piece_set *set, const struct config *config, enum data_split split,
@@ -125,7 +125,7 @@ enum status pieces_open(const struct data_ops *ops, const struct config *config,
     struct piece_set *pieces = malloc(sizeof(*pieces));
     if (pieces == NULL) {
         token_files_destroy(files);
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     *pieces = (struct piece_set){
         .set = {.ops = ops, .shape = token_files_shape(files, config)},

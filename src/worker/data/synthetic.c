@@ -55,7 +55,7 @@ static enum status synthetic_open(const struct config *config, enum data_split s
     }
     struct synthetic *synthetic = malloc(sizeof(*synthetic));
     if (synthetic == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     uint64_t seed = config->train.seed;
     *synthetic = (struct synthetic){

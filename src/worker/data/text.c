@@ -15,7 +15,7 @@ static enum status open_file(const struct config *config, enum data_split split,
     }
     struct token_files *files = token_files_create(1, 256, 1);
     if (files == NULL) {
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     enum status status = token_files_open(files, 0, path, 0, error);
     if (status != STATUS_OK) {

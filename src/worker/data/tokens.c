@@ -71,7 +71,7 @@ static enum status find_files(const char *pattern, glob_t *files_p, struct error
     if (result == GLOB_NOMATCH) {
         return error_set(error, STATUS_INVALID, "%s: there is no such file, and none that matches it", pattern);
     }
-    return result == GLOB_NOSPACE ? data_out_of_memory(error)
+    return result == GLOB_NOSPACE ? error_out_of_host_memory(error)
                                   : error_set(error, STATUS_ERROR, "%s: cannot read a folder on the way", pattern);
 }
 
@@ -118,7 +118,7 @@ static enum status open_files(const struct config *config, enum data_split split
         return status;
     }
     struct token_files *files = token_files_create(sizeof(uint16_t), config->model.vocab_size, paths.gl_pathc);
-    status = files == NULL ? data_out_of_memory(error) : open_shards(files, &paths, error);
+    status = files == NULL ? error_out_of_host_memory(error) : open_shards(files, &paths, error);
     globfree(&paths);
     if (status != STATUS_OK) {
         token_files_destroy(files);

@@ -67,7 +67,7 @@ enum status windows_open(const struct data_ops *ops, const struct config *config
     struct window_set *windows = create(ops, config, files);
     if (windows == NULL) {
         token_files_destroy(files);
-        return data_out_of_memory(error);
+        return error_out_of_host_memory(error);
     }
     number_samples(windows);
     enum status status = check_samples(windows, config, split, error);

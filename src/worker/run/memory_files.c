@@ -27,7 +27,7 @@ enum status memory_files_open(struct worker *worker, const char *folder, struct 
     char path[RUN_FOLDER_MAX + 64];
     struct memory_files *files = calloc(1, sizeof(*files));
     if (files == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     files->folder = folder;
     worker->memory_files = files;
@@ -85,7 +85,7 @@ static enum status write_statistics(struct worker *worker, struct error *error)
     char *text = json_dumps(object, JSON_INDENT(2));
     json_decref(object);
     if (text == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     enum status status = run_folder_write_rank(worker->memory_files->folder, "memory", worker->comm->rank, text, error);
     free(text);

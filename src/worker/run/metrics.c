@@ -69,7 +69,7 @@ enum status metrics_open(const char *folder, uint64_t first_step, struct metrics
 {
     struct metrics *metrics = calloc(1, sizeof(*metrics));
     if (metrics == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     snprintf(metrics->path, sizeof(metrics->path), "%s/metrics.jsonl", folder);
     metrics->file = -1;
@@ -114,7 +114,7 @@ static enum status write_line(struct metrics *metrics, json_t *object, struct er
     char *text = object == NULL ? NULL : json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(object);
     if (text == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     size_t length = strlen(text);
     text[length] = '\n'; // in place of the terminator

@@ -27,7 +27,7 @@ enum status reporter_open(struct reporter *reporter, struct error *error)
         return status;
     }
     reporter->console = console_create(stdout, launcher_is_watched(), reporter->start_ns, worker);
-    return reporter->console == NULL ? error_set(error, STATUS_ERROR, "out of host memory") : STATUS_OK;
+    return reporter->console == NULL ? error_out_of_host_memory(error) : STATUS_OK;
 }
 
 void reporter_close(struct reporter *reporter)

@@ -120,7 +120,7 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     size_t size = 0;
     FILE *file = open_memstream(&text, &size);
     if (file == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     struct utsname host = {0};
     char folder_now[PATH_MAX] = "?", started[64] = "?";
@@ -259,7 +259,7 @@ enum status run_folder_fill(const struct run_folder *folder, const struct config
     }
     char *resolved = config_print(config);
     if (resolved == NULL) {
-        return error_set(error, STATUS_ERROR, "out of host memory");
+        return error_out_of_host_memory(error);
     }
     enum status status = run_folder_write(folder->path, "resolved.yaml", resolved, error);
     free(resolved);
