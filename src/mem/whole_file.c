@@ -37,3 +37,13 @@ bool whole_file_write(const char *path, void (*put)(FILE *file, const void *cont
     errno = failure;
     return moved;
 }
+
+static void put_text(FILE *file, const void *text)
+{
+    fputs(text, file);
+}
+
+bool whole_file_write_text(const char *path, const char *text)
+{
+    return whole_file_write(path, put_text, text);
+}

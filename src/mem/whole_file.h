@@ -11,5 +11,7 @@
 // `put` writes the contents; what fails there is seen by ferror. False with errno set where the file could not be
 // written.
 bool whole_file_write(const char *path, void (*put)(FILE *file, const void *contents), const void *contents);
+// The same, of a text.
+bool whole_file_write_text(const char *path, const char *text);
 
 #endif

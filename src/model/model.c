@@ -98,20 +98,12 @@ static tensor_id parameter_tensor(const struct parameter *parameter, struct list
     return tensor;
 }
 
-static enum list_recompute_mode recompute_mode(enum model_levers levers)
-{
-    switch (levers) {
-    case MODEL_LEVERS_SELECTIVE:
-        return LIST_RECOMPUTE_SELECTIVE;
-    case MODEL_LEVERS_HALF:
-        return LIST_RECOMPUTE_HALF;
-    case MODEL_LEVERS_FULL:
-    case MODEL_LEVERS_OFFLOAD:
-        return LIST_RECOMPUTE_FULL;
-    default:
-        return LIST_RECOMPUTE_NONE;
-    }
-}
+static const enum list_recompute_mode recompute_modes[MODEL_LEVERS_COUNT] = {
+    [MODEL_LEVERS_SELECTIVE] = LIST_RECOMPUTE_SELECTIVE,
+    [MODEL_LEVERS_HALF] = LIST_RECOMPUTE_HALF,
+    [MODEL_LEVERS_FULL] = LIST_RECOMPUTE_FULL,
+    [MODEL_LEVERS_OFFLOAD] = LIST_RECOMPUTE_FULL,
+};
 
 // The forward pass, and the backward pass where one is wanted.
 static bool build(const struct model *model, struct model_shape shape, enum list_purpose purpose, struct list *list)
@@ -138,7 +130,7 @@ static bool build(const struct model *model, struct model_shape shape, enum list
         list_split_head(list, HEAD_PARTS);
     }
     if (purpose == LIST_TRAIN) {
-        list_recompute(list, recompute_mode(shape.levers));
+        list_recompute(list, recompute_modes[shape.levers]);
     }
     return !list->failed;
 }
@@ -163,6 +155,16 @@ bool model_list(const struct model *model, struct model_shape shape, enum list_p
         return false;
     }
     return true;
+}
+
+size_t model_parameter_shape(const struct parameter *parameter, uint64_t shape[2])
+{
+    size_t dimensions = 0;
+    if (parameter->rows > 1) {
+        shape[dimensions++] = parameter->rows_used;
+    }
+    shape[dimensions++] = parameter->columns;
+    return dimensions;
 }
 
 uint64_t model_copy_bytes(const struct model *model)

@@ -95,6 +95,9 @@ bool model_list(const struct model *model, struct model_shape shape, enum list_p
 // and the element alone.
 void model_initial_values(const struct model *model, size_t parameter, uint64_t seed, float *values);
 
+// What a file of weights has of it, [rows that are used, columns] or, of a vector, [columns]; answers the dimensions.
+size_t model_parameter_shape(const struct parameter *parameter, uint64_t shape[2]);
+
 // Bytes of the copy of the parameters that lists work with; 0 where they work with the parameters themselves.
 uint64_t model_copy_bytes(const struct model *model);
 

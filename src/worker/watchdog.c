@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "mem/clock.h"
-#include "mem/uint64.h"
 #include "worker/run/run_folder.h"
 
 #define BEATS_A_STALL 8  // a thread writes so often in the time after which a rank has stopped
@@ -193,11 +192,7 @@ static void beat(struct watchdog *watchdog, const struct place *place, uint64_t 
 
 static void wait_a_beat(struct watchdog *watchdog)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + watchdog->beat_ns;
-    until.tv_sec += (time_t)(ns / UINT64_C(1000000000));
-    until.tv_nsec = (long)(ns % UINT64_C(1000000000));
+    const struct timespec until = clock_after(CLOCK_MONOTONIC, watchdog->beat_ns);
     while (!watchdog->stop && pthread_cond_timedwait(&watchdog->changed, &watchdog->mutex, &until) != ETIMEDOUT) {
     }
 }

@@ -14,6 +14,8 @@
 
 #include "mem/whole_file.h"
 
+#define STEP_NAME "step_%08" PRIu64
+
 static const char part_suffix[] = ".part";
 
 static enum status cannot(const char *what, const char *path, struct error *error)
@@ -26,26 +28,24 @@ static void checkpoints_path(const char *run, char path[CHECKPOINT_PATH_MAX])
     snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints", run);
 }
 
-void checkpoint_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX])
+static void checkpoint_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX])
 {
-    snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/step_%08" PRIu64, run, step);
+    snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME, run, step);
 }
 
 static void part_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX])
 {
-    snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/step_%08" PRIu64 "%s", run, step, part_suffix);
+    snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME "%s", run, step, part_suffix);
 }
 
 // "step_N"
 static bool parse_name(const char *name, uint64_t *step_p)
 {
-    static const char prefix[] = "step_";
     char written[32];
-    if (strncmp(name, prefix, strlen(prefix)) != 0) {
+    if (sscanf(name, "step_%" SCNu64, step_p) != 1) {
         return false;
     }
-    *step_p = strtoull(name + strlen(prefix), NULL, 10);
-    snprintf(written, sizeof(written), "%s%08" PRIu64, prefix, *step_p);
+    snprintf(written, sizeof(written), STEP_NAME, *step_p);
     return strcmp(name, written) == 0;
 }
 
@@ -147,18 +147,6 @@ static enum status list_steps(const char *run, uint64_t **steps_p, size_t *count
     return STATUS_OK;
 }
 
-enum status checkpoint_exists(const char *run, bool *exists_p, struct error *error)
-{
-    size_t count;
-    uint64_t *steps;
-    enum status status = list_steps(run, &steps, &count, error);
-    *exists_p = count > 0;
-    if (status == STATUS_OK) {
-        free(steps);
-    }
-    return status;
-}
-
 void checkpoint_prune(const char *run, uint64_t newest, uint64_t last, uint64_t every)
 {
     size_t count;
@@ -207,17 +195,12 @@ enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOIN
     return mkdir(part, 0777) == 0 ? STATUS_OK : cannot("make this folder", part, error);
 }
 
-static void put_text(FILE *file, const void *text)
-{
-    fputs(text, file);
-}
-
 static bool move_latest(const char *folder, uint64_t step)
 {
     char latest[CHECKPOINT_PATH_MAX + 16], moved[CHECKPOINT_PATH_MAX + 16], target[32];
     snprintf(latest, sizeof(latest), "%s/latest", folder);
     snprintf(moved, sizeof(moved), "%s/latest%s", folder, part_suffix);
-    snprintf(target, sizeof(target), "step_%08" PRIu64, step);
+    snprintf(target, sizeof(target), STEP_NAME, step);
     unlink(moved);
     return symlink(target, moved) == 0 && rename(moved, latest) == 0 && sync_folder(folder);
 }
@@ -253,7 +236,7 @@ enum status checkpoint_end(const char *run, const struct checkpoint_state *state
     if (text == NULL) {
         return error_out_of_host_memory(error);
     }
-    bool written = whole_file_write(file, put_text, text) && sync_folder(part);
+    bool written = whole_file_write_text(file, text) && sync_folder(part);
     free(text);
     if (!written) {
         return cannot("write", file, error);
@@ -271,8 +254,8 @@ static bool is_there(const char *path, const char *name)
     return access(file, F_OK) == 0;
 }
 
-static enum status find_in_run(const char *run, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
-                               struct checkpoint_state *state, struct error *error)
+enum status checkpoint_find_newest(const char *run, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
+                                   struct checkpoint_state *state, struct error *error)
 {
     size_t count;
     uint64_t *steps;
@@ -280,8 +263,8 @@ static enum status find_in_run(const char *run, FILE *warnings, char found[CHECK
     if (status != STATUS_OK) {
         return status;
     }
-    status = error_set(error, STATUS_INVALID, "%s: there is no checkpoint in this folder", run);
-    for (size_t i = 0; i < count && status == STATUS_INVALID; i++) {
+    found[0] = '\0';
+    for (size_t i = 0; i < count && (i == 0 || status == STATUS_INVALID); i++) {
         checkpoint_path(run, steps[i], found);
         status = checkpoint_state_read(found, state, error);
         if (status == STATUS_INVALID) {
@@ -289,8 +272,8 @@ static enum status find_in_run(const char *run, FILE *warnings, char found[CHECK
         }
     }
     free(steps);
-    if (status == STATUS_INVALID && count > 0) {
-        return error_set(error, STATUS_INVALID, "%s: none of its %zu checkpoints is sound", run, count);
+    if (status == STATUS_INVALID) {
+        return error_set(error, status, "%s: none of its %zu checkpoints is sound", run, count);
     }
     return status;
 }
@@ -302,7 +285,9 @@ enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPO
         return error_set(error, STATUS_INVALID, "a path of %zu bytes is too long for a checkpoint", strlen(path));
     }
     if (is_there(path, "checkpoints")) {
-        return find_in_run(path, warnings, found, state, error);
+        enum status status = checkpoint_find_newest(path, warnings, found, state, error);
+        bool none = status == STATUS_OK && found[0] == '\0';
+        return none ? error_set(error, STATUS_INVALID, "%s: there is no checkpoint in this folder", path) : status;
     }
     if (!is_there(path, "state.json")) {
         return error_set(error, STATUS_INVALID, "%s: is neither a checkpoint nor a run's folder with checkpoints",

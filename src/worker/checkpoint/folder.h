@@ -32,9 +32,6 @@
 #define CHECKPOINT_OPTIMIZER "optimizer.safetensors"
 #define CHECKPOINT_CONFIG    "config.yaml"
 
-// RUN/checkpoints/step_N
-void checkpoint_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX]);
-
 // Makes the folder in which the checkpoint is filled, empty, and answers its path. STATUS_ERROR, here and below, where
 // the disk or the folder does not allow it.
 enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX], struct error *error);
@@ -49,12 +46,14 @@ void checkpoint_set_aside(const char *run, uint64_t step);
 // none.
 void checkpoint_prune(const char *run, uint64_t newest, uint64_t last, uint64_t every);
 
-// Finds the newest sound checkpoint: `path` is one, or a run's folder, of whose checkpoints those that are damaged are
-// passed over with a line to `warnings`. Reads all its files once. STATUS_INVALID where there is none, or `path` is one
-// that is damaged; STATUS_ERROR where that cannot be told.
+// Finds the run's newest sound checkpoint; "": it has none at all. Those that are damaged are passed over with a line
+// to `warnings`. Reads all files of what it finds once. STATUS_INVALID where all are damaged, STATUS_ERROR where that
+// cannot be told.
+enum status checkpoint_find_newest(const char *run, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
+                                   struct checkpoint_state *state, struct error *error);
+// The same where `path` is a run's folder; else it is the checkpoint. STATUS_INVALID where there is none, or it is
+// damaged.
 enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
                             struct checkpoint_state *state, struct error *error);
-// Whether the run has any checkpoint, sound or not. STATUS_ERROR where that cannot be told.
-enum status checkpoint_exists(const char *run, bool *exists_p, struct error *error);
 
 #endif

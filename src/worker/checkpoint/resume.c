@@ -17,14 +17,9 @@
 static enum status find_own(const char *run, char found[CHECKPOINT_PATH_MAX], struct checkpoint_state *state,
                             struct error *error)
 {
-    bool exists;
     checkpoint_discard_parts(run);
-    enum status status = checkpoint_exists(run, &exists, error);
-    if (status != STATUS_OK || !exists) {
-        return status;
-    }
-    status = checkpoint_find(run, stderr, found, state, error);
-    if (status == STATUS_OK) {
+    enum status status = checkpoint_find_newest(run, stderr, found, state, error);
+    if (status == STATUS_OK && found[0] != '\0') {
         checkpoint_set_aside(run, state->step);
     }
     return status;
@@ -103,15 +98,6 @@ static void print_shape(size_t dimensions, const uint64_t *shape, char text[SHAP
     snprintf(text + used, SHAPE_TEXT_MAX - used, "]");
 }
 
-static bool has_shape(const struct safetensors_tensor *tensor, const struct parameter *parameter)
-{
-    if (parameter->rows == 1) {
-        return tensor->dimensions == 1 && tensor->shape[0] == parameter->columns;
-    }
-    return tensor->dimensions == 2 && tensor->shape[0] == parameter->rows_used &&
-           tensor->shape[1] == parameter->columns;
-}
-
 // The first parameter that the file has not, or otherwise.
 static enum status check_weights(const struct safetensors *file, const struct model *model, struct error *error)
 {
@@ -119,14 +105,14 @@ static enum status check_weights(const struct safetensors *file, const struct mo
         const struct parameter *parameter = &model->parameters[i];
         const struct safetensors_tensor *tensor = safetensors_find(file, parameter->name);
         char found[SHAPE_TEXT_MAX], expected[SHAPE_TEXT_MAX];
-        print_shape(parameter->rows == 1 ? 1 : 2,
-                    (uint64_t[]){parameter->rows == 1 ? parameter->columns : parameter->rows_used, parameter->columns},
-                    expected);
+        uint64_t shape[2];
+        size_t dimensions = model_parameter_shape(parameter, shape);
+        print_shape(dimensions, shape, expected);
         if (tensor == NULL) {
             return differs(file, parameter->name, "not there", expected, error);
         }
         print_shape(tensor->dimensions, tensor->shape, found);
-        if (!has_shape(tensor, parameter)) {
+        if (strcmp(found, expected) != 0) {
             return differs(file, parameter->name, found, expected, error);
         }
         if (tensor->type == SAFETENSORS_OTHER) {
@@ -187,20 +173,6 @@ static enum status load_weights(struct worker *worker, const struct safetensors 
     return status;
 }
 
-static enum status load_model(struct worker *worker, const char *found, struct error *error)
-{
-    char path[CHECKPOINT_PATH_MAX + 32];
-    struct safetensors *file;
-    snprintf(path, sizeof(path), "%s/" CHECKPOINT_MODEL, found);
-    enum status status = safetensors_open(path, &file, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    status = load_weights(worker, file, error);
-    safetensors_close(file);
-    return status;
-}
-
 static enum status load_states(struct worker *worker, const struct safetensors *file, struct error *error)
 {
     size_t count = optimizer_state_count(&worker->optimizer);
@@ -218,19 +190,18 @@ static enum status load_states(struct worker *worker, const struct safetensors *
     return status;
 }
 
-static enum status load_optimizer(struct worker *worker, const char *found, struct error *error)
+static enum status load_file(struct worker *worker, const char *found, const char *name,
+                             enum status (*load)(struct worker *, const struct safetensors *, struct error *),
+                             struct error *error)
 {
     char path[CHECKPOINT_PATH_MAX + 32];
     struct safetensors *file;
-    if (optimizer_state_count(&worker->optimizer) == 0) {
-        return STATUS_OK;
-    }
-    snprintf(path, sizeof(path), "%s/" CHECKPOINT_OPTIMIZER, found);
+    snprintf(path, sizeof(path), "%s/%s", found, name);
     enum status status = safetensors_open(path, &file, error);
     if (status != STATUS_OK) {
         return status;
     }
-    status = load_states(worker, file, error);
+    status = load(worker, file, error);
     safetensors_close(file);
     return status;
 }
@@ -250,9 +221,9 @@ static void resume_plan(struct worker *worker, const struct checkpoint_state *st
 
 enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error)
 {
-    enum status status = load_model(worker, resume->found, error);
-    if (status == STATUS_OK) {
-        status = load_optimizer(worker, resume->found, error);
+    enum status status = load_file(worker, resume->found, CHECKPOINT_MODEL, load_weights, error);
+    if (status == STATUS_OK && optimizer_state_count(&worker->optimizer) > 0) {
+        status = load_file(worker, resume->found, CHECKPOINT_OPTIMIZER, load_states, error);
     }
     if (status == STATUS_OK) {
         status = worker_check(worker, error);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/bfloat16.h"
 #include "mem/uint64.h"
 #include "worker/regular_file.h"
 
@@ -291,17 +292,7 @@ static float from_half(uint16_t half)
         return (sign ? -1.0f : 1.0f) * (float)fraction * 0x1p-24f;
     }
     uint32_t bits = sign << 31 | (exponent == 0x1f ? UINT32_C(0xff) : exponent + 112) << 23 | fraction << 13;
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-static float from_bfloat(uint16_t bfloat)
-{
-    uint32_t bits = (uint32_t)bfloat << 16;
-    float value;
-    memcpy(&value, &bits, sizeof(value));
-    return value;
+    return float_of_bits(bits);
 }
 
 // Two-byte values at the end of the buffer that they fill with four bytes each.
@@ -312,7 +303,7 @@ static void widen(enum safetensors_type type, uint64_t count, float *values)
         uint16_t value;
         memcpy(&value, from + i * sizeof(value), sizeof(value));
         value = le16toh(value);
-        values[i] = type == SAFETENSORS_F16 ? from_half(value) : from_bfloat(value);
+        values[i] = type == SAFETENSORS_F16 ? from_half(value) : bfloat16_to_float(value);
     }
 }
 

@@ -5,7 +5,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "mem/clock.h"
 #include "mem/sanitizer.h"
@@ -100,19 +99,16 @@ static void give_state(void *context, size_t number, uint64_t first, uint64_t co
     give(context, 1 + number, first, count, values);
 }
 
-static enum status write_weights(struct checkpoint_writer *writer, const char *part, struct file_sum *sum,
+static enum status write_weights(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
                                  struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + 32];
-    snprintf(path, sizeof(path), "%s/" CHECKPOINT_MODEL, part);
     return safetensors_write(path, writer->items, writer->worker->model->parameter_count, give_weights, writer, sum,
                              error);
 }
 
-static enum status write_state(struct checkpoint_writer *writer, const char *part, struct file_sum *sum,
+static enum status write_state(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
                                struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + 32];
     struct safetensors_item items[OPTIMIZER_STATES_MAX];
     size_t count = optimizer_state_count(&writer->worker->optimizer);
     for (size_t i = 0; i < count; i++) {
@@ -122,16 +118,13 @@ static enum status write_state(struct checkpoint_writer *writer, const char *par
             .shape = {writer->worker->model->elements},
         };
     }
-    snprintf(path, sizeof(path), "%s/" CHECKPOINT_OPTIMIZER, part);
     return safetensors_write(path, items, count, give_state, writer, sum, error);
 }
 
-static enum status write_config(struct checkpoint_writer *writer, const char *part, struct file_sum *sum,
+static enum status write_config(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
                                 struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + 32];
     struct hashed_file *file;
-    snprintf(path, sizeof(path), "%s/" CHECKPOINT_CONFIG, part);
     enum status status = hashed_file_create(path, &file, error);
     if (status != STATUS_OK) {
         return status;
@@ -146,17 +139,16 @@ static enum status write_config(struct checkpoint_writer *writer, const char *pa
 
 static enum status write_files(struct checkpoint_writer *writer, const char *part, struct error *error)
 {
-    static const struct {
-        const char *name;
-        enum status (*write)(struct checkpoint_writer *, const char *, struct file_sum *, struct error *);
-    } parts[] = {
-        {"model.safetensors", write_weights}, {CHECKPOINT_CONFIG, write_config}, {CHECKPOINT_OPTIMIZER, write_state}};
-    struct checkpoint_file files[sizeof(parts) / sizeof(parts[0])];
+    enum status (*const writers[])(struct checkpoint_writer *, const char *, struct file_sum *,
+                                   struct error *) = {write_weights, write_config, write_state};
+    struct checkpoint_file files[] = {
+        {.name = CHECKPOINT_MODEL}, {.name = CHECKPOINT_CONFIG}, {.name = CHECKPOINT_OPTIMIZER}};
     size_t count = buffer_count(writer->worker) > 1 ? 3 : 2;
     enum status status = STATUS_OK;
     for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-        files[i].name = parts[i].name;
-        status = parts[i].write(writer, part, &files[i].sum, error);
+        char path[CHECKPOINT_PATH_MAX + 32];
+        snprintf(path, sizeof(path), "%s/%s", part, files[i].name);
+        status = writers[i](writer, path, &files[i].sum, error);
         writer->report.bytes += status == STATUS_OK ? files[i].sum.bytes : 0;
     }
     if (status == STATUS_OK && writer->direct) {
@@ -227,12 +219,8 @@ static void wait_until_written(struct checkpoint_writer *writer)
 {
     pthread_mutex_lock(&writer->mutex);
     while (writer->due) {
-        struct timespec until;
+        const struct timespec until = clock_after(CLOCK_REALTIME, NOTE_NS);
         worker_note(writer->worker, "a checkpoint", false);
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += NOTE_NS;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
         pthread_cond_timedwait(&writer->changed, &writer->mutex, &until);
     }
     pthread_mutex_unlock(&writer->mutex);
@@ -280,14 +268,8 @@ static struct safetensors_item *make_items(const struct model *model)
 {
     struct safetensors_item *items = calloc(model->parameter_count, sizeof(*items));
     for (size_t i = 0; items != NULL && i < model->parameter_count; i++) {
-        const struct parameter *parameter = &model->parameters[i];
-        items[i].name = parameter->name;
-        if (parameter->rows == 1) {
-            items[i].shape[items[i].dimensions++] = parameter->columns;
-        } else {
-            items[i].shape[items[i].dimensions++] = parameter->rows_used;
-            items[i].shape[items[i].dimensions++] = parameter->columns;
-        }
+        items[i].name = model->parameters[i].name;
+        items[i].dimensions = model_parameter_shape(&model->parameters[i], items[i].shape);
     }
     return items;
 }

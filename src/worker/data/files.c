@@ -202,8 +202,11 @@ enum status token_file_read_sample(const struct token_files *files, const struct
                                    uint64_t length, int32_t *tokens, int32_t *targets, struct error *error)
 {
     uint8_t *raw = (uint8_t *)targets, last[sizeof(uint32_t)] = {0};
-    enum status status = token_file_read(files, file, first, length, raw, error);
-    if (status == STATUS_OK) {
+    bool room = files->token_bytes < sizeof(*targets); // for one more
+    enum status status = token_file_read(files, file, first, room ? length + 1 : length, raw, error);
+    if (status == STATUS_OK && room) {
+        memcpy(last, raw + length * files->token_bytes, files->token_bytes);
+    } else if (status == STATUS_OK) {
         status = token_file_read(files, file, first + length, 1, last, error);
     }
     if (status != STATUS_OK) {

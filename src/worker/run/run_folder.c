@@ -81,16 +81,11 @@ static enum status make_new(const char *wanted, char path[RUN_FOLDER_MAX], struc
     return cannot(error, "make another such folder", wanted);
 }
 
-static void put_text(FILE *file, const void *text)
-{
-    fputs(text, file);
-}
-
 enum status run_folder_write(const char *folder, const char *name, const char *text, struct error *error)
 {
     char path[RUN_FOLDER_MAX + 64];
     snprintf(path, sizeof(path), "%s/%s", folder, name);
-    return whole_file_write(path, put_text, text) ? STATUS_OK : cannot(error, "write this file", path);
+    return whole_file_write_text(path, text) ? STATUS_OK : cannot(error, "write this file", path);
 }
 
 void run_folder_versions(FILE *file)
