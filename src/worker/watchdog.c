@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "mem/clock.h"
+#include "worker/regular_file.h"
 #include "worker/run/run_folder.h"
 
 #define BEATS_A_STALL 8  // a thread writes so often in the time after which a rank has stopped
@@ -246,7 +247,7 @@ enum status watchdog_start(const struct watchdog_config *config, struct watchdog
     char folder[RUN_FOLDER_MAX + 8];
     snprintf(folder, sizeof(folder), "%s/alive", config->folder);
     if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
-        return error_set(error, STATUS_ERROR, "%s: cannot make this folder: %s", folder, strerror(errno));
+        return regular_file_refuse(folder, "make this folder", error);
     }
     struct watchdog *watchdog = calloc(1, sizeof(*watchdog));
     if (watchdog == NULL) {

@@ -12,19 +12,14 @@
 
 #include <jansson.h>
 
+#include "require.h"
 #include "worker/checkpoint/folder.h"
 #include "worker/checkpoint/safetensors.h"
 #include "worker/data/data.h"
 
 #define PATH_MAX_BYTES 64
 
-#define require(condition) ((condition) ? (void)0 : require_failed(__LINE__, #condition))
-
-static void __attribute__((noreturn)) require_failed(int line, const char *condition)
-{
-    fprintf(stderr, "fuzz_reader.c:%d: not true: %s\n", line, condition);
-    abort();
-}
+struct require_place require_place = {.name = "a reader"};
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 

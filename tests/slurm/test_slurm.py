@@ -185,13 +185,8 @@ class UnderSlurm(headroom_run.ProgramTest):
 
 
     def test_two_kinds_of_nodes(self):
-        """A heterogeneous job, with the parts that this cluster has."""
-        script = (SOURCE / "launch/slurm/heterogeneous.sbatch").read_text(encoding="utf-8")
-        parts = iter(("#SBATCH --ntasks=2 --nodelist=n1", "#SBATCH --ntasks=1 --nodelist=n2"))
-        lines = [next(parts) if line.startswith("#SBATCH --nodes") else line for line in script.splitlines()]
-        self.write("heterogeneous.sbatch", "\n".join(lines) + "\n")
-        job = self.slurm.call("sbatch", "--parsable", f"--chdir={self.folder}", "--time=30",
-                              self.path("heterogeneous.sbatch"), *JOB, "train.steps=20").strip()
+        """A heterogeneous job."""
+        job = self.submit(["--ntasks=2", "--nodelist=n1", ":", "--ntasks=1", "--nodelist=n2"], *JOB, "train.steps=20")
         self.wait_until(lambda: "COMPLETED" in self.slurm.call("scontrol", "show", "job", job), job, "does not end")
         run = headroom_run.Run(self.path(f"runs/job_{job}"), None)
         self.assertEqual(len(run.steps[-1]["ranks"]), 3)

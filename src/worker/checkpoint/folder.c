@@ -13,15 +13,11 @@
 #include <unistd.h>
 
 #include "mem/whole_file.h"
+#include "worker/regular_file.h"
 
 #define STEP_NAME "step_%08" PRIu64
 
 static const char part_suffix[] = ".part";
-
-static enum status cannot(const char *what, const char *path, struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
-}
 
 static void checkpoints_path(const char *run, char path[CHECKPOINT_PATH_MAX])
 {
@@ -124,7 +120,7 @@ static enum status list_steps(const char *run, uint64_t **steps_p, size_t *count
     *steps_p = NULL;
     *count_p = 0;
     if (folder == NULL) {
-        return errno == ENOENT ? STATUS_OK : cannot("read this folder", path, error);
+        return errno == ENOENT ? STATUS_OK : regular_file_refuse(path, "read this folder", error);
     }
     for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
         if (parse_name(entry->d_name, &step)) {
@@ -189,10 +185,10 @@ enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOIN
     checkpoints_path(run, folder);
     part_path(run, step, part);
     if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
-        return cannot("make this folder", folder, error);
+        return regular_file_refuse(folder, "make this folder", error);
     }
     remove_folder(part);
-    return mkdir(part, 0777) == 0 ? STATUS_OK : cannot("make this folder", part, error);
+    return mkdir(part, 0777) == 0 ? STATUS_OK : regular_file_refuse(part, "make this folder", error);
 }
 
 static bool move_latest(const char *folder, uint64_t step)
@@ -239,10 +235,11 @@ enum status checkpoint_end(const char *run, const struct checkpoint_state *state
     bool written = whole_file_write_text(file, text) && sync_folder(part);
     free(text);
     if (!written) {
-        return cannot("write", file, error);
+        return regular_file_refuse(file, "write", error);
     }
-    return name_folder(folder, part, path) && move_latest(folder, state->step) ? STATUS_OK
-                                                                               : cannot("write", path, error);
+    return name_folder(folder, part, path) && move_latest(folder, state->step)
+               ? STATUS_OK
+               : regular_file_refuse(path, "write", error);
 }
 
 // Finding one ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpoint/hashed_file.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "mem/uint64.h"
 #include "worker/regular_file.h"
 
 #define PIECE_BYTES (1 << 20)
@@ -19,11 +19,6 @@ struct hashed_file {
     uint64_t bytes;
     XXH3_state_t *hash;
 };
-
-static enum status cannot(const char *what, const char *path, struct error *error)
-{
-    return error_set(error, STATUS_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
-}
 
 static void destroy(struct hashed_file *file)
 {
@@ -51,7 +46,7 @@ enum status hashed_file_create(const char *path, struct hashed_file **file_p, st
     XXH3_64bits_reset(file->hash);
     file->descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (file->descriptor < 0) {
-        enum status status = cannot("write", path, error);
+        enum status status = regular_file_refuse(path, "write", error);
         destroy(file);
         return status;
     }
@@ -61,18 +56,10 @@ enum status hashed_file_create(const char *path, struct hashed_file **file_p, st
 
 enum status hashed_file_write(struct hashed_file *file, const void *bytes, size_t count, struct error *error)
 {
-    const char *next = bytes;
     XXH3_64bits_update(file->hash, bytes, count);
     file->bytes += count;
-    while (count > 0) {
-        ssize_t written = write(file->descriptor, next, count);
-        if (written < 0 && errno != EINTR) {
-            return cannot("write", file->path, error);
-        }
-        next += written > 0 ? written : 0;
-        count -= written > 0 ? (size_t)written : 0;
-    }
-    return STATUS_OK;
+    return regular_file_write(file->descriptor, bytes, count) ? STATUS_OK
+                                                              : regular_file_refuse(file->path, "write", error);
 }
 
 enum status hashed_file_finish(struct hashed_file *file, struct file_sum *sum_p, struct error *error)
@@ -82,7 +69,7 @@ enum status hashed_file_finish(struct hashed_file *file, struct file_sum *sum_p,
     file->descriptor = -1;
     written = close(descriptor) == 0 && written;
     *sum_p = (struct file_sum){.bytes = file->bytes, .xxh3 = XXH3_64bits_digest(file->hash)};
-    enum status status = written ? STATUS_OK : cannot("write", file->path, error);
+    enum status status = written ? STATUS_OK : regular_file_refuse(file->path, "write", error);
     destroy(file);
     return status;
 }
@@ -97,18 +84,12 @@ static enum status sum_pieces(int descriptor, uint64_t bytes, const char *path, 
 {
     XXH3_64bits_reset(hash);
     *sum_p = (struct file_sum){0};
-    while (sum_p->bytes < bytes) {
-        ssize_t got = read(descriptor, piece, PIECE_BYTES);
-        if (got < 0 && errno != EINTR) {
-            return cannot("read", path, error);
+    for (uint64_t found = 1; sum_p->bytes < bytes && found > 0; sum_p->bytes += found) {
+        uint64_t most = uint64_min(PIECE_BYTES, bytes - sum_p->bytes);
+        if (!regular_file_read(descriptor, sum_p->bytes, most, piece, &found)) {
+            return regular_file_refuse(path, "read", error);
         }
-        if (got == 0) {
-            break;
-        }
-        if (got > 0) {
-            XXH3_64bits_update(hash, piece, (size_t)got);
-            sum_p->bytes += (uint64_t)got;
-        }
+        XXH3_64bits_update(hash, piece, found);
     }
     sum_p->xxh3 = XXH3_64bits_digest(hash);
     return STATUS_OK;

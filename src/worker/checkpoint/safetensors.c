@@ -2,7 +2,6 @@
 #include "worker/checkpoint/safetensors.h"
 
 #include <endian.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -41,19 +40,13 @@ static const struct {
 static enum status read_bytes(const struct safetensors *file, uint64_t offset, uint64_t bytes, void *to,
                               struct error *error)
 {
-    uint64_t found = 0;
-    while (found < bytes) {
-        ssize_t got = pread(file->descriptor, (char *)to + found, bytes - found, (off_t)(offset + found));
-        if (got < 0 && errno != EINTR) {
-            return error_set(error, STATUS_ERROR, "%s: cannot read: %s", file->path, strerror(errno));
-        }
-        if (got == 0) {
-            return error_set(error, STATUS_ERROR, "%s: truncated: it ends after %" PRIu64 " bytes", file->path,
-                             offset + found);
-        }
-        found += got > 0 ? (uint64_t)got : 0;
+    uint64_t found;
+    if (!regular_file_read(file->descriptor, offset, bytes, to, &found)) {
+        return regular_file_refuse(file->path, "read", error);
     }
-    return STATUS_OK;
+    return found == bytes ? STATUS_OK
+                          : error_set(error, STATUS_ERROR, "%s: truncated: it ends after %" PRIu64 " bytes", file->path,
+                                      offset + found);
 }
 
 static enum status refuse(const struct safetensors *file, const char *tensor, const char *what, struct error *error)

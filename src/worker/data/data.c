@@ -7,11 +7,10 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "worker/data/kinds.h"
 #include "worker/random.h"
+#include "worker/regular_file.h"
 
 static const struct {
     const struct data_ops *packed, *unpacked;
@@ -49,39 +48,18 @@ static bool raise_open_files_limit(void)
     return setrlimit(RLIMIT_NOFILE, &limit) == 0;
 }
 
-static enum status check_regular(int opened, const char *path, uint64_t *bytes_p, struct error *error)
-{
-    struct stat about;
-    if (fstat(opened, &about) != 0) {
-        return data_refuse_file(path, errno, error);
-    }
-    if (!S_ISREG(about.st_mode)) {
-        return error_set(error, STATUS_INVALID, "%s: is not a regular file", path);
-    }
-    if (bytes_p != NULL) {
-        *bytes_p = (uint64_t)about.st_size;
-    }
-    return STATUS_OK;
-}
-
 enum status data_open_file(const char *path, int *opened_p, uint64_t *bytes_p, struct error *error)
 {
-    const int flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC;
-    int opened = open(path, flags);
+    int opened = open(path, REGULAR_FILE_FLAGS);
     if (opened < 0 && errno == EMFILE && raise_open_files_limit()) { // a set may have a thousand shards
-        opened = open(path, flags);
+        opened = open(path, REGULAR_FILE_FLAGS);
     }
     if (opened < 0) {
         return data_refuse_file(path, errno, error);
     }
-    enum status status = check_regular(opened, path, bytes_p, error);
-    if (status != STATUS_OK) {
-        close(opened);
-        return status;
-    }
-    fcntl(opened, F_SETFL, 0); // there are file systems that refuse to read what they would wait for
+    uint64_t bytes;
     *opened_p = opened;
-    return STATUS_OK;
+    return regular_file_check(path, opened, bytes_p == NULL ? &bytes : bytes_p, error);
 }
 
 static enum status check_mlp(const struct config *config, const struct data_set *set, struct error *error)

@@ -9,6 +9,7 @@
 
 #include "mem/uint64.h"
 #include "worker/data/kinds.h"
+#include "worker/regular_file.h"
 
 const char *token_files_path(const struct config *config, enum data_split split)
 {
@@ -131,19 +132,14 @@ void token_files_keep(struct token_files *files, const struct config *config, en
 enum status token_file_read_bytes(const struct token_file *file, uint64_t offset, uint64_t bytes, void *to,
                                   struct error *error)
 {
-    uint64_t found = 0;
-    while (found < bytes) {
-        ssize_t got = pread(file->descriptor, (uint8_t *)to + found, bytes - found, (off_t)(offset + found));
-        if (got < 0 && errno != EINTR) {
-            return data_refuse_file(file->path, errno, error);
-        }
-        if (got == 0) {
-            return error_set(error, STATUS_ERROR,
-                             "%s: the file ended while it was being read: it held %" PRIu64
-                             " bytes, now at most %" PRIu64,
-                             file->path, file->bytes, offset + found);
-        }
-        found += got > 0 ? (uint64_t)got : 0;
+    uint64_t found;
+    if (!regular_file_read(file->descriptor, offset, bytes, to, &found)) {
+        return data_refuse_file(file->path, errno, error);
+    }
+    if (found < bytes) {
+        return error_set(error, STATUS_ERROR,
+                         "%s: the file ended while it was being read: it held %" PRIu64 " bytes, now at most %" PRIu64,
+                         file->path, file->bytes, offset + found);
     }
     return STATUS_OK;
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "mem/whole_file.h"
+#include "worker/regular_file.h"
 #include "worker/run/run_folder.h"
 
 struct metrics {
@@ -19,7 +20,7 @@ struct metrics {
 
 static enum status cannot_write(const struct metrics *metrics, struct error *error)
 {
-    return error_set(error, STATUS_ERROR, "%s: cannot write: %s", metrics->path, strerror(errno));
+    return regular_file_refuse(metrics->path, "write", error);
 }
 
 // Whether a line tells of what is done before step `first_step`. One that was written in part does not.
@@ -95,19 +96,6 @@ void metrics_close(struct metrics *metrics)
     }
 }
 
-static bool write_all(int file, const char *text, size_t length)
-{
-    while (length > 0) {
-        ssize_t written = write(file, text, length);
-        if (written < 0 && errno != EINTR) {
-            return false;
-        }
-        text += written > 0 ? written : 0;
-        length -= written > 0 ? (size_t)written : 0;
-    }
-    return true;
-}
-
 // Writes and frees the object. A line that could be written only in part is taken back.
 static enum status write_line(struct metrics *metrics, json_t *object, struct error *error)
 {
@@ -120,7 +108,7 @@ static enum status write_line(struct metrics *metrics, json_t *object, struct er
     text[length] = '\n'; // in place of the terminator
     off_t before = lseek(metrics->file, 0, SEEK_END);
     enum status status = STATUS_OK;
-    if (!write_all(metrics->file, text, length + 1)) {
+    if (!regular_file_write(metrics->file, text, length + 1)) {
         status = cannot_write(metrics, error);
         (void)!ftruncate(metrics->file, before); // where that fails too, the first complaint is the one to read
     }
