@@ -246,7 +246,7 @@ class ProgramTest(unittest.TestCase):
     def metrics_lines(self, folder):
         try:
             with open(self.path(f"{folder}/metrics.jsonl"), encoding="utf-8") as file:
-                return file.readlines()
+                return file.read().splitlines(keepends=True)  # readlines() tears a line that is being written
         except FileNotFoundError:
             return []
 
