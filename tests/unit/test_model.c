@@ -180,7 +180,7 @@ static void step(struct workplace *workplace, const struct optimizer_config *con
     device_address tally = target_copy_in(target, &workplace->tally, sizeof(workplace->tally));
     context->kernels->sum_of_squares(context, squares, memory.gradients, model->elements);
     context->kernels->gradient_scale(context, memory.scale, tally, squares, 0);
-    optimizer_step(config, model, context, &memory, number);
+    optimizer_step(config, model, context, &memory, number, 0, model->elements);
     target_copy_out(target, workplace->weights, memory.parameters, bytes);
     target_copy_out(target, workplace->states[0], memory.states[0], bytes);
     target_copy_out(target, workplace->states[1], memory.states[1], bytes);

@@ -29,9 +29,18 @@ static void checkpoint_path(const char *run, uint64_t step, char path[CHECKPOINT
     snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME, run, step);
 }
 
-static void part_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX])
+void checkpoint_part_path(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX])
 {
-    snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME "%s", run, step, part_suffix);
+    snprintf(part, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME "%s", run, step, part_suffix);
+}
+
+void checkpoint_optimizer_name(uint32_t number, uint32_t count, char *name)
+{
+    if (count == 1) {
+        snprintf(name, CHECKPOINT_NAME_MAX, "optimizer.safetensors");
+    } else {
+        snprintf(name, CHECKPOINT_NAME_MAX, "optimizer-%05" PRIu32 "-of-%05" PRIu32 ".safetensors", number + 1, count);
+    }
 }
 
 // "step_N"
@@ -76,7 +85,7 @@ static void discard(const char *run, uint64_t step)
 {
     char path[CHECKPOINT_PATH_MAX], part[CHECKPOINT_PATH_MAX];
     checkpoint_path(run, step, path);
-    part_path(run, step, part);
+    checkpoint_part_path(run, step, part);
     remove_folder(part);
     if (rename(path, part) == 0) {
         remove_folder(part);
@@ -179,11 +188,11 @@ void checkpoint_set_aside(const char *run, uint64_t step)
 
 // Writing a checkpoint ------------------------------------------------------------------------------------------------
 
-enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX], struct error *error)
+enum status checkpoint_begin(const char *run, uint64_t step, struct error *error)
 {
-    char folder[CHECKPOINT_PATH_MAX];
+    char folder[CHECKPOINT_PATH_MAX], part[CHECKPOINT_PATH_MAX];
     checkpoints_path(run, folder);
-    part_path(run, step, part);
+    checkpoint_part_path(run, step, part);
     if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
         return regular_file_refuse(folder, "make this folder", error);
     }
@@ -225,7 +234,7 @@ enum status checkpoint_end(const char *run, const struct checkpoint_state *state
     char folder[CHECKPOINT_PATH_MAX], part[CHECKPOINT_PATH_MAX], path[CHECKPOINT_PATH_MAX];
     char file[CHECKPOINT_PATH_MAX + NAME_MAX];
     checkpoints_path(run, folder);
-    part_path(run, state->step, part);
+    checkpoint_part_path(run, state->step, part);
     checkpoint_path(run, state->step, path);
     snprintf(file, sizeof(file), "%s/state.json", part);
     char *text = checkpoint_state_print(state, files, count);

@@ -129,16 +129,24 @@ static enum status check_weights(const struct safetensors *file, const struct mo
 // Takes elements [first, first + count) of tensor `number`.
 typedef void take(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values);
 
-static enum status load_tensor(struct worker *worker, const struct safetensors *file,
-                               const struct safetensors_tensor *tensor, take *take, size_t number, struct error *error)
+// Elements [first, end) of a tensor of the file, for tensor `number`, in which the file's begins at `begin`.
+struct range {
+    size_t number;
+    uint64_t first, end;
+    int64_t begin;
+};
+
+static enum status load_range(struct worker *worker, const struct safetensors *file,
+                              const struct safetensors_tensor *tensor, take *take, const struct range *range,
+                              struct error *error)
 {
     float *piece = malloc(PIECE * sizeof(*piece));
     enum status status = piece == NULL ? error_out_of_host_memory(error) : STATUS_OK;
-    for (uint64_t first = 0; first < tensor->elements && status == STATUS_OK; first += PIECE) {
-        uint64_t count = uint64_min(PIECE, tensor->elements - first);
+    for (uint64_t first = range->first; first < range->end && status == STATUS_OK; first += PIECE) {
+        uint64_t count = uint64_min(PIECE, range->end - first);
         status = safetensors_read(file, tensor, first, count, piece, error);
         if (status == STATUS_OK) {
-            take(worker, number, first, count, piece);
+            take(worker, range->number, (uint64_t)(range->begin + (int64_t)first), count, piece);
         }
     }
     free(piece);
@@ -165,7 +173,8 @@ static enum status load_weights(struct worker *worker, const struct safetensors 
     enum status status = check_weights(file, model, error);
     for (size_t i = 0; i < model->parameter_count && status == STATUS_OK; i++) {
         const struct safetensors_tensor *tensor = safetensors_find(file, model->parameters[i].name);
-        status = load_tensor(worker, file, tensor, take_weights, i, error);
+        const struct range whole = {.number = i, .end = tensor->elements};
+        status = load_range(worker, file, tensor, take_weights, &whole, error);
     }
     if (status == STATUS_OK) {
         optimizer_copy(model, worker->kernels, &worker->optimizer_memory);
@@ -173,36 +182,97 @@ static enum status load_weights(struct worker *worker, const struct safetensors 
     return status;
 }
 
-static enum status load_states(struct worker *worker, const struct safetensors *file, struct error *error)
+// What the rank's shard has in common with one of the files, whose tensors begin at element `first` of all.
+static enum status load_common(struct worker *worker, const struct safetensors *file, uint64_t first,
+                               struct error *error)
 {
-    size_t count = optimizer_state_count(&worker->optimizer);
+    const struct shard *shard = &worker->state.shard;
     enum status status = STATUS_OK;
-    for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-        const char *name = optimizer_state_name(&worker->optimizer, i);
-        const struct safetensors_tensor *tensor = safetensors_find(file, name);
-        if (tensor == NULL || tensor->type != SAFETENSORS_F32 || tensor->elements != worker->model->elements) {
-            return error_set(error, STATUS_INVALID,
-                             "%s: is of another optimizer, or model: it has no %s of %" PRIu64 " values",
-                             safetensors_path(file), name, worker->model->elements);
-        }
-        status = load_tensor(worker, file, tensor, take_state, i, error);
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer) && status == STATUS_OK; i++) {
+        const struct safetensors_tensor *tensor = safetensors_find(file, optimizer_state_name(&worker->optimizer, i));
+        const struct range common = {
+            .number = i,
+            .first = uint64_max(first, shard->first) - first,
+            .end = uint64_min(tensor->elements, uint64_max(first, shard->first + shard->elements) - first),
+            .begin = (int64_t)first - (int64_t)shard->first,
+        };
+        status = load_range(worker, file, tensor, take_state, &common, error);
     }
     return status;
 }
 
-static enum status load_file(struct worker *worker, const char *found, const char *name,
-                             enum status (*load)(struct worker *, const struct safetensors *, struct error *),
-                             struct error *error)
+// Whether the file has all states, of the same elements, and no more of these than are left.
+static enum status check_states(const struct worker *worker, const struct safetensors *file, uint64_t left,
+                                uint64_t *elements_p, struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + 32];
-    struct safetensors *file;
-    snprintf(path, sizeof(path), "%s/%s", found, name);
-    enum status status = safetensors_open(path, &file, error);
-    if (status != STATUS_OK) {
-        return status;
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
+        const char *name = optimizer_state_name(&worker->optimizer, i);
+        const struct safetensors_tensor *tensor = safetensors_find(file, name);
+        if (tensor == NULL || tensor->type != SAFETENSORS_F32 || tensor->elements > left ||
+            (i > 0 && tensor->elements != *elements_p)) {
+            return error_set(error, STATUS_INVALID,
+                             "%s: is of another optimizer, or model: it has no %s of %" PRIu64 " values",
+                             safetensors_path(file), name, left);
+        }
+        *elements_p = tensor->elements;
     }
-    status = load(worker, file, error);
-    safetensors_close(file);
+    return STATUS_OK;
+}
+
+static enum status load_state_file(struct worker *worker, const struct safetensors *file, bool last, uint64_t *first,
+                                   struct error *error)
+{
+    uint64_t left = worker->model->elements - *first, elements = 0;
+    enum status status = check_states(worker, file, left, &elements, error);
+    if (status == STATUS_OK && last && elements != left) {
+        return error_set(error, STATUS_INVALID,
+                         "%s: is of another model: it has states of %" PRIu64 " values, expected %" PRIu64,
+                         safetensors_path(file), elements, left);
+    }
+    if (status == STATUS_OK) {
+        status = load_common(worker, file, *first, error);
+    }
+    *first += elements;
+    return status;
+}
+
+static enum status open_file(const char *found, const char *name, struct safetensors **file_p, struct error *error)
+{
+    char path[CHECKPOINT_PATH_MAX + CHECKPOINT_NAME_MAX];
+    snprintf(path, sizeof(path), "%s/%s", found, name);
+    return safetensors_open(path, file_p, error);
+}
+
+static enum status load_model_file(struct worker *worker, const char *found, struct error *error)
+{
+    struct safetensors *file;
+    enum status status = open_file(found, CHECKPOINT_MODEL, &file, error);
+    if (status == STATUS_OK) {
+        status = load_weights(worker, file, error);
+        safetensors_close(file);
+    }
+    return status;
+}
+
+static enum status load_state_files(struct worker *worker, const struct resume *resume, struct error *error)
+{
+    uint32_t files = resume->state.optimizer_files;
+    uint64_t first = 0;
+    enum status status = STATUS_OK;
+    if (files == 0) {
+        return error_set(error, STATUS_INVALID, "%s: is of another optimizer: it has no %s", resume->found,
+                         optimizer_state_name(&worker->optimizer, 0));
+    }
+    for (uint32_t i = 0; i < files && status == STATUS_OK; i++) {
+        struct safetensors *file;
+        char name[CHECKPOINT_NAME_MAX];
+        checkpoint_optimizer_name(i, files, name);
+        status = open_file(resume->found, name, &file, error);
+        if (status == STATUS_OK) {
+            status = load_state_file(worker, file, i + 1 == files, &first, error);
+            safetensors_close(file);
+        }
+    }
     return status;
 }
 
@@ -221,9 +291,9 @@ static void resume_plan(struct worker *worker, const struct checkpoint_state *st
 
 enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error)
 {
-    enum status status = load_file(worker, resume->found, CHECKPOINT_MODEL, load_weights, error);
+    enum status status = load_model_file(worker, resume->found, error);
     if (status == STATUS_OK && optimizer_state_count(&worker->optimizer) > 0) {
-        status = load_file(worker, resume->found, CHECKPOINT_OPTIMIZER, load_states, error);
+        status = load_state_files(worker, resume, error);
     }
     if (status == STATUS_OK) {
         status = worker_check(worker, error);

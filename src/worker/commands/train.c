@@ -135,7 +135,10 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     struct worker worker;
     struct reporter reporter = {.worker = &worker, .start_ns = clock_ns()};
     struct resume go_on_from = {0};
-    enum status status = failure_agree(comm, worker_init(&worker, config, comm, &error), &error);
+    enum status status = failure_agree(comm, worker_open(&worker, config, comm, &error), &error);
+    if (status == STATUS_OK) {
+        status = failure_agree(comm, worker_hold(&worker, &error), &error);
+    }
     if (status == STATUS_OK && worker_connect(&worker, &error) != STATUS_OK) {
         failure_alone(&worker, &error);
     }

@@ -66,6 +66,7 @@ struct config {
         enum config_precision precision;
         enum config_recompute recompute;
         uint64_t offload_bytes; // of host memory, on each rank
+        bool shard_optimizer;   // each rank holds a part of the optimizer's state
         bool reproducible;      // the same bits whatever the ranks and their memory
         uint64_t grain_size;    // samples that are computed together then
         uint64_t seed;
