@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "mem/uint64.h"
-#include "worker/checkpoint/safetensors.h"
+#include "worker/checkpoint/model_file.h"
 #include "worker/fixed_sums.h"
 
 #define PIECE (UINT64_C(1) << 18) // elements
@@ -80,52 +80,6 @@ enum status resume_find(struct worker *worker, const char *run, struct resume *r
 
 // Loading it ---------------------------------------------------------------------------------------------------------
 
-static enum status differs(const struct safetensors *file, const char *tensor, const char *found, const char *expected,
-                           struct error *error)
-{
-    return error_set(error, STATUS_INVALID, "%s: is of another model: %s is %s, the configuration's is %s",
-                     safetensors_path(file), tensor, found, expected);
-}
-
-#define SHAPE_TEXT_MAX (SAFETENSORS_DIMENSIONS_MAX * 22 + 3)
-
-static void print_shape(size_t dimensions, const uint64_t *shape, char text[SHAPE_TEXT_MAX])
-{
-    size_t used = (size_t)snprintf(text, SHAPE_TEXT_MAX, "[");
-    for (size_t i = 0; i < dimensions; i++) {
-        used += (size_t)snprintf(text + used, SHAPE_TEXT_MAX - used, "%s%" PRIu64, i == 0 ? "" : ", ", shape[i]);
-    }
-    snprintf(text + used, SHAPE_TEXT_MAX - used, "]");
-}
-
-// The first parameter that the file has not, or otherwise.
-static enum status check_weights(const struct safetensors *file, const struct model *model, struct error *error)
-{
-    for (size_t i = 0; i < model->parameter_count; i++) {
-        const struct parameter *parameter = &model->parameters[i];
-        const struct safetensors_tensor *tensor = safetensors_find(file, parameter->name);
-        char found[SHAPE_TEXT_MAX], expected[SHAPE_TEXT_MAX];
-        uint64_t shape[2];
-        size_t dimensions = model_parameter_shape(parameter, shape);
-        print_shape(dimensions, shape, expected);
-        if (tensor == NULL) {
-            return differs(file, parameter->name, "not there", expected, error);
-        }
-        print_shape(tensor->dimensions, tensor->shape, found);
-        if (strcmp(found, expected) != 0) {
-            return differs(file, parameter->name, found, expected, error);
-        }
-        if (tensor->type == SAFETENSORS_OTHER) {
-            return differs(file, parameter->name, "of a type that is no real number", "F32, F16 or BF16", error);
-        }
-    }
-    if (safetensors_count(file) > model->parameter_count) {
-        return error_set(error, STATUS_INVALID, "%s: is of another model: it has %zu tensors, the configuration's %zu",
-                         safetensors_path(file), safetensors_count(file), model->parameter_count);
-    }
-    return STATUS_OK;
-}
-
 // Takes elements [first, first + count) of tensor `number`.
 typedef void take(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values);
 
@@ -170,7 +124,7 @@ static void take_state(struct worker *worker, size_t number, uint64_t first, uin
 static enum status load_weights(struct worker *worker, const struct safetensors *file, struct error *error)
 {
     const struct model *model = worker->model;
-    enum status status = check_weights(file, model, error);
+    enum status status = model_file_check(file, model, error);
     for (size_t i = 0; i < model->parameter_count && status == STATUS_OK; i++) {
         const struct safetensors_tensor *tensor = safetensors_find(file, model->parameters[i].name);
         const struct range whole = {.number = i, .end = tensor->elements};

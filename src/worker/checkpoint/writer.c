@@ -8,7 +8,7 @@
 
 #include "mem/clock.h"
 #include "mem/sanitizer.h"
-#include "worker/checkpoint/safetensors.h"
+#include "worker/checkpoint/model_file.h"
 
 #define NOTE_NS 500000000
 
@@ -128,8 +128,10 @@ static void make_copy(struct checkpoint_writer *writer)
 
 // To the disk --------------------------------------------------------------------------------------------------------
 
-static void give_weights(void *context, size_t number, uint64_t first, uint64_t count, float *values)
+static enum status give_weights(void *context, size_t number, uint64_t first, uint64_t count, float *values,
+                                struct error *error)
 {
+    (void)error;
     struct checkpoint_writer *writer = context;
     first += writer->worker->model->parameters[number].offset;
     if (writer->direct) {
@@ -138,10 +140,13 @@ static void give_weights(void *context, size_t number, uint64_t first, uint64_t 
     } else {
         memcpy(values, writer->copy + first, count * sizeof(*values));
     }
+    return STATUS_OK;
 }
 
-static void give_state(void *context, size_t number, uint64_t first, uint64_t count, float *values)
+static enum status give_state(void *context, size_t number, uint64_t first, uint64_t count, float *values,
+                              struct error *error)
 {
+    (void)error;
     struct checkpoint_writer *writer = context;
     if (writer->direct) {
         worker_note(writer->worker, "a checkpoint", false);
@@ -149,6 +154,7 @@ static void give_state(void *context, size_t number, uint64_t first, uint64_t co
     } else {
         memcpy(values, copy_of_state(writer, number) + first, count * sizeof(*values));
     }
+    return STATUS_OK;
 }
 
 static enum status write_weights(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
@@ -176,17 +182,7 @@ static enum status write_state(struct checkpoint_writer *writer, const char *pat
 static enum status write_config(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
                                 struct error *error)
 {
-    struct hashed_file *file;
-    enum status status = hashed_file_create(path, &file, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    status = hashed_file_write(file, writer->config, strlen(writer->config), error);
-    if (status != STATUS_OK) {
-        hashed_file_abandon(file);
-        return status;
-    }
-    return hashed_file_finish(file, sum, error);
+    return hashed_file_write_text(path, writer->config, sum, error);
 }
 
 typedef enum status write_file(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
@@ -405,15 +401,6 @@ bool checkpoint_writer_read(struct checkpoint_writer *writer, struct checkpoint_
     }
     return read;
 }
-static struct safetensors_item *make_items(const struct model *model)
-{
-    struct safetensors_item *items = calloc(model->parameter_count, sizeof(*items));
-    for (size_t i = 0; items != NULL && i < model->parameter_count; i++) {
-        items[i].name = model->parameters[i].name;
-        items[i].dimensions = model_parameter_shape(&model->parameters[i], items[i].shape);
-    }
-    return items;
-}
 
 static struct checkpoint_file *make_files(uint32_t optimizer_files)
 {
@@ -456,7 +443,7 @@ enum status checkpoint_writer_create(struct worker *worker, const char *run, str
     writer->writes_state = writes_state(worker);
     writer->part_count = has_shards(worker) ? ranks : 1;
     writer->parts = calloc(writer->part_count, sizeof(*writer->parts));
-    writer->items = make_items(worker->model);
+    writer->items = model_file_items(worker->model);
     writer->config = config_print(worker->config);
     writer->state.seed = worker->config->train.seed;
     writer->state.optimizer_files = writer->writes_state ? writer->part_count : 0;
