@@ -199,7 +199,7 @@ enum status loop_run(struct worker *worker, struct reporter *reporter, const str
     start_watchdog(worker, reporter);
     enum status status = step_plan_first(worker, error);
     if (status == STATUS_OK) {
-        reporter_start(reporter, resume->found);
+        reporter_start(reporter, resume);
         status = resume->state.evaluation_due ? evaluate_and_report(&loop, error) : STATUS_OK;
     }
     if (status == STATUS_OK) {

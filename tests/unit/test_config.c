@@ -107,6 +107,7 @@ static void assert_same(const struct config *a, const struct config *b)
     assert_same_text(a->device.name, b->device.name);
     assert_same_text(a->run.folder, b->run.folder);
     assert_same_text(a->checkpoint.resume, b->checkpoint.resume);
+    assert_same_text(a->checkpoint.weights, b->checkpoint.weights);
     copy.data.images = a->data.images;
     copy.data.labels = a->data.labels;
     copy.data.validation_images = a->data.validation_images;
@@ -116,6 +117,7 @@ static void assert_same(const struct config *a, const struct config *b)
     copy.device.name = a->device.name;
     copy.run.folder = a->run.folder;
     copy.checkpoint.resume = a->checkpoint.resume;
+    copy.checkpoint.weights = a->checkpoint.weights;
     copy.name = a->name; // and places are those of another text
     memcpy(copy.places, a->places, sizeof(copy.places));
     assert_memory_equal(a, &copy, sizeof(copy));

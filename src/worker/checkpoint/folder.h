@@ -31,6 +31,7 @@
 
 #define CHECKPOINT_MODEL  "model.safetensors"
 #define CHECKPOINT_CONFIG "config.yaml"
+#define CHECKPOINT_STATE  "state.json"
 
 // Of one of `count` files of the optimizer's state, from 0. Writes `name`, of CHECKPOINT_NAME_MAX bytes.
 void checkpoint_optimizer_name(uint32_t number, uint32_t count, char *name);

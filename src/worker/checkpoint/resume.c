@@ -51,6 +51,17 @@ static enum status find(const struct worker *worker, const char *run, char found
     return status == STATUS_OK && found[0] != '\0' ? check_seed(worker->config, state, error) : status;
 }
 
+static enum status find_weights(const struct config *config, char found[CHECKPOINT_PATH_MAX], struct error *error)
+{
+    struct checkpoint_state state = {0};
+    if (config->checkpoint.weights == NULL) {
+        return STATUS_OK;
+    }
+    enum status status = checkpoint_find(config->checkpoint.weights, stderr, found, &state, error);
+    free(state.plan);
+    return status;
+}
+
 static void tell_state(struct comm *comm, struct checkpoint_state *state)
 {
     struct sched_share *plan = state->plan;
@@ -69,9 +80,13 @@ enum status resume_find(struct worker *worker, const char *run, struct resume *r
     memset(resume, 0, sizeof(*resume));
     if (comm->rank == 0) {
         status = find(worker, run, resume->found, &resume->state, error);
+        if (status == STATUS_OK && resume->found[0] == '\0') {
+            status = find_weights(worker->config, resume->weights, error);
+        }
     }
     comm->ops->broadcast(comm, &status, sizeof(status));
     comm->ops->broadcast(comm, resume->found, sizeof(resume->found));
+    comm->ops->broadcast(comm, resume->weights, sizeof(resume->weights));
     if (status == STATUS_OK && resume->found[0] != '\0') {
         tell_state(comm, &resume->state);
     }
@@ -243,7 +258,7 @@ static void resume_plan(struct worker *worker, const struct checkpoint_state *st
     }
 }
 
-enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error)
+static enum status go_on(struct worker *worker, const struct resume *resume, struct error *error)
 {
     enum status status = load_model_file(worker, resume->found, error);
     if (status == STATUS_OK && optimizer_state_count(&worker->optimizer) > 0) {
@@ -259,4 +274,18 @@ enum status resume_load(struct worker *worker, const struct resume *resume, stru
         resume_plan(worker, &resume->state);
     }
     return status;
+}
+
+static enum status begin_anew(struct worker *worker, const struct resume *resume, struct error *error)
+{
+    enum status status = load_model_file(worker, resume->weights, error);
+    return status == STATUS_OK ? worker_check(worker, error) : status;
+}
+
+enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error)
+{
+    if (resume->found[0] != '\0') {
+        return go_on(worker, resume, error);
+    }
+    return resume->weights[0] != '\0' ? begin_anew(worker, resume, error) : STATUS_OK;
 }

@@ -175,7 +175,7 @@ static enum status check_files(const char *folder, const json_t *files, uint32_t
             checkpoint_optimizer_name((uint32_t)(i - always), *optimizer_files_p, name);
         }
         const json_t *entry = json_object_get(files, name);
-        status = entry == NULL ? damaged(folder, "state.json", "it names not all files", error)
+        status = entry == NULL ? damaged(folder, CHECKPOINT_STATE, "it names not all files", error)
                                : check_file(folder, name, entry, error);
     }
     return status;
@@ -189,10 +189,10 @@ static enum status check_state(const char *folder, const json_t *whole, struct c
     bool agrees = sum != NULL && json_equal(sum, json_object_get(whole, "xxh3"));
     json_decref(sum);
     if (!agrees) {
-        return damaged(folder, "state.json", "its checksum is another one", error);
+        return damaged(folder, CHECKPOINT_STATE, "its checksum is another one", error);
     }
     if (!parse_state(object, state)) {
-        return damaged(folder, "state.json", "it is of another version, or makes no sense", error);
+        return damaged(folder, CHECKPOINT_STATE, "it is of another version, or makes no sense", error);
     }
     return check_files(folder, json_object_get(object, "files"), &state->optimizer_files, error);
 }
@@ -203,7 +203,7 @@ static enum status load(const char *folder, json_t **whole_p, struct error *erro
     json_error_t fault;
     int descriptor;
     uint64_t bytes;
-    snprintf(path, sizeof(path), "%s/state.json", folder);
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_STATE, folder);
     enum status status = regular_file_open(path, &descriptor, &bytes, error);
     if (status != STATUS_OK) {
         return status;
@@ -211,7 +211,7 @@ static enum status load(const char *folder, json_t **whole_p, struct error *erro
     bool absurd = bytes > STATE_BYTES_MAX;
     *whole_p = absurd ? NULL : json_loadfd(descriptor, JSON_REJECT_DUPLICATES, &fault);
     close(descriptor);
-    return *whole_p != NULL ? STATUS_OK : damaged(folder, "state.json", absurd ? "too large" : fault.text, error);
+    return *whole_p != NULL ? STATUS_OK : damaged(folder, CHECKPOINT_STATE, absurd ? "too large" : fault.text, error);
 }
 
 enum status checkpoint_state_read(const char *folder, struct checkpoint_state *state, struct error *error)

@@ -124,6 +124,7 @@ struct config {
         uint64_t keep_last;  // newest ones that stay
         uint64_t keep_every; // of those of so many steps all stay; 0: none
         char *resume;        // "auto", a checkpoint or a run's folder; NULL: begin anew
+        char *weights;       // a checkpoint or a run's folder, to begin anew with its weights; NULL: fresh ones
     } checkpoint;
     struct {                            // for tests of what happens when memory runs out
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none

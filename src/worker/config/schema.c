@@ -187,6 +187,10 @@ const struct config_key config_keys[] = {
      .help =
          "what to go on from: auto: run.folder, if it has a checkpoint; a checkpoint, or the folder of another run; "
          "null: nothing"},
+    {"checkpoint.weights", CONFIG_TYPE_TEXT, ONE(checkpoint.weights), WORD("null", 0), .fallback = "null",
+     .help =
+         "a checkpoint, or the folder of another run, whose weights a new run begins with; its steps, optimizer and "
+         "data begin anew; null: fresh ones"},
 
     {"fault.fail_allocation_every", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_every), RANGE("0", STEPS_MAX),
      .fallback = "0", .help = "for tests: every n-th allocation of a step is refused; 0: none"},
