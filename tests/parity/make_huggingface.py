@@ -35,7 +35,8 @@ def main():
     tokens = torch.tensor([[token(sample, place) for place in range(LENGTH)] for sample in range(SAMPLES)])
     with torch.no_grad():
         logits = model.double()(tokens).logits.view(-1, VOCAB)
-    (folder / "logits.txt").write_text("".join(" ".join(f"{value:.7f}" for value in row) + "\n" for row in logits.tolist()))
+    lines = (" ".join(f"{value:.7f}" for value in row) + "\n" for row in logits.tolist())
+    (folder / "logits.txt").write_text("".join(lines))
 
 
 main()
