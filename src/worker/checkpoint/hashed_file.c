@@ -81,9 +81,9 @@ void hashed_file_abandon(struct hashed_file *file)
 
 enum status hashed_file_write_text(const char *path, const char *text, struct file_sum *sum_p, struct error *error)
 {
-    struct hashed_file *file;
+    struct hashed_file *file = NULL;
     enum status status = hashed_file_create(path, &file, error);
-    if (status != STATUS_OK) {
+    if (file == NULL) {
         return status;
     }
     status = hashed_file_write(file, text, strlen(text), error);

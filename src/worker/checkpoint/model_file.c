@@ -55,7 +55,10 @@ enum status model_file_check_tensor(const struct safetensors *file, const struct
 enum status model_file_check(const struct safetensors *file, const struct model *model, struct error *error)
 {
     struct safetensors_item *items = model_file_items(model);
-    enum status status = items == NULL ? error_out_of_host_memory(error) : STATUS_OK;
+    enum status status = STATUS_OK;
+    if (items == NULL) {
+        return error_out_of_host_memory(error);
+    }
     for (size_t i = 0; i < model->parameter_count && status == STATUS_OK; i++) {
         status = model_file_check_tensor(file, safetensors_find(file, items[i].name), &items[i], error);
     }

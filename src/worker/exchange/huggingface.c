@@ -68,11 +68,16 @@ static char *path_in(const char *folder, const char *name)
 
 static enum status open_file(struct huggingface *source, const char *folder, const char *name, struct error *error)
 {
-    char *path = path_in(folder, name);
     struct safetensors **files = realloc(source->files, (source->file_count + 1) * sizeof(*files));
-    source->files = files != NULL ? files : source->files;
-    enum status status = path == NULL || files == NULL ? error_out_of_host_memory(error)
-                                                       : safetensors_open(path, &files[source->file_count], error);
+    if (files == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    source->files = files;
+    char *path = path_in(folder, name);
+    if (path == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    enum status status = safetensors_open(path, &files[source->file_count], error);
     source->file_count += status == STATUS_OK;
     free(path);
     return status;
@@ -137,15 +142,15 @@ static enum status open_files(struct huggingface *source, const char *folder, st
 
 // Finding the tensors ------------------------------------------------------------------------------------------------
 
+// Where there is no such tensor, the last file has none.
 static struct found_tensor find_named(const struct huggingface *source, const char *name)
 {
-    for (size_t i = 0; i < source->file_count; i++) {
-        const struct safetensors_tensor *tensor = safetensors_find(source->files[i], name);
-        if (tensor != NULL) {
-            return (struct found_tensor){source->files[i], tensor};
-        }
+    struct found_tensor found = {NULL, NULL};
+    for (size_t i = 0; i < source->file_count && found.tensor == NULL; i++) {
+        found.file = source->files[i];
+        found.tensor = safetensors_find(found.file, name);
     }
-    return (struct found_tensor){source->files[0], NULL};
+    return found;
 }
 
 static enum status find_tensor(struct huggingface *source, size_t number, struct error *error)
@@ -205,7 +210,10 @@ static enum status check_others(const struct huggingface *source, struct error *
 static enum status find_tensors(struct huggingface *source, struct error *error)
 {
     source->tensors = calloc(source->model->parameter_count, sizeof(*source->tensors));
-    enum status status = source->tensors == NULL ? error_out_of_host_memory(error) : STATUS_OK;
+    enum status status = STATUS_OK;
+    if (source->tensors == NULL) {
+        return error_out_of_host_memory(error);
+    }
     for (size_t i = 0; i < source->model->parameter_count && status == STATUS_OK; i++) {
         status = find_tensor(source, i, error);
     }

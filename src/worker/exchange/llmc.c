@@ -281,15 +281,28 @@ static enum status write_parameter(struct hashed_file *file, const struct weight
     return status;
 }
 
-static enum status write_parameters(struct hashed_file *file, const struct weights *weights, struct error *error)
+static enum status write_in_order(struct hashed_file *file, const struct weights *weights, const size_t *order,
+                                  struct error *error)
 {
-    size_t *order = file_order(weights->model);
     float *piece = malloc(PIECE * sizeof(*piece));
-    enum status status = order == NULL || piece == NULL ? error_out_of_host_memory(error) : STATUS_OK;
+    enum status status = STATUS_OK;
+    if (piece == NULL) {
+        return error_out_of_host_memory(error);
+    }
     for (size_t place = 0; place < weights->model->parameter_count && status == STATUS_OK; place++) {
         status = write_parameter(file, weights, order[place], piece, error);
     }
     free(piece);
+    return status;
+}
+
+static enum status write_parameters(struct hashed_file *file, const struct weights *weights, struct error *error)
+{
+    size_t *order = file_order(weights->model);
+    if (order == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    enum status status = write_in_order(file, weights, order, error);
     free(order);
     return status;
 }

@@ -74,7 +74,7 @@ enum status weights_turner_init(struct weights_turner *turner, const struct mode
             largest = uint64_max(largest, parameter->rows * parameter->columns);
         }
     }
-    *turner = (struct weights_turner){.read = read, .context = context, .whole = malloc(largest * sizeof(float))};
+    *turner = (struct weights_turner){.read = read, .context = context, .whole = malloc((largest + 1) * sizeof(float))};
     return turner->whole == NULL ? error_out_of_host_memory(error) : STATUS_OK;
 }
 
