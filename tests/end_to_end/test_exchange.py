@@ -221,6 +221,9 @@ class Exchange(ExchangeTest):
         for weights in ("back", "llmc", "run-1"):
             self.assertEqual(self.loss_of(weights), source)
         self.assertAlmostEqual(self.loss_of("back", ranks=2), source, delta=1e-5 * source)
+        finished = self.headroom("train", "tokens.yaml", "checkpoint.resume=back", "run.folder=new", ranks=2, code=2)
+        self.assertEqual(finished.complaints, ["headroom: back: is of another optimizer: it has no exp_avg; "
+                                               "checkpoint.weights begins with its weights alone"])
         run = self.train("tokens.yaml", "checkpoint.weights=back", *ALIKE)
         self.assertEqual([step["step"] for step in run.steps], list(range(20)))
         first = self.train("tokens.yaml", *UNCHANGED, "checkpoint.weights=back", "data.shuffle=true")

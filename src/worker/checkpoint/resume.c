@@ -229,8 +229,9 @@ static enum status load_state_files(struct worker *worker, const struct resume *
     uint64_t first = 0;
     enum status status = STATUS_OK;
     if (files == 0) {
-        return error_set(error, STATUS_INVALID, "%s: is of another optimizer: it has no %s", resume->found,
-                         optimizer_state_name(&worker->optimizer, 0));
+        return error_set(error, STATUS_INVALID,
+                         "%s: is of another optimizer: it has no %s; checkpoint.weights begins with its weights alone",
+                         resume->found, optimizer_state_name(&worker->optimizer, 0));
     }
     for (uint32_t i = 0; i < files && status == STATUS_OK; i++) {
         struct safetensors *file;
