@@ -279,11 +279,14 @@ class Exchange(ExchangeTest):
         self.assertEqual(self.read("model.bin"), "mine")
         self.write("model.bin", "")
         os.mkdir(self.path("empty"))
-        os.mkdir(self.path("other.part"))  # of an export that was killed
+        os.mkdir(self.path("other.part"))
         self.write("other.part/model.safetensors", "half")
+        self.refused("other.part: is there already: another process writes it, or was killed; then remove it", "export",
+                     "run-1", "other")
+        self.assertEqual(self.read("other.part/model.safetensors"), "half")
+        shutil.rmtree(self.path("other.part"))
         for target in ("model.bin", "empty", "other/"):
             self.headroom("export", "run-1", target)
-        self.assertFalse(os.path.exists(self.path("other.part")))
         self.assertEqual(self.content("other/model.safetensors"), self.content("saved/model.safetensors"))
 
     def test_a_disk_that_is_full(self):

@@ -50,6 +50,18 @@ static enum status check_free(const char *path, bool is_folder, struct error *er
                                is_folder ? "folder" : "file");
 }
 
+// Where it is there it may be of another process, or something else.
+static enum status make_part(const struct target *target, struct error *error)
+{
+    if (access(target->part, F_OK) == 0) {
+        return error_set(error, STATUS_INVALID,
+                         "%s: is there already: another process writes it, or was killed; then remove it",
+                         target->part);
+    }
+    bool made = !target->is_folder || mkdir(target->part, 0777) == 0;
+    return made ? STATUS_OK : regular_file_refuse(target->part, "make this folder", error);
+}
+
 enum status target_begin(const char *path, bool is_folder, struct target *target, struct error *error)
 {
     size_t length = strlen(path);
@@ -63,9 +75,7 @@ enum status target_begin(const char *path, bool is_folder, struct target *target
     }
     enum status status = check_free(target->path, is_folder, error);
     if (status == STATUS_OK) {
-        remove_part(target);
-        bool made = !is_folder || mkdir(target->part, 0777) == 0;
-        status = made ? STATUS_OK : regular_file_refuse(target->part, "make this folder", error);
+        status = make_part(target, error);
     }
     if (status != STATUS_OK) {
         finish(target);

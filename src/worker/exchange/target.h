@@ -13,8 +13,8 @@ struct target {
     bool is_folder;
 };
 
-// Makes PATH.part where it is a folder, in place of what an earlier process has left. STATUS_INVALID where PATH is
-// there and not empty, STATUS_ERROR where the disk does not allow it. On success target_end is due.
+// Makes PATH.part where it is a folder. STATUS_INVALID where PATH is there and not empty, or PATH.part is, STATUS_ERROR
+// where the disk does not allow it. On success target_end is due.
 enum status target_begin(const char *path, bool is_folder, struct target *target, struct error *error);
 // Names it, or throws it away where `status` is not STATUS_OK; answers that status, or STATUS_ERROR.
 enum status target_end(struct target *target, enum status status, struct error *error);

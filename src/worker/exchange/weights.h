@@ -21,7 +21,8 @@ struct weights {
 
 struct exchange_format {
     // STATUS_INVALID with a line that names the file and the fault where it is of another format, damaged, or of a
-    // model that Headroom does not compute; STATUS_ERROR where it cannot be read. On success weights_close is due.
+    // model that Headroom does not compute; STATUS_ERROR where it cannot be read. On success weights_close is due,
+    // until when `path` is borrowed.
     enum status (*open)(const char *path, struct weights *weights, struct error *error);
     // Blocks until all is on the disk, and only then is it there under this name. STATUS_INVALID where something has
     // it already, STATUS_ERROR where it cannot be written.
