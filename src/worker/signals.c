@@ -4,13 +4,23 @@
 #include <stddef.h>
 #include <time.h>
 
-void signals_block(void)
+static void block(int one, int other)
 {
     sigset_t signals;
     sigemptyset(&signals);
-    sigaddset(&signals, SIGUSR1);
-    sigaddset(&signals, SIGUSR2);
+    sigaddset(&signals, one);
+    sigaddset(&signals, other);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
+}
+
+void signals_block(void)
+{
+    block(SIGUSR1, SIGUSR2);
+}
+
+void signals_block_ends(void)
+{
+    block(SIGINT, SIGTERM);
 }
 
 bool signal_came(int signal)

@@ -4,6 +4,9 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "worker/config/refuse.h"
+#include "worker/config/value.h"
+
 int command_finish(enum status status, struct error *error)
 {
     bool written = fflush(stdout) == 0 && ferror(stdout) == 0;
@@ -14,4 +17,16 @@ int command_finish(enum status status, struct error *error)
         fprintf(stderr, "headroom: %s\n", error->text);
     }
     return (int)status;
+}
+
+enum status command_scan(const char *option, const struct config_key *key, const char *text, void *value,
+                         struct error *error)
+{
+    const char *complaint = config_value_scan(key, text, false, value);
+    if (complaint == NULL) {
+        return STATUS_OK;
+    }
+    char given[128];
+    snprintf(given, sizeof(given), "%s %s", option, text);
+    return config_refuse_value(error, &(struct config_place){.override = given}, key, text, complaint);
 }

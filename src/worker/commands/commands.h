@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "mem/error.h"
+#include "worker/config/schema.h"
 
 struct command_line {
     char *const *argv;       // the whole command, for the record
@@ -40,9 +41,15 @@ int command_limit(char *const *arguments);
 int command_export(char *const *arguments);
 // import SOURCE CHECKPOINT: the other way round.
 int command_import(char *const *arguments);
+// data INPUT... --to PREFIX [...]: turns text into token shards. One process, no device. `arguments` are those behind
+// "data", and then NULL.
+int command_data(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.
 int command_finish(enum status status, struct error *error);
+// Reads an option's value as one of the key, which says what is allowed. STATUS_INVALID with a line where it is none.
+enum status command_scan(const char *option, const struct config_key *key, const char *text, void *value,
+                         struct error *error);
 // Refuses a command line. Every rank of the job calls it; one prints.
 int command_misused(const struct error *error);
 

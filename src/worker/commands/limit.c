@@ -12,7 +12,6 @@
 #include "mem/whole_file.h"
 #include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
-#include "worker/config/refuse.h"
 #include "worker/config/value.h"
 #include "worker/run/limit_file.h"
 
@@ -48,18 +47,6 @@ static enum status parse(char *const *arguments, struct request *request, struct
     return STATUS_OK;
 }
 
-static enum status scan(const char *option, const struct config_key *key, const char *text, void *value,
-                        struct error *error)
-{
-    const char *complaint = config_value_scan(key, text, false, value);
-    if (complaint == NULL) {
-        return STATUS_OK;
-    }
-    char given[128];
-    snprintf(given, sizeof(given), "%s %s", option, text);
-    return config_refuse_value(error, &(struct config_place){.override = given}, key, text, complaint);
-}
-
 static enum status scan_ranks(const struct request *request, struct limit *limit, struct error *error)
 {
     uint32_t ranks;
@@ -75,7 +62,7 @@ static enum status scan_ranks(const struct request *request, struct limit *limit
     uint64_t rank = 0;
     snprintf(last, sizeof(last), "%" PRIu32, limit->last);
     const struct config_key key = {.type = CONFIG_TYPE_COUNT, .min = "0", .max = last};
-    status = scan("--rank", &key, request->rank, &rank, error);
+    status = command_scan("--rank", &key, request->rank, &rank, error);
     limit->first = limit->last = (uint32_t)rank;
     return status;
 }
@@ -89,7 +76,7 @@ static enum status read_request(char *const *arguments, struct limit *limit, str
                          request.folder == NULL ? "RUN_DIR" : "--bytes");
     }
     if (status == STATUS_OK) {
-        status = scan("--bytes", &limit_file_key, request.bytes, &limit->bytes, error);
+        status = command_scan("--bytes", &limit_file_key, request.bytes, &limit->bytes, error);
     }
     limit->folder = request.folder;
     return status == STATUS_OK ? scan_ranks(&request, limit, error) : status;

@@ -20,6 +20,9 @@ static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [se
                             "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
                             "       headroom export CHECKPOINT DIR|FILE.bin\n"
                             "       headroom import DIR|FILE.bin CHECKPOINT\n"
+                            "       headroom data INPUT ... --to PREFIX [--tokens bytes|gpt2]\n"
+                            "                [--vocabulary encoder.json --merges vocab.bpe] [--shard-tokens N] "
+                            "[--threads N]\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | simulate --help | --version\n";
 
@@ -73,6 +76,8 @@ static int print_help(void)
         "export        writes a checkpoint's weights, or those of a run's newest: as a folder that Hugging Face's\n"
         "              transformers load, or as a model's file of llm.c\n"
         "import        writes a checkpoint of such a folder or file, for checkpoint.weights to begin with\n"
+        "data          turns text, or the texts of JSON lines (*.jsonl), into token shards PREFIX_000000.bin, ...:\n"
+        "              as bytes, or by GPT-2's byte-pair encoding\n"
         "--print-config prints the whole configuration, defaults included\n"
         "\n"
         "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged,\n"
@@ -214,6 +219,9 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "import") == 0) {
         return command_import(argv + 2);
+    }
+    if (strcmp(argv[1], "data") == 0) {
+        return command_data(argv + 2);
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// headroom data: turns text, or JSON lines, into token shards.
+#include <inttypes.h>
+#include <omp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem/clock.h"
+#include "mem/pool.h"
+#include "worker/comm/launcher.h"
+#include "worker/commands/commands.h"
+#include "worker/config/schema.h"
+#include "worker/signals.h"
+#include "worker/tokenize/encoder.h"
+#include "worker/tokenize/shards.h"
+#include "worker/tokenize/tokenize.h"
+
+#define SHARD_TOKENS   UINT64_C(100000000)
+#define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
+#define BAR_WIDTH      30
+
+// As a person wrote it; NULL: not given.
+struct request {
+    char **inputs; // room for all arguments
+    size_t input_count;
+    const char *to, *tokens, *vocabulary, *merges, *shard_tokens, *threads;
+};
+
+struct bar {
+    uint64_t start_ns, line_ns; // of the whole, of the last change
+};
+
+// Reading the command line --------------------------------------------------------------------------------------------
+
+// Where the option's value belongs; NULL: there is no such option.
+static const char **find_option(struct request *request, const char *name)
+{
+    const struct {
+        const char *name;
+        const char **place;
+    } options[] = {
+        {"--to", &request->to},
+        {"--tokens", &request->tokens},
+        {"--vocabulary", &request->vocabulary},
+        {"--merges", &request->merges},
+        {"--shard-tokens", &request->shard_tokens},
+        {"--threads", &request->threads},
+    };
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        if (strcmp(name, options[i].name) == 0) {
+            return options[i].place;
+        }
+    }
+    return NULL;
+}
+
+static enum status parse(char *const *arguments, struct request *request, struct error *error)
+{
+    for (; *arguments != NULL; arguments++) {
+        const char **option = find_option(request, *arguments);
+        if (option != NULL && arguments[1] == NULL) {
+            return error_set(error, STATUS_INVALID, "%s needs a value; see headroom --help", *arguments);
+        }
+        if (option != NULL) {
+            *option = *++arguments;
+        } else if (**arguments == '-') {
+            return error_set(error, STATUS_INVALID, "unknown option %s; see headroom --help", *arguments);
+        } else {
+            request->inputs[request->input_count++] = *arguments;
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status check(const struct request *request, struct error *error)
+{
+    bool gpt2 = request->tokens != NULL && strcmp(request->tokens, "gpt2") == 0;
+    if (request->input_count == 0 || request->to == NULL) {
+        return error_set(error, STATUS_INVALID, "data takes: INPUT ... --to PREFIX; no %s is given",
+                         request->input_count == 0 ? "INPUT" : "--to");
+    }
+    if (request->to[0] == '\0' || request->to[strlen(request->to) - 1] == '/') {
+        return error_set(error, STATUS_INVALID, "--to '%s': is no beginning of a file's name", request->to);
+    }
+    if (request->tokens != NULL && !gpt2 && strcmp(request->tokens, "bytes") != 0) {
+        return error_set(error, STATUS_INVALID, "--tokens %s: is neither bytes nor gpt2", request->tokens);
+    }
+    if (gpt2 && (request->vocabulary == NULL || request->merges == NULL)) {
+        return error_set(error, STATUS_INVALID, "--tokens gpt2 needs --vocabulary encoder.json and --merges vocab.bpe");
+    }
+    if (!gpt2 && (request->vocabulary != NULL || request->merges != NULL)) {
+        return error_set(error, STATUS_INVALID, "--vocabulary and --merges are for --tokens gpt2");
+    }
+    return STATUS_OK;
+}
+
+// `value` keeps what it held where `text` is NULL.
+static enum status scan_count(const char *option, const char *max, const char *text, uint64_t *value,
+                              struct error *error)
+{
+    const struct config_key key = {.type = CONFIG_TYPE_COUNT, .min = "1", .max = max};
+    return text == NULL ? STATUS_OK : command_scan(option, &key, text, value, error);
+}
+
+static enum status read_request(char *const *arguments, struct request *request, struct tokenize_job *job,
+                                struct error *error)
+{
+    char most[16];
+    snprintf(most, sizeof(most), "%" PRId32, SHARDS_TOKENS_MAX);
+    enum status status = parse(arguments, request, error);
+    if (status == STATUS_OK) {
+        status = check(request, error);
+    }
+    if (status == STATUS_OK) {
+        status = scan_count("--shard-tokens", most, request->shard_tokens, &job->shard_tokens, error);
+    }
+    if (status == STATUS_OK) {
+        status = scan_count("--threads", "1024", request->threads, &job->threads, error);
+    }
+    job->inputs = request->inputs;
+    job->input_count = request->input_count;
+    job->prefix = request->to;
+    return status;
+}
+
+// What a person sees --------------------------------------------------------------------------------------------------
+
+static void draw(const struct bar *bar, const struct tokenize_totals *totals)
+{
+    char done[MEM_SIZE_TEXT_MAX], all[MEM_SIZE_TEXT_MAX], drawn[BAR_WIDTH + 1];
+    double part = totals->bytes == 0 ? 1 : (double)totals->bytes_read / (double)totals->bytes;
+    double seconds = (double)(bar->line_ns - bar->start_ns) / 1e9;
+    memset(drawn, ' ', BAR_WIDTH);
+    memset(drawn, '=', (size_t)(part * BAR_WIDTH));
+    drawn[BAR_WIDTH] = '\0';
+    printf("\r\033[K[%s] %3.0f %%  %s of %s  %.1f MB/s  %.1f M tokens", drawn, 100 * part,
+           mem_size_text(totals->bytes_read, done), mem_size_text(totals->bytes, all),
+           (double)totals->bytes_read / 1e6 / seconds, (double)totals->tokens / 1e6);
+    fflush(stdout);
+}
+
+static void draw_now_and_then(void *context, const struct tokenize_totals *totals)
+{
+    struct bar *bar = context;
+    uint64_t now_ns = clock_ns();
+    if (now_ns - bar->line_ns >= LINE_PERIOD_NS) {
+        bar->line_ns = now_ns;
+        draw(bar, totals);
+    }
+}
+
+static void draw_nothing(void *context, const struct tokenize_totals *totals)
+{
+    (void)context;
+    (void)totals;
+}
+
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
+static void print_outcome(const struct tokenize_job *job, const struct tokenize_totals *totals)
+{
+    printf("%" PRIu64 " document%s, %" PRIu64 " token%s, %" PRIu64 " shard%s: %s_*.bin, model.vocab_size=%" PRIu32
+           " data.end_of_text=%u\n",
+           totals->documents, plural(totals->documents), totals->tokens, plural(totals->tokens), totals->shards,
+           plural(totals->shards), job->prefix, encoder_tokens(job->vocabulary), encoder_end_of_text(job->vocabulary));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+static enum status run(struct tokenize_job *job, struct error *error)
+{
+    struct tokenize_totals totals;
+    struct bar bar = {.start_ns = clock_ns()};
+    bool terminal = launcher_is_watched();
+    bar.line_ns = bar.start_ns;
+    job->progress = terminal ? draw_now_and_then : draw_nothing;
+    job->context = &bar;
+    signals_block_ends();
+    enum status status = tokenize(job, &totals, error);
+    if (terminal) {
+        fputs("\r\033[K", stdout);
+    }
+    if (status == STATUS_OK) {
+        print_outcome(job, &totals);
+    }
+    return status;
+}
+
+static enum status make_data(char *const *arguments, struct request *request, struct error *error)
+{
+    struct vocabulary *vocabulary = NULL;
+    struct tokenize_job job = {.shard_tokens = SHARD_TOKENS, .threads = (uint64_t)omp_get_num_procs()};
+    enum status status = read_request(arguments, request, &job, error);
+    if (status == STATUS_OK && request->vocabulary != NULL) {
+        status = vocabulary_read(request->vocabulary, request->merges, &vocabulary, error);
+    }
+    if (status == STATUS_OK) {
+        job.vocabulary = vocabulary;
+        status = run(&job, error);
+    }
+    vocabulary_destroy(vocabulary);
+    return status;
+}
+
+int command_data(char *const *arguments)
+{
+    struct error error = {0};
+    size_t count = 0;
+    if (launcher_started_several()) {
+        error_set(&error, STATUS_INVALID, "data runs without a launcher");
+        return command_misused(&error);
+    }
+    while (arguments[count] != NULL) {
+        count++;
+    }
+    struct request request = {.inputs = calloc(count + 1, sizeof(*request.inputs))};
+    enum status status =
+        request.inputs == NULL ? error_out_of_host_memory(&error) : make_data(arguments, &request, &error);
+    free(request.inputs);
+    return command_finish(status, &error);
+}
