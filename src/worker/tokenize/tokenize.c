@@ -186,18 +186,18 @@ static enum status run(struct tokenizing *tokenizing, struct error *error)
 {
     const uint64_t count = tokenizing->job->threads;
     struct thread *threads = calloc(count, sizeof(*threads));
-    tokenizing->slots = calloc(tokenizing->slot_count, sizeof(*tokenizing->slots));
-    enum status status = threads == NULL || tokenizing->slots == NULL ? error_out_of_host_memory(error)
-                                                                      : create_encoders(threads, tokenizing, error);
+    if (threads == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    enum status status = create_encoders(threads, tokenizing, error);
     if (status == STATUS_OK) {
         run_threads(threads, count);
         *error = tokenizing->error;
         status = error->status;
     }
-    for (uint64_t i = 0; threads != NULL && i < count; i++) {
+    for (uint64_t i = 0; i < count; i++) {
         encoder_destroy(threads[i].encoder);
     }
-    free(tokenizing->slots);
     free(threads);
     return status;
 }
@@ -225,11 +225,13 @@ enum status tokenize(const struct tokenize_job *job, struct tokenize_totals *tot
         status = shards_create(job->prefix, job->shard_tokens, &tokenizing.shards, error);
     }
     if (status == STATUS_OK) {
-        status = run(&tokenizing, error);
+        tokenizing.slots = calloc(tokenizing.slot_count, sizeof(*tokenizing.slots));
+        status = tokenizing.slots == NULL ? error_out_of_host_memory(error) : run(&tokenizing, error);
     }
     if (status == STATUS_OK) {
         status = commit(&tokenizing, error);
     }
+    free(tokenizing.slots);
     shards_destroy(tokenizing.shards);
     input_close(tokenizing.input);
     *totals_p = tokenizing.totals;

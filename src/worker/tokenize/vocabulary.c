@@ -97,7 +97,7 @@ uint16_t vocabulary_rank(const struct vocabulary *vocabulary, uint16_t left, uin
 static enum status read_file(const char *path, char **text_p, size_t *bytes_p, struct error *error)
 {
     int descriptor;
-    uint64_t bytes, found;
+    uint64_t bytes, found = 0;
     enum status status = regular_file_open(path, &descriptor, &bytes, error);
     if (status != STATUS_OK) {
         return status;
@@ -199,11 +199,22 @@ static enum status check_tokens(struct reading *reading, struct error *error)
     return STATUS_OK;
 }
 
+static enum status add_tokens(struct reading *reading, struct error *error)
+{
+    const char *name;
+    json_t *number;
+    enum status status = STATUS_OK;
+    json_object_foreach(reading->encoder, name, number)
+    {
+        status = status == STATUS_OK ? add_token(reading, name, number, error) : status;
+    }
+    return status == STATUS_OK ? check_tokens(reading, error) : status;
+}
+
 static enum status parse_encoder(struct reading *reading, const char *text, size_t bytes, struct error *error)
 {
     json_error_t fault;
-    const char *path = reading->encoder_path, *name;
-    json_t *value;
+    const char *path = reading->encoder_path;
     reading->encoder = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &fault);
     if (reading->encoder == NULL) {
         return error_set(error, STATUS_INVALID, "%s:%d:%d: %s", path, fault.line, fault.column, fault.text);
@@ -211,13 +222,8 @@ static enum status parse_encoder(struct reading *reading, const char *text, size
     if (!json_is_object(reading->encoder)) {
         return error_set(error, STATUS_INVALID, "%s: is no object of tokens and their numbers", path);
     }
-    reading->vocabulary->bytes = malloc(bytes); // the file has quotes, too
-    enum status status = reading->vocabulary->bytes == NULL ? error_out_of_host_memory(error) : STATUS_OK;
-    json_object_foreach(reading->encoder, name, value)
-    {
-        status = status == STATUS_OK ? add_token(reading, name, value, error) : status;
-    }
-    return status == STATUS_OK ? check_tokens(reading, error) : status;
+    reading->vocabulary->bytes = malloc(bytes); // the file has more than its tokens
+    return reading->vocabulary->bytes == NULL ? error_out_of_host_memory(error) : add_tokens(reading, error);
 }
 
 // vocab.bpe -----------------------------------------------------------------------------------------------------------
