@@ -131,7 +131,7 @@ static enum status read_request(char *const *arguments, struct request *request,
 static void draw(const struct bar *bar, const struct tokenize_totals *totals)
 {
     char done[MEM_SIZE_TEXT_MAX], all[MEM_SIZE_TEXT_MAX], drawn[BAR_WIDTH + 1];
-    double part = totals->bytes == 0 ? 1 : (double)totals->bytes_read / (double)totals->bytes;
+    double part = totals->bytes_read < totals->bytes ? (double)totals->bytes_read / (double)totals->bytes : 1;
     double seconds = (double)(bar->line_ns - bar->start_ns) / 1e9;
     memset(drawn, ' ', BAR_WIDTH);
     memset(drawn, '=', (size_t)(part * BAR_WIDTH));
@@ -168,7 +168,8 @@ static void print_outcome(const struct tokenize_job *job, const struct tokenize_
     printf("%" PRIu64 " document%s, %" PRIu64 " token%s, %" PRIu64 " shard%s: %s_*.bin, model.vocab_size=%" PRIu32
            " data.end_of_text=%u\n",
            totals->documents, plural(totals->documents), totals->tokens, plural(totals->tokens), totals->shards,
-           plural(totals->shards), job->prefix, encoder_tokens(job->vocabulary), encoder_end_of_text(job->vocabulary));
+           plural(totals->shards), job->prefix, encoder_vocab_size(job->vocabulary),
+           encoder_end_of_text(job->vocabulary));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

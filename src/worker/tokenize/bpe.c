@@ -16,6 +16,7 @@
 #define CACHED_BYTES  30
 #define CACHED_TOKENS 16
 #define NONE          UINT32_MAX
+#define CHILDREN      4 // of a pair in the heap
 
 struct symbol {
     uint32_t previous, next; // NONE: there is none
@@ -71,19 +72,27 @@ void bpe_destroy(struct bpe *bpe)
 static void push(struct bpe *bpe, uint64_t pair)
 {
     size_t hole = bpe->heap_count++;
-    while (hole > 0 && bpe->heap[(hole - 1) / 2] > pair) {
-        bpe->heap[hole] = bpe->heap[(hole - 1) / 2];
-        hole = (hole - 1) / 2;
+    for (; hole > 0 && bpe->heap[(hole - 1) / CHILDREN] > pair; hole = (hole - 1) / CHILDREN) {
+        bpe->heap[hole] = bpe->heap[(hole - 1) / CHILDREN];
     }
     bpe->heap[hole] = pair;
+}
+
+static size_t least_child(const struct bpe *bpe, size_t first)
+{
+    size_t least = first, end = first + CHILDREN < bpe->heap_count ? first + CHILDREN : bpe->heap_count;
+    for (size_t child = first + 1; child < end; child++) {
+        least = bpe->heap[child] < bpe->heap[least] ? child : least;
+    }
+    return least;
 }
 
 static uint64_t pop(struct bpe *bpe)
 {
     uint64_t *heap = bpe->heap, least = heap[0], last = heap[--bpe->heap_count];
-    size_t hole = 0, count = bpe->heap_count;
-    for (size_t child = 1; child < count; child = 2 * hole + 1) {
-        child += child + 1 < count && heap[child + 1] < heap[child];
+    size_t hole = 0;
+    for (size_t first = 1; first < bpe->heap_count; first = CHILDREN * hole + 1) {
+        size_t child = least_child(bpe, first);
         if (heap[child] >= last) {
             break;
         }

@@ -15,7 +15,7 @@ struct encoder {
     struct bpe *bpe; // NULL: tokens are bytes
 };
 
-uint32_t encoder_tokens(const struct vocabulary *vocabulary)
+uint32_t encoder_vocab_size(const struct vocabulary *vocabulary)
 {
     return vocabulary == NULL ? BYTES_END_OF_TEXT + 1 : vocabulary_size(vocabulary);
 }

@@ -29,7 +29,7 @@ enum status encoder_run(struct encoder *encoder, const struct input_chunk *chunk
                         struct error *error);
 
 // Of a vocabulary or of bytes (NULL): one more than the largest token, and the end-of-text token.
-uint32_t encoder_tokens(const struct vocabulary *vocabulary);
+uint32_t encoder_vocab_size(const struct vocabulary *vocabulary);
 uint16_t encoder_end_of_text(const struct vocabulary *vocabulary);
 
 #endif

@@ -15,8 +15,8 @@
 #include "mem/error.h"
 
 #define INPUT_CHUNK_BYTES UINT64_C(1048576)
-#define INPUT_WORD_MAX    (UINT64_C(16) << 20)  // a text must have a place to cut in so many bytes
-#define INPUT_LINE_MAX    (UINT64_C(256) << 20) // bytes of a line of JSON
+#define INPUT_WORD_MAX    (UINT64_C(16) << 20) // a text must have a place to cut in so many bytes
+#define INPUT_LINE_MAX    (UINT64_C(64) << 20) // bytes of a line of JSON
 
 struct input_chunk {
     const char *path; // lives as long as the paths that the input was opened with

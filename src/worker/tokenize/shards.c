@@ -30,7 +30,7 @@ static_assert(BYTE_ORDER == LITTLE_ENDIAN, "tokens are written as they lie in me
 
 struct shards {
     char *prefix, *folder;
-    char *name, *part; // of the shard that was spoken of last
+    char *name, *part; // of the shard that was named last
     uint64_t tokens_max;
     uint64_t count;  // begun
     uint64_t named;  // with their names
@@ -39,7 +39,7 @@ struct shards {
     bool committed;
 };
 
-static void speak_of(struct shards *shards, uint64_t number)
+static void name_shard(struct shards *shards, uint64_t number)
 {
     size_t size = strlen(shards->prefix) + NAME_BYTES;
     snprintf(shards->name, size, NAME, shards->prefix, number);
@@ -71,8 +71,8 @@ static enum status check_folder(const struct shards *shards, const char *base, s
     for (struct dirent *entry; status == STATUS_OK && (entry = readdir(folder)) != NULL;) {
         if (is_shard(entry->d_name, base)) {
             status = error_set(error, STATUS_INVALID,
-                               "%s/%s: is there already; remove the shards of this prefix, or choose another",
-                               shards->folder, entry->d_name);
+                               "%s%s: is there already; remove the shards of this prefix, or choose another",
+                               shards->prefix, entry->d_name + strlen(base));
         }
     }
     closedir(folder);
@@ -118,7 +118,7 @@ enum status shards_create(const char *prefix, uint64_t tokens_max, struct shards
 static void remove_all(struct shards *shards)
 {
     for (uint64_t i = 0; i < shards->count; i++) {
-        speak_of(shards, i);
+        name_shard(shards, i);
         unlink(i < shards->named ? shards->name : shards->part);
     }
 }
@@ -155,7 +155,7 @@ static enum status begin_shard(struct shards *shards, struct error *error)
         return error_set(error, STATUS_INVALID, "%s: more than %d shards: each must have more tokens", shards->prefix,
                          NUMBER_MAX + 1);
     }
-    speak_of(shards, shards->count);
+    name_shard(shards, shards->count);
     shards->descriptor = open(shards->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (shards->descriptor < 0) {
         return regular_file_refuse(shards->part, "write", error);
@@ -201,7 +201,7 @@ enum status shards_commit(struct shards *shards, struct error *error)
 {
     enum status status = shards->descriptor < 0 ? STATUS_OK : end_shard(shards, error);
     while (shards->named < shards->count && status == STATUS_OK) {
-        speak_of(shards, shards->named);
+        name_shard(shards, shards->named);
         if (rename(shards->part, shards->name) == 0) {
             shards->named++;
         } else {
