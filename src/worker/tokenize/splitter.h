@@ -22,7 +22,8 @@ void splitter_destroy(struct splitter *splitter);
 
 // Whether the text is UTF-8; where it is not, the place of the first byte of what is none.
 bool splitter_accepts(struct splitter *splitter, const char *text, size_t bytes, size_t *wrong_p);
-// The end of the word that begins at `first`, which is below `bytes`, of a text that was accepted.
+// The end of the word that begins at `first`, which is below `bytes`, of a text that was accepted; 0: the host's memory
+// ran out.
 size_t splitter_next(struct splitter *splitter, const char *text, size_t bytes, size_t first);
 
 #endif
