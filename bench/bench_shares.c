@@ -221,7 +221,7 @@ int main(int argc, char **argv)
         error_set(&error, STATUS_INVALID, "more than %d ranks", RANKS_MAX);
         give_up(&bench, &error);
     }
-    require(&bench, worker_open(&bench.worker, &bench.config, bench.comm, &error), &error);
+    require(&bench, worker_open(&bench.worker, &bench.config, LIST_TRAIN, bench.comm, &error), &error);
     require(&bench, worker_hold(&bench.worker, &error), &error);
     require(&bench, worker_connect(&bench.worker, &error), &error);
     if (argc > 2) {

@@ -67,10 +67,14 @@ enum status warm_up_kernels(struct worker *worker, struct error *error)
     if (!device_is_apart(ops)) {
         return STATUS_OK;
     }
+    bool trains = worker->purpose == LIST_TRAIN;
     optimizer_copy(worker->model, worker->kernels, &worker->optimizer_memory);
-    step_update(worker, 0);
+    if (trains) {
+        step_update(worker, 0);
+    }
     for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
-        enum status status = run_part(worker, runs[i].purpose, runs[i].parts, error);
+        bool runs_so = trains || runs[i].purpose == LIST_EVALUATE;
+        enum status status = runs_so ? run_part(worker, runs[i].purpose, runs[i].parts, error) : STATUS_OK;
         if (status != STATUS_OK) {
             return status;
         }
@@ -85,8 +89,12 @@ enum status warm_up_reduce(struct worker *worker, struct error *error)
     if (!device_is_apart(worker->device->ops)) {
         return STATUS_OK;
     }
-    samples_reduce(worker);
-    step_share_weights(worker);
+    if (worker->purpose == LIST_TRAIN) {
+        samples_reduce(worker);
+        step_share_weights(worker);
+    } else {
+        samples_reduce_tally(worker);
+    }
     worker->device->ops->stream_synchronize(worker->device, worker->stream);
     return worker_check(worker, error);
 }

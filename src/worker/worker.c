@@ -321,6 +321,11 @@ static enum status out_of_memory(struct worker *worker, const char *tag, bool le
                      worker_advice(worker, report->cause, levers_help, advice));
 }
 
+static bool trains(const struct worker *worker)
+{
+    return worker->purpose == LIST_TRAIN;
+}
+
 // Zeroed memory for the whole run; none where `bytes` is 0.
 static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, device_address *address_p,
                         struct error *error)
@@ -349,7 +354,7 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
         status = hold(worker, "weights' copy", model_copy_bytes(worker->model), &optimizer->copy, error);
     }
     if (status == STATUS_OK) {
-        status = hold(worker, "gradients", bytes, &optimizer->gradients, error);
+        status = hold(worker, "gradients", trains(worker) ? bytes : 0, &optimizer->gradients, error);
     }
     if (status == STATUS_OK) {
         status = hold(worker, "workspace", kernels->workspace_bytes, &workspace, error);
@@ -430,8 +435,11 @@ static enum status open_staging(struct worker *worker, struct error *error)
     const struct device_ops *ops = worker->device->ops->staging;
     const struct config *config = worker->config;
     enum { SMALL_THINGS = 16 << 20 };
-    struct loader_config train = {.set = worker->train, .prefetch_bytes = config->data.prefetch_bytes};
-    uint64_t bytes = loader_staging_bytes(&train) + SMALL_THINGS;
+    uint64_t bytes = SMALL_THINGS;
+    if (worker->train != NULL) {
+        struct loader_config train = {.set = worker->train, .prefetch_bytes = config->data.prefetch_bytes};
+        bytes += loader_staging_bytes(&train);
+    }
     if (worker->validation != NULL) {
         struct loader_config validation = {.set = worker->validation, .prefetch_bytes = config->data.prefetch_bytes};
         bytes += loader_staging_bytes(&validation);
@@ -463,17 +471,17 @@ static enum status make_loader(struct worker *worker, struct error *error)
         .threads = (uint32_t)config->data.threads,
         .prefetch_bytes = config->data.prefetch_bytes,
     };
-    return loader_create(&loader, &worker->loader, error);
+    return worker->train == NULL ? STATUS_OK : loader_create(&loader, &worker->loader, error);
 }
 
 static enum status open_data(struct worker *worker, struct error *error)
 {
     const struct config *config = worker->config;
-    enum status status = data_open(config, DATA_TRAIN, &worker->train, error);
+    enum status status = trains(worker) ? data_open(config, DATA_TRAIN, &worker->train, error) : STATUS_OK;
     if (status == STATUS_OK) {
         status = data_open(config, DATA_VALIDATION, &worker->validation, error);
     }
-    if (status == STATUS_OK) {
+    if (status == STATUS_OK && worker->train != NULL) {
         worker->steps = worker_steps(config, worker->train->samples);
     }
     return status;
@@ -564,8 +572,8 @@ static uint64_t headroom_for_state(const struct worker *worker)
 static enum status choose_shard(struct worker *worker, struct error *error)
 {
     uint32_t ranks = worker->comm->size;
-    worker->state.shard = (struct shard){.first = 0, .elements = worker->model->elements};
-    if (!worker->config->train.shard_optimizer || ranks == 1) {
+    worker->state.shard = (struct shard){.first = 0, .elements = trains(worker) ? worker->model->elements : 0};
+    if (!trains(worker) || !worker->config->train.shard_optimizer || ranks == 1) {
         return STATUS_OK;
     }
     uint64_t mine = headroom_for_state(worker);
@@ -609,10 +617,11 @@ static enum status choose_place(struct worker *worker, struct error *error)
                                : status;
 }
 
-enum status worker_open(struct worker *worker, const struct config *config, struct comm *comm, struct error *error)
+enum status worker_open(struct worker *worker, const struct config *config, enum list_purpose purpose,
+                        struct comm *comm, struct error *error)
 {
     static part *const parts[] = {choose_place, open_data, make_model, make_coordinator, open_device};
-    *worker = (struct worker){.config = config, .comm = comm};
+    *worker = (struct worker){.config = config, .purpose = purpose, .comm = comm};
     (void)!getrandom(&worker->job, sizeof(worker->job), 0);
     comm->ops->broadcast(comm, &worker->job, sizeof(worker->job));
     return do_parts(worker, parts, sizeof(parts) / sizeof(parts[0]), error);

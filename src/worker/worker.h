@@ -78,12 +78,13 @@ struct fixed_sums {
 
 struct worker {
     const struct config *config;
+    enum list_purpose purpose; // LIST_EVALUATE: it does not train, and has no gradients, optimizer and training set
     struct comm *comm;
     uint64_t job; // a number that only this job knows
     struct place place;
     char binding[320];                   // of the host side near the device, for the log
-    struct data_set *train, *validation; // validation: NULL where there is none
-    struct loader *loader;
+    struct data_set *train, *validation; // NULL where there is none
+    struct loader *loader;               // of `train`
     uint64_t steps;
     uint64_t first_step, first_position; // where this process begins, and in the data
 
@@ -149,7 +150,8 @@ struct worker {
 
 // Opens the data and the device, and makes the model. Collective; no rank waits for one that fails. On failure, here
 // and in worker_hold, `error` says why and the worker needs no worker_finish.
-enum status worker_open(struct worker *worker, const struct config *config, struct comm *comm, struct error *error);
+enum status worker_open(struct worker *worker, const struct config *config, enum list_purpose purpose,
+                        struct comm *comm, struct error *error);
 // Puts weights, gradients and optimizer state on the device. Collective as above, once worker_open has succeeded on
 // every rank.
 enum status worker_hold(struct worker *worker, struct error *error);

@@ -22,6 +22,9 @@ struct command_line {
 
 // Trains. Every rank of the job calls it.
 int command_train(const struct command_line *command);
+// Prints the loss of a checkpoint's weights, command->config_path, over the validation set. Every rank of the job calls
+// it.
+int command_eval(const struct command_line *command);
 // Prints what the configuration would take, and how the first step would be cut. One process, no device.
 int command_plan(const struct command_line *command);
 // Prints what several policies would make of a made-up job. One process, no device.
@@ -44,6 +47,9 @@ int command_import(char *const *arguments);
 // data INPUT... --to PREFIX [...]: turns text into token shards. One process, no device. `arguments` are those behind
 // "data", and then NULL.
 int command_data(char *const *arguments);
+// generate CHECKPOINT --prompt TEXT [...]: goes on with a text. One process. `arguments` are those behind "generate",
+// and then NULL.
+int command_generate(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.
 int command_finish(enum status status, struct error *error);

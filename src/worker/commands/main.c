@@ -12,19 +12,24 @@
 #include "worker/run/run_folder.h"
 #include "worker/signals.h"
 
-static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
-                            "       headroom plan CONFIG.yaml [--ranks N] [--costs FILE.json] [section.key=value ...]\n"
-                            "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
-                            "       headroom memory replay TRACE.csv\n"
-                            "       headroom memory snapshot PROCESS ...\n"
-                            "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
-                            "       headroom export CHECKPOINT DIR|FILE.bin\n"
-                            "       headroom import DIR|FILE.bin CHECKPOINT\n"
-                            "       headroom data INPUT ... --to PREFIX [--tokens bytes|gpt2]\n"
-                            "                [--vocabulary encoder.json --merges vocab.bpe] [--shard-tokens N] "
-                            "[--threads N]\n"
-                            "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
-                            "       headroom --help | simulate --help | --version\n";
+static const char usage[] =
+    "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
+    "       headroom plan CONFIG.yaml [--ranks N] [--costs FILE.json] [section.key=value ...]\n"
+    "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
+    "       headroom memory replay TRACE.csv\n"
+    "       headroom memory snapshot PROCESS ...\n"
+    "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
+    "       headroom eval CHECKPOINT [section.key=value ...]\n"
+    "       headroom generate CHECKPOINT --prompt TEXT [--tokens N] [--temperature T] [--top-k K]\n"
+    "                [--seed N] [--vocabulary encoder.json --merges vocab.bpe]\n"
+    "                [--device auto|cpu|cuda] [--memory SIZE]\n"
+    "       headroom export CHECKPOINT DIR|FILE.bin\n"
+    "       headroom import DIR|FILE.bin CHECKPOINT\n"
+    "       headroom data INPUT ... --to PREFIX [--tokens bytes|gpt2]\n"
+    "                [--vocabulary encoder.json --merges vocab.bpe] [--shard-tokens N] "
+    "[--threads N]\n"
+    "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
+    "       headroom --help | simulate --help | --version\n";
 
 #define OPTIONS_MAX 2
 
@@ -41,6 +46,7 @@ struct named_command {
 };
 
 static const struct named_command commands[] = {
+    {"eval", {{0}}, command_eval},
     {"train", {{"--profile", false, offsetof(struct command_line, profile_steps)}}, command_train},
     {"plan",
      {{"--ranks", false, offsetof(struct command_line, ranks)},
@@ -48,6 +54,15 @@ static const struct named_command commands[] = {
      command_plan},
     {"simulate", {{0}}, command_simulate},
     {"--print-config", {{0}}, command_print_config},
+};
+
+// Those that take no configuration.
+static const struct {
+    const char *name;
+    int (*run)(char *const *arguments); // those behind the name, and then NULL
+} others[] = {
+    {"memory", command_memory}, {"limit", command_limit},   {"generate", command_generate},
+    {"export", command_export}, {"import", command_import}, {"data", command_data},
 };
 
 static int misused(const char *why, const char *what)
@@ -73,6 +88,12 @@ static int print_help(void)
         "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
         "64KiB,\n"
         "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
+        "eval          prints the loss of a checkpoint's weights, or of a run's newest, over its validation set; "
+        "starts\n"
+        "              as train does\n"
+        "generate      goes on with a text as a checkpoint's model would: at most N tokens (100), drawn from the K "
+        "most\n"
+        "              likely (50; 0: all) at a temperature (1; 0: always the most likely)\n"
         "export        writes a checkpoint's weights, or those of a run's newest: as a folder that Hugging Face's\n"
         "              transformers load, or as a model's file of llm.c\n"
         "import        writes a checkpoint of such a folder or file, for checkpoint.weights to begin with\n"
@@ -205,23 +226,13 @@ int main(int argc, char **argv)
         run_folder_versions(stdout);
         return STATUS_OK;
     }
-    if (strcmp(argv[1], "memory") == 0) {
-        return command_memory(argv + 2);
-    }
     if (strcmp(argv[1], "simulate") == 0 && argc == 3 && strcmp(argv[2], "--help") == 0) {
         return command_simulate_help();
     }
-    if (strcmp(argv[1], "limit") == 0) {
-        return command_limit(argv + 2);
-    }
-    if (strcmp(argv[1], "export") == 0) {
-        return command_export(argv + 2);
-    }
-    if (strcmp(argv[1], "import") == 0) {
-        return command_import(argv + 2);
-    }
-    if (strcmp(argv[1], "data") == 0) {
-        return command_data(argv + 2);
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        if (strcmp(argv[1], others[i].name) == 0) {
+            return others[i].run(argv + 2);
+        }
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {

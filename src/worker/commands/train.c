@@ -9,49 +9,10 @@
 #include "mem/uint64.h"
 #include "worker/checkpoint/resume.h"
 #include "worker/checksum.h"
-#include "worker/comm/launcher.h"
-#include "worker/commands/commands.h"
+#include "worker/commands/job.h"
 #include "worker/failure.h"
 #include "worker/loop.h"
 #include "worker/run/memory_files.h"
-
-// Rank 0 reads the configuration; the others get the resolved text, so all hold the same. Collective.
-static enum status read_config(const struct command_line *command, struct comm *comm, struct config *config,
-                               struct error *error)
-{
-    char *text = NULL;
-    uint64_t size = 0;
-    enum status status = STATUS_OK;
-    if (comm->rank == 0) {
-        status = config_read(config, command->config_path, command->overrides, command->override_count, error);
-        if (status == STATUS_OK) {
-            status = config_check_ranks(config, comm->size, error);
-            text = config_print(config);
-            size = text == NULL ? 0 : strlen(text) + 1;
-            if (status != STATUS_OK) {
-                config_finish(config);
-            }
-        }
-    }
-    comm->ops->broadcast(comm, &status, sizeof(status));
-    comm->ops->broadcast(comm, &size, sizeof(size));
-    if (status == STATUS_OK && comm->rank != 0) {
-        text = malloc(size + 1);
-    }
-    if (status == STATUS_OK && (size == 0 || text == NULL)) {
-        error_out_of_host_memory(error);
-        failure_print(comm, error);
-        comm->ops->abort(comm, STATUS_ERROR);
-    }
-    if (status == STATUS_OK) {
-        comm->ops->broadcast(comm, text, size);
-    }
-    if (status == STATUS_OK && comm->rank != 0) {
-        status = config_parse(config, text, command->config_path, NULL, 0, error);
-    }
-    free(text);
-    return status;
-}
 
 // Collective.
 static enum status go_on(struct worker *worker, const char *folder, struct resume *resume, struct error *error)
@@ -132,7 +93,7 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     struct worker worker;
     struct reporter reporter = {.worker = &worker, .start_ns = clock_ns()};
     struct resume go_on_from = {0};
-    enum status status = failure_agree(comm, worker_open(&worker, config, comm, &error), &error);
+    enum status status = failure_agree(comm, worker_open(&worker, config, LIST_TRAIN, comm, &error), &error);
     if (status == STATUS_OK) {
         status = failure_agree(comm, worker_hold(&worker, &error), &error);
     }
@@ -160,57 +121,7 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     return status;
 }
 
-static const struct comm_ops *launcher_comm(void)
-{
-    return launcher_is_mpi() ? &comm_mpi : &comm_self;
-}
-
-// Which communicator, before the configuration is known to the other ranks: `comm.kind` is read on every rank.
-static const struct comm_ops *choose_comm(const struct command_line *command)
-{
-    struct config config;
-    enum config_comm kind = CONFIG_COMM_AUTO;
-    if (config_read(&config, command->config_path, command->overrides, command->override_count, NULL) == STATUS_OK) {
-        kind = config.comm.kind;
-        config_finish(&config);
-    }
-    if (kind == CONFIG_COMM_AUTO) {
-        return launcher_comm();
-    }
-    return kind == CONFIG_COMM_MPI ? &comm_mpi : &comm_self;
-}
-
-int command_misused(const struct error *error)
-{
-    struct comm *comm;
-    if (launcher_comm()->create(&comm, NULL) == STATUS_OK) {
-        failure_agree(comm, error->status, error);
-        comm->ops->destroy(comm);
-    }
-    return (int)error->status;
-}
-
 int command_train(const struct command_line *command)
 {
-    struct comm *comm;
-    struct config config = {0};
-    struct error error = {0};
-    const struct comm_ops *ops = choose_comm(command);
-    if (ops == &comm_self && launcher_started_several()) {
-        error_set(&error, STATUS_INVALID,
-                  "comm.kind: self is for a single process, but a launcher started several; allowed here: auto, mpi");
-        return command_misused(&error);
-    }
-    enum status status = ops->create(&comm, &error);
-    if (status != STATUS_OK) {
-        fprintf(stderr, "headroom: %s\n", error.text);
-        return (int)status;
-    }
-    status = failure_agree(comm, read_config(command, comm, &config, &error), &error);
-    if (status == STATUS_OK) {
-        status = train(command, comm, &config);
-        config_finish(&config);
-    }
-    comm->ops->destroy(comm);
-    return (int)status;
+    return job_run(command, train);
 }
