@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """bench/checkpoint_pause.py PROGRAM [FOLDER]: how long training pauses for a checkpoint, on the CPU device, beside how
-long a copy of as many bytes takes in the same process's language: one memmove, into new memory as the first checkpoint's
-is, and into memory that was written before. An MLP of 30 million weights (120 MB) with AdamW, whose checkpoint takes
-360 MB; FOLDER is where it is written, by default the one for temporary files."""
+long one memmove of as many bytes takes: into new memory, as the first checkpoint's copy is, and into memory that was
+written before. An MLP of 30 million weights (120 MB) with AdamW, whose checkpoint takes 360 MB and is written while the
+next 20 steps run; FOLDER is where, by default the one for temporary files."""
 import ctypes
 import json
 import os

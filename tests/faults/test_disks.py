@@ -143,6 +143,9 @@ class FullDisks(DiskTest):
         finished = self.stop(launch, code=1)
         kept = self.checkpoints("disk/run")
         self.assertEqual(kept, [f"step_{5 * number:08}" for number in range(1, 1 + len(kept))])
+        sizes = {tuple(os.path.getsize(self.path(f"disk/run/checkpoints/{name}/{part}.safetensors"))
+                       for part in ("model", "optimizer")) for name in kept}
+        self.assertEqual(len(sizes), 1, sizes)
         refused = re.findall(r"(?m)^headroom: warning: no checkpoint after step (\d+): disk/run/checkpoints/step_.*"
                              rf"\.part/\S+: cannot write: {FULL}$", finished.err)
         self.assertEqual(refused[:3], [str(5 * (len(kept) + number)) for number in (1, 2, 3)])
