@@ -21,10 +21,6 @@ FOR_EVER = "train.steps=1000000"
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
 
-def first_line(text):
-    return text.strip().partition("\n")[0]
-
-
 def npy_file(descr, shape, values):
     """As NumPy writes it."""
     header = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode()
@@ -36,7 +32,7 @@ class DiskTest(headroom_run.ProgramTest):
     def command(self, *command):
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
-            self.skipTest(f"{' '.join(command[:2])}: {first_line(done.stderr)}")
+            self.skipTest(done.stderr.strip().partition("\n")[0])
 
     def mount(self, *options, source="none"):
         """At the folder "disk"."""
