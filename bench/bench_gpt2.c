@@ -163,7 +163,7 @@ static double step_seconds(struct bench *bench, uint32_t step)
     list_run(list, 0, list->op_count, bench->kernels, &bench->memory);
     kernels->sum_of_squares(bench->kernels, bench->squares, bench->memory.gradients, bench->model->elements);
     kernels->gradient_scale(bench->kernels, bench->state.scale, bench->memory.tally, bench->squares, 0);
-    optimizer_step(&bench->optimizer, bench->model, bench->kernels, &bench->state, step);
+    optimizer_step(&bench->optimizer, bench->model, bench->kernels, &bench->state, step, 0, bench->model->elements);
     bench->device->ops->stream_synchronize(bench->device, bench->stream);
     mem_pool_free(bench->pool, bench->memory.locals, bench->stream);
     mem_pool_free(bench->pool, bench->memory.inputs, bench->stream);

@@ -221,7 +221,8 @@ int main(int argc, char **argv)
         error_set(&error, STATUS_INVALID, "more than %d ranks", RANKS_MAX);
         give_up(&bench, &error);
     }
-    require(&bench, worker_init(&bench.worker, &bench.config, bench.comm, &error), &error);
+    require(&bench, worker_open(&bench.worker, &bench.config, bench.comm, &error), &error);
+    require(&bench, worker_hold(&bench.worker, &error), &error);
     require(&bench, worker_connect(&bench.worker, &error), &error);
     if (argc > 2) {
         hold_to(&bench, argv[2 + bench.comm->rank]);

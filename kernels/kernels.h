@@ -157,6 +157,12 @@ struct kernels {
                                device_address dy, device_address qkv, device_address y, device_address lse,
                                size_t batch, size_t length, size_t channels, size_t heads);
 
+    // The same for R more tokens of one sequence, without a gradient. Their k and v, of qkv[R, 3C], are written into
+    // cache[2, capacity, C], k at its front, as rows `first` to first + R, at most `capacity`; y[R, C], written,
+    // attends to the rows before and up to its own.
+    void (*attention_cached)(struct kernel_context *context, device_address y, device_address cache, device_address qkv,
+                             size_t rows, size_t first, size_t capacity, size_t channels, size_t heads);
+
     // logits[rows, stride], of which the first `classes` columns count; targets int32[rows], each in [0, classes)
     // or KERNEL_TARGET_NONE. The kernel_tally at `tally` is added to. With `gradient` logits become their gradient,
     // softmax - onehot(target); 0 where the target does not count and in columns from `classes` on.

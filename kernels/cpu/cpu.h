@@ -67,6 +67,7 @@ static inline real cpu_real(float x)
 #define cpu_layer_norm_backward cpu_layer_norm_backward_bf16
 #define cpu_embedding           cpu_embedding_bf16
 #define cpu_embedding_backward  cpu_embedding_backward_bf16
+#define cpu_attention_cached    cpu_attention_cached_bf16
 #define cpu_cross_entropy       cpu_cross_entropy_bf16
 #define cpu_sgd                 cpu_sgd_bf16
 #define cpu_adamw               cpu_adamw_bf16
@@ -124,6 +125,9 @@ void cpu_attention_backward_fp32(struct kernel_context *context, device_address 
 void cpu_attention_backward_bf16(struct kernel_context *context, device_address dqkv, device_address delta,
                                  device_address dy, device_address qkv, device_address y, device_address lse,
                                  size_t batch, size_t length, size_t channels, size_t heads);
+
+void cpu_attention_cached(struct kernel_context *context, device_address y, device_address cache, device_address qkv,
+                          size_t rows, size_t first, size_t capacity, size_t channels, size_t heads);
 
 void cpu_cross_entropy(struct kernel_context *context, device_address tally, device_address logits,
                        device_address targets, size_t rows, size_t classes, size_t stride, bool gradient);

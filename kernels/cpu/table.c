@@ -37,6 +37,7 @@ const struct kernels TABLE = {
     .embedding_backward = cpu_embedding_backward,
     .attention = OF_PRECISION(cpu_attention),
     .attention_backward = OF_PRECISION(cpu_attention_backward),
+    .attention_cached = cpu_attention_cached,
     .cross_entropy = cpu_cross_entropy,
     .sum_of_squares = cpu_sum_of_squares,
     .gradient_scale = cpu_gradient_scale,

@@ -39,6 +39,9 @@ template <typename real> struct cuda_kernels {
     static void attention_backward(struct kernel_context *context, device_address dqkv, device_address delta,
                                    device_address dy, device_address qkv, device_address y, device_address lse,
                                    size_t batch, size_t length, size_t channels, size_t heads);
+    static void attention_cached(struct kernel_context *context, device_address y, device_address cache,
+                                 device_address qkv, size_t rows, size_t first, size_t capacity, size_t channels,
+                                 size_t heads);
     static void cross_entropy(struct kernel_context *context, device_address tally, device_address logits,
                               device_address targets, size_t rows, size_t classes, size_t stride, bool gradient);
     static void sgd(struct kernel_context *context, const struct kernel_sgd *args, device_address weights,

@@ -41,6 +41,7 @@ constexpr struct kernels table(enum kernel_precision precision, creator context_
         .embedding_backward = entries::embedding_backward,
         .attention = entries::attention,
         .attention_backward = entries::attention_backward,
+        .attention_cached = entries::attention_cached,
         .cross_entropy = entries::cross_entropy,
         .sum_of_squares = cuda_sum_of_squares,
         .gradient_scale = cuda_gradient_scale,

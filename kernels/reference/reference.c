@@ -310,30 +310,36 @@ static double score(const struct head *head, size_t t, size_t s)
     return dot(head->q, t * head->stride, head->k, s * head->stride, head->width) / sqrt((double)head->width);
 }
 
-static double log_sum_exp_of_scores(const struct head *head, size_t t)
+static double log_sum_exp_of_scores(const struct head *head, size_t t, size_t keys)
 {
     double max = -INFINITY, sum = 0;
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = 0; s < keys; s++) {
         max = fmax(max, score(head, t, s));
     }
-    for (size_t s = 0; s <= t; s++) {
+    for (size_t s = 0; s < keys; s++) {
         sum += exp(score(head, t, s) - max);
     }
     return max + log(sum);
 }
 
+// Answers the log of the sum of exponentials.
+static double row_forward(const struct head *head, size_t t, size_t keys)
+{
+    const double lse = log_sum_exp_of_scores(head, t, keys);
+    for (size_t i = 0; i < head->width; i++) {
+        double sum = 0;
+        for (size_t s = 0; s < keys; s++) {
+            sum += exp(score(head, t, s) - lse) * get(head->v, s * head->stride + i);
+        }
+        put(head->y, t * head->y_stride + i, sum);
+    }
+    return lse;
+}
+
 static void head_forward(const struct head *head)
 {
     for (size_t t = 0; t < head->length; t++) {
-        const double lse = log_sum_exp_of_scores(head, t);
-        for (size_t i = 0; i < head->width; i++) {
-            double sum = 0;
-            for (size_t s = 0; s <= t; s++) {
-                sum += exp(score(head, t, s) - lse) * get(head->v, s * head->stride + i);
-            }
-            put(head->y, t * head->y_stride + i, sum);
-        }
-        head->lse[t] = (float)lse;
+        head->lse[t] = (float)row_forward(head, t, t + 1);
     }
 }
 
@@ -343,6 +349,31 @@ static void attention(struct kernel_context *context, device_address y, device_a
     for (size_t i = 0; i < batch * heads; i++) {
         struct head head = head_at(context, i, length, channels, heads, qkv, y, lse);
         head_forward(&head);
+    }
+}
+
+static void attention_cached(struct kernel_context *context, device_address y, device_address cache_at,
+                             device_address qkv_at, size_t rows, size_t first, size_t capacity, size_t channels,
+                             size_t heads)
+{
+    const struct reals cache = reals_at(context, cache_at), qkv = reals_at(context, qkv_at);
+    const size_t width = channels / heads;
+    for (size_t i = 0; i < rows * channels; i++) {
+        const size_t row = i / channels, column = i % channels;
+        put(cache, (first + row) * channels + column, get(qkv, (3 * row + 1) * channels + column));
+        put(cache, (capacity + first + row) * channels + column, get(qkv, (3 * row + 2) * channels + column));
+    }
+    for (size_t i = 0; i < rows * heads; i++) {
+        const size_t row = i / heads, column = i % heads * width;
+        const struct head head = {
+            .width = width,
+            .stride = channels,
+            .q = part_of(qkv, 3 * row * channels + column),
+            .k = part_of(cache, column),
+            .v = part_of(cache, capacity * channels + column),
+            .y = part_of(reals_at(context, y), row * channels + column),
+        };
+        row_forward(&head, 0, first + row + 1);
     }
 }
 
@@ -639,9 +670,9 @@ static void context_destroy(struct kernel_context *context)
         .relu = relu, .relu_backward = relu_backward, .gelu = gelu, .gelu_backward = gelu_backward, .add = add,        \
         .layer_norm = layer_norm, .layer_norm_backward = layer_norm_backward, .embedding = embedding,                  \
         .embedding_backward = embedding_backward, .attention = attention, .attention_backward = attention_backward,    \
-        .cross_entropy = cross_entropy, .sum_of_squares = sum_of_squares, .gradient_scale = gradient_scale,            \
-        .fixed_add = fixed_add, .fixed_get = fixed_get, .fixed_add_tally = fixed_add_tally,                            \
-        .fixed_get_tally = fixed_get_tally, .sgd = sgd, .adamw = adamw,                                                \
+        .attention_cached = attention_cached, .cross_entropy = cross_entropy, .sum_of_squares = sum_of_squares,        \
+        .gradient_scale = gradient_scale, .fixed_add = fixed_add, .fixed_get = fixed_get,                              \
+        .fixed_add_tally = fixed_add_tally, .fixed_get_tally = fixed_get_tally, .sgd = sgd, .adamw = adamw,            \
     }
 
 const struct kernels kernels_reference_fp32 = REFERENCE(KERNEL_FP32, context_create_fp32);

@@ -15,6 +15,11 @@ struct architecture {
     // Appends the forward pass. weights[i] is the tensor of parameter i.
     void (*forward)(const struct model *model, struct model_shape shape, struct list *list, tensor_id tally,
                     const tensor_id *weights);
+    // What keeping a token of a sequence takes, in reals; 0: the model reads no sequences, and what follows is NULL.
+    uint64_t (*token_reals)(const struct model_config *config);
+    // Appends the forward pass over `tokens` further tokens of one sequence, from number `first` on, to the logits of
+    // the last.
+    void (*next)(const struct model *model, size_t tokens, size_t first, struct list *list, const tensor_id *weights);
 };
 
 extern const struct architecture architecture_mlp, architecture_gpt;

@@ -110,44 +110,123 @@ static void describe(const struct model_config *config, struct model *model)
     model->target_elements = config->gpt.seq_len;
 }
 
-static tensor_id attention_branch(const struct model_config *config, struct model_shape shape, struct list *list,
-                                  tensor_id x, const tensor_id *w)
+// The rows that go through the blocks: those of whole samples, or tokens of one from number `first` on, which attend to
+// what is kept of those before.
+struct pass {
+    const struct model_config *config;
+    struct list *list;
+    size_t samples, length;
+    bool goes_on;
+    size_t first;
+};
+
+static size_t rows_of(const struct pass *pass)
 {
-    size_t channels = config->gpt.channels, rows = shape.samples * shape.length;
+    return pass->samples * pass->length;
+}
+
+static uint64_t block_cache_reals(const struct model_config *config)
+{
+    return 2 * (uint64_t)config->gpt.seq_len * config->gpt.channels; // keys and values
+}
+
+// Of the block at hand.
+static tensor_id cache_tensor(const struct pass *pass)
+{
+    struct list *list = pass->list;
+    uint64_t reals = block_cache_reals(pass->config);
+    tensor_id cache = list_tensor(list, TENSOR_CACHE, TENSOR_REAL, reals, "cache");
+    if (!list->failed) {
+        list->tensors[cache].first_element = (list->block - 1) * reals;
+    }
+    return cache;
+}
+
+static tensor_id heads_of(const struct pass *pass, tensor_id qkv)
+{
+    size_t channels = pass->config->gpt.channels, heads = pass->config->gpt.heads;
+    if (pass->goes_on) {
+        return op_attention_cached(pass->list, cache_tensor(pass), qkv, pass->length, pass->first,
+                                   pass->config->gpt.seq_len, channels, heads, "attention");
+    }
+    return op_attention(pass->list, qkv, pass->samples, pass->length, channels, heads, "attention");
+}
+
+static tensor_id attention_branch(const struct pass *pass, tensor_id x, const tensor_id *w)
+{
+    struct list *list = pass->list;
+    size_t channels = pass->config->gpt.channels, rows = rows_of(pass);
     tensor_id norm = op_layer_norm(list, x, w[LN_1_WEIGHT], w[LN_1_BIAS], rows, channels, "ln_1");
     tensor_id qkv = op_linear(list, norm, w[QKV_WEIGHT], w[QKV_BIAS], rows, channels, 3 * channels, "qkv");
-    tensor_id heads = op_attention(list, qkv, shape.samples, shape.length, channels, config->gpt.heads, "attention");
+    tensor_id heads = heads_of(pass, qkv);
     return op_linear(list, heads, w[PROJ_WEIGHT], w[PROJ_BIAS], rows, channels, channels, "attention_projection");
 }
 
-static tensor_id mlp_branch(const struct model_config *config, struct model_shape shape, struct list *list, tensor_id x,
-                            const tensor_id *w)
+static tensor_id mlp_branch(const struct pass *pass, tensor_id x, const tensor_id *w)
 {
-    size_t channels = config->gpt.channels, rows = shape.samples * shape.length;
+    struct list *list = pass->list;
+    size_t channels = pass->config->gpt.channels, rows = rows_of(pass);
     tensor_id norm = op_layer_norm(list, x, w[LN_2_WEIGHT], w[LN_2_BIAS], rows, channels, "ln_2");
     tensor_id wide = op_linear(list, norm, w[FC_WEIGHT], w[FC_BIAS], rows, channels, 4 * channels, "fc");
     tensor_id gelu = op_gelu(list, wide, "gelu");
     return op_linear(list, gelu, w[FC_PROJ_WEIGHT], w[FC_PROJ_BIAS], rows, 4 * channels, channels, "fc_projection");
 }
 
+// From the tokens to what the last block passes on.
+static tensor_id run_blocks(const struct pass *pass, tensor_id positions, const tensor_id *weights)
+{
+    struct list *list = pass->list;
+    tensor_id x = op_embedding(list, list->inputs, weights[WTE], positions, pass->samples, pass->length,
+                               pass->config->gpt.channels, padded_vocab(pass->config), "embedding");
+    const tensor_id *block = &weights[BLOCKS];
+    for (size_t i = 0; i < pass->config->gpt.blocks; i++, block += BLOCK_PARAMETERS) {
+        list->block = i + 1;
+        x = op_add(list, x, attention_branch(pass, x, block), "attention_residual");
+        x = op_add(list, x, mlp_branch(pass, x, block), "mlp_residual");
+    }
+    list->block = 0;
+    return x;
+}
+
+static tensor_id logits_of(const struct pass *pass, tensor_id x, size_t rows, const tensor_id *weights)
+{
+    size_t channels = pass->config->gpt.channels;
+    const tensor_id *last = &weights[BLOCKS + pass->config->gpt.blocks * BLOCK_PARAMETERS];
+    tensor_id norm = op_layer_norm(pass->list, x, last[0], last[1], rows, channels, "ln_f");
+    return op_linear(pass->list, norm, weights[WTE], TENSOR_NONE, rows, channels, padded_vocab(pass->config), "logits");
+}
+
 static void forward(const struct model *model, struct model_shape shape, struct list *list, tensor_id tally,
                     const tensor_id *weights)
 {
     const struct model_config *config = &model->config;
-    size_t channels = config->gpt.channels, rows = shape.samples * shape.length, vocab = padded_vocab(config);
-    tensor_id x = op_embedding(list, list->inputs, weights[WTE], weights[WPE], shape.samples, shape.length, channels,
-                               vocab, "embedding");
-    const tensor_id *block = &weights[BLOCKS];
-    for (size_t i = 0; i < config->gpt.blocks; i++, block += BLOCK_PARAMETERS) {
-        list->block = i + 1;
-        x = op_add(list, x, attention_branch(config, shape, list, x, block), "attention_residual");
-        x = op_add(list, x, mlp_branch(config, shape, list, x, block), "mlp_residual");
-    }
-    list->block = 0;
-    tensor_id norm = op_layer_norm(list, x, block[0], block[1], rows, channels, "ln_f");
-    tensor_id logits = op_linear(list, norm, weights[WTE], TENSOR_NONE, rows, channels, vocab, "logits");
-    op_cross_entropy(list, tally, logits, list->targets, rows, config->gpt.vocab_size, vocab);
+    const struct pass pass = {.config = config, .list = list, .samples = shape.samples, .length = shape.length};
+    size_t rows = rows_of(&pass);
+    tensor_id x = run_blocks(&pass, weights[WPE], weights);
+    tensor_id logits = logits_of(&pass, x, rows, weights);
+    op_cross_entropy(list, tally, logits, list->targets, rows, config->gpt.vocab_size, padded_vocab(config));
 }
 
-const struct architecture architecture_gpt = {
-    .misfit = misfit, .parameter_count = parameter_count, .describe = describe, .forward = forward};
+static uint64_t token_reals(const struct model_config *config)
+{
+    return config->gpt.blocks * block_cache_reals(config) / config->gpt.seq_len;
+}
+
+static void next(const struct model *model, size_t tokens, size_t first, struct list *list, const tensor_id *weights)
+{
+    const struct model_config *config = &model->config;
+    const struct pass pass = {
+        .config = config, .list = list, .samples = 1, .length = tokens, .goes_on = true, .first = first};
+    size_t channels = config->gpt.channels;
+    tensor_id positions = list_part(list, weights[WPE], first * channels, tokens * channels);
+    tensor_id x = run_blocks(&pass, positions, weights);
+    tensor_id last = list_part(list, x, (tokens - 1) * channels, channels);
+    list->logits = logits_of(&pass, last, 1, weights);
+}
+
+const struct architecture architecture_gpt = {.misfit = misfit,
+                                              .parameter_count = parameter_count,
+                                              .describe = describe,
+                                              .forward = forward,
+                                              .token_reals = token_reals,
+                                              .next = next};

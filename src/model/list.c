@@ -64,6 +64,9 @@ void list_append(struct list *list, const struct op *op)
 
 tensor_id list_part(struct list *list, tensor_id whole, uint64_t first_element, uint64_t elements)
 {
+    if (list->failed) {
+        return 0;
+    }
     const struct tensor tensor = list->tensors[whole]; // list_tensor may move the array
     char name[TENSOR_NAME_MAX];
     snprintf(name, sizeof(name), "part of %.*s", TENSOR_NAME_MAX - 9, tensor.name);
@@ -268,6 +271,8 @@ device_address list_address(const struct list *list, const struct list_memory *m
         return memory->gradients + t->first_element * sizeof(float);
     case TENSOR_TALLY:
         return memory->tally;
+    case TENSOR_CACHE:
+        return memory->cache + t->first_element * kernel_real_bytes(list->precision);
     case TENSOR_INPUT:
         return memory->inputs + t->offset_bytes;
     case TENSOR_PART:

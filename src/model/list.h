@@ -30,6 +30,7 @@ enum tensor_kind {
     TENSOR_GRADIENT,  // of a parameter, at the same element of the buffer of gradients, as float32
     TENSOR_TALLY,     // one kernel_tally
     TENSOR_INPUT,     // written by the caller before the list runs
+    TENSOR_CACHE,     // what a sequence's earlier tokens left, as reals
     TENSOR_LOCAL,     // written by an operation
     TENSOR_PART,      // some neighbouring elements of another tensor
 };
@@ -59,7 +60,7 @@ struct list {
     size_t forward_count;       // operations of the forward pass; the rest are the backward pass
     size_t block;               // of the model, whose operations are being appended, from 1; 0: of none
     tensor_id inputs, targets;  // the samples of the micro-batch
-    tensor_id logits;           // of the loss
+    tensor_id logits;           // of the loss, or of the last token
     uint64_t inputs_bytes;      // set by list_place, as is what follows
     uint64_t locals_bytes;      // what the operations write
     uint64_t lower_bound_bytes; // the largest sum of live buffers: no placement needs less
@@ -76,7 +77,7 @@ struct list_transfers {
 
 // Where a list's tensors are while it runs. Each address is a device address.
 struct list_memory {
-    device_address parameters, gradients, tally, inputs, locals;
+    device_address parameters, gradients, tally, cache, inputs, locals;
     const struct list_transfers *transfers; // for a list with host_bytes; else it may be NULL
 };
 

@@ -64,5 +64,14 @@ static void forward(const struct model *model, struct model_shape shape, struct 
     op_cross_entropy(list, tally, x, list->targets, shape.samples, classes, classes);
 }
 
-const struct architecture architecture_mlp = {
-    .misfit = misfit, .parameter_count = parameter_count, .describe = describe, .forward = forward};
+static uint64_t token_reals(const struct model_config *config)
+{
+    (void)config;
+    return 0;
+}
+
+const struct architecture architecture_mlp = {.misfit = misfit,
+                                              .parameter_count = parameter_count,
+                                              .describe = describe,
+                                              .forward = forward,
+                                              .token_reals = token_reals};

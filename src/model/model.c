@@ -105,17 +105,24 @@ static const enum list_recompute_mode recompute_modes[MODEL_LEVERS_COUNT] = {
     [MODEL_LEVERS_OFFLOAD] = LIST_RECOMPUTE_FULL,
 };
 
+// The tensors of all parameters, for the caller to free; NULL where the host's memory runs out.
+static tensor_id *parameter_tensors(const struct model *model, struct list *list)
+{
+    tensor_id *weights = calloc(model->parameter_count, sizeof(*weights));
+    for (size_t i = 0; weights != NULL && i < model->parameter_count; i++) {
+        weights[i] = parameter_tensor(&model->parameters[i], list);
+    }
+    return weights;
+}
+
 // The forward pass, and the backward pass where one is wanted.
 static bool build(const struct model *model, struct model_shape shape, enum list_purpose purpose, struct list *list)
 {
     uint64_t targets = (uint64_t)shape.samples * shape.length;
     uint64_t inputs = targets * (model->input_elements / model->target_elements);
-    tensor_id *weights = calloc(model->parameter_count, sizeof(*weights));
+    tensor_id *weights = parameter_tensors(model, list);
     if (weights == NULL) {
         return false;
-    }
-    for (size_t i = 0; i < model->parameter_count; i++) {
-        weights[i] = parameter_tensor(&model->parameters[i], list);
     }
     list->inputs = list_tensor(list, TENSOR_INPUT, model->input_type, inputs, "inputs");
     list->targets = list_tensor(list, TENSOR_INPUT, TENSOR_INT32, targets, "targets");
@@ -155,6 +162,31 @@ bool model_list(const struct model *model, struct model_shape shape, enum list_p
         return false;
     }
     return true;
+}
+
+bool model_next_list(const struct model *model, size_t tokens, size_t first, struct list *list)
+{
+    list_init(list, model->config.precision);
+    tensor_id *weights = parameter_tensors(model, list);
+    if (weights != NULL) {
+        list->inputs = list_tensor(list, TENSOR_INPUT, TENSOR_INT32, tokens, "inputs");
+        architecture_of(model->config.kind)->next(model, tokens, first, list, weights);
+        list->forward_count = list->op_count;
+        list_fuse(list);
+    }
+    bool placed = weights != NULL && list_place(list);
+    free(weights);
+    if (!placed) {
+        list_finish(list);
+    }
+    return placed;
+}
+
+uint64_t model_cache_bytes(const struct model *model)
+{
+    const struct architecture *architecture = architecture_of(model->config.kind);
+    return architecture->token_reals(&model->config) * model->target_elements *
+           kernel_real_bytes(model->config.precision);
 }
 
 size_t model_parameter_shape(const struct parameter *parameter, uint64_t shape[2])

@@ -91,6 +91,13 @@ struct model_shape model_shape_max(const struct model *model, size_t samples);
 // with list_finish. False when the host's memory runs out; nothing is owned then.
 bool model_list(const struct model *model, struct model_shape shape, enum list_purpose purpose, struct list *list);
 
+// The same for generating text: the list of the forward pass over `tokens` further tokens of one sequence, from number
+// `first` on. Their keys and values go to list_memory.cache, where those before are; the logits of the last are at
+// list.logits. first + tokens is at most target_elements.
+bool model_next_list(const struct model *model, size_t tokens, size_t first, struct list *list);
+// Bytes of the cache for a sequence of the greatest length; 0: the model does not generate.
+uint64_t model_cache_bytes(const struct model *model);
+
 // Writes the initial values of `parameter` at values[rows * columns]. They depend on the seed, the parameter's number
 // and the element alone.
 void model_initial_values(const struct model *model, size_t parameter, uint64_t seed, float *values);

@@ -400,6 +400,34 @@ tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t le
     return y;
 }
 
+// The same of tokens that follow others, whose keys and values are kept.
+
+static void run_attention_cached(const struct op *op, struct kernel_context *context, const device_address *a)
+{
+    context->kernels->attention_cached(context, a[0], a[1], a[2], op->cached.rows, op->cached.first,
+                                       op->cached.capacity, op->cached.channels, op->cached.heads);
+}
+
+static uint64_t attention_cached_flops(const struct op *op)
+{
+    return 4 * (uint64_t)op->cached.rows * (op->cached.first + (op->cached.rows + 1) / 2) * op->cached.channels;
+}
+
+static const struct op_type attention_cached = {
+    .name = "attention_cached", .run = run_attention_cached, .flops = attention_cached_flops, .writes = SLOT(0)};
+
+tensor_id op_attention_cached(struct list *list, tensor_id cache, tensor_id qkv, size_t rows, size_t first,
+                              size_t capacity, size_t channels, size_t heads, const char *name)
+{
+    tensor_id y = local(list, (uint64_t)rows * channels, name);
+    append(list,
+           (struct op){
+               .type = &attention_cached,
+               .cached = {.rows = rows, .first = first, .capacity = capacity, .channels = channels, .heads = heads}},
+           TENSORS(y, cache, qkv));
+    return y;
+}
+
 // Softmax and cross-entropy. Its backward pass is part of its forward pass.
 
 static void run_cross_entropy(const struct op *op, struct kernel_context *context, const device_address *a)

@@ -55,6 +55,9 @@ struct op {
             size_t batch, length, channels, heads, vocabulary;
         } sequence;
         struct {
+            size_t rows, first, capacity, channels, heads;
+        } cached;
+        struct {
             size_t rows, classes, stride;
             bool gradient;
         } loss;
@@ -86,6 +89,10 @@ tensor_id op_embedding(struct list *list, tensor_id tokens, tensor_id wte, tenso
 // y[B, T, C] from qkv[B, T, 3C].
 tensor_id op_attention(struct list *list, tensor_id qkv, size_t batch, size_t length, size_t channels, size_t heads,
                        const char *name);
+// y[R, C] from qkv[R, 3C] of the tokens from number `first` on of one sequence, whose keys and values up to there are
+// in cache[2, capacity, C] and whose own are put there. It has no backward pass.
+tensor_id op_attention_cached(struct list *list, tensor_id cache, tensor_id qkv, size_t rows, size_t first,
+                              size_t capacity, size_t channels, size_t heads, const char *name);
 // Adds the losses of logits[rows, stride] to the tally. In a list with a backward pass it turns the logits into their
 // gradient at once, so no other operation may read them, forward or backward: what makes them is not op_relu or
 // op_attention.

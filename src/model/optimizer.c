@@ -101,9 +101,8 @@ void optimizer_copy(const struct model *model, struct kernel_context *context, c
     }
 }
 
-void optimizer_step_part(const struct optimizer_config *config, const struct model *model,
-                         struct kernel_context *context, const struct optimizer_memory *memory, uint64_t step,
-                         uint64_t first, uint64_t count)
+void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
+                    const struct optimizer_memory *memory, uint64_t step, uint64_t first, uint64_t count)
 {
     struct optimizer_memory part = *memory;
     uint64_t decaying = model->decaying_elements - uint64_min(model->decaying_elements, first);
@@ -118,10 +117,4 @@ void optimizer_step_part(const struct optimizer_config *config, const struct mod
         step_adamw(config, context, &part, step, uint64_min(decaying, count), count);
         return;
     }
-}
-
-void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
-                    const struct optimizer_memory *memory, uint64_t step)
-{
-    optimizer_step_part(config, model, context, memory, step, 0, model->elements);
 }

@@ -42,15 +42,10 @@ double optimizer_learning_rate(const struct optimizer_config *config, uint64_t s
 // Enqueues what makes the copy, where there is one, that of the parameters; a step does that itself. Does not block.
 void optimizer_copy(const struct model *model, struct kernel_context *context, const struct optimizer_memory *memory);
 
-// Enqueues one step: gradients are multiplied by the scale and applied. Weight decay applies to parameters that decay
+// Enqueues one step of elements [first, first + count), first a multiple of 64: gradients are multiplied by the scale
+// and applied. memory->states are where the state of these elements is. Weight decay applies to parameters that decay
 // under AdamW and to all under SGD, as is the custom for each. Does not block.
 void optimizer_step(const struct optimizer_config *config, const struct model *model, struct kernel_context *context,
-                    const struct optimizer_memory *memory, uint64_t step);
-
-// The same of elements [first, first + count) alone, first a multiple of 64; memory->states are where the state of
-// these is.
-void optimizer_step_part(const struct optimizer_config *config, const struct model *model,
-                         struct kernel_context *context, const struct optimizer_memory *memory, uint64_t step,
-                         uint64_t first, uint64_t count);
+                    const struct optimizer_memory *memory, uint64_t step, uint64_t first, uint64_t count);
 
 #endif

@@ -7,7 +7,7 @@
 struct loop {
     struct worker *worker;
     struct reporter *reporter;
-    struct checkpoint_writer *checkpoints; // rank 0
+    struct checkpoint_writer *checkpoints; // NULL on a rank that writes none
     uint64_t started, done;                // steps
     uint64_t written;                      // steps before the latest checkpoint
     struct error unwritten;                // why it could not be; STATUS_OK: it was
@@ -42,19 +42,40 @@ static bool checkpoint_due(const struct worker *worker, uint64_t steps)
     return worker->profile == NULL && (last ? worker->config->checkpoint.at_end : every > 0 && steps % every == 0);
 }
 
-static void report_checkpoint(struct loop *loop, bool wait)
+static void report_checkpoint(struct loop *loop)
 {
     struct checkpoint_report report;
-    if (loop->checkpoints != NULL && checkpoint_writer_read(loop->checkpoints, wait, &report)) {
+    if (loop->checkpoints != NULL && checkpoint_writer_read(loop->checkpoints, &report)) {
         reporter_checkpoint(loop->reporter, &report);
         loop->unwritten = report.error;
     }
 }
 
-static void start_checkpoint(struct loop *loop, bool evaluation_due)
+// Waits for the checkpoint that is under way.
+static void settle_checkpoint(struct loop *loop)
 {
     if (loop->checkpoints != NULL) {
-        report_checkpoint(loop, true);
+        checkpoint_writer_settle(loop->checkpoints);
+    }
+    report_checkpoint(loop);
+}
+
+// A checkpoint of which every rank writes a part is whole when all have said in a step that theirs is written.
+static void agree_on_checkpoint(struct loop *loop)
+{
+    const struct worker *worker = loop->worker;
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        if (!worker->messages[i].wrote) {
+            return;
+        }
+    }
+    checkpoint_writer_agree(loop->checkpoints);
+}
+
+static void start_checkpoint(struct loop *loop, bool evaluation_due)
+{
+    settle_checkpoint(loop);
+    if (loop->checkpoints != NULL) {
         checkpoint_writer_start(loop->checkpoints, loop->done, evaluation_due);
     }
     loop->written = loop->done;
@@ -64,7 +85,7 @@ static void start_checkpoint(struct loop *loop, bool evaluation_due)
 static enum status finish_checkpoints(struct loop *loop, struct error *error)
 {
     struct comm *comm = loop->worker->comm;
-    report_checkpoint(loop, true);
+    settle_checkpoint(loop);
     worker_note(loop->worker, "the last checkpoint", comm->rank != 0);
     comm->ops->broadcast(comm, &loop->unwritten, sizeof(loop->unwritten));
     if (loop->unwritten.status == STATUS_OK) {
@@ -91,7 +112,7 @@ static enum status finish_steps(struct loop *loop, uint64_t left, struct error *
             profile_step(worker->profile, worker, result);
         }
         reporter_step(loop->reporter, result);
-        report_checkpoint(loop, false);
+        report_checkpoint(loop);
     }
     return STATUS_OK;
 }
@@ -126,6 +147,7 @@ static enum status run_steps(struct loop *loop, struct error *error)
     struct worker *worker = loop->worker;
     enum status planned = STATUS_OK, status = STATUS_OK;
     while (planned == STATUS_OK && status == STATUS_OK && loop->started < worker->steps) {
+        worker->message.wrote = loop->checkpoints != NULL && checkpoint_writer_waits(loop->checkpoints);
         planned = step_start(worker, loop->started, error);
         if (planned == STATUS_OUT_OF_MEMORY || planned == STATUS_DIVERGED) {
             status = finish_steps(loop, 0, error);
@@ -134,6 +156,7 @@ static enum status run_steps(struct loop *loop, struct error *error)
         if (planned != STATUS_OK) {
             failure_alone(worker, error);
         }
+        agree_on_checkpoint(loop);
         memory_files_after_step(worker, loop->started);
         bool last = ++loop->started == worker->steps, stops = !last && stop_is_due(worker);
         if (!last) {
@@ -170,14 +193,13 @@ enum status loop_run(struct worker *worker, struct reporter *reporter, const str
     struct loop loop = {
         .worker = worker, .reporter = reporter, .started = worker->first_step, .done = worker->first_step};
     loop.written = worker->first_step;
-    if (worker->comm->rank == 0 &&
-        checkpoint_writer_create(worker, reporter->folder, &loop.checkpoints, error) != STATUS_OK) {
+    if (checkpoint_writer_create(worker, reporter->folder, &loop.checkpoints, error) != STATUS_OK) {
         failure_alone(worker, error);
     }
     start_watchdog(worker, reporter);
     enum status status = step_plan_first(worker, error);
     if (status == STATUS_OK) {
-        reporter_start(reporter, resume->found);
+        reporter_start(reporter, resume);
         status = resume->state.evaluation_due ? evaluate_and_report(&loop, error) : STATUS_OK;
     }
     if (status == STATUS_OK) {

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "mem/uint64.h"
-#include "worker/optimizer_state.h"
 
 // What was not measured is told in these: how long a sample takes without levers.
 #define UNMEASURED_NS 1000
@@ -143,17 +142,15 @@ static bool relate_work(struct offers *offers)
 }
 
 // Whether the optimizer's state may be in host memory, where that has room for it.
-static bool may_be_away(const struct config *config, const struct model *model,
-                        const struct optimizer_config *optimizer)
+static bool may_be_away(const struct config *config, const struct optimizer_state_size *state)
 {
-    bool gains =
-        optimizer_state_device_bytes(model, optimizer, true) < optimizer_state_device_bytes(model, optimizer, false);
+    bool gains = state->device_bytes[true] < state->device_bytes[false];
     return gains && config->device.segments != CONFIG_PLAIN &&
            (is_allowed(config, OFFERS_STATE) || is_allowed(config, OFFERS_ALL));
 }
 
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
-                        const struct optimizer_config *optimizer, struct price_book *prices, struct error *error)
+                        const struct optimizer_state_size *state, struct price_book *prices, struct error *error)
 {
     *offers = (struct offers){.prices = prices,
                               .model = model,
@@ -164,8 +161,8 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
     if (config->train.reproducible) {
         offers->grain = offers->most = config->train.grain_size;
     }
-    if (may_be_away(config, model, optimizer)) {
-        offers->state.bytes = optimizer_state_bytes(model, optimizer);
+    if (may_be_away(config, state)) {
+        offers->state.bytes = state->bytes;
     }
     struct model_shape least = offers_shape(offers->grain, model->target_elements, MODEL_LEVERS_OFFLOAD);
     enum status status = config_check_offload(config, price_host_bytes(prices, LIST_TRAIN, least), error);

@@ -10,12 +10,12 @@
 #ifndef HEADROOM_WORKER_OFFERS_H
 #define HEADROOM_WORKER_OFFERS_H
 
-#include "model/optimizer.h"
 #include "model/price.h"
 #include "sched/plan.h"
 #include "sched/speed.h"
 #include "worker/config/config.h"
 #include "worker/costs.h"
+#include "worker/optimizer_state.h"
 
 enum {
     OFFERS_STATE = MODEL_LEVERS_COUNT, // the state is away, lists as under MODEL_LEVERS_HEAD
@@ -61,10 +61,11 @@ const char *offers_levers_name(uint64_t levers);
 // Whether the optimizer's state is in host memory under this set.
 bool offers_away(uint64_t levers);
 
-// The price book and the model must outlive it. STATUS_ERROR where the host's memory runs out, STATUS_INVALID where
-// train.recompute: offload is asked for and train.offload_bytes hold no micro-step.
+// `state` is what there is of the optimizer's. The price book and the model must outlive it. STATUS_ERROR where the
+// host's memory runs out, STATUS_INVALID where train.recompute: offload is asked for and train.offload_bytes hold no
+// micro-step.
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
-                        const struct optimizer_config *optimizer, struct price_book *prices, struct error *error);
+                        const struct optimizer_state_size *state, struct price_book *prices, struct error *error);
 
 // What follows is measured in another step.
 void offers_begin_step(struct offers *offers);

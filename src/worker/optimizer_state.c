@@ -8,41 +8,39 @@
 #include "worker/worker.h"
 
 // So many pieces that the slots take little, and so few that each is worth a copy.
-#define PIECES         64
-#define PIECE_MULTIPLE 64 // elements
+#define PIECES 64
 
-static uint64_t piece_elements(const struct model *model)
+static uint64_t piece_elements(uint64_t elements)
 {
-    return uint64_round_up((model->elements + PIECES - 1) / PIECES, PIECE_MULTIPLE);
+    return uint64_round_up((elements + PIECES - 1) / PIECES, SHARD_MULTIPLE);
 }
 
-uint64_t optimizer_state_bytes(const struct model *model, const struct optimizer_config *optimizer)
+static uint64_t block_bytes(uint64_t bytes)
 {
-    return optimizer_state_count(optimizer) * model->elements * sizeof(float);
-}
-
-uint64_t optimizer_state_device_bytes(const struct model *model, const struct optimizer_config *optimizer, bool away)
-{
-    uint64_t slots_bytes =
-        OPTIMIZER_STATE_SLOTS * optimizer_state_count(optimizer) * piece_elements(model) * sizeof(float);
-    uint64_t bytes = away ? slots_bytes : optimizer_state_bytes(model, optimizer);
     return bytes == 0 ? 0 : mem_pool_block_bytes(bytes);
+}
+
+struct optimizer_state_size optimizer_state_size(uint64_t elements, const struct optimizer_config *optimizer)
+{
+    uint64_t element_bytes = optimizer_state_count(optimizer) * sizeof(float);
+    uint64_t bytes = elements * element_bytes;
+    uint64_t slots_bytes = OPTIMIZER_STATE_SLOTS * piece_elements(elements) * element_bytes;
+    return (struct optimizer_state_size){bytes, {[false] = block_bytes(bytes), [true] = block_bytes(slots_bytes)}};
 }
 
 static uint64_t device_bytes(const struct worker *worker, bool away)
 {
-    return optimizer_state_device_bytes(worker->model, &worker->optimizer, away);
+    return worker->state.size.device_bytes[away];
 }
 
 static bool hold_staged(struct worker *worker)
 {
     struct optimizer_state *state = &worker->state;
-    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
     device_address staged;
     if (state->staged != 0) {
         return true;
     }
-    if (mem_pool_hold(worker->staging, bytes, NULL, "optimizer state", &staged) != STATUS_OK) {
+    if (mem_pool_hold(worker->staging, state->size.bytes, NULL, "optimizer state", &staged) != STATUS_OK) {
         return false;
     }
     state->staged = staged;
@@ -62,7 +60,7 @@ void optimizer_state_drop_host(struct worker *worker)
 
 static void note_place(struct worker *worker, bool away)
 {
-    uint64_t stride = worker->model->elements * sizeof(float);
+    uint64_t stride = worker->state.shard.elements * sizeof(float);
     for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
         worker->optimizer_memory.states[i] = away ? 0 : worker->state.block + i * stride;
     }
@@ -91,7 +89,7 @@ static enum status hold_block(struct worker *worker, bool away)
 
 enum status optimizer_state_hold(struct worker *worker)
 {
-    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
+    uint64_t bytes = worker->state.size.bytes;
     worker->offers.state.may_leave &= !worker->device->plain; // where only whole segments go back
     if (bytes == 0) {
         return STATUS_OK;
@@ -140,7 +138,7 @@ static bool resize_block(struct worker *worker, bool away)
 
 static bool leave(struct worker *worker)
 {
-    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
+    uint64_t bytes = worker->state.size.bytes;
     if (!hold_staged(worker)) {
         return false;
     }
@@ -164,7 +162,7 @@ static void wait_for_steps(struct worker *worker)
 static bool come_back(struct worker *worker)
 {
     const struct device_ops *ops = worker->device->ops;
-    uint64_t bytes = optimizer_state_bytes(worker->model, &worker->optimizer);
+    uint64_t bytes = worker->state.size.bytes;
     wait_for_steps(worker);
     if (!resize_block(worker, false)) {
         worker_log(worker, "the optimizer's state, %" PRIu64 " bytes, stays in host memory: the device refuses it",
@@ -196,12 +194,17 @@ uint64_t optimizer_state_gain(const struct worker *worker)
            mem_pool_headroom_beside(others + device_bytes(worker, false), limit, granularity);
 }
 
+static char *in_host(const struct worker *worker, size_t number, uint64_t first)
+{
+    return worker->state.host + (number * worker->state.shard.elements + first) * sizeof(float);
+}
+
 void optimizer_state_read(struct worker *worker, size_t number, uint64_t first, uint64_t count, float *values)
 {
     uint64_t bytes = count * sizeof(*values);
     if (worker->state.away) {
         wait_for_steps(worker);
-        memcpy(values, worker->state.host + (number * worker->model->elements + first) * sizeof(*values), bytes);
+        memcpy(values, in_host(worker, number, first), bytes);
         return;
     }
     device_address from = worker->optimizer_memory.states[number] + first * sizeof(*values);
@@ -214,7 +217,7 @@ void optimizer_state_write(struct worker *worker, size_t number, uint64_t first,
     uint64_t bytes = count * sizeof(*values);
     wait_for_steps(worker);
     if (worker->state.away) {
-        memcpy(worker->state.host + (number * worker->model->elements + first) * sizeof(*values), values, bytes);
+        memcpy(in_host(worker, number, first), values, bytes);
         return;
     }
     device_address to = worker->optimizer_memory.states[number] + first * sizeof(*values);
@@ -222,7 +225,7 @@ void optimizer_state_write(struct worker *worker, size_t number, uint64_t first,
     worker->device->ops->stream_synchronize(worker->device, worker->stream);
 }
 
-// Elements [first, first + count) of each state, in one of the slots.
+// Elements [first, first + count) of the shard, of each state, in one of the slots.
 struct piece {
     size_t slot;
     uint64_t first, count;
@@ -230,20 +233,16 @@ struct piece {
 
 static struct piece piece_of(const struct worker *worker, uint64_t number)
 {
-    uint64_t elements = piece_elements(worker->model), first = number * elements;
-    uint64_t count = uint64_min(elements, worker->model->elements - first);
+    uint64_t all = worker->state.shard.elements, elements = piece_elements(all), first = number * elements;
+    uint64_t count = uint64_min(elements, all - first);
     return (struct piece){.slot = number % OPTIMIZER_STATE_SLOTS, .first = first, .count = count};
 }
 
 static device_address slot_of(const struct worker *worker, const struct piece *piece, size_t i)
 {
     size_t states = optimizer_state_count(&worker->optimizer);
-    return worker->state.block + (piece->slot * states + i) * piece_elements(worker->model) * sizeof(float);
-}
-
-static char *host_of(const struct worker *worker, const struct piece *piece, size_t i)
-{
-    return worker->state.host + (i * worker->model->elements + piece->first) * sizeof(float);
+    uint64_t elements = piece_elements(worker->state.shard.elements);
+    return worker->state.block + (piece->slot * states + i) * elements * sizeof(float);
 }
 
 static void bring(struct worker *worker, uint64_t number)
@@ -252,8 +251,8 @@ static void bring(struct worker *worker, uint64_t number)
     const struct piece next = piece_of(worker, number), *piece = &next;
     ops->event_wait(worker->device, worker->copy_stream, worker->state.emptied[piece->slot]);
     for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
-        ops->copy_to_device(worker->device, worker->copy_stream, slot_of(worker, piece, i), host_of(worker, piece, i),
-                            piece->count * sizeof(float));
+        ops->copy_to_device(worker->device, worker->copy_stream, slot_of(worker, piece, i),
+                            in_host(worker, i, piece->first), piece->count * sizeof(float));
     }
     ops->event_record(worker->device, worker->state.filled[piece->slot], worker->copy_stream);
 }
@@ -265,7 +264,7 @@ static void take_back(struct worker *worker, const struct piece *piece)
     ops->event_record(worker->device, worker->state.computed, worker->stream);
     ops->event_wait(worker->device, stream, worker->state.computed);
     for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
-        ops->copy_to_host(worker->device, stream, host_of(worker, piece, i), slot_of(worker, piece, i),
+        ops->copy_to_host(worker->device, stream, in_host(worker, i, piece->first), slot_of(worker, piece, i),
                           piece->count * sizeof(float));
     }
     ops->event_record(worker->device, worker->state.emptied[piece->slot], stream);
@@ -279,17 +278,23 @@ static void update(struct worker *worker, uint64_t number, uint64_t step)
         memory.states[i] = slot_of(worker, piece, i);
     }
     worker->device->ops->event_wait(worker->device, worker->stream, worker->state.filled[piece->slot]);
-    optimizer_step_part(&worker->optimizer, worker->model, worker->kernels, &memory, step, piece->first, piece->count);
+    optimizer_step(&worker->optimizer, worker->model, worker->kernels, &memory, step,
+                   worker->state.shard.first + piece->first, piece->count);
     take_back(worker, piece);
 }
 
 void optimizer_state_step(struct worker *worker, uint64_t step)
 {
-    uint64_t pieces = (worker->model->elements + piece_elements(worker->model) - 1) / piece_elements(worker->model);
-    if (!worker->state.away) {
-        optimizer_step(&worker->optimizer, worker->model, worker->kernels, &worker->optimizer_memory, step);
+    const struct shard *shard = &worker->state.shard;
+    if (shard->elements == 0) {
         return;
     }
+    if (!worker->state.away) {
+        optimizer_step(&worker->optimizer, worker->model, worker->kernels, &worker->optimizer_memory, step,
+                       shard->first, shard->elements);
+        return;
+    }
+    uint64_t pieces = (shard->elements - 1) / piece_elements(shard->elements) + 1;
     bring(worker, 0);
     for (uint64_t i = 0; i < pieces; i++) {
         if (i + 1 < pieces) {

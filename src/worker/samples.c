@@ -130,7 +130,7 @@ bool samples_send_state_away(struct worker *worker)
         return true;
     }
     worker->offers.state.may_leave = false;
-    note_host_shortage(worker, "the optimizer's state", optimizer_state_bytes(worker->model, &worker->optimizer));
+    note_host_shortage(worker, "the optimizer's state", worker->state.size.bytes);
     return false;
 }
 

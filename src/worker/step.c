@@ -251,6 +251,19 @@ void step_update(struct worker *worker, uint64_t step)
     optimizer_state_step(worker, step);
 }
 
+void step_share_weights(struct worker *worker)
+{
+    const struct reduce_ops *ops = worker->reducer->ops;
+    if (worker->shards == NULL) {
+        return;
+    }
+    worker_note(worker, "the all-gather", true);
+    ops->gather(worker->reducer, worker->stream, worker->optimizer_memory.parameters, worker->shards);
+    ops->finish(worker->reducer, worker->stream);
+    optimizer_copy(worker->model, worker->kernels, &worker->optimizer_memory);
+    worker_note(worker, "the end of the step", false);
+}
+
 static enum status run_and_reduce(struct worker *worker, struct step_record *record, uint64_t step, struct error *error)
 {
     enum status status = run_own_share(worker, step, error);
@@ -320,6 +333,7 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
     mark(worker, record, REDUCED);
     record->away = worker->state.away;
     step_update(worker, step);
+    step_share_weights(worker);
     mark(worker, record, UPDATED);
     worker->device->ops->copy_to_host(worker->device, worker->stream, (void *)record->values, worker->values,
                                       sizeof(*record->values));

@@ -21,7 +21,7 @@ struct step_result {
     uint64_t predicted_ns;    // of it, before it began; 0: too little was measured
     uint64_t plan_ns;         // of that, for the micro-steps
     uint64_t comm_ns;         // in the all-reduce after the last micro-step, waiting for slower ranks included
-    uint64_t update_ns;       // in the gradient's norm, clipping and the optimizer
+    uint64_t update_ns;       // in the gradient's norm, clipping, the optimizer, and the all-gather of shards
     uint64_t coordination_ns; // in reading headroom, reports and the next plan
     bool plan_changed;        // for the next step
     // Every rank's; they stay until as many more steps as may be under way have started.
@@ -50,6 +50,8 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
 // Enqueues the end of a step: divides the sum of gradients by the global count, clips, and steps. What the host may
 // want to know is left in worker->values.
 void step_update(struct worker *worker, uint64_t step);
+// Where ranks have shards of the optimizer's state, brings the weights that each has updated to all. Collective.
+void step_share_weights(struct worker *worker);
 
 // The plan for the step after the one that was started last. Every rank decides the same. Collective where the plan
 // changes or memory runs short, else nobody waits. STATUS_OUT_OF_MEMORY as above.

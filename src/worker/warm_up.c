@@ -86,6 +86,7 @@ enum status warm_up_reduce(struct worker *worker, struct error *error)
         return STATUS_OK;
     }
     samples_reduce(worker);
+    step_share_weights(worker);
     worker->device->ops->stream_synchronize(worker->device, worker->stream);
     return worker_check(worker, error);
 }

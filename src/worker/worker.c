@@ -121,11 +121,9 @@ uint64_t worker_share_samples(const struct config *config, const struct sched_sh
     return uint64_min(share->samples * grain, config->train.global_batch_size - share->first * grain);
 }
 
-uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
-                              const struct optimizer_config *optimizer, const struct kernels *kernels, bool away)
+uint64_t worker_resting_bytes(const struct config *config, const struct model *model, const struct kernels *kernels)
 {
     uint64_t bytes = 2 * mem_pool_block_bytes(model->elements * sizeof(float)) +
-                     optimizer_state_device_bytes(model, optimizer, away) +
                      resting_block_bytes(model_copy_bytes(model)) + resting_block_bytes(kernels->workspace_bytes) +
                      mem_pool_block_bytes(sizeof(struct step_values));
     if (config->train.reproducible) {
@@ -171,11 +169,9 @@ void worker_log(struct worker *worker, const char *format, ...)
 }
 
 // Devices that several ranks share have a name that only this job knows, unless the user gives one.
-static const char *device_name(const struct config *config, struct comm *comm, char *buffer, size_t size)
+static const char *device_name(const struct config *config, const struct comm *comm, uint64_t job, char *buffer,
+                               size_t size)
 {
-    uint64_t job = 0;
-    (void)!getrandom(&job, sizeof(job), 0);
-    comm->ops->broadcast(comm, &job, sizeof(job));
     bool whole_machine = config->device.capacities_count == 0;
     uint64_t device = whole_machine ? 0 : comm->rank / config->device.ranks_per_device;
     if (config->device.name != NULL) {
@@ -216,11 +212,12 @@ static uint64_t others_bytes(struct device *device)
     return info.others_bytes;
 }
 
-static enum status open_device(struct worker *worker, const char *name, struct error *error)
+static enum status open_device(struct worker *worker, struct error *error)
 {
     const struct config *config = worker->config;
+    char name[128];
     struct device_config device = {
-        .name = name,
+        .name = device_name(config, worker->comm, worker->job, name, sizeof(name)),
         .capacity_bytes = worker_capacity(config, worker->comm->rank),
         .faulting_addresses = config->device.faulting_addresses,
         .index = worker->place.index,
@@ -490,10 +487,7 @@ static enum status make_model(struct worker *worker, struct error *error)
     worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
     worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
     worker->costs = costs_create();
-    if (worker->prices == NULL || worker->costs == NULL) {
-        return error_out_of_host_memory(error);
-    }
-    return offers_init(&worker->offers, worker->config, worker->model, &worker->optimizer, worker->prices, error);
+    return worker->prices != NULL && worker->costs != NULL ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 static enum status make_coordinator(struct worker *worker, struct error *error)
@@ -556,51 +550,86 @@ static void inject_failures(struct worker *worker)
     }
 }
 
-static enum status init(struct worker *worker, const char *device_name, struct error *error)
+// What the rank could give the optimizer's state.
+static uint64_t headroom_for_state(const struct worker *worker)
 {
-    enum status (*const parts[])(struct worker *, struct error *) = {
-        open_staging,          hold_resting_memory, hold_optimizer_state, warm_up_kernels,
-        write_initial_weights, make_loader,         make_steps,
-    };
-    enum status status = open_data(worker, error);
-    if (status == STATUS_OK) {
-        status = make_model(worker, error);
+    const struct kernels *kernels = worker_kernels(worker->config, worker->place.ops);
+    uint64_t others_bytes = worker_resting_bytes(worker->config, worker->model, kernels);
+    return mem_pool_headroom_beside(others_bytes, mem_pool_headroom(worker->pool),
+                                    worker->device->ops->granularity_bytes);
+}
+
+static enum status choose_shard(struct worker *worker, struct error *error)
+{
+    uint32_t ranks = worker->comm->size;
+    worker->state.shard = (struct shard){.first = 0, .elements = worker->model->elements};
+    if (!worker->config->train.shard_optimizer || ranks == 1) {
+        return STATUS_OK;
     }
-    if (status == STATUS_OK) {
-        status = make_coordinator(worker, error);
+    uint64_t mine = headroom_for_state(worker);
+    uint64_t *headroom_bytes = comm_gather(worker->comm, &mine, sizeof(mine));
+    worker->shards = calloc(ranks, sizeof(*worker->shards));
+    if (worker->shards != NULL) {
+        shards_cut(worker->model->elements, headroom_bytes, ranks, worker->shards);
+        worker->state.shard = worker->shards[worker->comm->rank];
     }
-    if (status == STATUS_OK) {
-        status = open_device(worker, device_name, error);
-    }
-    for (size_t i = 0; status == STATUS_OK && i < sizeof(parts) / sizeof(parts[0]); i++) {
+    free(headroom_bytes);
+    return worker->shards != NULL ? STATUS_OK : error_out_of_host_memory(error);
+}
+
+static enum status make_offers(struct worker *worker, struct error *error)
+{
+    worker->state.size = optimizer_state_size(worker->state.shard.elements, &worker->optimizer);
+    return offers_init(&worker->offers, worker->config, worker->model, &worker->state.size, worker->prices, error);
+}
+
+typedef enum status part(struct worker *worker, struct error *error);
+
+static enum status do_parts(struct worker *worker, part *const *parts, size_t count, struct error *error)
+{
+    enum status status = STATUS_OK;
+    for (size_t i = 0; status == STATUS_OK && i < count; i++) {
         status = parts[i](worker, error);
+    }
+    if (status != STATUS_OK) {
+        worker_finish(worker);
     }
     return status;
 }
 
-enum status worker_init(struct worker *worker, const struct config *config, struct comm *comm, struct error *error)
+static enum status choose_place(struct worker *worker, struct error *error)
 {
+    struct place *place = &worker->place;
+    enum status status = place_choose(worker->config, worker->comm, place, error);
+    bind_near(&place->location, worker->binding, sizeof(worker->binding));
+    threads_choose(worker->comm, worker->config->train.reproducible);
+    return status == STATUS_OK ? config_check_devices(worker->config, place->instead.text, place->shared, error)
+                               : status;
+}
+
+enum status worker_open(struct worker *worker, const struct config *config, struct comm *comm, struct error *error)
+{
+    static part *const parts[] = {choose_place, open_data, make_model, make_coordinator, open_device};
     *worker = (struct worker){.config = config, .comm = comm};
-    char buffer[128];
-    const char *name = device_name(config, comm, buffer, sizeof(buffer));
-    enum status status = place_choose(config, comm, &worker->place, error);
-    bind_near(&worker->place.location, worker->binding, sizeof(worker->binding));
-    threads_choose(comm, config->train.reproducible);
+    (void)!getrandom(&worker->job, sizeof(worker->job), 0);
+    comm->ops->broadcast(comm, &worker->job, sizeof(worker->job));
+    return do_parts(worker, parts, sizeof(parts) / sizeof(parts[0]), error);
+}
+
+enum status worker_hold(struct worker *worker, struct error *error)
+{
+    static part *const parts[] = {
+        choose_shard,    make_offers,           open_staging, hold_resting_memory, hold_optimizer_state,
+        warm_up_kernels, write_initial_weights, make_loader,  make_steps,
+    };
+    enum status status = do_parts(worker, parts, sizeof(parts) / sizeof(parts[0]), error);
     if (status == STATUS_OK) {
-        status = config_check_devices(config, worker->place.instead.text, worker->place.shared, error);
+        struct mem_pool_stats stats;
+        mem_pool_stats(worker->pool, &stats);
+        worker->message.limit_bytes = stats.limit_bytes;
+        inject_failures(worker);
     }
-    if (status == STATUS_OK) {
-        status = init(worker, name, error);
-    }
-    if (status != STATUS_OK) {
-        worker_finish(worker);
-        return status;
-    }
-    struct mem_pool_stats stats;
-    mem_pool_stats(worker->pool, &stats);
-    worker->message.limit_bytes = stats.limit_bytes;
-    inject_failures(worker);
-    return STATUS_OK;
+    return status;
 }
 
 // By the driver's count, where it tells processes apart; else what the GPU has less of since it was opened, where no
@@ -665,6 +694,7 @@ void worker_finish(struct worker *worker)
         close_device(worker);
     }
     sched_coordinator_destroy(worker->coordinator);
+    free(worker->shards);
     free(worker->bucket_ready);
     free(worker->buckets);
     sched_undone_finish(&worker->undone);

@@ -44,6 +44,7 @@ struct step_message {
     uint8_t levers; // as planned
     bool squeezed;  // a limit from outside keeps it from holding a sample
     bool stops;     // it was told to, at the end of the step
+    bool wrote;     // its part of a checkpoint, and waits for the others
 };
 _Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
 
@@ -78,6 +79,7 @@ struct fixed_sums {
 struct worker {
     const struct config *config;
     struct comm *comm;
+    uint64_t job; // a number that only this job knows
     struct place place;
     char binding[320];                   // of the host side near the device, for the log
     struct data_set *train, *validation; // validation: NULL where there is none
@@ -107,6 +109,7 @@ struct worker {
     struct list_memory memory; // its inputs and locals exist only while a share runs
     struct optimizer_memory optimizer_memory;
     struct optimizer_state state;
+    struct shard *shards;  // every rank's, of the optimizer's state; NULL: every rank has all of it
     device_address values; // one step_values
     struct fixed_sums fixed;
     uint64_t grain;            // samples that the coordinator deals out together: 1, or those of train.reproducible
@@ -143,12 +146,16 @@ struct worker {
     struct line_file *log; // this rank's; NULL before the run has a folder
 };
 
-// Opens the data, makes the model and puts weights, gradients and optimizer state on the device. Collective only in
-// choosing the devices; every rank must call it. On failure `error` says why and the worker needs no worker_finish.
-enum status worker_init(struct worker *worker, const struct config *config, struct comm *comm, struct error *error);
-// Makes the reducer. Collective, once worker_init has succeeded on every rank. A failure may leave other ranks waiting:
+// Opens the data and the device, and makes the model. Collective; no rank waits for one that fails. On failure, here
+// and in worker_hold, `error` says why and the worker needs no worker_finish.
+enum status worker_open(struct worker *worker, const struct config *config, struct comm *comm, struct error *error);
+// Puts weights, gradients and optimizer state on the device. Collective as above, once worker_open has succeeded on
+// every rank.
+enum status worker_hold(struct worker *worker, struct error *error);
+// Makes the reducer. Collective, once worker_hold has succeeded on every rank. A failure may leave other ranks waiting:
 // the job must be ended.
 enum status worker_connect(struct worker *worker, struct error *error);
+// Of what was opened; nothing where that failed.
 void worker_finish(struct worker *worker);
 
 // STATUS_ERROR where something that was enqueued has failed. Does not block.
@@ -181,9 +188,8 @@ uint64_t worker_grain(const struct config *config);
 uint64_t worker_grains(const struct config *config, uint64_t samples);
 // Samples of a share of the global batch, whose last grain may be smaller.
 uint64_t worker_share_samples(const struct config *config, const struct sched_share *share);
-// Bytes that stay allocated between steps: weights, gradients, optimizer state (`away` or not), sums, workspace.
-uint64_t worker_resting_bytes(const struct config *config, const struct model *model,
-                              const struct optimizer_config *optimizer, const struct kernels *kernels, bool away);
+// Bytes that stay allocated between steps but those of the optimizer's state: weights, gradients, sums, workspace.
+uint64_t worker_resting_bytes(const struct config *config, const struct model *model, const struct kernels *kernels);
 // The peak of micro-steps of this shape over that level.
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
                            struct model_shape shape);

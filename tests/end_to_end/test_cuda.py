@@ -178,6 +178,19 @@ class Reduction(CudaTest):
         self.check([["NCCL_HOSTID=one"], ["NCCL_HOSTID=two"]], "comm.reduce=nccl")
 
     @needs_simulator
+    def test_shards_of_the_optimizer_s_state(self):
+        """Gathered by NCCL: what a rank holds is what was predicted, and less than all."""
+        self.set_environment("SIMULATOR_GPUS", "2")
+        for precision in ("fp32", "bf16"):
+            job = ("gpt.yaml", CUDA, f"train.precision={precision}", "train.recompute=none", "train.reproducible=true",
+                   "device.sanitize=true")
+            whole = self.train(*job, ranks=2)
+            run = self.train(*job, "train.shard_optimizer=true", ranks=2)
+            self.assertIn("all-reduce by nccl", run.logs[0])
+            self.assertEqual((run.losses, run.lines[-1]["weights"]), (whole.losses, whole.lines[-1]["weights"]))
+            self.assert_priced(run)
+
+    @needs_simulator
     def test_nccl_refuses_one_gpu_twice(self):
         self.runs += 1
         arguments = ["train", "mlp.yaml", CUDA, "comm.reduce=nccl", "run.folder=run"]

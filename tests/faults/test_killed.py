@@ -15,9 +15,9 @@ SEED = 7
 
 
 class Killed(headroom_run.ProgramTest):
-    def start_again(self, ranks):
+    def start_again(self, ranks, shards):
         return self.start("train", *JOB, "train.steps=1000000", "checkpoint.every=1", "checkpoint.resume=auto",
-                          "run.folder=run", ranks=ranks)
+                          "run.folder=run", f"train.shard_optimizer={shards}", ranks=ranks)
 
     def kill_one(self, launch, choose):
         """One of the run's processes: most often after it has written a checkpoint, else while it starts."""
@@ -47,9 +47,9 @@ class Killed(headroom_run.ProgramTest):
         choose = random.Random(SEED)
         amid = 0
         for _ in range(KILLS):
-            self.kill_one(self.start_again(ranks=choose.choice((None, 2, 3))), choose)
+            self.kill_one(self.start_again(choose.choice((None, 2, 3)), choose.choice(("true", "false"))), choose)
             amid += self.parts() > 0
-        launch = self.start_again(ranks=2)
+        launch = self.start_again(2, "true")
         self.wait_for_steps(launch, "run", len(self.steps("run")) + 3)
         launch.process.send_signal(signal.SIGUSR1)
         finished = launch.wait()

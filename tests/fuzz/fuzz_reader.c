@@ -16,6 +16,7 @@
 #include "worker/checkpoint/folder.h"
 #include "worker/checkpoint/safetensors.h"
 #include "worker/data/data.h"
+#include "worker/exchange/weights.h"
 
 #define PATH_MAX_BYTES 64
 
@@ -185,6 +186,58 @@ static void __attribute__((unused)) read_state(const uint8_t *bytes, size_t size
         require_line(&error, status);
     }
     unlink(path);
+}
+
+static void open_weights(const struct exchange_format *format, const char *path)
+{
+    struct weights weights;
+    struct error error;
+    enum status status = format->open(path, &weights, &error);
+    if (status != STATUS_OK) {
+        require_line(&error, status);
+        return;
+    }
+    for (size_t i = 0; i < weights.model->parameter_count; i++) {
+        const struct parameter *parameter = &weights.model->parameters[i];
+        uint64_t elements = parameter->rows_used * parameter->columns, count = elements < 16 ? elements : 16;
+        float values[16];
+        require(weights.read(weights.context, i, elements - count, count, values, &error) == STATUS_OK);
+    }
+    weights_close(&weights);
+}
+
+static void write_in(const char *folder, const char *name, const uint8_t *bytes, size_t size)
+{
+    char path[PATH_MAX_BYTES];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    FILE *file = fopen(path, "w");
+    require(file != NULL && fwrite(bytes, 1, size, file) == size && fclose(file) == 0);
+}
+
+// config.json, and either the weights or, where it is JSON, the index of files that are not there. The first two bytes
+// tell the length of the first.
+static void __attribute__((unused)) read_huggingface(const uint8_t *bytes, size_t size)
+{
+    static char folder[] = "/tmp/headroom-fuzz-XXXXXX";
+    static bool made;
+    size_t start = size < 2 ? size : 2, promised = size < 2 ? 0 : bytes[0] + 256 * (size_t)bytes[1];
+    size_t first = promised < size - start ? promised : size - start;
+    const uint8_t *second = bytes + start + first;
+    bool is_index = start + first < size && second[0] == '{';
+    char path[PATH_MAX_BYTES];
+    made = made || mkdtemp(folder) != NULL;
+    write_in(folder, "config.json", bytes + start, first);
+    write_in(folder, is_index ? "model.safetensors.index.json" : "model.safetensors", second, size - start - first);
+    open_weights(&exchange_huggingface, folder);
+    snprintf(path, sizeof(path), "%s/model.safetensors", folder);
+    unlink(path);
+}
+
+static void __attribute__((unused)) read_llmc(const uint8_t *bytes, size_t size)
+{
+    struct file file = make_file(bytes, size);
+    open_weights(&exchange_llmc, file.path);
+    close(file.descriptor);
 }
 
 static void __attribute__((unused)) read_yaml(const uint8_t *bytes, size_t size)

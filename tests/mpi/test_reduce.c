@@ -284,6 +284,35 @@ static void what_is_not_finite_reaches_all(enum kind kind, float value)
     bench_finish(&bench);
 }
 
+// Every rank's part reaches all others as it is, the first rank's being empty, and none of what others have there.
+static void parts_reach_all(enum kind kind, uint64_t multiples)
+{
+    struct bench bench;
+    struct shard *shards = make(comm->size * sizeof(*shards));
+    uint64_t count = 0;
+    for (uint32_t rank = 0; rank < comm->size; rank++) {
+        shards[rank] = (struct shard){.first = count, .elements = rank * multiples * SHARD_MULTIPLE};
+        count += shards[rank].elements;
+    }
+    uint64_t bytes = (count + 1) * sizeof(float);
+    float *mine = make(bytes), *all = make(bytes);
+    bench_init(&bench, kind, bytes);
+    fill_in(mine, count + 1, REDUCE_FLOAT32);
+    enqueue_write(&bench, mine, bytes);
+    reduce->gather(bench.reducer, bench.stream, bench.values, shards);
+    read_values(&bench, all, bytes);
+    for (uint32_t rank = 0; rank < comm->size; rank++) {
+        for (uint64_t i = shards[rank].first; i < shards[rank].first + shards[rank].elements; i++) {
+            CHECK((double)all[i] == value_of(rank, i));
+        }
+    }
+    CHECK((double)all[count] == value_of(comm->rank, count));
+    bench_finish(&bench);
+    free(all);
+    free(mine);
+    free(shards);
+}
+
 // Doubles are added up as doubles.
 static void doubles_keep_their_bits(enum kind kind)
 {
@@ -377,6 +406,9 @@ static void run(enum kind kind)
     }
     for (uint64_t longest = 1; longest < 1000; longest = longest * 7 + 2) {
         buckets_of_odd_sizes_add_up(kind, longest);
+    }
+    for (uint64_t multiples = 1; multiples < 20000; multiples *= 81) { // the last of several staging buffers
+        parts_reach_all(kind, multiples);
     }
     ranks_may_do_different_work(kind);
     what_is_not_finite_reaches_all(kind, INFINITY);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// NCCL among processes of one machine: an all-reduce over shared memory, added in the order of ranks. It needs no MPI,
-// because the product's MPI may be called from one thread only, and what is enqueued must go on while that thread waits
-// in MPI.
+// NCCL among processes of one machine, over shared memory: an all-reduce, added in the order of ranks, and a broadcast.
+// It needs no MPI, because the product's MPI may be called from one thread only, and what is enqueued must go on while
+// that thread waits in MPI.
 #include <errno.h>
 #include <fcntl.h>
 #include <functional>
@@ -28,6 +28,7 @@ struct seat {
     std::atomic<int> aborted;
     char host[64], gpu[128];
     uint64_t count, type, sequence; // of the call that the chunk belongs to
+    int root;                       // the same
     alignas(64) char chunk[CHUNK_BYTES];
 };
 
@@ -269,7 +270,9 @@ ncclResult_t ncclCommUserRank(const ncclComm_t communicator, int *rank_p)
     return ncclSuccess;
 }
 
-// ---- All-reduce ----
+// ---- All-reduce and broadcast ----
+
+#define SUM (-1)
 
 struct call {
     std::shared_ptr<struct ncclComm> communicator;
@@ -277,6 +280,7 @@ struct call {
     char *to;
     uint64_t count, type, sequence;
     uint64_t element_bytes;
+    int root;              // of a broadcast; SUM: it is an all-reduce
     uint64_t offset_bytes; // done so far
     bool written;          // this rank's part of the chunk at hand
     bool fails;
@@ -320,8 +324,9 @@ static bool all_agree(struct call *call)
     struct ncclComm *communicator = call->communicator.get();
     for (int rank = 0; rank < communicator->ranks; rank++) {
         const struct seat *seat = &communicator->seats[rank];
-        if (seat->count != call->count || seat->type != call->type || seat->sequence != call->sequence) {
-            fprintf(stderr, "simulator: NCCL call %llu: rank %d adds %llu elements, rank %d %llu\n",
+        if (seat->count != call->count || seat->type != call->type || seat->sequence != call->sequence ||
+            seat->root != call->root) {
+            fprintf(stderr, "simulator: NCCL call %llu: rank %d has %llu elements, rank %d %llu\n",
                     static_cast<unsigned long long>(call->sequence), communicator->rank,
                     static_cast<unsigned long long>(call->count), rank, static_cast<unsigned long long>(seat->count));
             communicator->failure = ncclInvalidUsage;
@@ -334,7 +339,10 @@ static bool all_agree(struct call *call)
 static void write_chunk(struct call *call, size_t bytes)
 {
     struct seat *seat = &call->communicator->seats[call->communicator->rank];
-    memcpy(seat->chunk, call->from + call->offset_bytes, bytes);
+    if (call->root == SUM || call->root == call->communicator->rank) {
+        memcpy(seat->chunk, call->from + call->offset_bytes, bytes);
+    }
+    seat->root = call->root;
     seat->count = call->count;
     seat->type = call->type;
     seat->sequence = call->sequence;
@@ -342,11 +350,13 @@ static void write_chunk(struct call *call, size_t bytes)
     call->written = true;
 }
 
-static void take_sum(struct call *call, size_t bytes)
+static void take_chunk(struct call *call, size_t bytes)
 {
     struct ncclComm *communicator = call->communicator.get();
     void *to = call->to + call->offset_bytes;
-    if (call->type == ncclFloat32) {
+    if (call->root != SUM) {
+        memcpy(to, communicator->seats[call->root].chunk, bytes);
+    } else if (call->type == ncclFloat32) {
         add_up<float>(communicator, to, bytes);
     } else if (call->type == ncclFloat64) {
         add_up<double>(communicator, to, bytes);
@@ -386,17 +396,17 @@ static bool advance(struct call *call)
             return false;
         }
         if (all_agree(call)) {
-            take_sum(call, bytes);
+            take_chunk(call, bytes);
         }
     }
     communicator->finished++;
     return true;
 }
 
-// Messages of few bytes are added up another way than long ones, and each way is connected when it is first gone.
-static uint64_t code_of(ncclDataType_t type, size_t count)
+// Messages of few bytes go another way than long ones, and each way is connected when it is first gone.
+static uint64_t code_of(ncclDataType_t type, size_t count, int root)
 {
-    return UINT64_C(0x6e63636c) + 2 * static_cast<uint64_t>(type) + (count > 4096);
+    return UINT64_C(0x6e63636c) + 4 * static_cast<uint64_t>(type) + 2 * (root != SUM) + (count > 4096);
 }
 
 static ncclResult_t in_group(std::function<ncclResult_t()> issue)
@@ -432,33 +442,46 @@ ncclResult_t ncclGroupEnd(void)
     return result;
 }
 
+static ncclResult_t enqueue(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t handle,
+                            cudaStream_t stream)
+{
+    auto call = std::make_shared<struct call>();
+    if (!simulator_load(code_of(type, count, root))) {
+        return refuse(ncclUnhandledCudaError, "cannot connect: out of memory");
+    }
+    {
+        std::lock_guard<std::mutex> guard(simulator_mutex);
+        call->communicator = find(handle);
+        if (call->communicator == nullptr) {
+            return refuse(ncclInvalidArgument, "no communicator");
+        }
+        call->sequence = call->communicator->issued++;
+        call->fails = call->sequence == simulator_setting("SIMULATOR_FAIL_SUM", UINT64_MAX);
+    }
+    call->from = static_cast<const char *>(from);
+    call->to = static_cast<char *>(to);
+    call->count = count;
+    call->type = type;
+    call->element_bytes = type == ncclFloat32 ? 4 : 8;
+    call->root = root;
+    cudaError_t error = streams_enqueue_polled(stream, [call] { return advance(call.get()); });
+    return error == cudaSuccess ? ncclSuccess : refuse(ncclUnhandledCudaError, cudaGetErrorString(error));
+}
+
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t operation,
                            ncclComm_t handle, cudaStream_t stream)
 {
     if ((type != ncclFloat32 && type != ncclFloat64 && type != ncclInt64) || operation != ncclSum) {
         return refuse(ncclInvalidArgument, "the simulator adds float32, float64 and int64 only");
     }
-    auto issue = [=]() -> ncclResult_t {
-        auto call = std::make_shared<struct call>();
-        if (!simulator_load(code_of(type, count))) {
-            return refuse(ncclUnhandledCudaError, "cannot connect: out of memory");
-        }
-        {
-            std::lock_guard<std::mutex> guard(simulator_mutex);
-            call->communicator = find(handle);
-            if (call->communicator == nullptr) {
-                return refuse(ncclInvalidArgument, "no communicator");
-            }
-            call->sequence = call->communicator->issued++;
-            call->fails = call->sequence == simulator_setting("SIMULATOR_FAIL_SUM", UINT64_MAX);
-        }
-        call->from = static_cast<const char *>(from);
-        call->to = static_cast<char *>(to);
-        call->count = count;
-        call->type = type;
-        call->element_bytes = type == ncclFloat32 ? 4 : 8;
-        cudaError_t error = streams_enqueue_polled(stream, [call] { return advance(call.get()); });
-        return error == cudaSuccess ? ncclSuccess : refuse(ncclUnhandledCudaError, cudaGetErrorString(error));
-    };
-    return in_group(issue);
+    return in_group([=] { return enqueue(from, to, count, type, SUM, handle, stream); });
+}
+
+ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t handle,
+                           cudaStream_t stream)
+{
+    if (type != ncclFloat32 || root < 0) {
+        return refuse(ncclInvalidArgument, "the simulator broadcasts float32 only");
+    }
+    return in_group([=] { return enqueue(from, to, count, type, root, handle, stream); });
 }

@@ -107,6 +107,7 @@ static void assert_same(const struct config *a, const struct config *b)
     assert_same_text(a->device.name, b->device.name);
     assert_same_text(a->run.folder, b->run.folder);
     assert_same_text(a->checkpoint.resume, b->checkpoint.resume);
+    assert_same_text(a->checkpoint.weights, b->checkpoint.weights);
     copy.data.images = a->data.images;
     copy.data.labels = a->data.labels;
     copy.data.validation_images = a->data.validation_images;
@@ -116,6 +117,7 @@ static void assert_same(const struct config *a, const struct config *b)
     copy.device.name = a->device.name;
     copy.run.folder = a->run.folder;
     copy.checkpoint.resume = a->checkpoint.resume;
+    copy.checkpoint.weights = a->checkpoint.weights;
     copy.name = a->name; // and places are those of another text
     memcpy(copy.places, a->places, sizeof(copy.places));
     assert_memory_equal(a, &copy, sizeof(copy));
@@ -469,8 +471,8 @@ static void mistakes_name_their_place(void **state)
     expect_refused("- train\n", "run.yaml: a configuration is a mapping of sections");
     expect_refused(
         "train:\n  ? [1]\n  : 2\n",
-        "run.yaml:1:1: train: there is no key '?'; allowed: steps, epochs, global_batch_size, "
-        "micro_batch_size, precision, recompute, offload_bytes, reproducible, grain_size, seed, clip_norm, eval_every");
+        "run.yaml:1:1: train: there is no key '?'; allowed: steps, epochs, global_batch_size, micro_batch_size, "
+        "precision, recompute, offload_bytes, shard_optimizer, reproducible, grain_size, seed, clip_norm, eval_every");
 }
 
 static void values_are_quoted_on_one_line(void **state)
@@ -508,9 +510,8 @@ static void unknown_names_get_a_suggestion(void **state)
     expect_refused(
         "train:\n  global_batchsize: 5\n",
         "run.yaml:2:3: train: there is no key 'global_batchsize'; did you mean 'global_batch_size'? allowed: "
-        "steps, epochs, global_batch_size, micro_batch_size, precision, recompute, offload_bytes, reproducible, "
-        "grain_size, seed, "
-        "clip_norm, eval_every");
+        "steps, epochs, global_batch_size, micro_batch_size, precision, recompute, offload_bytes, shard_optimizer, "
+        "reproducible, grain_size, seed, clip_norm, eval_every");
     expect_refused("run:\n  zebra: 5\n", "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, "
                                          "memory_trace, snapshot_step, stall_seconds, log_micro_steps");
     expect_refused("trian:\n  steps: 5\n", "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "

@@ -128,6 +128,7 @@ static struct array of_type(enum type type, struct array array)
 struct sizes {
     size_t rows, columns, inner;                       // of matrices; for cross_entropy inner is the stride
     size_t batch, length, channels, heads, vocabulary; // of sequences
+    size_t first, capacity;                            // of a cache
     bool transpose_a, transpose_b, accumulate, has_bias, float_c, gradient;
     enum kernel_epilogue epilogue;
     double scale; // of fixed-point numbers
@@ -870,6 +871,40 @@ static void attention_matches_the_reference(void **state)
 {
     (void)state;
     on_every_table(check_attention);
+}
+
+static void run_attention_cached(struct kernel_context *context, const struct sizes *s, const device_address *a)
+{
+    context->kernels->attention_cached(context, a[0], a[1], a[2], s->length, s->first, s->capacity, s->channels,
+                                       s->heads);
+}
+
+static void check_attention_cached(const struct table *table)
+{
+    (void)table;
+    // tokens, those before them, heads, width of a head. Keys stand before, at and beyond tiles of 128.
+    static const size_t shapes[][4] = {{1, 0, 1, 1},     {1, 1, 2, 3},    {1, 126, 3, 7}, {1, 127, 2, 8},
+                                       {2, 127, 1, 33},  {1, 128, 2, 64}, {7, 0, 2, 5},   {130, 131, 2, 16},
+                                       {1, 700, 1, 160}, {3, 257, 4, 32}};
+
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const size_t length = shapes[i][0], first = shapes[i][1], heads = shapes[i][2];
+        const size_t channels = heads * shapes[i][3], capacity = first + length + i % 3;
+        const struct parity parity = {
+            .name = "attention_cached",
+            .run = run_attention_cached,
+            .sizes = {.length = length, .first = first, .capacity = capacity, .channels = channels, .heads = heads},
+            .arrays = {written("y", length * channels, 5e-6), updated("cache", 2 * capacity * channels, 3, 0),
+                       input("qkv", 3 * length * channels, 3)},
+        };
+        expect_parity(&parity);
+    }
+}
+
+static void attention_cached_matches_the_reference(void **state)
+{
+    (void)state;
+    on_every_table(check_attention_cached);
 }
 
 static void run_cross_entropy(struct kernel_context *context, const struct sizes *s, const device_address *a)
@@ -1620,6 +1655,7 @@ static void check_sizes_of_zero(const struct table *table)
     k->embedding_backward(context, 0, 0, 0, 0, 0, 0, 0, 0);
     k->attention(context, 0, 0, 0, 0, 0, 0, 1);
     k->attention_backward(context, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1);
+    k->attention_cached(context, 0, 0, 0, 0, 0, 0, 0, 1);
     k->cross_entropy(context, tally_at, 0, 0, 0, 0, 0, true);
     k->sum_of_squares(context, sum_at, 0, 0);
     k->fixed_add(context, 0, 0, 0, 1, 1, spilled_at);
@@ -1701,6 +1737,7 @@ int main(void)
         cmocka_unit_test_setup(layer_norm_matches_the_reference, start),
         cmocka_unit_test_setup(embedding_matches_the_reference, start),
         cmocka_unit_test_setup(attention_matches_the_reference, start),
+        cmocka_unit_test_setup(attention_cached_matches_the_reference, start),
         cmocka_unit_test_setup(cross_entropy_matches_the_reference, start),
         cmocka_unit_test_setup(optimizer_entries_match_the_reference, start),
         cmocka_unit_test_setup(fixed_entries_have_the_bits_of_the_reference, start),

@@ -180,7 +180,7 @@ static void step(struct workplace *workplace, const struct optimizer_config *con
     device_address tally = target_copy_in(target, &workplace->tally, sizeof(workplace->tally));
     context->kernels->sum_of_squares(context, squares, memory.gradients, model->elements);
     context->kernels->gradient_scale(context, memory.scale, tally, squares, 0);
-    optimizer_step(config, model, context, &memory, number);
+    optimizer_step(config, model, context, &memory, number, 0, model->elements);
     target_copy_out(target, workplace->weights, memory.parameters, bytes);
     target_copy_out(target, workplace->states[0], memory.states[0], bytes);
     target_copy_out(target, workplace->states[1], memory.states[1], bytes);
@@ -872,6 +872,89 @@ static void test_no_loss_depends_on_a_later_token(void **state)
     on_every_target(check_causality);
 }
 
+// Minus the log of the probability that logits[classes] give the target.
+static double loss_of(const struct workplace *workplace, const char *logits, size_t classes, int32_t target)
+{
+    bool bf16 = target_precision(workplace->target) == KERNEL_BF16;
+    double sum = 0, own = 0;
+    for (size_t i = 0; i < classes; i++) {
+        double logit = (double)(bf16 ? bfloat16_to_float(((const uint16_t *)logits)[i]) : ((const float *)logits)[i]);
+        sum += exp(logit);
+        own = (int32_t)i == target ? logit : own;
+    }
+    return log(sum) - own;
+}
+
+// The losses of the first sample's targets at the ends of parts of so many tokens, which go through the model one part
+// after the other.
+static double losses_of_parts(struct workplace *workplace, const size_t *parts)
+{
+    struct target *target = workplace->target;
+    const struct model *model = workplace->model;
+    bool copied = workplace->copy != NULL;
+    char *nothing = host_array(model_cache_bytes(model), 0xff), *logits = host_array(4 * 128, 0);
+    struct list_memory memory = {.parameters =
+                                     target_copy_in(target, copied ? (void *)workplace->copy : workplace->weights,
+                                                    copied ? model_copy_bytes(model) : 4 * model->elements),
+                                 .cache = target_copy_in(target, nothing, model_cache_bytes(model))};
+    double losses = 0;
+    for (size_t first = 0; first < model->target_elements; first += *parts++) {
+        struct list list;
+        assert_true(model_next_list(model, *parts, first, &list));
+        char *locals = host_array(list.locals_bytes, 0xff);
+        memory.inputs = target_copy_in(target, workplace->inputs + first, 4 * *parts);
+        memory.locals = target_copy_in(target, locals, list.locals_bytes);
+        list_run(&list, 0, list.op_count, target->context, &memory);
+        target_copy_out(target, locals, memory.locals, list.locals_bytes);
+        memcpy(logits, locals + list.tensors[list.logits].offset_bytes, list_tensor_bytes(&list, list.logits));
+        losses += loss_of(workplace, logits, classes_of(&model->config), workplace->targets[first + *parts - 1]);
+        mem_pool_free(target->pool, memory.inputs, target->stream);
+        free(locals);
+        list_finish(&list);
+    }
+    mem_pool_free(target->pool, memory.parameters, target->stream);
+    mem_pool_free(target->pool, memory.cache, target->stream);
+    free(logits);
+    free(nothing);
+    return losses;
+}
+
+// Those of targets that do not count are left out.
+static double losses_of_whole(struct workplace *workplace, const size_t *parts)
+{
+    size_t length = workplace->model->target_elements, end = 0;
+    int32_t targets[12];
+    memcpy(targets, workplace->targets, sizeof(targets));
+    for (size_t i = 0; i < length; i++) {
+        end += i == end ? *parts++ : 0;
+        workplace->targets[i] = i + 1 == end ? targets[i] : KERNEL_TARGET_NONE;
+    }
+    double losses = evaluate(workplace, 1);
+    memcpy(workplace->targets, targets, sizeof(targets));
+    return losses;
+}
+
+static void check_parts(struct target *target)
+{
+    static const size_t cuts[][12] = {{12}, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {5, 1, 2, 1, 3}, {1, 10, 1}};
+    struct workplace workplace;
+    workplace_init(&workplace, target, &gpt);
+    for (size_t i = 0; i < workplace.model->target_elements; i++) {
+        workplace.targets[i] = (int32_t)(7 * i % classes_of(&gpt));
+    }
+    for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
+        double whole = losses_of_whole(&workplace, cuts[i]), parts = losses_of_parts(&workplace, cuts[i]);
+        assert_true(fabs(parts - whole) <= enough(&workplace, 2e-6, 4e-3) * fabs(whole));
+    }
+    workplace_finish(&workplace);
+}
+
+static void test_tokens_one_after_the_other_are_as_all_at_once(void **state)
+{
+    (void)state;
+    on_every_target(check_parts);
+}
+
 // The head is tied when both the embedding and the logits are made from wte, and from no copy of it.
 static void test_the_head_is_tied(void **state)
 {
@@ -1038,6 +1121,7 @@ int main(void)
         cmocka_unit_test(test_flops_of_an_mlp),
         cmocka_unit_test(test_flops_of_a_gpt),
         cmocka_unit_test(test_no_loss_depends_on_a_later_token),
+        cmocka_unit_test(test_tokens_one_after_the_other_are_as_all_at_once),
         cmocka_unit_test(test_the_head_is_tied),
         cmocka_unit_test(test_padding_gets_no_probability),
         cmocka_unit_test(test_the_loss_is_that_of_probabilities_of_real_tokens),

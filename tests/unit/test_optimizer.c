@@ -114,11 +114,7 @@ static void make_step(struct training *training, const struct optimizer_config *
             there.states[i] += first * sizeof(float);
         }
         uint64_t count = part < model->elements - first ? part : model->elements - first;
-        if (part == model->elements) {
-            optimizer_step(config, model, training->target->context, memory, step);
-        } else {
-            optimizer_step_part(config, model, training->target->context, &there, step, first, count);
-        }
+        optimizer_step(config, model, training->target->context, &there, step, first, count);
     }
 }
 

@@ -155,7 +155,8 @@ static void apply_gradients(struct training *training, uint64_t step)
     struct kernel_context *context = training->target->context;
     context->kernels->sum_of_squares(context, training->squares, training->memory.gradients, training->model->elements);
     context->kernels->gradient_scale(context, training->optimizer.scale, training->memory.tally, training->squares, 0);
-    optimizer_step(&training->experiment->optimizer, training->model, context, &training->optimizer, step);
+    optimizer_step(&training->experiment->optimizer, training->model, context, &training->optimizer, step, 0,
+                   training->model->elements);
 }
 
 // Reading the golden file -------------------------------------------------------------------------------------------

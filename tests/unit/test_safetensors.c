@@ -33,12 +33,15 @@ static float value_of(size_t number, uint64_t element)
     return (float)(1000000 * number + element);
 }
 
-static void give(void *context, size_t number, uint64_t first, uint64_t count, float *values)
+static enum status give(void *context, size_t number, uint64_t first, uint64_t count, float *values,
+                        struct error *error)
 {
     (void)context;
+    (void)error;
     for (uint64_t i = 0; i < count; i++) {
         values[i] = value_of(number, first + i);
     }
+    return STATUS_OK;
 }
 
 // One larger than a piece of the writer.

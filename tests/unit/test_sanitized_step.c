@@ -67,7 +67,8 @@ static void open_fixture(struct fixture *f, const char *text)
     f->away = false;
     assert_ok(config_parse(&f->config, text, "text", NULL, 0, &error), &error);
     assert_ok(comm_self.create(&f->comm, &error), &error);
-    assert_ok(worker_init(&f->worker, &f->config, f->comm, &error), &error);
+    assert_ok(worker_open(&f->worker, &f->config, f->comm, &error), &error);
+    assert_ok(worker_hold(&f->worker, &error), &error);
     connect_by_nccl(&f->worker);
     assert_ok(step_plan_first(&f->worker, &error), &error);
 }

@@ -33,7 +33,7 @@ static void check_steps(char *recompute)
     const struct step_result *result;
     assert_int_equal(config_parse(&config, text, "text", &recompute, 1, &error), STATUS_OK);
     assert_int_equal(comm_self.create(&comm, &error), STATUS_OK);
-    if (worker_init(&worker, &config, comm, &error) != STATUS_OK) {
+    if (worker_open(&worker, &config, comm, &error) != STATUS_OK || worker_hold(&worker, &error) != STATUS_OK) {
         fail_msg("%s", error.text);
     }
     assert_int_equal(worker_connect(&worker, &error), STATUS_OK);

@@ -40,7 +40,8 @@ static void open_fixture(struct fixture *f, char *override)
     struct error error = {0};
     assert_ok(config_parse(&f->config, text, "text", &override, override != NULL, &error), &error);
     assert_ok(comm_self.create(&f->comm, &error), &error);
-    assert_ok(worker_init(&f->worker, &f->config, f->comm, &error), &error);
+    assert_ok(worker_open(&f->worker, &f->config, f->comm, &error), &error);
+    assert_ok(worker_hold(&f->worker, &error), &error);
     assert_ok(worker_connect(&f->worker, &error), &error);
 }
 

@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdbool.h>
@@ -14,6 +13,7 @@
 
 #include "mem/whole_file.h"
 #include "worker/regular_file.h"
+#include "worker/whole_folder.h"
 
 #define STEP_NAME "step_%08" PRIu64
 
@@ -29,9 +29,18 @@ static void checkpoint_path(const char *run, uint64_t step, char path[CHECKPOINT
     snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME, run, step);
 }
 
-static void part_path(const char *run, uint64_t step, char path[CHECKPOINT_PATH_MAX])
+void checkpoint_part_path(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX])
 {
-    snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME "%s", run, step, part_suffix);
+    snprintf(part, CHECKPOINT_PATH_MAX, "%s/checkpoints/" STEP_NAME "%s", run, step, part_suffix);
+}
+
+void checkpoint_optimizer_name(uint32_t number, uint32_t count, char *name)
+{
+    if (count == 1) {
+        snprintf(name, CHECKPOINT_NAME_MAX, "optimizer.safetensors");
+    } else {
+        snprintf(name, CHECKPOINT_NAME_MAX, "optimizer-%05" PRIu32 "-of-%05" PRIu32 ".safetensors", number + 1, count);
+    }
 }
 
 // "step_N"
@@ -45,41 +54,14 @@ static bool parse_name(const char *name, uint64_t *step_p)
     return strcmp(name, written) == 0;
 }
 
-// Files -------------------------------------------------------------------------------------------------------------
-
-static bool sync_folder(const char *path)
-{
-    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) {
-        return false;
-    }
-    bool synced = fsync(folder) == 0;
-    close(folder);
-    return synced;
-}
-
-// The folder with all files in it; what is not there, or cannot go, stays so.
-static void remove_folder(const char *path)
-{
-    DIR *folder = opendir(path);
-    if (folder == NULL) {
-        return;
-    }
-    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
-        unlinkat(dirfd(folder), entry->d_name, 0);
-    }
-    closedir(folder);
-    rmdir(path);
-}
-
 static void discard(const char *run, uint64_t step)
 {
     char path[CHECKPOINT_PATH_MAX], part[CHECKPOINT_PATH_MAX];
     checkpoint_path(run, step, path);
-    part_path(run, step, part);
-    remove_folder(part);
+    checkpoint_part_path(run, step, part);
+    whole_folder_remove(part);
     if (rename(path, part) == 0) {
-        remove_folder(part);
+        whole_folder_remove(part);
     }
 }
 
@@ -97,7 +79,7 @@ void checkpoint_discard_parts(const char *run)
         if (length > suffix && strcmp(entry->d_name + length - suffix, part_suffix) == 0) {
             snprintf(part, sizeof(part), "%s/%s", path, entry->d_name);
             if (unlink(part) != 0) {
-                remove_folder(part);
+                whole_folder_remove(part);
             }
         }
     }
@@ -171,7 +153,7 @@ void checkpoint_set_aside(const char *run, uint64_t step)
         char path[CHECKPOINT_PATH_MAX], aside[CHECKPOINT_PATH_MAX + 16];
         checkpoint_path(run, steps[i], path);
         snprintf(aside, sizeof(aside), "%s.damaged", path);
-        remove_folder(aside);
+        whole_folder_remove(aside);
         (void)!rename(path, aside);
     }
     free(steps);
@@ -179,15 +161,15 @@ void checkpoint_set_aside(const char *run, uint64_t step)
 
 // Writing a checkpoint ------------------------------------------------------------------------------------------------
 
-enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX], struct error *error)
+enum status checkpoint_begin(const char *run, uint64_t step, struct error *error)
 {
-    char folder[CHECKPOINT_PATH_MAX];
+    char folder[CHECKPOINT_PATH_MAX], part[CHECKPOINT_PATH_MAX];
     checkpoints_path(run, folder);
-    part_path(run, step, part);
+    checkpoint_part_path(run, step, part);
     if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
         return regular_file_refuse(folder, "make this folder", error);
     }
-    remove_folder(part);
+    whole_folder_remove(part);
     return mkdir(part, 0777) == 0 ? STATUS_OK : regular_file_refuse(part, "make this folder", error);
 }
 
@@ -198,7 +180,7 @@ static bool move_latest(const char *folder, uint64_t step)
     snprintf(moved, sizeof(moved), "%s/latest%s", folder, part_suffix);
     snprintf(target, sizeof(target), STEP_NAME, step);
     unlink(moved);
-    return symlink(target, moved) == 0 && rename(moved, latest) == 0 && sync_folder(folder);
+    return symlink(target, moved) == 0 && rename(moved, latest) == 0 && whole_folder_sync(folder);
 }
 
 // Gives the folder its name, in place of one of the same step. False with errno set.
@@ -215,8 +197,8 @@ static bool name_folder(const char *folder, const char *part, const char *path)
         errno = failure;
         return false;
     }
-    remove_folder(old);
-    return sync_folder(folder);
+    whole_folder_remove(old);
+    return whole_folder_sync(folder);
 }
 
 enum status checkpoint_end(const char *run, const struct checkpoint_state *state, const struct checkpoint_file *files,
@@ -225,14 +207,14 @@ enum status checkpoint_end(const char *run, const struct checkpoint_state *state
     char folder[CHECKPOINT_PATH_MAX], part[CHECKPOINT_PATH_MAX], path[CHECKPOINT_PATH_MAX];
     char file[CHECKPOINT_PATH_MAX + NAME_MAX];
     checkpoints_path(run, folder);
-    part_path(run, state->step, part);
+    checkpoint_part_path(run, state->step, part);
     checkpoint_path(run, state->step, path);
-    snprintf(file, sizeof(file), "%s/state.json", part);
+    snprintf(file, sizeof(file), "%s/" CHECKPOINT_STATE, part);
     char *text = checkpoint_state_print(state, files, count);
     if (text == NULL) {
         return error_out_of_host_memory(error);
     }
-    bool written = whole_file_write_text(file, text) && sync_folder(part);
+    bool written = whole_file_write_text(file, text) && whole_folder_sync(part);
     free(text);
     if (!written) {
         return regular_file_refuse(file, "write", error);
@@ -286,7 +268,7 @@ enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPO
         bool none = status == STATUS_OK && found[0] == '\0';
         return none ? error_set(error, STATUS_INVALID, "%s: there is no checkpoint in this folder", path) : status;
     }
-    if (!is_there(path, "state.json")) {
+    if (!is_there(path, CHECKPOINT_STATE)) {
         return error_set(error, STATUS_INVALID, "%s: is neither a checkpoint nor a run's folder with checkpoints",
                          path);
     }

@@ -3,7 +3,8 @@
 // Checkpoints as folders. A run keeps them in RUN/checkpoints/:
 //
 //   step_00000100/  model.safetensors      the weights in float32, by their names
-//                   optimizer.safetensors  the optimizer's state, where there is any; the whole buffers, flat
+//                   optimizer.safetensors  the optimizer's state, where there is any; the whole buffers, flat. Of
+//                                          shards: optimizer-00001-of-00004.safetensors and so on, in their order
 //                   config.yaml            the configuration that the run had
 //                   state.json             step, place in the data, plan; length and XXH3 of the files above, and of
 //                                          itself
@@ -28,13 +29,17 @@
 
 #define CHECKPOINT_PATH_MAX (RUN_FOLDER_MAX + 64)
 
-#define CHECKPOINT_MODEL     "model.safetensors"
-#define CHECKPOINT_OPTIMIZER "optimizer.safetensors"
-#define CHECKPOINT_CONFIG    "config.yaml"
+#define CHECKPOINT_MODEL  "model.safetensors"
+#define CHECKPOINT_CONFIG "config.yaml"
+#define CHECKPOINT_STATE  "state.json"
 
-// Makes the folder in which the checkpoint is filled, empty, and answers its path. STATUS_ERROR, here and below, where
-// the disk or the folder does not allow it.
-enum status checkpoint_begin(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX], struct error *error);
+// Of one of `count` files of the optimizer's state, from 0. Writes `name`, of CHECKPOINT_NAME_MAX bytes.
+void checkpoint_optimizer_name(uint32_t number, uint32_t count, char *name);
+
+// The path of the folder in which the checkpoint is filled.
+void checkpoint_part_path(const char *run, uint64_t step, char part[CHECKPOINT_PATH_MAX]);
+// Makes it, empty. STATUS_ERROR, here and below, where the disk or the folder does not allow it.
+enum status checkpoint_begin(const char *run, uint64_t step, struct error *error);
 // Writes state.json, gives the folder its name and moves `latest` to it. Blocks until it is on the disk.
 enum status checkpoint_end(const char *run, const struct checkpoint_state *state, const struct checkpoint_file *files,
                            size_t count, struct error *error);

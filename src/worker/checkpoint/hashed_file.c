@@ -79,6 +79,21 @@ void hashed_file_abandon(struct hashed_file *file)
     destroy(file);
 }
 
+enum status hashed_file_write_text(const char *path, const char *text, struct file_sum *sum_p, struct error *error)
+{
+    struct hashed_file *file = NULL;
+    enum status status = hashed_file_create(path, &file, error);
+    if (file == NULL) {
+        return status;
+    }
+    status = hashed_file_write(file, text, strlen(text), error);
+    if (status != STATUS_OK) {
+        hashed_file_abandon(file);
+        return status;
+    }
+    return hashed_file_finish(file, sum_p, error);
+}
+
 static enum status sum_pieces(int descriptor, uint64_t bytes, const char *path, void *piece, XXH3_state_t *hash,
                               struct file_sum *sum_p, struct error *error)
 {

@@ -25,6 +25,9 @@ enum status hashed_file_finish(struct hashed_file *file, struct file_sum *sum_p,
 // Closes a file that is of no use.
 void hashed_file_abandon(struct hashed_file *file);
 
+// Makes a file of a text, and blocks until it is on the disk.
+enum status hashed_file_write_text(const char *path, const char *text, struct file_sum *sum_p, struct error *error);
+
 // Reads a whole file. STATUS_INVALID where it is not there or no file, STATUS_ERROR where it cannot be read.
 enum status file_sum(const char *path, struct file_sum *sum_p, struct error *error);
 

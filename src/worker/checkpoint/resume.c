@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "mem/uint64.h"
-#include "worker/checkpoint/safetensors.h"
+#include "worker/checkpoint/model_file.h"
 #include "worker/fixed_sums.h"
 
 #define PIECE (UINT64_C(1) << 18) // elements
@@ -51,6 +51,17 @@ static enum status find(const struct worker *worker, const char *run, char found
     return status == STATUS_OK && found[0] != '\0' ? check_seed(worker->config, state, error) : status;
 }
 
+static enum status find_weights(const struct config *config, char found[CHECKPOINT_PATH_MAX], struct error *error)
+{
+    struct checkpoint_state state = {0};
+    if (config->checkpoint.weights == NULL) {
+        return STATUS_OK;
+    }
+    enum status status = checkpoint_find(config->checkpoint.weights, stderr, found, &state, error);
+    free(state.plan);
+    return status;
+}
+
 static void tell_state(struct comm *comm, struct checkpoint_state *state)
 {
     struct sched_share *plan = state->plan;
@@ -69,9 +80,13 @@ enum status resume_find(struct worker *worker, const char *run, struct resume *r
     memset(resume, 0, sizeof(*resume));
     if (comm->rank == 0) {
         status = find(worker, run, resume->found, &resume->state, error);
+        if (status == STATUS_OK && resume->found[0] == '\0') {
+            status = find_weights(worker->config, resume->weights, error);
+        }
     }
     comm->ops->broadcast(comm, &status, sizeof(status));
     comm->ops->broadcast(comm, resume->found, sizeof(resume->found));
+    comm->ops->broadcast(comm, resume->weights, sizeof(resume->weights));
     if (status == STATUS_OK && resume->found[0] != '\0') {
         tell_state(comm, &resume->state);
     }
@@ -80,65 +95,27 @@ enum status resume_find(struct worker *worker, const char *run, struct resume *r
 
 // Loading it ---------------------------------------------------------------------------------------------------------
 
-static enum status differs(const struct safetensors *file, const char *tensor, const char *found, const char *expected,
-                           struct error *error)
-{
-    return error_set(error, STATUS_INVALID, "%s: is of another model: %s is %s, the configuration's is %s",
-                     safetensors_path(file), tensor, found, expected);
-}
-
-#define SHAPE_TEXT_MAX (SAFETENSORS_DIMENSIONS_MAX * 22 + 3)
-
-static void print_shape(size_t dimensions, const uint64_t *shape, char text[SHAPE_TEXT_MAX])
-{
-    size_t used = (size_t)snprintf(text, SHAPE_TEXT_MAX, "[");
-    for (size_t i = 0; i < dimensions; i++) {
-        used += (size_t)snprintf(text + used, SHAPE_TEXT_MAX - used, "%s%" PRIu64, i == 0 ? "" : ", ", shape[i]);
-    }
-    snprintf(text + used, SHAPE_TEXT_MAX - used, "]");
-}
-
-// The first parameter that the file has not, or otherwise.
-static enum status check_weights(const struct safetensors *file, const struct model *model, struct error *error)
-{
-    for (size_t i = 0; i < model->parameter_count; i++) {
-        const struct parameter *parameter = &model->parameters[i];
-        const struct safetensors_tensor *tensor = safetensors_find(file, parameter->name);
-        char found[SHAPE_TEXT_MAX], expected[SHAPE_TEXT_MAX];
-        uint64_t shape[2];
-        size_t dimensions = model_parameter_shape(parameter, shape);
-        print_shape(dimensions, shape, expected);
-        if (tensor == NULL) {
-            return differs(file, parameter->name, "not there", expected, error);
-        }
-        print_shape(tensor->dimensions, tensor->shape, found);
-        if (strcmp(found, expected) != 0) {
-            return differs(file, parameter->name, found, expected, error);
-        }
-        if (tensor->type == SAFETENSORS_OTHER) {
-            return differs(file, parameter->name, "of a type that is no real number", "F32, F16 or BF16", error);
-        }
-    }
-    if (safetensors_count(file) > model->parameter_count) {
-        return error_set(error, STATUS_INVALID, "%s: is of another model: it has %zu tensors, the configuration's %zu",
-                         safetensors_path(file), safetensors_count(file), model->parameter_count);
-    }
-    return STATUS_OK;
-}
-
 // Takes elements [first, first + count) of tensor `number`.
 typedef void take(struct worker *worker, size_t number, uint64_t first, uint64_t count, const float *values);
 
-static enum status load_tensor(struct worker *worker, const struct safetensors *file,
-                               const struct safetensors_tensor *tensor, take *take, size_t number, struct error *error)
+// Elements [first, end) of a tensor of the file, for tensor `number`, in which the file's begins at `begin`.
+struct range {
+    size_t number;
+    uint64_t first, end;
+    int64_t begin;
+};
+
+static enum status load_range(struct worker *worker, const struct safetensors *file,
+                              const struct safetensors_tensor *tensor, take *take, const struct range *range,
+                              struct error *error)
 {
     float *piece = malloc(PIECE * sizeof(*piece));
     enum status status = piece == NULL ? error_out_of_host_memory(error) : STATUS_OK;
-    for (uint64_t first = 0; first < tensor->elements && status == STATUS_OK; first += PIECE) {
-        uint64_t count = uint64_min(PIECE, tensor->elements - first);
+    for (uint64_t first = range->first; first < range->end && status == STATUS_OK; first += PIECE) {
+        uint64_t count = uint64_min(PIECE, range->end - first);
         status = safetensors_read(file, tensor, first, count, piece, error);
         if (status == STATUS_OK) {
-            take(worker, number, first, count, piece);
+            take(worker, range->number, (uint64_t)(range->begin + (int64_t)first), count, piece);
         }
     }
     free(piece);
@@ -162,10 +139,11 @@ static void take_state(struct worker *worker, size_t number, uint64_t first, uin
 static enum status load_weights(struct worker *worker, const struct safetensors *file, struct error *error)
 {
     const struct model *model = worker->model;
-    enum status status = check_weights(file, model, error);
+    enum status status = model_file_check(file, model, error);
     for (size_t i = 0; i < model->parameter_count && status == STATUS_OK; i++) {
         const struct safetensors_tensor *tensor = safetensors_find(file, model->parameters[i].name);
-        status = load_tensor(worker, file, tensor, take_weights, i, error);
+        const struct range whole = {.number = i, .end = tensor->elements};
+        status = load_range(worker, file, tensor, take_weights, &whole, error);
     }
     if (status == STATUS_OK) {
         optimizer_copy(model, worker->kernels, &worker->optimizer_memory);
@@ -173,36 +151,98 @@ static enum status load_weights(struct worker *worker, const struct safetensors 
     return status;
 }
 
-static enum status load_states(struct worker *worker, const struct safetensors *file, struct error *error)
+// What the rank's shard has in common with one of the files, whose tensors begin at element `first` of all.
+static enum status load_common(struct worker *worker, const struct safetensors *file, uint64_t first,
+                               struct error *error)
 {
-    size_t count = optimizer_state_count(&worker->optimizer);
+    const struct shard *shard = &worker->state.shard;
     enum status status = STATUS_OK;
-    for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-        const char *name = optimizer_state_name(&worker->optimizer, i);
-        const struct safetensors_tensor *tensor = safetensors_find(file, name);
-        if (tensor == NULL || tensor->type != SAFETENSORS_F32 || tensor->elements != worker->model->elements) {
-            return error_set(error, STATUS_INVALID,
-                             "%s: is of another optimizer, or model: it has no %s of %" PRIu64 " values",
-                             safetensors_path(file), name, worker->model->elements);
-        }
-        status = load_tensor(worker, file, tensor, take_state, i, error);
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer) && status == STATUS_OK; i++) {
+        const struct safetensors_tensor *tensor = safetensors_find(file, optimizer_state_name(&worker->optimizer, i));
+        const struct range common = {
+            .number = i,
+            .first = uint64_max(first, shard->first) - first,
+            .end = uint64_min(tensor->elements, uint64_max(first, shard->first + shard->elements) - first),
+            .begin = (int64_t)first - (int64_t)shard->first,
+        };
+        status = load_range(worker, file, tensor, take_state, &common, error);
     }
     return status;
 }
 
-static enum status load_file(struct worker *worker, const char *found, const char *name,
-                             enum status (*load)(struct worker *, const struct safetensors *, struct error *),
-                             struct error *error)
+// Whether the file has all states, of the same elements, and no more of these than are left.
+static enum status check_states(const struct worker *worker, const struct safetensors *file, uint64_t left,
+                                uint64_t *elements_p, struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + 32];
-    struct safetensors *file;
-    snprintf(path, sizeof(path), "%s/%s", found, name);
-    enum status status = safetensors_open(path, &file, error);
-    if (status != STATUS_OK) {
-        return status;
+    for (size_t i = 0; i < optimizer_state_count(&worker->optimizer); i++) {
+        const char *name = optimizer_state_name(&worker->optimizer, i);
+        const struct safetensors_tensor *tensor = safetensors_find(file, name);
+        if (tensor == NULL || tensor->type != SAFETENSORS_F32 || tensor->elements > left ||
+            (i > 0 && tensor->elements != *elements_p)) {
+            return error_set(error, STATUS_INVALID,
+                             "%s: is of another optimizer, or model: it has no %s of %" PRIu64 " values",
+                             safetensors_path(file), name, left);
+        }
+        *elements_p = tensor->elements;
     }
-    status = load(worker, file, error);
-    safetensors_close(file);
+    return STATUS_OK;
+}
+
+static enum status load_state_file(struct worker *worker, const struct safetensors *file, bool last, uint64_t *first,
+                                   struct error *error)
+{
+    uint64_t left = worker->model->elements - *first, elements = 0;
+    enum status status = check_states(worker, file, left, &elements, error);
+    if (status == STATUS_OK && last && elements != left) {
+        return error_set(error, STATUS_INVALID,
+                         "%s: is of another model: it has states of %" PRIu64 " values, expected %" PRIu64,
+                         safetensors_path(file), elements, left);
+    }
+    if (status == STATUS_OK) {
+        status = load_common(worker, file, *first, error);
+    }
+    *first += elements;
+    return status;
+}
+
+static enum status open_file(const char *found, const char *name, struct safetensors **file_p, struct error *error)
+{
+    char path[CHECKPOINT_PATH_MAX + CHECKPOINT_NAME_MAX];
+    snprintf(path, sizeof(path), "%s/%s", found, name);
+    return safetensors_open(path, file_p, error);
+}
+
+static enum status load_model_file(struct worker *worker, const char *found, struct error *error)
+{
+    struct safetensors *file;
+    enum status status = open_file(found, CHECKPOINT_MODEL, &file, error);
+    if (status == STATUS_OK) {
+        status = load_weights(worker, file, error);
+        safetensors_close(file);
+    }
+    return status;
+}
+
+static enum status load_state_files(struct worker *worker, const struct resume *resume, struct error *error)
+{
+    uint32_t files = resume->state.optimizer_files;
+    uint64_t first = 0;
+    enum status status = STATUS_OK;
+    if (files == 0) {
+        return error_set(error, STATUS_INVALID,
+                         "%s: is of another optimizer: it has no %s; checkpoint.weights begins with its weights alone",
+                         resume->found, optimizer_state_name(&worker->optimizer, 0));
+    }
+    for (uint32_t i = 0; i < files && status == STATUS_OK; i++) {
+        struct safetensors *file;
+        char name[CHECKPOINT_NAME_MAX];
+        checkpoint_optimizer_name(i, files, name);
+        status = open_file(resume->found, name, &file, error);
+        if (status == STATUS_OK) {
+            status = load_state_file(worker, file, i + 1 == files, &first, error);
+            safetensors_close(file);
+        }
+    }
     return status;
 }
 
@@ -219,11 +259,11 @@ static void resume_plan(struct worker *worker, const struct checkpoint_state *st
     }
 }
 
-enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error)
+static enum status go_on(struct worker *worker, const struct resume *resume, struct error *error)
 {
-    enum status status = load_file(worker, resume->found, CHECKPOINT_MODEL, load_weights, error);
+    enum status status = load_model_file(worker, resume->found, error);
     if (status == STATUS_OK && optimizer_state_count(&worker->optimizer) > 0) {
-        status = load_file(worker, resume->found, CHECKPOINT_OPTIMIZER, load_states, error);
+        status = load_state_files(worker, resume, error);
     }
     if (status == STATUS_OK) {
         status = worker_check(worker, error);
@@ -235,4 +275,18 @@ enum status resume_load(struct worker *worker, const struct resume *resume, stru
         resume_plan(worker, &resume->state);
     }
     return status;
+}
+
+static enum status begin_anew(struct worker *worker, const struct resume *resume, struct error *error)
+{
+    enum status status = load_model_file(worker, resume->weights, error);
+    return status == STATUS_OK ? worker_check(worker, error) : status;
+}
+
+enum status resume_load(struct worker *worker, const struct resume *resume, struct error *error)
+{
+    if (resume->found[0] != '\0') {
+        return go_on(worker, resume, error);
+    }
+    return resume->weights[0] != '\0' ? begin_anew(worker, resume, error) : STATUS_OK;
 }

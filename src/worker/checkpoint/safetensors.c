@@ -366,12 +366,14 @@ static enum status write_items(struct hashed_file *file, const struct safetensor
                                safetensors_source *source, void *context, float *piece, struct error *error)
 {
     enum status status = STATUS_OK;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count && status == STATUS_OK; i++) {
         uint64_t elements = item_elements(&items[i]);
         for (uint64_t first = 0; first < elements && status == STATUS_OK; first += PIECE) {
             uint64_t length = uint64_min(PIECE, elements - first);
-            source(context, i, first, length, piece);
-            status = hashed_file_write(file, piece, length * sizeof(*piece), error);
+            status = source(context, i, first, length, piece, error);
+            if (status == STATUS_OK) {
+                status = hashed_file_write(file, piece, length * sizeof(*piece), error);
+            }
         }
     }
     return status;

@@ -50,8 +50,10 @@ struct safetensors_item {
     size_t dimensions;
     uint64_t shape[SAFETENSORS_DIMENSIONS_MAX];
 };
-// Gives elements [first, first + count) of item `number`.
-typedef void safetensors_source(void *context, size_t number, uint64_t first, uint64_t count, float *values);
+// Gives elements [first, first + count) of item `number`; of an item they are asked for in order. On failure nothing
+// more is.
+typedef enum status safetensors_source(void *context, size_t number, uint64_t first, uint64_t count, float *values,
+                                       struct error *error);
 
 // Writes a file that is not there yet, and waits until it is on the disk. On failure what there is of it is of no use.
 enum status safetensors_write(const char *path, const struct safetensors_item *items, size_t count,

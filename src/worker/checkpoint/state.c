@@ -158,23 +158,27 @@ static enum status check_file(const char *folder, const char *name, const json_t
     return STATUS_OK;
 }
 
-static enum status check_files(const char *folder, const json_t *files, struct error *error)
+// Those of the optimizer's state are as many as there are beside the two that are always there.
+static enum status check_files(const char *folder, const json_t *files, uint32_t *optimizer_files_p,
+                               struct error *error)
 {
-    static const struct {
-        const char *name;
-        bool optional;
-    } known[] = {{CHECKPOINT_MODEL, false}, {CHECKPOINT_CONFIG, false}, {CHECKPOINT_OPTIMIZER, true}};
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-        const json_t *entry = json_object_get(files, known[i].name);
-        if (entry == NULL && !known[i].optional) {
-            return damaged(folder, "state.json", "it names not all files", error);
+    static const char *const known[] = {CHECKPOINT_MODEL, CHECKPOINT_CONFIG};
+    const size_t always = sizeof(known) / sizeof(known[0]);
+    size_t count = json_object_size(files);
+    *optimizer_files_p = count > always ? (uint32_t)(count - always) : 0;
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < always + *optimizer_files_p && status == STATUS_OK; i++) {
+        char name[CHECKPOINT_NAME_MAX];
+        if (i < always) {
+            snprintf(name, sizeof(name), "%s", known[i]);
+        } else {
+            checkpoint_optimizer_name((uint32_t)(i - always), *optimizer_files_p, name);
         }
-        enum status status = entry == NULL ? STATUS_OK : check_file(folder, known[i].name, entry, error);
-        if (status != STATUS_OK) {
-            return status;
-        }
+        const json_t *entry = json_object_get(files, name);
+        status = entry == NULL ? damaged(folder, CHECKPOINT_STATE, "it names not all files", error)
+                               : check_file(folder, name, entry, error);
     }
-    return STATUS_OK;
+    return status;
 }
 
 static enum status check_state(const char *folder, const json_t *whole, struct checkpoint_state *state,
@@ -185,12 +189,12 @@ static enum status check_state(const char *folder, const json_t *whole, struct c
     bool agrees = sum != NULL && json_equal(sum, json_object_get(whole, "xxh3"));
     json_decref(sum);
     if (!agrees) {
-        return damaged(folder, "state.json", "its checksum is another one", error);
+        return damaged(folder, CHECKPOINT_STATE, "its checksum is another one", error);
     }
     if (!parse_state(object, state)) {
-        return damaged(folder, "state.json", "it is of another version, or makes no sense", error);
+        return damaged(folder, CHECKPOINT_STATE, "it is of another version, or makes no sense", error);
     }
-    return check_files(folder, json_object_get(object, "files"), error);
+    return check_files(folder, json_object_get(object, "files"), &state->optimizer_files, error);
 }
 
 static enum status load(const char *folder, json_t **whole_p, struct error *error)
@@ -199,7 +203,7 @@ static enum status load(const char *folder, json_t **whole_p, struct error *erro
     json_error_t fault;
     int descriptor;
     uint64_t bytes;
-    snprintf(path, sizeof(path), "%s/state.json", folder);
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_STATE, folder);
     enum status status = regular_file_open(path, &descriptor, &bytes, error);
     if (status != STATUS_OK) {
         return status;
@@ -207,7 +211,7 @@ static enum status load(const char *folder, json_t **whole_p, struct error *erro
     bool absurd = bytes > STATE_BYTES_MAX;
     *whole_p = absurd ? NULL : json_loadfd(descriptor, JSON_REJECT_DUPLICATES, &fault);
     close(descriptor);
-    return *whole_p != NULL ? STATUS_OK : damaged(folder, "state.json", absurd ? "too large" : fault.text, error);
+    return *whole_p != NULL ? STATUS_OK : damaged(folder, CHECKPOINT_STATE, absurd ? "too large" : fault.text, error);
 }
 
 enum status checkpoint_state_read(const char *folder, struct checkpoint_state *state, struct error *error)

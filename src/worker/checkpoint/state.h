@@ -18,14 +18,17 @@ struct checkpoint_state {
     uint64_t step;    // steps done
     uint64_t samples; // positions of the data done
     uint64_t seed;
-    int sum_exponent;    // of train.reproducible's sums
-    bool evaluation_due; // a validation after these steps was put off
+    int sum_exponent;         // of train.reproducible's sums
+    bool evaluation_due;      // a validation after these steps was put off
+    uint32_t optimizer_files; // into which the optimizer's state is cut; 0: there is none
     uint32_t ranks;
     struct sched_share *plan; // of the next step, one share per rank; its owner frees it
 };
 
+#define CHECKPOINT_NAME_MAX 64
+
 struct checkpoint_file {
-    const char *name;
+    char name[CHECKPOINT_NAME_MAX];
     struct file_sum sum;
 };
 

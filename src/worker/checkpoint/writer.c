@@ -8,13 +8,27 @@
 
 #include "mem/clock.h"
 #include "mem/sanitizer.h"
-#include "worker/checkpoint/safetensors.h"
+#include "worker/checkpoint/model_file.h"
 
 #define NOTE_NS 500000000
+
+// What is done of a checkpoint: this rank's files; where there are shards, the wait for the others'; its name, or what
+// there is of it is thrown away. Rank 0 alone comes further than the wait.
+enum stage { IDLE, FILES, WAITS, NAME, DONE };
+
+// How a rank's files went.
+struct rank_part {
+    struct error error;
+    struct file_sum sum; // of its file of the optimizer's state
+};
+
+// Files of a checkpoint: these, then those of the optimizer's state.
+enum { MODEL, CONFIG, MODEL_FILES };
 
 struct checkpoint_writer {
     struct worker *worker;
     const char *run;
+    bool writes_model, writes_state;
     struct safetensors_item *items; // one for each parameter
     char *config;
     device_address staged; // the copy, in worker->staging
@@ -23,80 +37,124 @@ struct checkpoint_writer {
 
     struct checkpoint_state state; // of the checkpoint that is written
     struct checkpoint_report report;
+    struct checkpoint_file *files; // all of a checkpoint
+    struct rank_part part;         // this rank's
+    struct rank_part *parts;       // of all ranks that write
+    uint32_t part_count;
     pthread_t thread;
     pthread_mutex_t mutex; // over what follows
     pthread_cond_t changed;
-    bool due, done, stop; // a checkpoint is to be written; it has been, and its report was not read
+    enum stage stage;
+    bool stop;
 };
 
-static size_t buffer_count(const struct worker *worker)
+static bool is_first(const struct worker *worker)
 {
-    return 1 + optimizer_state_count(&worker->optimizer);
+    return worker->comm->rank == 0;
+}
+
+static bool has_shards(const struct worker *worker)
+{
+    return worker->shards != NULL && optimizer_state_count(&worker->optimizer) > 0;
+}
+
+static bool writes_state(const struct worker *worker)
+{
+    return optimizer_state_count(&worker->optimizer) > 0 && (is_first(worker) || has_shards(worker));
+}
+
+static uint64_t weights_elements(const struct worker *worker)
+{
+    return is_first(worker) ? worker->model->elements : 0;
 }
 
 uint64_t checkpoint_copy_bytes(const struct worker *worker)
 {
-    return buffer_count(worker) * worker->model->elements * sizeof(float);
+    uint64_t state_bytes = writes_state(worker) ? worker->state.size.bytes : 0;
+    return weights_elements(worker) * sizeof(float) + state_bytes;
 }
 
 // From the device ----------------------------------------------------------------------------------------------------
 
-static void read_buffer(struct worker *worker, size_t buffer, uint64_t first, uint64_t count, float *values)
+static void read_weights(struct worker *worker, uint64_t first, uint64_t count, float *values)
 {
-    if (buffer == 0) {
-        worker->device->ops->copy_to_host(worker->device, worker->stream, values,
-                                          worker->optimizer_memory.parameters + first * sizeof(float),
-                                          count * sizeof(float));
-        worker->device->ops->stream_synchronize(worker->device, worker->stream);
+    const struct device_ops *ops = worker->device->ops;
+    device_address from = worker->optimizer_memory.parameters + first * sizeof(float);
+    ops->copy_to_host(worker->device, worker->stream, values, from, count * sizeof(float));
+    ops->stream_synchronize(worker->device, worker->stream);
+}
+
+// Where state number `number` begins in the copy.
+static float *copy_of_state(const struct checkpoint_writer *writer, size_t number)
+{
+    const struct worker *worker = writer->worker;
+    return writer->copy + weights_elements(worker) + number * worker->state.shard.elements;
+}
+
+static void hold_copy(struct checkpoint_writer *writer)
+{
+    struct worker *worker = writer->worker;
+    uint64_t bytes = checkpoint_copy_bytes(worker);
+    writer->direct = mem_pool_hold(worker->staging, bytes, NULL, "checkpoint", &writer->staged) != STATUS_OK;
+    if (writer->direct) {
+        worker_log(worker, "the host has no %" PRIu64 " bytes for a copy: training waits for each checkpoint", bytes);
     } else {
-        optimizer_state_read(worker, buffer - 1, first, count, values);
+        writer->copy = mem_pool_host_pointer(worker->staging, writer->staged);
     }
 }
 
-// The copy is made, or it turns out that there is no memory for it.
+// Or it turns out that there is no memory for it.
 static void make_copy(struct checkpoint_writer *writer)
 {
     struct worker *worker = writer->worker;
-    uint64_t elements = worker->model->elements;
-    if (writer->copy == NULL && !writer->direct) {
-        enum status status =
-            mem_pool_hold(worker->staging, checkpoint_copy_bytes(worker), NULL, "checkpoint", &writer->staged);
-        writer->direct = status != STATUS_OK;
-        if (writer->direct) {
-            worker_log(worker, "the host has no %" PRIu64 " bytes for a copy: training waits for each checkpoint",
-                       checkpoint_copy_bytes(worker));
-        }
-        writer->copy = writer->direct ? NULL : mem_pool_host_pointer(worker->staging, writer->staged);
+    uint64_t bytes = checkpoint_copy_bytes(worker), elements = worker->state.shard.elements;
+    if (bytes == 0) {
+        return;
     }
-    for (size_t i = 0; !writer->direct && i < buffer_count(worker); i++) {
-        float *to = writer->copy + i * elements;
-        sanitizer_host_access(worker->device, to, elements * sizeof(float), true, "checkpoint");
-        read_buffer(worker, i, 0, elements, to);
+    if (writer->copy == NULL && !writer->direct) {
+        hold_copy(writer);
+    }
+    if (writer->direct) {
+        return;
+    }
+    sanitizer_host_access(worker->device, writer->copy, bytes, true, "checkpoint");
+    if (writer->writes_model) {
+        read_weights(worker, 0, worker->model->elements, writer->copy);
+    }
+    for (size_t i = 0; writer->writes_state && i < optimizer_state_count(&worker->optimizer); i++) {
+        optimizer_state_read(worker, i, 0, elements, copy_of_state(writer, i));
     }
 }
 
 // To the disk --------------------------------------------------------------------------------------------------------
 
-static void give(struct checkpoint_writer *writer, size_t buffer, uint64_t first, uint64_t count, float *values)
+static enum status give_weights(void *context, size_t number, uint64_t first, uint64_t count, float *values,
+                                struct error *error)
 {
-    uint64_t elements = writer->worker->model->elements;
+    (void)error;
+    struct checkpoint_writer *writer = context;
+    first += writer->worker->model->parameters[number].offset;
     if (writer->direct) {
         worker_note(writer->worker, "a checkpoint", false);
-        read_buffer(writer->worker, buffer, first, count, values);
+        read_weights(writer->worker, first, count, values);
     } else {
-        memcpy(values, writer->copy + buffer * elements + first, count * sizeof(*values));
+        memcpy(values, writer->copy + first, count * sizeof(*values));
     }
+    return STATUS_OK;
 }
 
-static void give_weights(void *context, size_t number, uint64_t first, uint64_t count, float *values)
+static enum status give_state(void *context, size_t number, uint64_t first, uint64_t count, float *values,
+                              struct error *error)
 {
+    (void)error;
     struct checkpoint_writer *writer = context;
-    give(writer, 0, writer->worker->model->parameters[number].offset + first, count, values);
-}
-
-static void give_state(void *context, size_t number, uint64_t first, uint64_t count, float *values)
-{
-    give(context, 1 + number, first, count, values);
+    if (writer->direct) {
+        worker_note(writer->worker, "a checkpoint", false);
+        optimizer_state_read(writer->worker, number, first, count, values);
+    } else {
+        memcpy(values, copy_of_state(writer, number) + first, count * sizeof(*values));
+    }
+    return STATUS_OK;
 }
 
 static enum status write_weights(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
@@ -115,7 +173,7 @@ static enum status write_state(struct checkpoint_writer *writer, const char *pat
         items[i] = (struct safetensors_item){
             .name = optimizer_state_name(&writer->worker->optimizer, i),
             .dimensions = 1,
-            .shape = {writer->worker->model->elements},
+            .shape = {writer->worker->state.shard.elements},
         };
     }
     return safetensors_write(path, items, count, give_state, writer, sum, error);
@@ -124,79 +182,124 @@ static enum status write_state(struct checkpoint_writer *writer, const char *pat
 static enum status write_config(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
                                 struct error *error)
 {
-    struct hashed_file *file;
-    enum status status = hashed_file_create(path, &file, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    status = hashed_file_write(file, writer->config, strlen(writer->config), error);
-    if (status != STATUS_OK) {
-        hashed_file_abandon(file);
-        return status;
-    }
-    return hashed_file_finish(file, sum, error);
+    return hashed_file_write_text(path, writer->config, sum, error);
 }
 
-static enum status write_files(struct checkpoint_writer *writer, const char *part, struct error *error)
+typedef enum status write_file(struct checkpoint_writer *writer, const char *path, struct file_sum *sum,
+                               struct error *error);
+
+static enum status write_in_folder(struct checkpoint_writer *writer, const struct checkpoint_file *file,
+                                   write_file *write, struct file_sum *sum, struct error *error)
 {
-    enum status (*const writers[])(struct checkpoint_writer *, const char *, struct file_sum *,
-                                   struct error *) = {write_weights, write_config, write_state};
-    struct checkpoint_file files[] = {
-        {.name = CHECKPOINT_MODEL}, {.name = CHECKPOINT_CONFIG}, {.name = CHECKPOINT_OPTIMIZER}};
-    size_t count = buffer_count(writer->worker) > 1 ? 3 : 2;
-    enum status status = STATUS_OK;
-    for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-        char path[CHECKPOINT_PATH_MAX + 32];
-        snprintf(path, sizeof(path), "%s/%s", part, files[i].name);
-        status = writers[i](writer, path, &files[i].sum, error);
-        writer->report.bytes += status == STATUS_OK ? files[i].sum.bytes : 0;
+    char part[CHECKPOINT_PATH_MAX], path[CHECKPOINT_PATH_MAX + CHECKPOINT_NAME_MAX];
+    checkpoint_part_path(writer->run, writer->state.step, part);
+    snprintf(path, sizeof(path), "%s/%s", part, file->name);
+    return write(writer, path, sum, error);
+}
+
+// This rank's files.
+static void write_files(struct checkpoint_writer *writer)
+{
+    struct worker *worker = writer->worker;
+    struct error *error = &writer->part.error;
+    uint64_t start_ns = clock_ns();
+    enum status status = error->status;
+    if (writer->writes_model && status == STATUS_OK) {
+        status = write_in_folder(writer, &writer->files[MODEL], write_weights, &writer->files[MODEL].sum, error);
+    }
+    if (writer->writes_model && status == STATUS_OK) {
+        status = write_in_folder(writer, &writer->files[CONFIG], write_config, &writer->files[CONFIG].sum, error);
+    }
+    if (writer->writes_state && status == STATUS_OK) {
+        const struct checkpoint_file *file = &writer->files[MODEL_FILES + worker->comm->rank];
+        status = write_in_folder(writer, file, write_state, &writer->part.sum, error);
     }
     if (status == STATUS_OK && writer->direct) {
-        status = worker_check(writer->worker, error);
+        status = worker_check(worker, error);
     }
-    return status == STATUS_OK ? checkpoint_end(writer->run, &writer->state, files, count, error) : status;
+    error->status = status;
+    writer->report.write_ns += clock_ns() - start_ns;
 }
 
-static void write_checkpoint(struct checkpoint_writer *writer)
+static enum status give_name(struct checkpoint_writer *writer, struct error *error)
+{
+    size_t count = MODEL_FILES + writer->state.optimizer_files;
+    for (size_t i = 0; i < count; i++) {
+        struct file_sum *sum = &writer->files[i].sum;
+        *sum = i < MODEL_FILES ? *sum : writer->parts[i - MODEL_FILES].sum;
+        writer->report.bytes += sum->bytes;
+    }
+    return checkpoint_end(writer->run, &writer->state, writer->files, count, error);
+}
+
+// What was written becomes the newest checkpoint, or, where something could not be, nothing.
+static void finish_files(struct checkpoint_writer *writer)
 {
     const struct config *config = writer->worker->config;
     struct checkpoint_report *report = &writer->report;
-    char part[CHECKPOINT_PATH_MAX];
     uint64_t start_ns = clock_ns();
-    enum status status = checkpoint_begin(writer->run, writer->state.step, part, &report->error);
-    if (status == STATUS_OK) {
-        status = write_files(writer, part, &report->error);
+    for (uint32_t i = 0; i < writer->part_count && report->error.status == STATUS_OK; i++) {
+        report->error = writer->parts[i].error;
     }
-    if (status == STATUS_OK) {
-        report->error.status = STATUS_OK;
+    if (report->error.status == STATUS_OK) {
+        report->error.status = give_name(writer, &report->error);
+    }
+    if (report->error.status == STATUS_OK) {
         checkpoint_prune(writer->run, writer->state.step, config->checkpoint.keep_last, config->checkpoint.keep_every);
     } else {
         checkpoint_discard_parts(writer->run);
     }
-    report->write_ns = clock_ns() - start_ns;
+    report->write_ns += clock_ns() - start_ns;
 }
 
-static void set_done(struct checkpoint_writer *writer)
+static void set_stage(struct checkpoint_writer *writer, enum stage stage)
 {
     pthread_mutex_lock(&writer->mutex);
-    writer->due = false;
-    writer->done = true;
+    writer->stage = stage;
     pthread_cond_broadcast(&writer->changed);
     pthread_mutex_unlock(&writer->mutex);
 }
 
-static void *write_when_due(void *argument)
+static enum stage get_stage(struct checkpoint_writer *writer)
+{
+    pthread_mutex_lock(&writer->mutex);
+    enum stage stage = writer->stage;
+    pthread_mutex_unlock(&writer->mutex);
+    return stage;
+}
+
+static bool is_at_work(const struct checkpoint_writer *writer)
+{
+    return writer->stage == FILES || writer->stage == NAME;
+}
+
+// One stage's work, until others are to be waited for or all is done.
+static enum stage work(struct checkpoint_writer *writer, enum stage stage)
+{
+    if (stage == NAME) {
+        finish_files(writer);
+        return DONE;
+    }
+    write_files(writer);
+    if (has_shards(writer->worker)) {
+        return WAITS;
+    }
+    *writer->parts = writer->part;
+    return NAME;
+}
+
+static void *work_when_due(void *argument)
 {
     struct checkpoint_writer *writer = argument;
     pthread_mutex_lock(&writer->mutex);
-    while (!writer->stop || writer->due) {
-        if (!writer->due) {
+    while (!writer->stop || is_at_work(writer)) {
+        if (!is_at_work(writer)) {
             pthread_cond_wait(&writer->changed, &writer->mutex);
             continue;
         }
+        enum stage stage = writer->stage;
         pthread_mutex_unlock(&writer->mutex);
-        write_checkpoint(writer);
-        set_done(writer);
+        set_stage(writer, work(writer, stage));
         pthread_mutex_lock(&writer->mutex);
     }
     pthread_mutex_unlock(&writer->mutex);
@@ -205,20 +308,11 @@ static void *write_when_due(void *argument)
 
 // Between the two ----------------------------------------------------------------------------------------------------
 
-static void set_due(struct checkpoint_writer *writer)
-{
-    pthread_mutex_lock(&writer->mutex);
-    writer->due = true;
-    writer->done = false;
-    pthread_cond_broadcast(&writer->changed);
-    pthread_mutex_unlock(&writer->mutex);
-}
-
 // A slow disk is no rank that has stopped, so the watchdog is told now and then.
-static void wait_until_written(struct checkpoint_writer *writer)
+static void wait_for_thread(struct checkpoint_writer *writer)
 {
     pthread_mutex_lock(&writer->mutex);
-    while (writer->due) {
+    while (is_at_work(writer)) {
         const struct timespec until = clock_after(CLOCK_REALTIME, NOTE_NS);
         worker_note(writer->worker, "a checkpoint", false);
         pthread_cond_timedwait(&writer->changed, &writer->mutex, &until);
@@ -226,56 +320,105 @@ static void wait_until_written(struct checkpoint_writer *writer)
     pthread_mutex_unlock(&writer->mutex);
 }
 
-void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due)
+static void describe(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due)
+{
+    const struct worker *worker = writer->worker;
+    struct checkpoint_state *state = &writer->state;
+    writer->report = (struct checkpoint_report){.step = steps};
+    writer->part = (struct rank_part){0};
+    state->step = steps;
+    state->samples = worker_position(worker, steps);
+    state->sum_exponent = worker->fixed.exponent;
+    memcpy(state->plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
+    state->evaluation_due = evaluation_due;
+}
+
+// The folder for all ranks' files.
+static enum status make_folder(struct checkpoint_writer *writer)
+{
+    struct comm *comm = writer->worker->comm;
+    enum status status = STATUS_OK;
+    if (is_first(writer->worker)) {
+        status = checkpoint_begin(writer->run, writer->state.step, &writer->report.error);
+    }
+    if (has_shards(writer->worker)) {
+        comm->ops->broadcast(comm, &status, sizeof(status));
+    }
+    return status;
+}
+
+static void start_files(struct checkpoint_writer *writer)
 {
     struct worker *worker = writer->worker;
-    uint64_t start_ns = clock_ns();
-    wait_until_written(writer);
-    writer->report = (struct checkpoint_report){.step = steps};
-    writer->state.step = steps;
-    writer->state.samples = worker_position(worker, steps);
-    writer->state.sum_exponent = worker->fixed.exponent;
-    memcpy(writer->state.plan, worker->plan, worker->comm->size * sizeof(*worker->plan));
-    writer->state.evaluation_due = evaluation_due;
     make_copy(writer);
-    if (worker_check(worker, &writer->report.error) != STATUS_OK) {
-        set_done(writer);
-    } else if (writer->direct) {
-        write_checkpoint(writer);
-        set_done(writer);
-    } else {
-        set_due(writer);
+    writer->part.error.status = worker_check(worker, &writer->part.error);
+    set_stage(writer, writer->direct ? work(writer, FILES) : FILES);
+}
+
+void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due)
+{
+    uint64_t start_ns = clock_ns();
+    describe(writer, steps, evaluation_due);
+    if (make_folder(writer) == STATUS_OK) {
+        start_files(writer);
+    } else if (is_first(writer->worker)) {
+        set_stage(writer, NAME);
     }
     writer->report.pause_ns = clock_ns() - start_ns;
 }
 
-bool checkpoint_writer_read(struct checkpoint_writer *writer, bool wait, struct checkpoint_report *report_p)
+bool checkpoint_writer_waits(struct checkpoint_writer *writer)
 {
-    if (wait) {
-        wait_until_written(writer);
+    return get_stage(writer) == WAITS;
+}
+
+void checkpoint_writer_agree(struct checkpoint_writer *writer)
+{
+    struct worker *worker = writer->worker;
+    worker_note(worker, "a checkpoint", true);
+    struct rank_part *parts = comm_gather(worker->comm, &writer->part, sizeof(writer->part));
+    worker_note(worker, "a checkpoint", false);
+    memcpy(writer->parts, parts, writer->part_count * sizeof(*parts));
+    free(parts);
+    set_stage(writer, is_first(worker) ? NAME : IDLE);
+}
+
+void checkpoint_writer_settle(struct checkpoint_writer *writer)
+{
+    wait_for_thread(writer);
+    if (checkpoint_writer_waits(writer)) {
+        checkpoint_writer_agree(writer);
+        wait_for_thread(writer);
     }
-    pthread_mutex_lock(&writer->mutex);
-    bool read = writer->done;
+}
+
+bool checkpoint_writer_read(struct checkpoint_writer *writer, struct checkpoint_report *report_p)
+{
+    bool read = get_stage(writer) == DONE;
     if (read) {
         *report_p = writer->report;
-        writer->done = false;
+        set_stage(writer, IDLE);
     }
-    pthread_mutex_unlock(&writer->mutex);
     return read;
 }
 
-static struct safetensors_item *make_items(const struct model *model)
+static struct checkpoint_file *make_files(uint32_t optimizer_files)
 {
-    struct safetensors_item *items = calloc(model->parameter_count, sizeof(*items));
-    for (size_t i = 0; items != NULL && i < model->parameter_count; i++) {
-        items[i].name = model->parameters[i].name;
-        items[i].dimensions = model_parameter_shape(&model->parameters[i], items[i].shape);
+    struct checkpoint_file *files = calloc(MODEL_FILES + (size_t)optimizer_files, sizeof(*files));
+    if (files != NULL) {
+        strcpy(files[MODEL].name, CHECKPOINT_MODEL);
+        strcpy(files[CONFIG].name, CHECKPOINT_CONFIG);
     }
-    return items;
+    for (uint32_t i = 0; files != NULL && i < optimizer_files; i++) {
+        checkpoint_optimizer_name(i, optimizer_files, files[MODEL_FILES + i].name);
+    }
+    return files;
 }
 
 static void free_writer(struct checkpoint_writer *writer)
 {
+    free(writer->files);
+    free(writer->parts);
     free(writer->state.plan);
     free(writer->config);
     free(writer->items);
@@ -285,21 +428,33 @@ static void free_writer(struct checkpoint_writer *writer)
 enum status checkpoint_writer_create(struct worker *worker, const char *run, struct checkpoint_writer **writer_p,
                                      struct error *error)
 {
+    uint32_t ranks = worker->comm->size;
+    *writer_p = NULL;
+    if (!is_first(worker) && !writes_state(worker)) {
+        return STATUS_OK;
+    }
     struct checkpoint_writer *writer = calloc(1, sizeof(*writer));
     if (writer == NULL) {
         return error_out_of_host_memory(error);
     }
     writer->worker = worker;
     writer->run = run;
-    writer->items = make_items(worker->model);
+    writer->writes_model = is_first(worker);
+    writer->writes_state = writes_state(worker);
+    writer->part_count = has_shards(worker) ? ranks : 1;
+    writer->parts = calloc(writer->part_count, sizeof(*writer->parts));
+    writer->items = model_file_items(worker->model);
     writer->config = config_print(worker->config);
     writer->state.seed = worker->config->train.seed;
-    writer->state.ranks = worker->comm->size;
-    writer->state.plan = calloc(worker->comm->size, sizeof(*writer->state.plan));
+    writer->state.optimizer_files = writer->writes_state ? writer->part_count : 0;
+    writer->files = make_files(writer->state.optimizer_files);
+    writer->state.ranks = ranks;
+    writer->state.plan = calloc(ranks, sizeof(*writer->state.plan));
     pthread_mutex_init(&writer->mutex, NULL);
     pthread_cond_init(&writer->changed, NULL);
-    bool made = writer->items != NULL && writer->config != NULL && writer->state.plan != NULL;
-    if (!made || pthread_create(&writer->thread, NULL, write_when_due, writer) != 0) {
+    bool made = writer->items != NULL && writer->config != NULL && writer->state.plan != NULL &&
+                writer->parts != NULL && writer->files != NULL;
+    if (!made || pthread_create(&writer->thread, NULL, work_when_due, writer) != 0) {
         free_writer(writer);
         return error_set(error, STATUS_ERROR,
                          made ? "cannot start a thread that writes checkpoints" : "out of host memory");

@@ -4,7 +4,10 @@
 // them while training goes on. Where the host has no memory for the copy, they are written from the device, and
 // training waits. What cannot be written is told and does no harm: older checkpoints stay, and the run goes on.
 //
-// Threads: the functions below belong to one thread. Ranks: nothing is collective; rank 0 writes.
+// Rank 0 writes. Where ranks have shards of the optimizer's state, each writes its own, and once all have said that
+// they have, rank 0 gives the checkpoint its name.
+//
+// Threads: the functions below belong to one thread. Ranks: "collective" is so where there are shards; else nothing is.
 #ifndef HEADROOM_WORKER_CHECKPOINT_WRITER_H
 #define HEADROOM_WORKER_CHECKPOINT_WRITER_H
 
@@ -22,19 +25,26 @@ struct checkpoint_report {
     struct error error; // STATUS_OK: it was written
 };
 
-// For checkpoints in the run's folder. The worker must outlive it. STATUS_ERROR where the host has no memory or thread.
+// For checkpoints in the run's folder; NULL at `*writer_p` on a rank that writes nothing. The worker must outlive it.
+// STATUS_ERROR where the host has no memory or thread.
 enum status checkpoint_writer_create(struct worker *worker, const char *run, struct checkpoint_writer **writer_p,
                                      struct error *error);
 // Waits for what is being written. Accepts NULL.
 void checkpoint_writer_destroy(struct checkpoint_writer *writer);
 
-// Begins a checkpoint of the worker as it is after `steps` steps, none of which is under way. Blocks for the copy, and
-// before it for a checkpoint that is still being written.
-// `evaluation_due`: the validation after these steps is put off until the run goes on.
+// Begins a checkpoint of the worker as it is after `steps` steps, none of which is under way, nor another checkpoint.
+// Blocks for the copy. Collective. `evaluation_due`: the validation after these steps is put off until the run goes on.
 void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due);
 
-// Whether a checkpoint has been finished whose report was not read yet. `wait`: for the one that is being written.
-bool checkpoint_writer_read(struct checkpoint_writer *writer, bool wait, struct checkpoint_report *report_p);
+// Whether this rank's shard is written, or could not be, and the others' are waited for.
+bool checkpoint_writer_waits(struct checkpoint_writer *writer);
+// Tells rank 0 how it went; collective, once all ranks wait.
+void checkpoint_writer_agree(struct checkpoint_writer *writer);
+// Blocks until the checkpoint that is under way, if any, is written. Collective.
+void checkpoint_writer_settle(struct checkpoint_writer *writer);
+
+// Whether a checkpoint has been finished whose report was not read yet; only on rank 0.
+bool checkpoint_writer_read(struct checkpoint_writer *writer, struct checkpoint_report *report_p);
 
 // Bytes of host memory, of worker->staging, that the copy takes.
 uint64_t checkpoint_copy_bytes(const struct worker *worker);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The all-reduce: values on the device become their sums over all ranks. Each kind is one const table, chosen once:
-// "self" for one rank, "mpi" through host memory, "nccl" between GPUs.
+// The all-reduce: values on the device become their sums over all ranks; and the all-gather, which brings each rank's
+// part of them to all. Each kind is one const table, chosen once: "self" for one rank, "mpi" through host memory,
+// "nccl" between GPUs.
 //
 // "Collective" entries must be called by all ranks in the same order. A failure inside ends the whole job, or is told
 // by `check`: there is no recovery from a lost rank.
@@ -12,6 +13,7 @@
 
 #include "mem/pool.h"
 #include "worker/comm/comm.h"
+#include "worker/shards.h"
 
 enum reduce_type { REDUCE_FLOAT32, REDUCE_FLOAT64, REDUCE_INT64 };
 
@@ -34,7 +36,10 @@ struct reduce_ops {
     // it is done unless it overlaps.
     void (*start)(struct reducer *reducer, struct stream *stream, device_address values, uint64_t count,
                   enum reduce_type type);
-    // Work enqueued on `stream` from now on sees the sums of all that was started. Does not block.
+    // Collective: starts bringing the float32 of shards[r], as work enqueued on `stream` until now leaves them on each
+    // rank r, to every rank; `values` is the first of all. Blocks until it is done unless it overlaps.
+    void (*gather)(struct reducer *reducer, struct stream *stream, device_address values, const struct shard *shards);
+    // Work enqueued on `stream` from now on sees the outcome of all that was started. Does not block.
     void (*finish)(struct reducer *reducer, struct stream *stream);
     // STATUS_ERROR where something that was started has failed. Does not block.
     enum status (*check)(struct reducer *reducer, struct error *error);

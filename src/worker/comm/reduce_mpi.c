@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The sum in host memory by MPI: in place where the host can reach the device's memory, else through a staging buffer.
-// Each start blocks until its sum is done.
+// In host memory by MPI: in place where the host can reach the device's memory, else through a staging buffer. All
+// block until they are done.
 #include <mpi.h>
 #include <stdlib.h>
 
@@ -15,6 +15,7 @@
 struct reducer_mpi {
     struct reducer base;
     struct device *device;
+    uint32_t rank, ranks;
     struct mem_pool *pool;
     device_address staging; // STAGING_BYTES
     char *staging_pointer;
@@ -23,7 +24,6 @@ struct reducer_mpi {
 static enum status create(struct comm *comm, struct device *device, struct mem_pool *staging,
                           struct reducer **reducer_p, struct error *error)
 {
-    (void)comm;
     struct reducer_mpi *mpi = calloc(1, sizeof(*mpi));
     if (mpi == NULL || mem_pool_hold(staging, STAGING_BYTES, NULL, "all-reduce", &mpi->staging) != STATUS_OK) {
         free(mpi);
@@ -31,6 +31,8 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
     }
     mpi->base.ops = &reduce_mpi;
     mpi->device = device;
+    mpi->rank = comm->rank;
+    mpi->ranks = comm->size;
     mpi->pool = staging;
     mpi->staging_pointer = mem_pool_host_pointer(staging, mpi->staging);
     *reducer_p = &mpi->base;
@@ -98,6 +100,51 @@ static void start(struct reducer *reducer, struct stream *stream, device_address
     reduce_in_place(mpi, host, count, type);
 }
 
+// From the rank that has them to all others, the values being at `host`.
+static void broadcast(struct reducer_mpi *mpi, char *host, uint64_t count, uint32_t root)
+{
+    sanitizer_host_access(mpi->device, host, count * sizeof(float), root != mpi->rank, "all-gather");
+    for (uint64_t done = 0; done < count; done += REDUCE_AT_ONCE) {
+        uint64_t n = uint64_min(count - done, REDUCE_AT_ONCE);
+        MPI_Bcast(host + done * sizeof(float), (int)n, MPI_FLOAT, (int)root, MPI_COMM_WORLD);
+    }
+}
+
+static void broadcast_staged(struct reducer_mpi *mpi, struct stream *stream, device_address values, uint64_t count,
+                             uint32_t root)
+{
+    const struct device_ops *ops = mpi->device->ops;
+    uint64_t part = STAGING_BYTES / sizeof(float);
+    for (uint64_t done = 0; done < count; done += part) {
+        uint64_t n = uint64_min(count - done, part);
+        device_address at = values + done * sizeof(float);
+        if (root == mpi->rank) {
+            ops->copy_to_host(mpi->device, stream, mpi->staging_pointer, at, n * sizeof(float));
+            ops->stream_synchronize(mpi->device, stream);
+        }
+        broadcast(mpi, mpi->staging_pointer, n, root);
+        if (root != mpi->rank) {
+            ops->copy_to_device(mpi->device, stream, at, mpi->staging_pointer, n * sizeof(float));
+            ops->stream_synchronize(mpi->device, stream); // the buffer is used again
+        }
+    }
+}
+
+static void gather(struct reducer *reducer, struct stream *stream, device_address values, const struct shard *shards)
+{
+    struct reducer_mpi *mpi = (struct reducer_mpi *)reducer;
+    char *host = mpi->device->ops->host_pointer(mpi->device, values);
+    mpi->device->ops->stream_synchronize(mpi->device, stream);
+    for (uint32_t rank = 0; rank < mpi->ranks; rank++) {
+        uint64_t first_byte = shards[rank].first * sizeof(float);
+        if (host == NULL) {
+            broadcast_staged(mpi, stream, values + first_byte, shards[rank].elements, rank);
+        } else {
+            broadcast(mpi, host + first_byte, shards[rank].elements, rank);
+        }
+    }
+}
+
 static void finish(struct reducer *reducer, struct stream *stream)
 {
     (void)reducer, (void)stream;
@@ -109,5 +156,10 @@ static enum status check(struct reducer *reducer, struct error *error)
     return STATUS_OK;
 }
 
-const struct reduce_ops reduce_mpi = {
-    .name = "mpi", .create = create, .destroy = destroy, .start = start, .finish = finish, .check = check};
+const struct reduce_ops reduce_mpi = {.name = "mpi",
+                                      .create = create,
+                                      .destroy = destroy,
+                                      .start = start,
+                                      .gather = gather,
+                                      .finish = finish,
+                                      .check = check};

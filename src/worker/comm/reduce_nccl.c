@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The sum between GPUs by NCCL, on a stream of its own beside the kernels'. A thread watches for failures, as between
+// Between GPUs by NCCL, on a stream of its own beside the kernels'. A thread watches for failures, as between
 // hosts: whatever the program waits for, a lost rank ends the wait.
 #include <nccl.h>
 #include <pthread.h>
@@ -16,7 +16,8 @@ struct reducer_nccl {
     struct reducer base;
     struct device *device;
     struct stream *stream;
-    struct event *made, *summed; // on the kernels' stream, on this one
+    struct event *made, *done; // on the kernels' stream, on this one
+    uint32_t ranks;
     pthread_t watcher;
     bool watched;
     pthread_mutex_t lock; // of what follows
@@ -58,9 +59,9 @@ static bool is_failure(ncclResult_t result)
 
 // NCCL's kernels may wait for a rank that is lost: they are ended, and with them whoever waits for the device. With the
 // lock.
-static void give_up(struct reducer_nccl *nccl, ncclResult_t result)
+static void give_up(struct reducer_nccl *nccl, const char *what, ncclResult_t result)
 {
-    failed(&nccl->failure, "all-reduce", result);
+    failed(&nccl->failure, what, result);
     ncclCommAbort(nccl->comm);
     nccl->comm = NULL;
 }
@@ -73,7 +74,7 @@ static void ask(struct reducer_nccl *nccl)
     }
     ncclResult_t result = ncclSuccess, asked = ncclCommGetAsyncError(nccl->comm, &result);
     if (is_failure(asked) || is_failure(result)) {
-        give_up(nccl, is_failure(asked) ? asked : result);
+        give_up(nccl, "all-reduce", is_failure(asked) ? asked : result);
     }
 }
 
@@ -118,7 +119,7 @@ static void destroy(struct reducer *reducer)
         ncclCommDestroy(nccl->comm);
     }
     ops->event_destroy(nccl->device, nccl->made);
-    ops->event_destroy(nccl->device, nccl->summed);
+    ops->event_destroy(nccl->device, nccl->done);
     ops->stream_destroy(nccl->device, nccl->stream);
     pthread_cond_destroy(&nccl->end);
     pthread_mutex_destroy(&nccl->lock);
@@ -130,7 +131,7 @@ static enum status prepare(struct reducer_nccl *nccl, struct error *error)
     struct device *device = nccl->device;
     if (device->ops->stream_create(device, &nccl->stream) != STATUS_OK ||
         device->ops->event_create(device, &nccl->made) != STATUS_OK ||
-        device->ops->event_create(device, &nccl->summed) != STATUS_OK) {
+        device->ops->event_create(device, &nccl->done) != STATUS_OK) {
         return error_set(error, STATUS_ERROR, "cannot make a stream on device %s", device->ops->name);
     }
     nccl->watched = pthread_create(&nccl->watcher, NULL, watch, nccl) == 0;
@@ -147,6 +148,7 @@ static enum status create(struct comm *comm, struct device *device, struct mem_p
     }
     nccl->base.ops = &reduce_nccl;
     nccl->device = device;
+    nccl->ranks = comm->size;
     pthread_mutex_init(&nccl->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -178,21 +180,58 @@ static ncclDataType_t datatype_of(enum reduce_type type)
     return ncclNumTypes;
 }
 
+// What comes on NCCL's stream sees what was enqueued on the other until now.
+static void follow(struct reducer_nccl *nccl, struct stream *stream)
+{
+    nccl->device->ops->event_record(nccl->device, nccl->made, stream);
+    nccl->device->ops->event_wait(nccl->device, nccl->stream, nccl->made);
+}
+
 static void start(struct reducer *reducer, struct stream *stream, device_address values, uint64_t count,
                   enum reduce_type type)
 {
     struct reducer_nccl *nccl = (struct reducer_nccl *)reducer;
-    const struct device_ops *ops = nccl->device->ops;
     void *at = device_cuda_pointer(values);
-    ops->event_record(nccl->device, nccl->made, stream);
-    ops->event_wait(nccl->device, nccl->stream, nccl->made);
+    follow(nccl, stream);
     sanitizer_access(nccl->device, nccl->stream, values, count * reduce_type_bytes(type), true, "all-reduce");
     pthread_mutex_lock(&nccl->lock);
     if (nccl->comm != NULL) {
         ncclResult_t result =
             ncclAllReduce(at, at, count, datatype_of(type), ncclSum, nccl->comm, device_cuda_stream(nccl->stream));
         if (is_failure(result)) {
-            give_up(nccl, result);
+            give_up(nccl, "all-reduce", result);
+        }
+    }
+    pthread_mutex_unlock(&nccl->lock);
+}
+
+// With the lock.
+static ncclResult_t broadcast_all(const struct reducer_nccl *nccl, device_address values, const struct shard *shards)
+{
+    cudaStream_t stream = device_cuda_stream(nccl->stream);
+    ncclResult_t result = ncclGroupStart();
+    for (uint32_t rank = 0; rank < nccl->ranks && !is_failure(result); rank++) {
+        void *at = device_cuda_pointer(values + shards[rank].first * sizeof(float));
+        if (shards[rank].elements > 0) {
+            result = ncclBroadcast(at, at, shards[rank].elements, ncclFloat32, (int)rank, nccl->comm, stream);
+        }
+    }
+    ncclResult_t ended = ncclGroupEnd();
+    return is_failure(result) ? result : ended;
+}
+
+static void gather(struct reducer *reducer, struct stream *stream, device_address values, const struct shard *shards)
+{
+    struct reducer_nccl *nccl = (struct reducer_nccl *)reducer;
+    const struct shard *last = &shards[nccl->ranks - 1];
+    follow(nccl, stream);
+    sanitizer_access(nccl->device, nccl->stream, values, (last->first + last->elements) * sizeof(float), true,
+                     "all-gather");
+    pthread_mutex_lock(&nccl->lock);
+    if (nccl->comm != NULL) {
+        ncclResult_t result = broadcast_all(nccl, values, shards);
+        if (is_failure(result)) {
+            give_up(nccl, "all-gather", result);
         }
     }
     pthread_mutex_unlock(&nccl->lock);
@@ -201,8 +240,8 @@ static void start(struct reducer *reducer, struct stream *stream, device_address
 static void finish(struct reducer *reducer, struct stream *stream)
 {
     struct reducer_nccl *nccl = (struct reducer_nccl *)reducer;
-    nccl->device->ops->event_record(nccl->device, nccl->summed, nccl->stream);
-    nccl->device->ops->event_wait(nccl->device, stream, nccl->summed);
+    nccl->device->ops->event_record(nccl->device, nccl->done, nccl->stream);
+    nccl->device->ops->event_wait(nccl->device, stream, nccl->done);
 }
 
 static enum status check(struct reducer *reducer, struct error *error)
@@ -223,5 +262,6 @@ const struct reduce_ops reduce_nccl = {.name = "nccl",
                                        .create = create,
                                        .destroy = destroy,
                                        .start = start,
+                                       .gather = gather,
                                        .finish = finish,
                                        .check = check};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The sum over one rank.
+// Over one rank.
 #include <stdlib.h>
 
 #include "worker/comm/reduce.h"
@@ -29,6 +29,11 @@ static void start(struct reducer *self, struct stream *stream, device_address va
     (void)self, (void)stream, (void)values, (void)count, (void)type;
 }
 
+static void gather(struct reducer *self, struct stream *stream, device_address values, const struct shard *shards)
+{
+    (void)self, (void)stream, (void)values, (void)shards;
+}
+
 static void finish(struct reducer *self, struct stream *stream)
 {
     (void)self, (void)stream;
@@ -40,5 +45,10 @@ static enum status check(struct reducer *self, struct error *error)
     return STATUS_OK;
 }
 
-const struct reduce_ops reduce_self = {
-    .name = "self", .create = create, .destroy = destroy, .start = start, .finish = finish, .check = check};
+const struct reduce_ops reduce_self = {.name = "self",
+                                       .create = create,
+                                       .destroy = destroy,
+                                       .start = start,
+                                       .gather = gather,
+                                       .finish = finish,
+                                       .check = check};

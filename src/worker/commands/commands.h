@@ -35,6 +35,11 @@ int command_memory(char *const *arguments);
 // limit RUN_DIR [--rank N] --bytes SIZE: tells ranks of a run that is under way how much they may hold. One process, no
 // device, on any machine that sees the folder. `arguments` are those behind "limit", and then NULL.
 int command_limit(char *const *arguments);
+// export CHECKPOINT DIR|FILE.bin: writes a checkpoint's weights as Hugging Face's transformers, or llm.c, read them.
+// One process, no device. `arguments` are those behind "export", and then NULL.
+int command_export(char *const *arguments);
+// import SOURCE CHECKPOINT: the other way round.
+int command_import(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.
 int command_finish(enum status status, struct error *error);

@@ -18,6 +18,8 @@ static const char usage[] = "usage: headroom train CONFIG.yaml [--profile N] [se
                             "       headroom memory replay TRACE.csv\n"
                             "       headroom memory snapshot PROCESS ...\n"
                             "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
+                            "       headroom export CHECKPOINT DIR|FILE.bin\n"
+                            "       headroom import DIR|FILE.bin CHECKPOINT\n"
                             "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
                             "       headroom --help | simulate --help | --version\n";
 
@@ -68,6 +70,9 @@ static int print_help(void)
         "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
         "64KiB,\n"
         "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
+        "export        writes a checkpoint's weights, or those of a run's newest: as a folder that Hugging Face's\n"
+        "              transformers load, or as a model's file of llm.c\n"
+        "import        writes a checkpoint of such a folder or file, for checkpoint.weights to begin with\n"
         "--print-config prints the whole configuration, defaults included\n"
         "\n"
         "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged,\n"
@@ -203,6 +208,12 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "limit") == 0) {
         return command_limit(argv + 2);
+    }
+    if (strcmp(argv[1], "export") == 0) {
+        return command_export(argv + 2);
+    }
+    if (strcmp(argv[1], "import") == 0) {
+        return command_import(argv + 2);
     }
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {

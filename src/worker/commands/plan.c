@@ -19,12 +19,19 @@ struct planning {
     struct model *model;
     struct optimizer_config optimizer;
     struct price_book *prices;
-    struct offers offers;
     struct costs *costs;       // NULL: not known
-    uint64_t resting_bytes[2]; // with the optimizer's state here and away
+    uint64_t resting_bytes;    // without the optimizer's state
     struct device_usage usage; // of this machine's device, where it was asked; else zeros
-    uint64_t *limits;          // of each rank
-    struct sched_report *reports;
+    struct planned_rank *rank;
+    struct sched_report *reports; // one per rank
+    uint64_t largest_shard;       // the rank that has it
+};
+
+struct planned_rank {
+    uint64_t limit_bytes;
+    struct shard shard; // of the optimizer's state
+    struct optimizer_state_size state;
+    struct offers offers;
 };
 
 // As many ranks as there are capacities, unless the user says.
@@ -67,7 +74,7 @@ static uint64_t rank_limit(const struct planning *planning, uint64_t rank, uint6
     return capacity / sharers / granularity * granularity;
 }
 
-static enum status report_ranks(struct planning *planning, struct error *error)
+static enum status set_limits(struct planning *planning, struct error *error)
 {
     uint64_t machine = 0;
     if (planning->config->device.capacities_count == 0) {
@@ -77,19 +84,74 @@ static enum status report_ranks(struct planning *planning, struct error *error)
         }
     }
     for (uint64_t i = 0; i < planning->ranks; i++) {
-        uint64_t limit = rank_limit(planning, i, machine);
-        uint64_t granularity = planning->device->granularity_bytes;
-        uint64_t here = mem_pool_headroom_beside(planning->resting_bytes[false], limit, granularity);
-        uint64_t away = mem_pool_headroom_beside(planning->resting_bytes[true], limit, granularity);
-        bool leaves = planning->resting_bytes[false] > limit && planning->offers.state.may_leave;
-        planning->limits[i] = limit;
-        planning->offers.state.away = leaves;
-        planning->offers.state.gain_bytes = away - here;
-        planning->reports[i].headroom_bytes = leaves ? away : here;
-        offers_fill(&planning->offers, planning->model->target_elements, planning->reports[i].headroom_bytes,
-                    &planning->reports[i]);
+        planning->rank[i].limit_bytes = rank_limit(planning, i, machine);
     }
     return STATUS_OK;
+}
+
+// All of the optimizer's state for every rank, or its shard.
+static bool cut_state(struct planning *planning)
+{
+    uint64_t elements = planning->model->elements, ranks = planning->ranks;
+    uint64_t *headroom_bytes = calloc(ranks, sizeof(*headroom_bytes));
+    struct shard *shards = calloc(ranks, sizeof(*shards));
+    bool made = headroom_bytes != NULL && shards != NULL;
+    for (uint64_t i = 0; made && i < ranks; i++) {
+        headroom_bytes[i] = mem_pool_headroom_beside(planning->resting_bytes, planning->rank[i].limit_bytes,
+                                                     planning->device->granularity_bytes);
+    }
+    if (made) {
+        shards_cut(elements, headroom_bytes, (uint32_t)ranks, shards);
+    }
+    for (uint64_t i = 0; made && i < ranks; i++) {
+        struct planned_rank *rank = &planning->rank[i];
+        rank->shard = planning->config->train.shard_optimizer ? shards[i] : (struct shard){.elements = elements};
+        rank->state = optimizer_state_size(rank->shard.elements, &planning->optimizer);
+        bool larger = rank->shard.elements > planning->rank[planning->largest_shard].shard.elements;
+        planning->largest_shard = larger ? i : planning->largest_shard;
+    }
+    free(shards);
+    free(headroom_bytes);
+    return made;
+}
+
+static uint64_t resting_bytes(const struct planning *planning, uint64_t rank, bool away)
+{
+    return planning->resting_bytes + planning->rank[rank].state.device_bytes[away];
+}
+
+static enum status report_rank(struct planning *planning, uint64_t number, struct error *error)
+{
+    struct planned_rank *rank = &planning->rank[number];
+    struct sched_report *report = &planning->reports[number];
+    struct offers *offers = &rank->offers;
+    enum status status = offers_init(offers, planning->config, planning->model, &rank->state, planning->prices, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    if (planning->costs != NULL) {
+        offers_compare(offers, planning->costs);
+    }
+    uint64_t limit = rank->limit_bytes, granularity = planning->device->granularity_bytes;
+    uint64_t here = mem_pool_headroom_beside(resting_bytes(planning, number, false), limit, granularity);
+    uint64_t away = mem_pool_headroom_beside(resting_bytes(planning, number, true), limit, granularity);
+    offers->state.away = resting_bytes(planning, number, false) > limit && offers->state.may_leave;
+    offers->state.gain_bytes = away - here;
+    report->headroom_bytes = offers->state.away ? away : here;
+    offers_fill(offers, planning->model->target_elements, report->headroom_bytes, report);
+    return STATUS_OK;
+}
+
+static enum status report_ranks(struct planning *planning, struct error *error)
+{
+    enum status status = set_limits(planning, error);
+    if (status == STATUS_OK && !cut_state(planning)) {
+        return error_out_of_host_memory(error);
+    }
+    for (uint64_t i = 0; i < planning->ranks && status == STATUS_OK; i++) {
+        status = report_rank(planning, i, error);
+    }
+    return status;
 }
 
 static enum status prepare(struct planning *planning, struct error *error)
@@ -104,27 +166,26 @@ static enum status prepare(struct planning *planning, struct error *error)
         return status;
     }
     planning->optimizer = worker_optimizer_config(config, config->train.steps);
-    for (int away = 0; away < 2; away++) {
-        planning->resting_bytes[away] = worker_resting_bytes(config, planning->model, &planning->optimizer,
-                                                             worker_kernels(config, planning->device), away);
-    }
+    planning->resting_bytes = worker_resting_bytes(config, planning->model, worker_kernels(config, planning->device));
     planning->prices = price_book_create(planning->model, worker_slots(planning->device));
-    planning->limits = calloc(planning->ranks, sizeof(*planning->limits));
+    planning->rank = calloc(planning->ranks, sizeof(*planning->rank));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
-    if (planning->prices == NULL || planning->limits == NULL || planning->reports == NULL) {
+    if (planning->prices == NULL || planning->rank == NULL || planning->reports == NULL) {
         return error_out_of_host_memory(error);
     }
-    status = offers_init(&planning->offers, config, planning->model, &planning->optimizer, planning->prices, error);
-    if (status == STATUS_OK && planning->costs != NULL) {
-        offers_compare(&planning->offers, planning->costs);
-    }
-    return status == STATUS_OK ? report_ranks(planning, error) : status;
+    return report_ranks(planning, error);
+}
+
+// What ranks have in common is told of the one with the largest shard.
+static const struct offers *offers_of(const struct planning *planning)
+{
+    return &planning->rank[planning->largest_shard].offers;
 }
 
 static void release(struct planning *planning)
 {
     free(planning->reports);
-    free(planning->limits);
+    free(planning->rank);
     costs_destroy(planning->costs);
     price_book_destroy(planning->prices);
     model_destroy(planning->model);
@@ -135,9 +196,9 @@ static struct model_shape shape_of(const struct planning *planning, uint64_t mic
     return offers_shape(micro_batch, planning->model->target_elements, levers);
 }
 
-static uint64_t peak_bytes(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
+static uint64_t peak_bytes(const struct planning *planning, uint64_t rank, uint64_t micro_batch, uint64_t levers)
 {
-    return worker_peak_bytes(planning->resting_bytes[offers_away(levers)], planning->prices, LIST_TRAIN,
+    return worker_peak_bytes(resting_bytes(planning, rank, offers_away(levers)), planning->prices, LIST_TRAIN,
                              shape_of(planning, micro_batch, levers));
 }
 
@@ -146,15 +207,17 @@ static void print_resting(const struct planning *planning)
     char bytes[MEM_SIZE_TEXT_MAX];
     uint64_t workspace = worker_kernels(planning->config, planning->device)->workspace_bytes;
     uint64_t buffer = mem_pool_block_bytes(planning->model->elements * sizeof(float));
-    uint64_t state = optimizer_state_device_bytes(planning->model, &planning->optimizer, false);
-    uint64_t away = optimizer_state_device_bytes(planning->model, &planning->optimizer, true);
-    printf("%" PRIu64 " weights\n\nheld on every rank\n", planning->model->weights);
+    uint64_t largest = planning->largest_shard;
+    const struct optimizer_state_size *state = &planning->rank[largest].state;
+    printf("%" PRIu64 " weights\n\nheld on %s\n", planning->model->weights,
+           planning->config->train.shard_optimizer ? "the rank with the largest shard of the optimizer state"
+                                                   : "every rank");
     printf("  %-16s %14s\n", "weights", mem_size_text(buffer, bytes));
     if (model_copy_bytes(planning->model) > 0) {
         printf("  %-16s %14s\n", "bf16 copy", mem_size_text(model_copy_bytes(planning->model), bytes));
     }
     printf("  %-16s %14s\n", "gradients", mem_size_text(buffer, bytes));
-    printf("  %-16s %14s\n", "optimizer state", mem_size_text(state, bytes));
+    printf("  %-16s %14s\n", "optimizer state", mem_size_text(state->device_bytes[false], bytes));
     if (planning->config->train.reproducible) {
         uint64_t sums = mem_pool_block_bytes(fixed_sums_gradient_bytes(planning->model->elements));
         printf("  %-16s %14s\n", "integer sums", mem_size_text(sums, bytes));
@@ -162,10 +225,11 @@ static void print_resting(const struct planning *planning)
     if (workspace > 0) {
         printf("  %-16s %14s\n", "workspace", mem_size_text(workspace, bytes));
     }
-    printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes[false], bytes));
-    if (planning->offers.state.may_leave) {
-        printf("where the optimizer state is away\n  %-16s %14s\n", "of it", mem_size_text(away, bytes));
-        printf("  %-16s %14s\n", "together", mem_size_text(planning->resting_bytes[true], bytes));
+    printf("  %-16s %14s\n", "together", mem_size_text(resting_bytes(planning, largest, false), bytes));
+    if (offers_of(planning)->state.may_leave) {
+        printf("where the optimizer state is away\n  %-16s %14s\n", "of it",
+               mem_size_text(state->device_bytes[true], bytes));
+        printf("  %-16s %14s\n", "together", mem_size_text(resting_bytes(planning, largest, true), bytes));
     }
     if (planning->usage.library_bytes > 0) {
         printf(
@@ -178,7 +242,7 @@ static bool has_choice(const struct planning *planning)
 {
     size_t sets = 0;
     for (size_t k = 0; k < OFFERS_SETS; k++) {
-        sets += planning->offers.work[k] > 0;
+        sets += offers_of(planning)->work[k] > 0;
     }
     return sets > 1;
 }
@@ -194,7 +258,7 @@ static void print_time(const struct planning *planning, struct model_shape shape
 // For 1, 2, 4 ... samples, and for the most that a rank can hold.
 static void print_peaks(const struct planning *planning, uint64_t levers)
 {
-    uint64_t grain = planning->offers.grain, largest = grain, slack_bytes = 0, host_bytes = 0;
+    uint64_t grain = worker_grain(planning->config), largest = grain, slack_bytes = 0, host_bytes = 0;
     char bytes[MEM_SIZE_TEXT_MAX];
     for (uint64_t i = 0; i < planning->ranks; i++) {
         largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max * grain);
@@ -204,7 +268,7 @@ static void print_peaks(const struct planning *planning, uint64_t levers)
     }
     printf("\n%-12s %14s %20s%s\n", "micro-batch", "peak", "bytes", planning->costs != NULL ? "        ms" : "");
     for (uint64_t micro_batch = grain, next; micro_batch <= largest; micro_batch = next) {
-        uint64_t peak = peak_bytes(planning, micro_batch, levers);
+        uint64_t peak = peak_bytes(planning, planning->largest_shard, micro_batch, levers);
         printf("%-12" PRIu64 " %14s %20" PRIu64, micro_batch, mem_size_text(peak, bytes), peak);
         print_time(planning, shape_of(planning, micro_batch, levers));
         putchar('\n');
@@ -222,7 +286,7 @@ static void print_peaks(const struct planning *planning, uint64_t levers)
 static void print_all_peaks(const struct planning *planning)
 {
     for (size_t k = 0; k < OFFERS_SETS; k++) {
-        if (planning->offers.work[k] > 0) {
+        if (offers_of(planning)->work[k] > 0) {
             print_peaks(planning, k);
         }
     }
@@ -241,15 +305,15 @@ static uint32_t largest_of(const struct sched_report *report)
 
 static void print_rank(const struct planning *planning, uint64_t rank, const struct sched_share *share)
 {
-    uint64_t grain = planning->offers.grain;
+    uint64_t grain = worker_grain(planning->config);
     char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], peak[MEM_SIZE_TEXT_MAX];
     const struct sched_report *report = &planning->reports[rank];
-    printf("%-6" PRIu64 " %14s %14s %9" PRIu64, rank, mem_size_text(planning->limits[rank], limit),
+    printf("%-6" PRIu64 " %14s %14s %9" PRIu64, rank, mem_size_text(planning->rank[rank].limit_bytes, limit),
            mem_size_text(report->headroom_bytes, headroom), largest_of(report) * grain);
     if (share != NULL && share->samples == 0) {
         printf(" %9d", 0);
     } else if (share != NULL) {
-        uint64_t peak_of_share = peak_bytes(planning, share->micro_batch * grain, share->levers);
+        uint64_t peak_of_share = peak_bytes(planning, rank, share->micro_batch * grain, share->levers);
         printf(" %9" PRIu64 " %12" PRIu64 " %13" PRIu64 " %14s", worker_share_samples(planning->config, share),
                share->micro_batch * grain, share->accumulation_steps, mem_size_text(peak_of_share, peak));
         if (has_choice(planning)) {
@@ -282,7 +346,7 @@ static enum status print_shares(const struct planning *planning, struct error *e
                                     "no rank can hold a single sample: %s%s%sraise device.capacity, or make the model "
                                     "smaller",
                                     more_levers != NULL ? more_levers : "", more_levers != NULL ? ", " : "",
-                                    planning->offers.lacks_host ? "raise train.offload_bytes, " : "");
+                                    offers_of(planning)->lacks_host ? "raise train.offload_bytes, " : "");
 }
 
 static enum status plan(const struct command_line *command, struct error *error)

@@ -58,10 +58,7 @@ static enum status go_on(struct worker *worker, const char *folder, struct resum
 {
     struct comm *comm = worker->comm;
     enum status status = failure_agree(comm, resume_find(worker, folder, resume, error), error);
-    if (status == STATUS_OK && resume->found[0] != '\0') {
-        status = failure_agree(comm, resume_load(worker, resume, error), error);
-    }
-    return status;
+    return status == STATUS_OK ? failure_agree(comm, resume_load(worker, resume, error), error) : status;
 }
 
 // The run's folder is taken, what is there is gone on from, and only then is it written to. Collective.
@@ -127,7 +124,10 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     struct worker worker;
     struct reporter reporter = {.worker = &worker, .start_ns = clock_ns()};
     struct resume go_on_from = {0};
-    enum status status = failure_agree(comm, worker_init(&worker, config, comm, &error), &error);
+    enum status status = failure_agree(comm, worker_open(&worker, config, comm, &error), &error);
+    if (status == STATUS_OK) {
+        status = failure_agree(comm, worker_hold(&worker, &error), &error);
+    }
     if (status == STATUS_OK && worker_connect(&worker, &error) != STATUS_OK) {
         failure_alone(&worker, &error);
     }

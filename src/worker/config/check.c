@@ -189,9 +189,12 @@ static enum status check_device(const struct config *config, struct error *error
 static enum status check_run(const struct config *config, struct error *error)
 {
     uint64_t steps = config->train.steps, snapshot = config->run.snapshot_step;
+    const char *resume = config->checkpoint.resume;
     const struct rule rules[] = {
         {snapshot != CONFIG_NO_STEP && steps > 0 && snapshot >= steps, "run.snapshot_step",
          "the run has only train.steps steps, counted from 0"},
+        {config->checkpoint.weights != NULL && resume != NULL && strcmp(resume, "auto") != 0, "checkpoint.weights",
+         "is for a run that begins anew, and checkpoint.resume names a checkpoint; allowed here: null"},
     };
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }

@@ -66,6 +66,7 @@ struct config {
         enum config_precision precision;
         enum config_recompute recompute;
         uint64_t offload_bytes; // of host memory, on each rank
+        bool shard_optimizer;   // each rank holds a part of the optimizer's state
         bool reproducible;      // the same bits whatever the ranks and their memory
         uint64_t grain_size;    // samples that are computed together then
         uint64_t seed;
@@ -123,6 +124,7 @@ struct config {
         uint64_t keep_last;  // newest ones that stay
         uint64_t keep_every; // of those of so many steps all stay; 0: none
         char *resume;        // "auto", a checkpoint or a run's folder; NULL: begin anew
+        char *weights;       // a checkpoint or a run's folder, to begin anew with its weights; NULL: fresh ones
     } checkpoint;
     struct {                            // for tests of what happens when memory runs out
         uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none

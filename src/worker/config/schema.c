@@ -67,6 +67,8 @@ const struct config_key config_keys[] = {
              "auto: as little as memory allows"},
     {"train.offload_bytes", CONFIG_TYPE_BYTES, ONE(train.offload_bytes), RANGE("0", "16TiB"), .fallback = "4GiB",
      .help = "the most host memory that a rank keeps tensors of its device in; 0: none"},
+    {"train.shard_optimizer", CONFIG_TYPE_BOOL, ONE(train.shard_optimizer), .fallback = "false",
+     .help = "each rank holds the optimizer's state of a part of the weights, by its headroom, and updates that part"},
     {"train.reproducible", CONFIG_TYPE_BOOL, ONE(train.reproducible), .fallback = "false",
      .help = "weights of the same bits whatever the number of ranks and their memory; slower"},
     {"train.grain_size", CONFIG_TYPE_COUNT, ONE(train.grain_size), RANGE("1", SAMPLES_MAX), .fallback = "1",
@@ -185,6 +187,10 @@ const struct config_key config_keys[] = {
      .help =
          "what to go on from: auto: run.folder, if it has a checkpoint; a checkpoint, or the folder of another run; "
          "null: nothing"},
+    {"checkpoint.weights", CONFIG_TYPE_TEXT, ONE(checkpoint.weights), WORD("null", 0), .fallback = "null",
+     .help =
+         "a checkpoint, or the folder of another run, whose weights a new run begins with; its steps, optimizer and "
+         "data begin anew; null: fresh ones"},
 
     {"fault.fail_allocation_every", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_every), RANGE("0", STEPS_MAX),
      .fallback = "0", .help = "for tests: every n-th allocation of a step is refused; 0: none"},

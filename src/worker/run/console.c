@@ -100,7 +100,7 @@ static void print_choices(const struct console *console)
     }
 }
 
-void console_start(struct console *console, const char *folder, const char *found)
+void console_start(struct console *console, const char *folder, const struct resume *resume)
 {
     const struct worker *worker = console->worker;
     uint64_t global_batch = worker->config->train.global_batch_size;
@@ -112,8 +112,10 @@ void console_start(struct console *console, const char *folder, const char *foun
             worker->device->ops->description(worker->device), worker->steps, plural(worker->steps), global_batch,
             plural(global_batch), folder);
     print_choices(console);
-    if (found[0] != '\0') {
-        fprintf(console->file, "goes on after step %" PRIu64 ", from %s\n", worker->first_step, found);
+    if (resume->found[0] != '\0') {
+        fprintf(console->file, "goes on after step %" PRIu64 ", from %s\n", worker->first_step, resume->found);
+    } else if (resume->weights[0] != '\0') {
+        fprintf(console->file, "begins with the weights of %s\n", resume->weights);
     }
     print_plan(console, worker->first_step, worker->plan);
     fflush(console->file);

@@ -5,6 +5,7 @@
 #ifndef HEADROOM_WORKER_RUN_CONSOLE_H
 #define HEADROOM_WORKER_RUN_CONSOLE_H
 
+#include "worker/checkpoint/resume.h"
 #include "worker/checkpoint/writer.h"
 #include "worker/evaluate.h"
 #include "worker/step.h"
@@ -17,8 +18,7 @@ struct console *console_create(FILE *file, bool terminal, uint64_t start_ns, con
 // Accepts NULL.
 void console_destroy(struct console *console);
 
-// `found`: the checkpoint that the run goes on from; "": none.
-void console_start(struct console *console, const char *folder, const char *found);
+void console_start(struct console *console, const char *folder, const struct resume *resume);
 void console_step(struct console *console, const struct step_result *result);
 void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation);
 // One that could not be written is a warning.

@@ -84,18 +84,20 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
                offers_levers_name(share->levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
 }
 
-void reporter_start(struct reporter *reporter, const char *found)
+void reporter_start(struct reporter *reporter, const struct resume *resume)
 {
     struct worker *worker = reporter->worker;
     log_start(worker);
-    if (found[0] != '\0') {
-        worker_log(worker, "goes on from %s", found);
+    if (resume->found[0] != '\0') {
+        worker_log(worker, "goes on from %s", resume->found);
+    } else if (resume->weights[0] != '\0') {
+        worker_log(worker, "begins with the weights of %s", resume->weights);
     }
     log_plan(worker, worker->first_step, worker->plan);
     if (worker->comm->rank == 0) {
-        console_start(reporter->console, reporter->folder, found);
-        if (found[0] != '\0') {
-            metrics_resume(reporter->metrics, worker, found);
+        console_start(reporter->console, reporter->folder, resume);
+        if (resume->found[0] != '\0') {
+            metrics_resume(reporter->metrics, worker, resume->found);
         }
     }
 }

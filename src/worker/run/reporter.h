@@ -6,6 +6,7 @@
 #ifndef HEADROOM_WORKER_RUN_REPORTER_H
 #define HEADROOM_WORKER_RUN_REPORTER_H
 
+#include "worker/checkpoint/resume.h"
 #include "worker/checkpoint/writer.h"
 #include "worker/run/console.h"
 #include "worker/run/metrics.h"
@@ -24,8 +25,7 @@ enum status reporter_open(struct reporter *reporter, struct error *error);
 void reporter_close(struct reporter *reporter);
 
 // Where what they have to say cannot be written they warn, and the run goes on.
-// `found`: the checkpoint that the run goes on from; "": none.
-void reporter_start(struct reporter *reporter, const char *found);
+void reporter_start(struct reporter *reporter, const struct resume *resume);
 void reporter_step(struct reporter *reporter, const struct step_result *result);
 void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const struct evaluation *evaluation);
 void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint);
