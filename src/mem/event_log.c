@@ -132,5 +132,5 @@ enum status event_log_flush(struct event_log *log, struct error *error)
         return STATUS_OK;
     }
     log->failure_told = true;
-    return error_set(error, STATUS_ERROR, "%s: %s", log->path, strerror(log->failure));
+    return error_set(error, STATUS_ERROR, "%s: cannot write: %s", log->path, strerror(log->failure));
 }

@@ -38,6 +38,7 @@ struct watchdog {
     struct watchdog_config config;
     uint64_t beat_ns, beats;
     uint64_t jammed_beats; // in which all ranks waited
+    bool mute;             // the latest beat could not be written
     struct sight *sights;  // of each rank
     pthread_t thread;
     pthread_mutex_t mutex; // over what follows
@@ -46,9 +47,10 @@ struct watchdog {
     bool stop;
 };
 
-static void alive_path(const struct watchdog *watchdog, uint32_t rank, char path[RUN_FOLDER_MAX + 32])
+static const char *alive_path(const struct watchdog *watchdog, uint32_t rank, char path[RUN_FOLDER_MAX + 32])
 {
     snprintf(path, RUN_FOLDER_MAX + 32, "%s/alive/rank_%" PRIu32, watchdog->config.folder, rank);
+    return path;
 }
 
 static void describe(const struct watchdog *watchdog, const struct place *place, char words[WORDS_MAX])
@@ -61,16 +63,34 @@ static void describe(const struct watchdog *watchdog, const struct place *place,
 }
 
 // Opened and closed each time, so that other machines see it, and over what was there, which takes no room on the disk.
-static void write_words(const struct watchdog *watchdog, const char *words)
+// False with errno set.
+static bool write_words(const struct watchdog *watchdog, const char *words)
 {
     char path[RUN_FOLDER_MAX + 32], line[WORDS_MAX + 32];
     alive_path(watchdog, watchdog->config.rank, path);
     int length = snprintf(line, sizeof(line), "%" PRIu64 " %-*s\n", watchdog->beats, WORDS_MAX, words);
     int file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (file >= 0) {
-        (void)!pwrite(file, line, (size_t)length, 0);
-        close(file);
+    if (file < 0) {
+        return false;
     }
+    bool written = regular_file_write(file, line, (size_t)length);
+    int failure = errno;
+    close(file);
+    errno = failure;
+    return written;
+}
+
+// One that cannot tell others of itself warns once.
+static void tell_others(struct watchdog *watchdog, const char *words)
+{
+    bool written = write_words(watchdog, words);
+    if (!written && !watchdog->mute) {
+        char path[RUN_FOLDER_MAX + 32];
+        struct error error;
+        regular_file_refuse(alive_path(watchdog, watchdog->config.rank, path), "write", &error);
+        fprintf(stderr, "headroom: warning: %s; a rank that stops may go unnoticed\n", error.text);
+    }
+    watchdog->mute = !written;
 }
 
 static void look_at(struct watchdog *watchdog, uint32_t rank)
@@ -96,7 +116,7 @@ static void __attribute__((noreturn))
 end_job(struct watchdog *watchdog, const char *format, uint32_t rank, const char *words)
 {
     watchdog->beats++;
-    write_words(watchdog, "ends");
+    (void)write_words(watchdog, "ends");
     fprintf(stderr, format, rank, words, watchdog->config.stall_seconds);
     fflush(stderr);
     _exit(STATUS_ERROR);
@@ -178,8 +198,8 @@ static void beat(struct watchdog *watchdog, const struct place *place, uint64_t 
     bool stalls = now_ns - since_ns >= limit_ns;
     watchdog->beats++;
     describe(watchdog, place, words);
-    write_words(watchdog, words);
-    if (!stalls) {
+    tell_others(watchdog, words);
+    if (!stalls || (place->waits && watchdog->mute)) { // where this rank cannot write, silence says nothing of others
         forget_sights(watchdog);
     } else if (place->waits) {
         look_around(watchdog);
@@ -244,7 +264,7 @@ static bool init(struct watchdog *watchdog)
 
 enum status watchdog_start(const struct watchdog_config *config, struct watchdog **watchdog_p, struct error *error)
 {
-    char folder[RUN_FOLDER_MAX + 8];
+    char folder[RUN_FOLDER_MAX + 8], path[RUN_FOLDER_MAX + 32];
     snprintf(folder, sizeof(folder), "%s/alive", config->folder);
     if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
         return regular_file_refuse(folder, "make this folder", error);
@@ -254,6 +274,11 @@ enum status watchdog_start(const struct watchdog_config *config, struct watchdog
         return error_out_of_host_memory(error);
     }
     watchdog->config = *config;
+    if (!write_words(watchdog, "starts")) { // which takes the room that it needs
+        enum status status = regular_file_refuse(alive_path(watchdog, config->rank, path), "write", error);
+        free(watchdog);
+        return status;
+    }
     if (!init(watchdog)) {
         free(watchdog->sights);
         free(watchdog);

@@ -161,13 +161,11 @@ void worker_log(struct worker *worker, const char *format, ...)
         return;
     }
     va_list arguments;
+    char *text;
     va_start(arguments, format);
-    vfprintf(worker->log, format, arguments);
+    int length = vasprintf(&text, format, arguments);
     va_end(arguments);
-    fputc('\n', worker->log);
-    if (fflush(worker->log) != 0 && worker->log_errno == 0) {
-        worker->log_errno = errno;
-    }
+    line_file_write(worker->log, length < 0 ? NULL : text);
 }
 
 // Devices that several ranks share have a name that only this job knows, unless the user gives one.
@@ -718,8 +716,6 @@ void worker_finish(struct worker *worker)
     model_destroy(worker->model);
     data_close(worker->validation);
     data_close(worker->train);
-    if (worker->log != NULL) {
-        fclose(worker->log);
-    }
+    line_file_close(worker->log);
     *worker = (struct worker){0};
 }

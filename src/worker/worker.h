@@ -144,8 +144,7 @@ struct worker {
     struct watchdog *watchdog;         // NULL: none
     uint64_t present_step;             // that it is told of
 
-    FILE *log;     // this rank's
-    int log_errno; // of the first line that could not be written; 0: all were
+    struct line_file *log; // this rank's; NULL before the run has a folder
 };
 
 // Opens the data and the device, and makes the model. Collective; no rank waits for one that fails. On failure, here
@@ -167,7 +166,7 @@ enum status worker_check(struct worker *worker, struct error *error);
 // Tells the watchdog that the rank came further: it does `what`, a string that stays, or `waits` for others in it.
 void worker_note(struct worker *worker, const char *what, bool waits);
 
-// One line into this rank's log. A failure is kept in worker->log_errno.
+// One line into this rank's log.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // "set train.recompute: ...", to what may do with less memory than the configuration allows; NULL: nothing may.

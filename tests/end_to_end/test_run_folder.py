@@ -131,15 +131,30 @@ class RunFolder(headroom_run.ProgramTest):
     def metrics(self):
         return [json.loads(line) for line in self.metrics_lines("run")]
 
+    def run_without(self, name, *overrides):
+        """Answers how many lines of that file the run says it went on without, from the middle of a step on."""
+        finished = self.headroom("train", "mlp.yaml", "run.folder=run", "checkpoint.at_end=false", *overrides,
+                                 before=headroom_run.SMALL_FILES)
+        warnings = [line for line in finished.err.splitlines() if f": run/{name}: " in line]
+        self.assertEqual(warnings[0], f"headroom: warning: run/{name}: cannot write: File too large; the run goes on, "
+                                      "and lines are missing there")
+        self.assertEqual(len(warnings), 2, finished.err)
+        self.assertRegex(warnings[1], r"^headroom: warning: .*: \d+ lines could not be written: File too large$")
+        with open(self.path(f"run/{name}"), encoding="utf-8") as file:
+            self.assertEqual(file.read()[-1], "\n")
+        return int(warnings[1].split()[3])
+
     def test_metrics_that_cannot_be_written(self):
-        self.refused_file("metrics.jsonl")
+        missing = self.run_without("metrics.jsonl")
         lines = self.metrics()
-        self.assertGreater(len(lines), 1)
-        self.assertEqual([line["step"] for line in lines], list(range(len(lines))))
+        steps = [line["step"] for line in lines if "event" not in line]
+        self.assertGreater(len(steps), 1)
+        self.assertEqual(steps, list(range(len(steps))))
+        self.assertEqual(len(lines) + missing, 50 + len(("a validation", "the end")))
 
     def test_a_log_that_cannot_be_written(self):
-        self.refused_file("logs/rank_0.log", "run.log_micro_steps=true", "train.micro_batch_size=1")
-        self.assertEqual(len(self.metrics()), 1)
+        self.run_without("logs/rank_0.log", "run.log_micro_steps=true", "train.micro_batch_size=1", "train.steps=1")
+        self.assertEqual(self.metrics()[-1]["event"], "end")
 
     def test_a_folder_that_cannot_be_filled_is_removed(self):
         before = sorted(os.listdir(self.folder))

@@ -28,10 +28,21 @@ enum { INPUTS = 3, TARGETS = 2, POSITIONS_MAX = 1000 };
 struct fake_set {
     struct data_set set;
     atomic_uint reads, readers, readers_peak;
-    uint64_t gate;           // the sample whose reading waits
-    _Atomic uint64_t broken; // the sample whose reading fails
-    sem_t reached, open;     // posted when the gate is reached; waited for there
+    atomic_uintptr_t lowest, end; // of the memory that inputs were written to
+    uint64_t gate;                // the sample whose reading waits
+    _Atomic uint64_t broken;      // the sample whose reading fails
+    sem_t reached, open;          // posted when the gate is reached; waited for there
 };
+
+static void note_memory(struct fake_set *fake, const int32_t *inputs)
+{
+    uintptr_t first = (uintptr_t)inputs, end = (uintptr_t)(inputs + INPUTS);
+    uintptr_t lowest = atomic_load(&fake->lowest), highest = atomic_load(&fake->end);
+    while (first < lowest && !atomic_compare_exchange_weak(&fake->lowest, &lowest, first)) {
+    }
+    while (end > highest && !atomic_compare_exchange_weak(&fake->end, &highest, end)) {
+    }
+}
 
 static enum status fake_read(const struct data_set *set, uint64_t index, void *input, int32_t *targets,
                              struct error *error)
@@ -41,6 +52,7 @@ static enum status fake_read(const struct data_set *set, uint64_t index, void *i
     unsigned readers = atomic_fetch_add(&fake->readers, 1) + 1, peak = atomic_load(&fake->readers_peak);
     while (readers > peak && !atomic_compare_exchange_weak(&fake->readers_peak, &peak, readers)) {
     }
+    note_memory(fake, inputs);
     if (index == fake->gate) {
         sem_post(&fake->reached);
         sem_wait(&fake->open);
@@ -68,6 +80,7 @@ static void fake_init(struct fake_set *fake, uint64_t samples)
         .shape = {.input = DATA_INPUT_TOKENS, .input_count = INPUTS, .target_count = TARGETS, .classes = 1},
         .samples = samples,
     };
+    atomic_store(&fake->lowest, UINTPTR_MAX);
     fake->gate = NO_SAMPLE;
     atomic_store(&fake->broken, NO_SAMPLE);
     assert_int_equal(sem_init(&fake->reached, 0, 0), 0);
@@ -149,16 +162,23 @@ static struct loader_config config_of(struct surroundings *around, const struct 
     };
 }
 
-static struct loader *make_loader(struct surroundings *around, const struct fake_set *fake, bool shuffle,
-                                  uint32_t threads, uint64_t slots)
+static struct loader *make_bounded_loader(struct surroundings *around, const struct fake_set *fake, bool shuffle,
+                                          uint32_t threads, uint64_t prefetch_bytes)
 {
-    struct loader_config config = config_of(around, fake, slots);
+    struct loader_config config = config_of(around, fake, 0);
     config.shuffle = shuffle;
     config.threads = threads;
+    config.prefetch_bytes = prefetch_bytes;
     struct error error;
     struct loader *loader;
     assert_int_equal(loader_create(&config, &loader, &error), STATUS_OK);
     return loader;
+}
+
+static struct loader *make_loader(struct surroundings *around, const struct fake_set *fake, bool shuffle,
+                                  uint32_t threads, uint64_t slots)
+{
+    return make_bounded_loader(around, fake, shuffle, threads, slots * SAMPLE_BYTES);
 }
 
 // Where one request's samples arrive. Room for one more than may be asked for.
@@ -357,6 +377,16 @@ static uint64_t random_below(uint64_t *state, uint64_t end)
     return random_bits(state) % end;
 }
 
+// At no moment has the loader asked for more than its bound, or for one sample, and its threads stayed within that.
+static void assert_kept_to(const struct surroundings *around, struct fake_set *fake, uint64_t prefetch_bytes)
+{
+    struct mem_pool_stats stats;
+    uint64_t bytes = prefetch_bytes > SAMPLE_BYTES ? prefetch_bytes : SAMPLE_BYTES;
+    mem_pool_stats(around->staging, &stats);
+    assert_in_range(stats.requested_bytes.peak, SAMPLE_BYTES, bytes);
+    assert_in_range(atomic_load(&fake->end) - atomic_load(&fake->lowest), 1, bytes / SAMPLE_BYTES * 4 * INPUTS);
+}
+
 enum { FLIGHTS = 8 };
 
 // Plans that change from step to step, cut at random, sometimes not what was announced. Nobody waits for the copies
@@ -368,8 +398,9 @@ static void run_random_plans(struct surroundings *around, uint64_t seed)
     bool shuffle = random_below(&random, 2);
     struct fake_set fake;
     fake_init(&fake, 1 + random_below(&random, 500));
+    uint64_t prefetch_bytes = 1 + random_below(&random, 80 * SAMPLE_BYTES);
     struct loader *loader =
-        make_loader(around, &fake, shuffle, 1 + (uint32_t)random_below(&random, 4), 1 + random_below(&random, 80));
+        make_bounded_loader(around, &fake, shuffle, 1 + (uint32_t)random_below(&random, 4), prefetch_bytes);
     uint64_t first = 0, count = batch;
     for (uint64_t step = 0; step < 40; step++) {
         if (random_below(&random, 2) == 0) {
@@ -390,6 +421,8 @@ static void run_random_plans(struct surroundings *around, uint64_t seed)
         }
     }
     loader_destroy(loader);
+    assert_kept_to(around, &fake, prefetch_bytes);
+    mem_pool_reset_peaks(around->staging);
     for (uint64_t i = 0; i < FLIGHTS && i < requests; i++) { // the loader has waited for them
         if (!arrived(&flights[i], &fake, shuffle)) {
             fail_msg("seed %llu: samples are missing at the end", (unsigned long long)seed);
@@ -397,7 +430,7 @@ static void run_random_plans(struct surroundings *around, uint64_t seed)
     }
 }
 
-static void test_plans_that_change_get_their_samples(void **state)
+static void test_plans_that_change_get_their_samples_within_the_bound(void **state)
 {
     for (uint64_t seed = 1; seed <= 100; seed++) {
         run_random_plans(*state, seed);
@@ -792,7 +825,7 @@ int main(void)
         EACH_PACE(test_nothing_is_read_after_the_last_range),
         EACH_PACE(test_nothing_is_read_before_it_is_expected),
         EACH_PACE(test_an_unexpected_request_is_served),
-        EACH_PACE(test_plans_that_change_get_their_samples),
+        EACH_PACE(test_plans_that_change_get_their_samples_within_the_bound),
         EACH_PACE(test_a_fill_in_progress_is_dropped_with_its_plan),
         EACH_PACE(test_a_plan_that_comes_back_is_read_again),
         EACH_PACE(test_a_sample_that_cannot_be_read_is_answered),

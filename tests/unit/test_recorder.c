@@ -185,7 +185,7 @@ static void a_file_that_cannot_be_made_is_named(void **state)
     assert_int_equal(mem_recorder_create(1, "/nowhere/log.csv", &recorder, &error), STATUS_ERROR);
     assert_string_equal(error.text, "/nowhere/log.csv: No such file or directory");
     assert_int_equal(mem_recorder_create(1, "/dev/full", &recorder, &error), STATUS_ERROR);
-    assert_string_equal(error.text, "/dev/full: No space left on device");
+    assert_string_equal(error.text, "/dev/full: cannot write: No space left on device");
     assert_int_equal(mem_recorder_create(SIZE_MAX / 8, NULL, &recorder, &error), STATUS_ERROR);
     assert_string_equal(error.text, "out of host memory");
 }

@@ -49,21 +49,13 @@ static enum status open_run(const struct command_line *command, struct worker *w
 static void end(struct worker *worker, struct reporter *reporter, uint64_t steps_done, enum status status)
 {
     struct error error;
-    if (memory_files_end(worker, &error) != STATUS_OK ||
-        (worker->profile == NULL && // which takes the times of operations for itself
-         costs_write(worker->costs, reporter->folder, worker->comm->rank, &error) != STATUS_OK)) {
-        failure_alone(worker, &error);
-    }
-    if (worker->comm->rank != 0) {
-        return;
-    }
     uint64_t checksum = 0;
-    bool summed = worker->config->train.reproducible;
+    bool first = worker->comm->rank == 0, summed = first && worker->config->train.reproducible;
     if (summed && checksum_weights(worker, &checksum, &error) != STATUS_OK) {
         failure_alone(worker, &error);
     }
     reporter_end(reporter, steps_done, status, summed ? &checksum : NULL);
-    if (worker->profile != NULL) {
+    if (first && worker->profile != NULL) {
         profile_print(worker->profile, worker, stdout);
     }
 }

@@ -7,7 +7,9 @@
 #ifndef HEADROOM_WORKER_DATA_FILES_H
 #define HEADROOM_WORKER_DATA_FILES_H
 
+#include <endian.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "worker/data/data.h"
 
@@ -58,12 +60,17 @@ enum status token_file_read(const struct token_files *files, const struct token_
 // Token `i` of those at `raw`.
 static inline uint32_t token_at(const struct token_files *files, const uint8_t *raw, uint64_t i)
 {
-    const uint8_t *token = raw + files->token_bytes * i;
+    uint16_t narrow;
+    uint32_t wide;
     if (files->token_bytes == 1) {
-        return token[0];
+        return raw[i];
     }
-    uint32_t low = token[0] | (uint32_t)token[1] << 8;
-    return files->token_bytes == 2 ? low : low | (uint32_t)token[2] << 16 | (uint32_t)token[3] << 24;
+    if (files->token_bytes == sizeof(narrow)) {
+        memcpy(&narrow, raw + sizeof(narrow) * i, sizeof(narrow));
+        return le16toh(narrow);
+    }
+    memcpy(&wide, raw + sizeof(wide) * i, sizeof(wide));
+    return le32toh(wide);
 }
 // Reads `length` tokens from token `first` on, and as targets the token after each.
 enum status token_file_read_sample(const struct token_files *files, const struct token_file *file, uint64_t first,

@@ -5,6 +5,7 @@
 // float32, float64 or uint8 (which counts in 255ths), the other the labels, one integer for each. Inputs are read when
 // they are asked for, so a set may be larger than memory; labels are kept.
 #include <assert.h>
+#include <endian.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -216,18 +217,55 @@ static int64_t integer_at(const struct element *element, const uint8_t *raw)
     return (int64_t)(bits_at(element, raw) | sign);
 }
 
-static float real_at(const struct element *element, const uint8_t *raw)
+static float real_at(const struct element *element, const uint8_t *raw, uint64_t i)
 {
-    uint64_t bits = bits_at(element, raw);
-    uint32_t low = (uint32_t)bits;
-    float narrow;
-    double wide;
+    union {
+        uint32_t bits;
+        float real;
+    } narrow;
+    union {
+        uint64_t bits;
+        double real;
+    } wide;
     if (element->bytes == 1) {
-        return (float)bits / 255.0f;
+        return (float)raw[i] / 255.0f;
     }
-    memcpy(&narrow, &low, sizeof(narrow));
-    memcpy(&wide, &bits, sizeof(wide));
-    return element->bytes == 4 ? narrow : (float)wide;
+    if (element->bytes == sizeof(narrow)) {
+        memcpy(&narrow, raw + sizeof(narrow) * i, sizeof(narrow));
+        narrow.bits = le32toh(narrow.bits);
+        return narrow.real;
+    }
+    memcpy(&wide, raw + sizeof(wide) * i, sizeof(wide));
+    wide.bits = le64toh(wide.bits);
+    return (float)wide.real;
+}
+
+static bool all_finite(const float *values, uint64_t count)
+{
+    int finite = 1; // compilers make no vectors of a bool
+    for (uint64_t i = 0; i < count; i++) {
+        finite &= isfinite(values[i]) ? 1 : 0;
+    }
+    return finite != 0;
+}
+
+// Writes the values of a chunk and answers whether each is a number.
+static bool convert(const struct element *element, const uint8_t *raw, uint64_t count, float *values)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        values[i] = real_at(element, raw, i);
+    }
+    return all_finite(values, count);
+}
+
+static enum status refuse_value(const struct npy_file *npy, uint64_t sample, const float *values, struct error *error)
+{
+    uint64_t i = 0;
+    while (isfinite(values[i])) {
+        i++;
+    }
+    return error_set(error, STATUS_INVALID, "%s: value %" PRIu64 " of sample %" PRIu64 " is not finite", npy->file.path,
+                     i, sample);
 }
 
 static enum status read_labels(const struct npy_file *npy, uint64_t classes, int32_t *labels, struct error *error)
@@ -270,12 +308,8 @@ static enum status npy_read(const struct data_set *set, uint64_t index, void *in
         if (status != STATUS_OK) {
             return status;
         }
-        for (uint64_t i = 0; i < chunk; i++) {
-            values[done + i] = real_at(element, raw + i * bytes);
-            if (!isfinite(values[done + i])) {
-                return error_set(error, STATUS_INVALID, "%s: value %" PRIu64 " of sample %" PRIu64 " is not finite",
-                                 npy->inputs.file.path, done + i, index);
-            }
+        if (!convert(element, raw, chunk, values + done)) {
+            return refuse_value(&npy->inputs, index, values, error);
         }
     }
     *targets = npy->labels[index];

@@ -195,13 +195,22 @@ void console_evaluation(struct console *console, uint64_t steps_done, const stru
     console->evaluated = true;
 }
 
+void console_warning(struct console *console, const char *text)
+{
+    if (console != NULL) {
+        close_line(console);
+        fflush(console->file);
+    }
+    fprintf(stderr, "headroom: warning: %s\n", text);
+}
+
 void console_checkpoint(struct console *console, const struct checkpoint_report *checkpoint)
 {
     if (checkpoint->error.status != STATUS_OK) {
-        close_line(console);
-        fflush(console->file);
-        fprintf(stderr, "headroom: warning: no checkpoint after step %" PRIu64 ": %s\n", checkpoint->step,
-                checkpoint->error.text);
+        char text[sizeof(checkpoint->error.text) + 64];
+        snprintf(text, sizeof(text), "no checkpoint after step %" PRIu64 ": %s", checkpoint->step,
+                 checkpoint->error.text);
+        console_warning(console, text);
     }
 }
 

@@ -23,6 +23,8 @@ void console_step(struct console *console, const struct step_result *result);
 void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation);
 // One that could not be written is a warning.
 void console_checkpoint(struct console *console, const struct checkpoint_report *checkpoint);
+// A line on the standard error. Accepts a NULL console: any rank may warn.
+void console_warning(struct console *console, const char *text);
 // What each rank did with its memory, if it did a step; the last evaluation; where the run folder is.
 void console_end(struct console *console, const char *folder);
 

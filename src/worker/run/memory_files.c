@@ -97,8 +97,9 @@ enum status memory_files_end(struct worker *worker, struct error *error)
     if (signal_came(SIGUSR2)) {
         write_snapshot(worker, "");
     }
-    enum status status = mem_recorder_flush(worker->memory_files->recorder, error);
-    return status == STATUS_OK ? write_statistics(worker, error) : status;
+    enum status flushed = mem_recorder_flush(worker->memory_files->recorder, error);
+    enum status written = write_statistics(worker, flushed == STATUS_OK ? error : NULL);
+    return flushed == STATUS_OK ? written : flushed;
 }
 
 void memory_files_close(struct worker *worker)

@@ -18,7 +18,7 @@ void memory_files_after_step(struct worker *worker, uint64_t step);
 // After a refusal; does nothing before memory_files_open. A snapshot shows the first, and those for good.
 void memory_files_out_of_memory(struct worker *worker, bool for_good);
 // Writes the statistics, what is left of the log, and a snapshot where one was asked for since the last step.
-// STATUS_ERROR where a file could not be written, the log among them.
+// STATUS_ERROR where some of it could not be written, with the line of the first.
 enum status memory_files_end(struct worker *worker, struct error *error);
 // Accepts a worker that has none.
 void memory_files_close(struct worker *worker);

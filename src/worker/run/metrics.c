@@ -2,26 +2,14 @@
 #include "worker/run/metrics.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "mem/whole_file.h"
 #include "worker/regular_file.h"
 #include "worker/run/run_folder.h"
-
-struct metrics {
-    int file;
-    char path[RUN_FOLDER_MAX + 16];
-};
-
-static enum status cannot_write(const struct metrics *metrics, struct error *error)
-{
-    return regular_file_refuse(metrics->path, "write", error);
-}
 
 // Whether a line tells of what is done before step `first_step`. One that was written in part does not.
 static bool is_before(const char *line, size_t length, uint64_t first_step)
@@ -66,54 +54,23 @@ static bool drop_later_lines(const char *path, uint64_t first_step)
     return written;
 }
 
-enum status metrics_open(const char *folder, uint64_t first_step, struct metrics **metrics_p, struct error *error)
+enum status metrics_open(const char *folder, uint64_t first_step, struct line_file **metrics_p, struct error *error)
 {
-    struct metrics *metrics = calloc(1, sizeof(*metrics));
+    char path[RUN_FOLDER_MAX + 16];
+    snprintf(path, sizeof(path), "%s/metrics.jsonl", folder);
+    struct line_file *metrics = drop_later_lines(path, first_step) ? line_file_open(path, false) : NULL;
     if (metrics == NULL) {
-        return error_out_of_host_memory(error);
-    }
-    snprintf(metrics->path, sizeof(metrics->path), "%s/metrics.jsonl", folder);
-    metrics->file = -1;
-    if (drop_later_lines(metrics->path, first_step)) {
-        metrics->file = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    }
-    if (metrics->file < 0) {
-        enum status status = cannot_write(metrics, error);
-        metrics_close(metrics);
-        return status;
+        return regular_file_refuse(path, "write", error);
     }
     *metrics_p = metrics;
     return STATUS_OK;
 }
 
-void metrics_close(struct metrics *metrics)
+// Writes and frees the object.
+static void write_line(struct line_file *metrics, json_t *object)
 {
-    if (metrics != NULL) {
-        if (metrics->file >= 0) {
-            close(metrics->file);
-        }
-        free(metrics);
-    }
-}
-
-// Writes and frees the object. A line that could be written only in part is taken back.
-static enum status write_line(struct metrics *metrics, json_t *object, struct error *error)
-{
-    char *text = object == NULL ? NULL : json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    line_file_write(metrics, object == NULL ? NULL : json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)));
     json_decref(object);
-    if (text == NULL) {
-        return error_out_of_host_memory(error);
-    }
-    size_t length = strlen(text);
-    text[length] = '\n'; // in place of the terminator
-    off_t before = lseek(metrics->file, 0, SEEK_END);
-    enum status status = STATUS_OK;
-    if (!regular_file_write(metrics->file, text, length + 1)) {
-        status = cannot_write(metrics, error);
-        (void)!ftruncate(metrics->file, before); // where that fails too, the first complaint is the one to read
-    }
-    free(text);
-    return status;
 }
 
 static json_t *rank_object(uint32_t rank, const struct step_message *message)
@@ -153,8 +110,7 @@ static uint64_t data_wait_ns(const struct step_message *messages, uint32_t count
     return longest;
 }
 
-enum status metrics_step(struct metrics *metrics, const struct worker *worker, const struct step_result *result,
-                         struct error *error)
+void metrics_step(struct line_file *metrics, const struct worker *worker, const struct step_result *result)
 {
     double seconds = (double)result->step_ns / 1e9;
     uint32_t ranks = worker->comm->size;
@@ -167,28 +123,26 @@ enum status metrics_step(struct metrics *metrics, const struct worker *worker, c
         "tokens_per_s", result->tally.count / seconds, "data_wait_ms",
         milliseconds(data_wait_ns(result->messages, ranks)), "comm_ms", milliseconds(result->comm_ns),
         "coordination_ms", milliseconds(result->coordination_ns), "ranks", rank_objects(result->messages, ranks));
-    return write_line(metrics, object, error);
+    write_line(metrics, object);
 }
 
-enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
-                               const struct evaluation *evaluation, struct error *error)
+void metrics_evaluation(struct line_file *metrics, const struct worker *worker, uint64_t steps_done,
+                        const struct evaluation *evaluation)
 {
     json_t *object =
         json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)steps_done, "loss", evaluation->loss,
                   "accuracy", evaluation->accuracy, "samples", (json_int_t)evaluation->samples, "ranks",
                   rank_objects(worker->messages, worker->comm->size));
-    return write_line(metrics, object, error);
+    write_line(metrics, object);
 }
 
-enum status metrics_resume(struct metrics *metrics, const struct worker *worker, const char *found, struct error *error)
+void metrics_resume(struct line_file *metrics, const struct worker *worker, const char *found)
 {
-    return write_line(metrics,
-                      json_pack("{ss sI sI ss}", "event", "resume", "step", (json_int_t)worker->first_step, "ranks",
-                                (json_int_t)worker->comm->size, "from", found),
-                      error);
+    write_line(metrics, json_pack("{ss sI sI ss}", "event", "resume", "step", (json_int_t)worker->first_step, "ranks",
+                                  (json_int_t)worker->comm->size, "from", found));
 }
 
-enum status metrics_checkpoint(struct metrics *metrics, const struct checkpoint_report *checkpoint, struct error *error)
+void metrics_checkpoint(struct line_file *metrics, const struct checkpoint_report *checkpoint)
 {
     bool written = checkpoint->error.status == STATUS_OK;
     json_t *object = json_pack("{ss sI sb sI sf sf}", "event", "checkpoint", "step", (json_int_t)checkpoint->step,
@@ -197,15 +151,15 @@ enum status metrics_checkpoint(struct metrics *metrics, const struct checkpoint_
     if (object != NULL && !written) {
         json_object_set_new(object, "error", json_string(checkpoint->error.text));
     }
-    return write_line(metrics, object, error);
+    write_line(metrics, object);
 }
 
-enum status metrics_end(struct metrics *metrics, const struct run_end *end, struct error *error)
+void metrics_end(struct line_file *metrics, const struct run_end *end)
 {
     json_t *object = json_pack("{ss sI sf si}", "event", "end", "step", (json_int_t)end->steps_done, "seconds",
                                end->seconds, "status", (int)end->status);
     if (object != NULL && end->checksum_p != NULL) {
         json_object_set_new(object, "weights", json_sprintf("%016" PRIx64, *end->checksum_p));
     }
-    return write_line(metrics, object, error);
+    write_line(metrics, object);
 }

@@ -1,37 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// metrics.jsonl: one JSON object a line, each written whole. docs/metrics.md documents every field. Rank 0 only.
+// metrics.jsonl: one JSON object a line, each whole or absent. docs/metrics.md documents every field. Rank 0 only.
 #ifndef HEADROOM_WORKER_RUN_METRICS_H
 #define HEADROOM_WORKER_RUN_METRICS_H
 
 #include "worker/checkpoint/writer.h"
 #include "worker/evaluate.h"
+#include "worker/run/line_file.h"
 #include "worker/step.h"
 
-struct metrics;
-
 // Opens FOLDER/metrics.jsonl. The caller owns it. What an earlier process has written there stays where it is of steps
-// before `first_step`, and goes where they will be done again.
-enum status metrics_open(const char *folder, uint64_t first_step, struct metrics **metrics_p, struct error *error);
-// Accepts NULL.
-void metrics_close(struct metrics *metrics);
+// before `first_step`, and goes where they will be done again. STATUS_ERROR where it cannot be written.
+enum status metrics_open(const char *folder, uint64_t first_step, struct line_file **metrics_p, struct error *error);
 
-// Each answers STATUS_ERROR with a line when the file cannot be written.
-enum status metrics_step(struct metrics *metrics, const struct worker *worker, const struct step_result *result,
-                         struct error *error);
-enum status metrics_evaluation(struct metrics *metrics, const struct worker *worker, uint64_t steps_done,
-                               const struct evaluation *evaluation, struct error *error);
+void metrics_step(struct line_file *metrics, const struct worker *worker, const struct step_result *result);
+void metrics_evaluation(struct line_file *metrics, const struct worker *worker, uint64_t steps_done,
+                        const struct evaluation *evaluation);
 // The run goes on from the checkpoint `found`.
-enum status metrics_resume(struct metrics *metrics, const struct worker *worker, const char *found,
-                           struct error *error);
-enum status metrics_checkpoint(struct metrics *metrics, const struct checkpoint_report *checkpoint,
-                               struct error *error);
+void metrics_resume(struct line_file *metrics, const struct worker *worker, const char *found);
+void metrics_checkpoint(struct line_file *metrics, const struct checkpoint_report *checkpoint);
 struct run_end {
     uint64_t steps_done;
     double seconds;
     enum status status;
     const uint64_t *checksum_p; // of the weights; NULL: it was not made
 };
-enum status metrics_end(struct metrics *metrics, const struct run_end *end, struct error *error);
+void metrics_end(struct line_file *metrics, const struct run_end *end);
 
 #endif

@@ -2,12 +2,10 @@
 #include "worker/run/reporter.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "mem/clock.h"
 #include "worker/comm/launcher.h"
 #include "worker/costs.h"
-#include "worker/failure.h"
 #include "worker/run/memory_files.h"
 
 enum status reporter_open(struct reporter *reporter, struct error *error)
@@ -33,13 +31,18 @@ enum status reporter_open(struct reporter *reporter, struct error *error)
 void reporter_close(struct reporter *reporter)
 {
     console_destroy(reporter->console);
-    metrics_close(reporter->metrics);
+    line_file_close(reporter->metrics);
 }
 
-static void must(struct reporter *reporter, enum status status, const struct error *error)
+// What the run is to go on without.
+static void warn_of_losses(struct reporter *reporter)
 {
-    if (status != STATUS_OK) {
-        failure_alone(reporter->worker, error);
+    char text[LINE_FILE_WARNING_MAX];
+    if (line_file_news(reporter->worker->log, text)) {
+        console_warning(reporter->console, text);
+    }
+    if (reporter->metrics != NULL && line_file_news(reporter->metrics, text)) {
+        console_warning(reporter->console, text);
     }
 }
 
@@ -84,7 +87,6 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
 void reporter_start(struct reporter *reporter, const struct resume *resume)
 {
     struct worker *worker = reporter->worker;
-    struct error error;
     log_start(worker);
     if (resume->found[0] != '\0') {
         worker_log(worker, "goes on from %s", resume->found);
@@ -95,7 +97,7 @@ void reporter_start(struct reporter *reporter, const struct resume *resume)
     if (worker->comm->rank == 0) {
         console_start(reporter->console, reporter->folder, resume);
         if (resume->found[0] != '\0') {
-            must(reporter, metrics_resume(reporter->metrics, worker, resume->found, &error), &error);
+            metrics_resume(reporter->metrics, worker, resume->found);
         }
     }
 }
@@ -103,46 +105,70 @@ void reporter_start(struct reporter *reporter, const struct resume *resume)
 void reporter_step(struct reporter *reporter, const struct step_result *result)
 {
     struct worker *worker = reporter->worker;
-    struct error error;
     if (result->plan_changed) {
         log_plan(worker, result->step + 1, result->next_plan);
     }
     if (worker->comm->rank == 0) {
         console_step(reporter->console, result);
-        must(reporter, metrics_step(reporter->metrics, worker, result, &error), &error);
+        metrics_step(reporter->metrics, worker, result);
     }
-    if (worker->log_errno != 0) {
-        error_set(&error, STATUS_ERROR, "%s/logs/rank_%" PRIu32 ".log: cannot write: %s", reporter->folder,
-                  worker->comm->rank, strerror(worker->log_errno));
-        failure_alone(worker, &error);
-    }
+    warn_of_losses(reporter);
 }
 
 void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const struct evaluation *evaluation)
 {
-    struct error error;
     if (reporter->worker->comm->rank == 0) {
         console_evaluation(reporter->console, steps_done, evaluation);
-        must(reporter, metrics_evaluation(reporter->metrics, reporter->worker, steps_done, evaluation, &error), &error);
+        metrics_evaluation(reporter->metrics, reporter->worker, steps_done, evaluation);
     }
 }
 
 void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint)
 {
-    struct error error;
     if (checkpoint->error.status != STATUS_OK) {
         worker_log(reporter->worker, "no checkpoint after step %" PRIu64 ": %s", checkpoint->step,
                    checkpoint->error.text);
     }
     console_checkpoint(reporter->console, checkpoint);
-    must(reporter, metrics_checkpoint(reporter->metrics, checkpoint, &error), &error);
+    metrics_checkpoint(reporter->metrics, checkpoint);
+}
+
+// What each file lacks in the end.
+static void count_losses(struct reporter *reporter)
+{
+    char text[LINE_FILE_WARNING_MAX];
+    if (line_file_losses(reporter->worker->log, text)) {
+        console_warning(reporter->console, text);
+    }
+    if (reporter->metrics != NULL && line_file_losses(reporter->metrics, text)) {
+        console_warning(reporter->console, text);
+    }
+}
+
+// The statistics of memory and costs are of use to a later plan, but no part of the training.
+static void write_files(struct reporter *reporter)
+{
+    struct worker *worker = reporter->worker;
+    struct error error;
+    if (memory_files_end(worker, &error) != STATUS_OK) {
+        console_warning(reporter->console, error.text);
+    }
+    if (worker->profile == NULL && // which takes the times of operations for itself
+        costs_write(worker->costs, reporter->folder, worker->comm->rank, &error) != STATUS_OK) {
+        console_warning(reporter->console, error.text);
+    }
 }
 
 void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p)
 {
-    struct error error;
     double seconds = (double)(clock_ns() - reporter->start_ns) / 1e9;
     const struct run_end end = {steps_done, seconds, status, checksum_p};
-    must(reporter, metrics_end(reporter->metrics, &end, &error), &error);
-    console_end(reporter->console, reporter->folder);
+    write_files(reporter);
+    if (reporter->metrics != NULL) {
+        metrics_end(reporter->metrics, &end);
+    }
+    count_losses(reporter);
+    if (reporter->console != NULL) {
+        console_end(reporter->console, reporter->folder);
+    }
 }

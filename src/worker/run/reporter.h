@@ -14,7 +14,7 @@
 
 struct reporter {
     struct worker *worker;
-    struct metrics *metrics; // rank 0, as is the console
+    struct line_file *metrics; // rank 0, as is the console
     struct console *console;
     char folder[RUN_FOLDER_MAX];
     uint64_t start_ns;
@@ -24,11 +24,12 @@ struct reporter {
 enum status reporter_open(struct reporter *reporter, struct error *error);
 void reporter_close(struct reporter *reporter);
 
-// Each ends the job where what it has to say cannot be written.
+// Where what they have to say cannot be written they warn, and the run goes on.
 void reporter_start(struct reporter *reporter, const struct resume *resume);
 void reporter_step(struct reporter *reporter, const struct step_result *result);
 void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const struct evaluation *evaluation);
 void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint);
+// Also writes what a run leaves behind of memory and costs, on every rank, and says how many lines are missing.
 // `checksum_p`: of the weights; NULL: it was not made.
 void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p);
 

@@ -274,11 +274,12 @@ void run_folder_give_up(const struct run_folder *folder)
     }
 }
 
-enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, FILE **log_p, struct error *error)
+enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, struct line_file **log_p,
+                                struct error *error)
 {
     char name[RUN_FOLDER_MAX + 64];
     snprintf(name, sizeof(name), "%s/logs/rank_%" PRIu32 ".log", path, rank);
-    FILE *log = fopen(name, goes_on ? "a" : "w");
+    struct line_file *log = line_file_open(name, !goes_on);
     if (log == NULL) {
         return cannot(error, "write this file", name);
     }

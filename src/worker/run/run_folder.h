@@ -21,6 +21,7 @@
 
 #include "worker/comm/comm.h"
 #include "worker/config/config.h"
+#include "worker/run/line_file.h"
 
 #define RUN_FOLDER_MAX 4096
 
@@ -42,7 +43,8 @@ enum status run_folder_fill(const struct run_folder *folder, const struct config
 void run_folder_give_up(const struct run_folder *folder);
 
 // Opens this rank's log, behind what is there if the run `goes_on`. Not collective.
-enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, FILE **log_p, struct error *error);
+enum status run_folder_open_log(const char *path, uint32_t rank, bool goes_on, struct line_file **log_p,
+                                struct error *error);
 
 // Writes `text` as the file `name` of the folder, as whole_file_write does.
 // STATUS_ERROR where the disk is at fault, else STATUS_INVALID. Not collective.
