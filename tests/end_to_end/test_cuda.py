@@ -121,6 +121,18 @@ class Curves(CudaTest):
             self.assert_close_losses(run, reference, f"lines.yaml, micro-batches of {size}", 2e-5)
             self.assert_priced(run)
 
+    def test_a_text_that_is_generated(self):
+        """By the same weights on both devices, in both precisions; and what eval says of them."""
+        self.train("gpt.yaml", "device.kind=cpu", "train.steps=3")
+        losses = []
+        for kind in ("cpu", "cuda"):
+            out = self.headroom("eval", "run-1", f"device.kind={kind}").out
+            losses.append(float(out.split(",")[0].removeprefix("loss ")))
+        self.assertAlmostEqual(*losses, delta=2e-6 * losses[0])
+        texts = [self.headroom("generate", "run-1", "--prompt", "ab", "--tokens", "12", "--temperature", "0",
+                               "--device", kind).out for kind in ("cpu", "cuda")]
+        self.assertEqual(*texts)
+
     def test_any_cut_of_a_validation_set(self):
         overrides = [CUDA, "train.steps=1", "data.validation_samples=49"]
         evaluations = [self.train("mlp.yaml", *overrides, f"device.capacity={mib}MiB").evaluations[0]["loss"]

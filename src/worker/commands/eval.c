@@ -84,21 +84,30 @@ static void find_config(const char *checkpoint, char path[CHECKPOINT_PATH_MAX])
     }
 }
 
+// The ranks and devices that a checkpoint was trained on say nothing of those that are here.
+static const char *const anew[] = {
+    "checkpoint.resume=null", "comm.kind=auto",     "comm.reduce=auto",          "device.kind=auto",
+    "device.name=null",       "device.capacity=[]", "device.ranks_per_device=1", "device.neighbours=[]",
+};
+#define ANEW (sizeof(anew) / sizeof(anew[0]))
+
 // A run that begins with the checkpoint's weights, and does nothing but validate.
 static int evaluate_checkpoint(const struct command_line *command, char **overrides)
 {
-    static char anew[] = "checkpoint.resume=null";
     char path[CHECKPOINT_PATH_MAX], weights[CHECKPOINT_PATH_MAX];
     struct command_line own = *command;
     find_config(command->config_path, path);
     snprintf(weights, sizeof(weights), "checkpoint.weights=%s", command->config_path);
-    for (size_t i = 0; i < command->override_count; i++) {
-        overrides[i] = command->overrides[i];
-    }
-    overrides[own.override_count++] = anew;
-    overrides[own.override_count++] = weights;
     own.config_path = path;
     own.overrides = overrides;
+    own.override_count = 0;
+    for (size_t i = 0; i < ANEW; i++) {
+        overrides[own.override_count++] = (char *)anew[i];
+    }
+    for (size_t i = 0; i < command->override_count; i++) {
+        overrides[own.override_count++] = command->overrides[i];
+    }
+    overrides[own.override_count++] = weights;
     return job_run(&own, evaluate_weights);
 }
 
@@ -109,7 +118,7 @@ int command_eval(const struct command_line *command)
         error_set(&error, STATUS_INVALID, "%.100s...: is too long for a checkpoint's path", command->config_path);
         return command_misused(&error);
     }
-    char **overrides = calloc(command->override_count + 2, sizeof(*overrides));
+    char **overrides = calloc(ANEW + command->override_count + 1, sizeof(*overrides));
     if (overrides == NULL) {
         error_out_of_host_memory(&error);
         return command_misused(&error);

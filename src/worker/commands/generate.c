@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // headroom generate: goes on with a text, token by token, as a checkpoint's model would.
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -316,6 +317,7 @@ static enum status run(struct generation *generation, const char *prompt, struct
 
 static enum status run_checkpoint(const struct request *request, struct generation *generation, struct error *error)
 {
+    assert(request->prompt != NULL);
     enum status status = read_vocabulary(request, generation, error);
     if (status == STATUS_OK) {
         status = encode(generation, request->prompt, error);

@@ -70,8 +70,9 @@ static enum status open_kernels(struct generator *generator, struct error *error
                : status;
 }
 
-// A piece on the way to the device: in host memory, and there as float32.
+// Weights on the way to the device: in host memory, and there as float32.
 struct piece {
+    uint64_t most;
     float *host;
     device_address there;
 };
@@ -83,8 +84,8 @@ static enum status copy_parameter(struct generator *generator, const struct weig
     const struct parameter *parameter = &generator->model->parameters[number];
     uint64_t elements = parameter->rows_used * parameter->columns;
     enum status status = STATUS_OK;
-    for (uint64_t first = 0; first < elements && status == STATUS_OK; first += PIECE) {
-        uint64_t count = uint64_min(PIECE, elements - first);
+    for (uint64_t first = 0; first < elements && status == STATUS_OK; first += piece->most) {
+        uint64_t count = uint64_min(piece->most, elements - first);
         status = weights->read(weights->context, number, first, count, piece->host, error);
         if (status == STATUS_OK) {
             device_address to = generator->memory.parameters + (parameter->offset + first) * real_bytes(generator);
@@ -99,20 +100,26 @@ static enum status copy_parameter(struct generator *generator, const struct weig
 static enum status copy_weights(struct generator *generator, const struct weights *weights, struct error *error)
 {
     const struct model *model = generator->model;
-    uint64_t bytes = model->elements * real_bytes(generator);
-    enum status status = hold(generator, "weights", bytes, &generator->memory.parameters, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
-    struct piece piece = {.host = malloc(PIECE * sizeof(float))};
-    status = piece.host == NULL ? error_out_of_host_memory(error)
-                                : hold(generator, "weights", PIECE * sizeof(float), &piece.there, error);
-    generator->device->ops->fill_zero(generator->device, generator->stream, generator->memory.parameters, bytes);
+    struct piece piece = {.most = uint64_min(PIECE, model->elements)};
+    piece.host = malloc(piece.most * sizeof(float));
+    enum status status = piece.host == NULL
+                             ? error_out_of_host_memory(error)
+                             : hold(generator, "weights", piece.most * sizeof(float), &piece.there, error);
     for (size_t i = 0; i < model->parameter_count && status == STATUS_OK; i++) {
         status = copy_parameter(generator, weights, i, &piece, error);
     }
     mem_pool_free(generator->pool, piece.there, generator->stream);
     free(piece.host);
+    return status;
+}
+
+static enum status hold_weights(struct generator *generator, struct error *error)
+{
+    uint64_t bytes = generator->model->elements * real_bytes(generator);
+    enum status status = hold(generator, "weights", bytes, &generator->memory.parameters, error);
+    if (status == STATUS_OK) {
+        generator->device->ops->fill_zero(generator->device, generator->stream, generator->memory.parameters, bytes);
+    }
     return status;
 }
 
@@ -129,11 +136,14 @@ static enum status create(struct generator *generator, const struct device_ops *
         status = open_kernels(generator, error);
     }
     if (status == STATUS_OK) {
-        status = copy_weights(generator, weights, error);
+        status = hold_weights(generator, error);
     }
     if (status == STATUS_OK) {
         status =
             hold(generator, "keys and values", model_cache_bytes(generator->model), &generator->memory.cache, error);
+    }
+    if (status == STATUS_OK) {
+        status = copy_weights(generator, weights, error);
     }
     return status;
 }
