@@ -6,7 +6,7 @@
 
 #include "worker/worker.h"
 
-// FNV-1a over the float32 bits of all parameters, in the model's order. Waits for the device. STATUS_ERROR where the
+// XXH3 with 64 bits, over the float32 bits of all parameters, in the model's order. Waits for the device. STATUS_ERROR where the
 // host's memory runs out or work before has failed.
 enum status checksum_weights(struct worker *worker, uint64_t *checksum_p, struct error *error);
 

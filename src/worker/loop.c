@@ -141,35 +141,43 @@ static enum status pause_between(struct loop *loop, bool stops, struct error *er
     return status == STATUS_OK && stops ? STATUS_STOPPED : status;
 }
 
+// Enqueues a step, and plans the one after it. STATUS_OUT_OF_MEMORY or STATUS_DIVERGED on every rank, or STATUS_OK;
+// `*stops_p`: some rank was told to stop.
+static enum status start_step(struct loop *loop, bool *stops_p, struct error *error)
+{
+    struct worker *worker = loop->worker;
+    worker->message.wrote = loop->checkpoints != NULL && checkpoint_writer_waits(loop->checkpoints);
+    enum status status = step_start(worker, loop->started, error);
+    if (status == STATUS_OUT_OF_MEMORY || status == STATUS_DIVERGED) {
+        return status;
+    }
+    if (status != STATUS_OK) {
+        failure_alone(worker, error);
+    }
+    agree_on_checkpoint(loop);
+    memory_files_after_step(worker, loop->started);
+    bool last = ++loop->started == worker->steps;
+    *stops_p = !last && stop_is_due(worker);
+    return last ? STATUS_OK : step_plan_next(worker, error);
+}
+
 // One step is enqueued while the one before it runs.
 static enum status run_steps(struct loop *loop, struct error *error)
 {
     struct worker *worker = loop->worker;
-    enum status planned = STATUS_OK, status = STATUS_OK;
-    while (planned == STATUS_OK && status == STATUS_OK && loop->started < worker->steps) {
-        worker->message.wrote = loop->checkpoints != NULL && checkpoint_writer_waits(loop->checkpoints);
-        planned = step_start(worker, loop->started, error);
-        if (planned == STATUS_OUT_OF_MEMORY || planned == STATUS_DIVERGED) {
-            status = finish_steps(loop, 0, error);
-            break;
-        }
-        if (planned != STATUS_OK) {
-            failure_alone(worker, error);
-        }
-        agree_on_checkpoint(loop);
-        memory_files_after_step(worker, loop->started);
-        bool last = ++loop->started == worker->steps, stops = !last && stop_is_due(worker);
-        if (!last) {
-            planned = step_plan_next(worker, error);
-        }
+    enum status status = STATUS_OK;
+    while (status == STATUS_OK && loop->started < worker->steps) {
+        bool stops = false;
+        enum status planned = start_step(loop, &stops, error);
         bool pauses = stops || evaluation_due(worker, loop->started) || checkpoint_due(worker, loop->started);
-        bool goes_on = planned == STATUS_OK && worker->profile == NULL && !last && !pauses;
-        status = finish_steps(loop, goes_on ? STEPS_UNDER_WAY_MAX - 1 : 0, error);
-        if (planned == STATUS_OK && status == STATUS_OK && pauses) {
+        bool waits = planned != STATUS_OK || pauses || worker->profile != NULL || loop->started == worker->steps;
+        status = finish_steps(loop, waits ? 0 : STEPS_UNDER_WAY_MAX - 1, error);
+        status = status == STATUS_OK ? planned : status;
+        if (status == STATUS_OK && pauses) {
             status = pause_between(loop, stops, error);
         }
     }
-    return status != STATUS_OK ? status : planned;
+    return status;
 }
 
 static void start_watchdog(struct worker *worker, const struct reporter *reporter)

@@ -96,6 +96,7 @@ class Checkpoints(headroom_run.ProgramTest):
         stopped = self.stop("run", 5, *job, ranks=3, whom=2)
         last = stopped.lines[-1]
         self.assertEqual((last["event"], last["status"]), ("end", 75))
+        self.assertIn(f", stopped after step {last['step']} of 100000 as it was told: ", stopped.finished.out)
         self.assertEqual(os.readlink(self.path("run/checkpoints/latest")), f"step_{last['step']:08}")
         again = self.stop("run", last["step"] + 5, *job, ranks=3, whom=0)
         self.assertEqual([step["step"] for step in again.steps], list(range(len(again.steps))))

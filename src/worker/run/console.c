@@ -24,20 +24,19 @@ struct console {
     bool terminal;
     bool line_open; // the changing line is on the screen
     const struct worker *worker;
-    uint64_t start_ns, steps_ns, line_ns; // of the run, of its steps, of the changing line's last change
+    uint64_t steps_ns, line_ns; // when the steps began, and the changing line's last change
     struct rank_summary *ranks;
     struct evaluation last_evaluation;
     bool evaluated;
 };
 
-struct console *console_create(FILE *file, bool terminal, uint64_t start_ns, const struct worker *worker)
+struct console *console_create(FILE *file, bool terminal, const struct worker *worker)
 {
     struct console *console = calloc(1, sizeof(*console));
     if (console == NULL) {
         return NULL;
     }
-    *console = (struct console){
-        .file = file, .terminal = terminal, .worker = worker, .start_ns = start_ns, .steps_ns = clock_ns()};
+    *console = (struct console){.file = file, .terminal = terminal, .worker = worker, .steps_ns = clock_ns()};
     console->ranks = calloc(worker->comm->size, sizeof(*console->ranks));
     if (console->ranks == NULL) {
         free(console);
@@ -240,16 +239,22 @@ static void print_ranks(const struct console *console)
     fputc('\n', console->file);
 }
 
-void console_end(struct console *console, const char *folder)
+void console_end(struct console *console, const char *folder, const struct run_end *end)
 {
     close_line(console);
     if (console->ranks[0].share.most > 0) { // a step was done
         print_ranks(console);
     }
-    fprintf(console->file, "%.1f seconds", (double)(clock_ns() - console->start_ns) / 1e9);
+    fprintf(console->file, "%.1f seconds", end->seconds);
     if (console->evaluated) {
         fprintf(console->file, ", final validation loss %.4f, accuracy %.2f %%", console->last_evaluation.loss,
                 100 * console->last_evaluation.accuracy);
+    }
+    if (end->status == STATUS_STOPPED) {
+        fprintf(console->file,
+                ", stopped after step %" PRIu64 " of %" PRIu64 " as it was told: goes on with "
+                "checkpoint.resume=auto",
+                end->steps_done, console->worker->steps);
     }
     fprintf(console->file, "\nrun folder: %s\n", folder);
     fflush(console->file);

@@ -8,13 +8,13 @@
 #include "worker/checkpoint/resume.h"
 #include "worker/checkpoint/writer.h"
 #include "worker/evaluate.h"
+#include "worker/run/metrics.h"
 #include "worker/step.h"
 
 struct console;
 
-// `terminal`: keep one line changing. `start_ns`: of the run, by clock_ns. The worker must outlive the console. NULL
-// when the host's memory runs out.
-struct console *console_create(FILE *file, bool terminal, uint64_t start_ns, const struct worker *worker);
+// `terminal`: keep one line changing. The worker must outlive the console. NULL when the host's memory runs out.
+struct console *console_create(FILE *file, bool terminal, const struct worker *worker);
 // Accepts NULL.
 void console_destroy(struct console *console);
 
@@ -25,7 +25,8 @@ void console_evaluation(struct console *console, uint64_t steps_done, const stru
 void console_checkpoint(struct console *console, const struct checkpoint_report *checkpoint);
 // A line on the standard error. Accepts a NULL console: any rank may warn.
 void console_warning(struct console *console, const char *text);
-// What each rank did with its memory, if it did a step; the last evaluation; where the run folder is.
-void console_end(struct console *console, const char *folder);
+// What each rank did with its memory, if it did a step; the last evaluation; where the run folder is, and where it was
+// told to stop, after how many steps.
+void console_end(struct console *console, const char *folder, const struct run_end *end);
 
 #endif

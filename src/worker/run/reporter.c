@@ -24,7 +24,7 @@ enum status reporter_open(struct reporter *reporter, struct error *error)
     if (status != STATUS_OK) {
         return status;
     }
-    reporter->console = console_create(stdout, launcher_is_watched(), reporter->start_ns, worker);
+    reporter->console = console_create(stdout, launcher_is_watched(), worker);
     return reporter->console == NULL ? error_out_of_host_memory(error) : STATUS_OK;
 }
 
@@ -169,6 +169,6 @@ void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status st
     }
     count_losses(reporter);
     if (reporter->console != NULL) {
-        console_end(reporter->console, reporter->folder);
+        console_end(reporter->console, reporter->folder, &end);
     }
 }
