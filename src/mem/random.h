@@ -21,4 +21,10 @@ static inline uint64_t random_draw(uint64_t key, uint64_t place)
     return random_mix(key + (place + 1) * UINT64_C(0x9e3779b97f4a7c15));
 }
 
+// The same as a fraction, in [0, 1).
+static inline double random_fraction(uint64_t key, uint64_t place)
+{
+    return (double)(random_draw(key, place) >> 11) * 0x1p-53;
+}
+
 #endif

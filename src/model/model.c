@@ -205,17 +205,11 @@ uint64_t model_copy_bytes(const struct model *model)
     return precision == KERNEL_FP32 ? 0 : model->elements * kernel_real_bytes(precision);
 }
 
-// In [0, 1).
-static double uniform(uint64_t key, uint64_t place)
-{
-    return (double)(random_draw(key, place) >> 11) * 0x1p-53;
-}
-
 // Box and Muller (1958), the cosine branch.
 static double normal(uint64_t key, uint64_t place)
 {
-    double radius = sqrt(-2.0 * log(1.0 - uniform(key, 2 * place)));
-    return radius * cos(2.0 * M_PI * uniform(key, 2 * place + 1));
+    double radius = sqrt(-2.0 * log(1.0 - random_fraction(key, 2 * place)));
+    return radius * cos(2.0 * M_PI * random_fraction(key, 2 * place + 1));
 }
 
 static double initial_value(const struct parameter *parameter, uint64_t key, uint64_t element)
@@ -230,7 +224,7 @@ static double initial_value(const struct parameter *parameter, uint64_t key, uin
     case INIT_UNIFORM:
         break;
     }
-    return parameter->scale * (2.0 * uniform(key, element) - 1.0);
+    return parameter->scale * (2.0 * random_fraction(key, element) - 1.0);
 }
 
 void model_initial_values(const struct model *model, size_t parameter, uint64_t seed, float *values)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/loop.h"
 
+#include "mem/clock.h"
 #include "worker/failure.h"
 #include "worker/run/memory_files.h"
 
@@ -9,6 +10,7 @@ struct loop {
     struct reporter *reporter;
     struct checkpoint_writer *checkpoints; // NULL on a rank that writes none
     uint64_t started, done;                // steps
+    uint64_t evaluated;                    // steps before the latest validation
     uint64_t written;                      // steps before the latest checkpoint
     struct error unwritten;                // why it could not be; STATUS_OK: it was
 };
@@ -24,6 +26,7 @@ static enum status evaluate_and_report(struct loop *loop, struct error *error)
     if (status != STATUS_OK) {
         failure_alone(loop->worker, error);
     }
+    loop->evaluated = loop->done;
     reporter_evaluation(loop->reporter, loop->done, &evaluation);
     return STATUS_OK;
 }
@@ -74,9 +77,10 @@ static void agree_on_checkpoint(struct loop *loop)
 
 static void start_checkpoint(struct loop *loop, bool evaluation_due)
 {
+    uint64_t since_ns = clock_ns();
     settle_checkpoint(loop);
     if (loop->checkpoints != NULL) {
-        checkpoint_writer_start(loop->checkpoints, loop->done, evaluation_due);
+        checkpoint_writer_start(loop->checkpoints, loop->done, evaluation_due, since_ns);
     }
     loop->written = loop->done;
 }
@@ -214,7 +218,8 @@ enum status loop_run(struct worker *worker, struct reporter *reporter, const str
         status = run_steps(&loop, error);
     }
     if (status == STATUS_OUT_OF_MEMORY && loop.done > loop.written) {
-        start_checkpoint(&loop, false); // nothing of the steps before is lost
+        bool due = evaluation_due(worker, loop.done) && loop.evaluated != loop.done;
+        start_checkpoint(&loop, due); // nothing of the steps before is lost
     }
     struct error unwritten;
     enum status written = finish_checkpoints(&loop, &unwritten);

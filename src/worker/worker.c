@@ -360,7 +360,7 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
     if (status == STATUS_OK) {
         status = hold(worker, "sums", sizeof(struct step_values), &worker->values, error);
     }
-    if (status == STATUS_OK && worker->config->train.reproducible) {
+    if (status == STATUS_OK && worker->config->train.reproducible && trains(worker)) {
         status = hold(worker, "integer sums", fixed_sums_gradient_bytes(worker->model->elements),
                       &worker->fixed.gradients, error);
     }

@@ -101,6 +101,25 @@ class Checkpoints(headroom_run.ProgramTest):
         again = self.stop("run", last["step"] + 5, *job, ranks=3, whom=0)
         self.assertEqual([step["step"] for step in again.steps], list(range(len(again.steps))))
 
+    def test_other_data(self):
+        """Are a warning; other devices are none."""
+        self.train("gpt.yaml", "train.steps=2")
+        other = ("gpt.yaml", "comm.kind=self", "run.folder=run-1", "checkpoint.resume=auto")
+        finished = self.headroom("train", *other, "train.steps=3", "data.validation_fraction=0.2")
+        self.assertEqual(finished.complaints, ["headroom: warning: data.validation_fraction is not what it was in the "
+                                               "checkpoint's run: samples that it has seen may come again"])
+        finished = self.headroom("train", *other, "train.steps=4", "data.validation_fraction=0.2", "data.threads=1",
+                                 "device.capacity=4MiB")
+        self.assertEqual(finished.err, "")
+
+    def test_a_last_validation_without_memory(self):
+        """Is made up for when the run goes on."""
+        job = ("gpt.yaml", "train.steps=6", "comm.kind=self", "run.folder=run", "checkpoint.resume=auto")
+        self.headroom("train", *job, "fault.fail_allocation_every=1", "fault.fail_allocation_first=8", code=3)
+        run = self.go_on("run", *job)
+        self.assertEqual(len(run.steps), 6)
+        self.assertEqual(len(run.evaluation_losses), 1)
+
     def test_on_other_ranks(self):
         """4, then 2 with other memory, then 3: the curve of 4 throughout."""
         for config, capacities in (("gpt.yaml", headroom_run.GPT_CAPACITIES), ("mlp.yaml", headroom_run.MLP_CAPACITIES)):

@@ -2,6 +2,7 @@
 """`headroom data` turns text and JSON lines into token shards that `headroom train` reads: the same bits for any number
 of threads. A mistake is one line and exit code 2, and whatever fails leaves no shard."""
 
+import fcntl
 import glob
 import importlib
 import json
@@ -105,7 +106,7 @@ class Data(headroom_run.ProgramTest):
         out = self.data("lines.jsonl", "a.txt").out
         expected = [token for text in [*(line["text"] for line in LINES), TEXT] for token in (END, *text.encode())]
         self.assertEqual(self.shards(), [expected])
-        self.assertEqual(out, f"4 documents, {len(expected)} tokens, 1 shard: out_*.bin, model.vocab_size=257 "
+        self.assertEqual(out, f"4 documents, {len(expected)} tokens, 1 shard: out_[0-9]*.bin, model.vocab_size=257 "
                               "data.end_of_text=256\n")
 
     def test_bytes_that_are_no_text(self):
@@ -233,7 +234,7 @@ class Data(headroom_run.ProgramTest):
 
     def test_what_is_too_long(self):
         self.write("long.txt", b"the\n" + b"x" * (17 << 20))
-        self.refused(r"long\.txt:1: from byte 3 of the file on there is no white space in 16 MiB", "long.txt",
+        self.refused(r"long\.txt:1: from byte 3 of the file on there is no place to cut in 16 MiB", "long.txt",
                      run=self.gpt2)
         self.write("long.jsonl", "\n")
         os.truncate(self.path("long.jsonl"), 65 << 20)
@@ -246,6 +247,18 @@ class Data(headroom_run.ProgramTest):
         self.refused(r"encoder\.json: 'the': its number must be one from 0 to 65535", "a.txt", run=self.gpt2)
         self.write("encoder.json", "{")
         self.refused(r"encoder\.json:1:1: ", "a.txt", run=self.gpt2)
+
+    def test_two_of_one_prefix(self):
+        """The second is refused while the first is at work; what a killed one has left is written over."""
+        with open(self.path("out_000000.bin.part"), "w", encoding="utf-8") as file:
+            file.write("of another")
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX)
+            finished = self.headroom("data", "a.txt", "--to", "out", code=2)
+            self.assertIn("out_000000.bin.part: another process writes it", finished.complaints[0])
+            self.assertEqual(self.read("out_000000.bin.part"), "of another")
+        self.headroom("data", "a.txt", "--to", "out")
+        self.assertEqual(os.listdir(self.folder).count("out_000000.bin"), 1)
 
     def test_shards_that_are_there_stay(self):
         self.data("a.txt")

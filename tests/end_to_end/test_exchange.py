@@ -222,8 +222,8 @@ class Exchange(ExchangeTest):
             self.assertEqual(self.loss_of(weights), source)
         self.assertAlmostEqual(self.loss_of("back", ranks=2), source, delta=1e-5 * source)
         finished = self.headroom("train", "tokens.yaml", "checkpoint.resume=back", "run.folder=new", ranks=2, code=2)
-        self.assertEqual(finished.complaints, ["headroom: back: is of another optimizer: it has no exp_avg; "
-                                               "checkpoint.weights begins with its weights alone"])
+        self.assertEqual(finished.complaints, ["headroom: checkpoint.resume: 'back' is imported, and of no run to go on with; "
+                                               "checkpoint.weights begins with its weights"])
         run = self.train("tokens.yaml", "checkpoint.weights=back", *ALIKE)
         self.assertEqual([step["step"] for step in run.steps], list(range(20)))
         first = self.train("tokens.yaml", *UNCHANGED, "checkpoint.weights=back", "data.shuffle=true")
@@ -303,7 +303,7 @@ class Exchange(ExchangeTest):
     def test_checkpoints_that_cannot_go_out(self):
         self.train("mlp.yaml", "train.steps=1")
         path = "run-1/checkpoints/step_00000001"
-        self.refused(f"{path}/config.yaml: model.kind: mlp cannot be exported; allowed: gpt", "export", path, "new")
+        self.refused(f"{path}/config.yaml: model.kind: is mlp; allowed here: gpt", "export", path, "new")
         with open(self.path(f"{path}/model.safetensors"), "ab") as file:
             file.write(b"more")
         self.refused(f"{path}/model.safetensors: damaged: of another length", "export", path, "new")

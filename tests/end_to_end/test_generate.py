@@ -2,7 +2,9 @@
 """headroom eval and headroom generate: what a checkpoint's model says of a validation set, and how it goes on."""
 
 import json
+import os
 import re
+import subprocess
 
 import headroom_run
 
@@ -47,6 +49,33 @@ class Eval(headroom_run.ProgramTest):
         self.assertEqual(whole, self.eval("run-1", "data.path=nowhere.txt", "data.validation_fraction=0",
                                           "data.validation_path=validation.txt"))
 
+    def test_reproducible_runs(self):
+        """Their integer sums are gradients', too."""
+        self.train("gpt.yaml", "train.steps=2", "train.reproducible=true")
+        self.eval("run-1", "device.kind=cpu", "device.capacity=320KiB")
+
+    def test_the_newest_that_is_sound(self):
+        self.train("gpt.yaml", "train.steps=20", "checkpoint.every=10")
+        newest, earlier = (self.eval(f"run-1/checkpoints/step_000000{step}") for step in (20, 10))
+        os.unlink(self.path("run-1/checkpoints/latest"))
+        self.assertEqual(self.eval("run-1"), newest)
+        with open(self.path("run-1/checkpoints/step_00000020/config.yaml"), "a", encoding="utf-8") as file:
+            file.write("\n")
+        self.assertEqual(self.eval("run-1"), earlier)
+
+    def test_any_batch_and_any_resume(self):
+        """Neither is for a validation."""
+        self.train("gpt.yaml", "train.steps=2", "train.global_batch_size=1")
+        self.assertEqual(self.eval("run-1", "checkpoint.resume=auto", "checkpoint.weights=nowhere", ranks=3)[2],
+                         self.eval("run-1")[2])
+
+    def test_an_output_that_cannot_be_written(self):
+        self.train("gpt.yaml", "train.steps=2")
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            finished = subprocess.run([headroom_run.HEADROOM, "eval", self.path("run-1")], stdout=full,
+                                      stderr=subprocess.PIPE, text=True, cwd=self.folder, check=False)
+        self.assertEqual((finished.returncode, finished.stderr), (1, "headroom: the output cannot be written\n"))
+
     def test_an_mlp(self):
         run = self.train("mlp.yaml", "train.steps=20")
         loss, accuracy, _ = self.eval("run-1")
@@ -57,8 +86,8 @@ class Eval(headroom_run.ProgramTest):
         self.train("gpt.yaml", "train.steps=2")
         for pattern, *arguments in (
                 ("no configuration file given",),
-                (r"nowhere/config\.yaml: No such file", "nowhere"),
-                (r"run-1/checkpoints/latest/config\.yaml: has no validation set; set data\.validation_path", "run-1",
+                ("nowhere: is neither a checkpoint nor a run's folder with checkpoints", "nowhere"),
+                (r"run-1/checkpoints/step_00000002/config\.yaml: has no validation set; set data\.validation_path", "run-1",
                  "data.validation_fraction=0"),
                 (r"run-1/checkpoints/step_00000002/model\.safetensors: is of another model: ", "run-1",
                  "model.channels=16")):
@@ -126,6 +155,19 @@ class Generate(headroom_run.ProgramTest):
         finished = self.headroom("generate", "run-1", "--prompt", b"\xff", *vocabulary, code=2)
         self.assertIn("--prompt: is no UTF-8 from byte 1 on", finished.complaints[0])
 
+    def test_tokens_that_there_are(self):
+        """Bytes that the model does not know are refused; without --tokens a text ends where the model does."""
+        self.make_model()
+        text = self.generate("run-1", "--prompt", "a ", "--temperature", "0")
+        self.assertEqual(len(text), 65)
+        self.train("gpt.yaml", "train.steps=1", "model.vocab_size=123", "data.kind=synthetic", "data.path=null",
+                   "data.validation_fraction=0", "data.samples=64")
+        self.assertEqual(len(self.generate("run-2", "--prompt", "a", "--tokens", "3").encode()), 5)
+        finished = self.headroom("generate", "run-2", "--prompt", "a\x7f", code=2)
+        self.assertIn("--prompt: byte 2 is 127; the model knows those below 123", finished.complaints[0])
+        finished = self.headroom("generate", "run-1", "--prompt", 64 * "a", code=2)
+        self.assertIn("--prompt: its 64 tokens leave none of the model's seq_len of 64", finished.complaints[0])
+
     def test_memory(self):
         """Weights, keys and values, and what a token takes beside."""
         self.make_model()
@@ -148,7 +190,7 @@ class Generate(headroom_run.ProgramTest):
                 ("generate takes one checkpoint and options, not 'more'", *run, "more"),
                 ("--prompt needs a value", "run-1", "--prompt"),
                 ("nowhere: ", "nowhere", "--prompt", "a"),
-                ("model.kind: mlp", "run-2", "--prompt", "a"),
+                ("model.kind: is mlp; allowed here: gpt", "run-2", "--prompt", "a"),
                 ("--temperature -1: -1 is below 0|--temperature -1: ", *run, "--temperature", "-1"),
                 ("--tokens 0: ", *run, "--tokens", "0"),
                 ("--tokens 64: with the prompt's 1 that is more than the model's seq_len of 64", *run, "--tokens", "64"),

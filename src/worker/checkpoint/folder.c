@@ -243,15 +243,15 @@ enum status checkpoint_find_newest(const char *run, FILE *warnings, char found[C
         return status;
     }
     found[0] = '\0';
-    for (size_t i = 0; i < count && (i == 0 || status == STATUS_INVALID); i++) {
+    for (size_t i = 0; i < count && (i == 0 || status != STATUS_OK); i++) {
         checkpoint_path(run, steps[i], found);
         status = checkpoint_state_read(found, state, error);
-        if (status == STATUS_INVALID) {
+        if (status != STATUS_OK) {
             fprintf(warnings, "headroom: warning: %s\n", error->text);
         }
     }
     free(steps);
-    if (status == STATUS_INVALID) {
+    if (status != STATUS_OK) {
         return error_set(error, status, "%s: none of its %zu checkpoints is sound", run, count);
     }
     return status;

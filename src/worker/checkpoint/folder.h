@@ -51,9 +51,9 @@ void checkpoint_set_aside(const char *run, uint64_t step);
 // none.
 void checkpoint_prune(const char *run, uint64_t newest, uint64_t last, uint64_t every);
 
-// Finds the run's newest sound checkpoint; "": it has none at all. Those that are damaged are passed over with a line
-// to `warnings`. Reads all files of what it finds once. STATUS_INVALID where all are damaged, STATUS_ERROR where that
-// cannot be told.
+// Finds the run's newest sound checkpoint; "": it has none at all. Those that are damaged, or cannot be read, are
+// passed over with a line to `warnings`. Reads all files of what it finds once. STATUS_INVALID where all are damaged,
+// STATUS_ERROR where the oldest, or the folder, cannot be read.
 enum status checkpoint_find_newest(const char *run, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
                                    struct checkpoint_state *state, struct error *error);
 // The same where `path` is a run's folder; else it is the checkpoint. STATUS_INVALID where there is none, or it is

@@ -25,9 +25,15 @@ static enum status find_own(const char *run, char found[CHECKPOINT_PATH_MAX], st
     return status;
 }
 
-// Samples would come in another order, and some twice.
+// Samples would come in another order, and some twice. What was imported is of no run.
 static enum status check_seed(const struct config *config, const struct checkpoint_state *state, struct error *error)
 {
+    if (state->ranks == 0) {
+        return error_set(error, STATUS_INVALID,
+                         "checkpoint.resume: '%s' is imported, and of no run to go on with; checkpoint.weights begins "
+                         "with its weights",
+                         config->checkpoint.resume);
+    }
     if (state->seed == config->train.seed) {
         return STATUS_OK;
     }
@@ -35,6 +41,33 @@ static enum status check_seed(const struct config *config, const struct checkpoi
                      "train.seed: is %" PRIu64 ", but the checkpoint's run has %" PRIu64
                      ": it would see samples in another order",
                      config->train.seed, state->seed);
+}
+
+// What decides which samples there are, and in which order.
+static const char *const data_keys[] = {
+    "data.kind",    "data.images", "data.labels",  "data.path",        "data.validation_fraction",
+    "data.samples", "data.pack",   "data.shuffle", "data.end_of_text", NULL,
+};
+
+// Going on with other data may be what is wanted; but the place in them is that of the earlier ones.
+static void warn_of_other_data(const struct config *config, const char *found)
+{
+    static char any_device[] = "device.kind=auto"; // this program may have been built without the run's
+    char path[CHECKPOINT_PATH_MAX + CHECKPOINT_NAME_MAX], *const overrides[] = {any_device};
+    struct config earlier;
+    struct error error;
+    snprintf(path, sizeof(path), "%s/" CHECKPOINT_CONFIG, found);
+    if (config_read(&earlier, path, overrides, 1, &error) != STATUS_OK) {
+        return; // of another version
+    }
+    const char *key = config_difference(config, &earlier, data_keys);
+    if (key != NULL) {
+        fprintf(stderr,
+                "headroom: warning: %s is not what it was in the checkpoint's run: samples that it has seen may come "
+                "again\n",
+                key);
+    }
+    config_finish(&earlier);
 }
 
 static enum status find(const struct worker *worker, const char *run, char found[CHECKPOINT_PATH_MAX],
@@ -48,7 +81,13 @@ static enum status find(const struct worker *worker, const char *run, char found
     bool own = strcmp(resume, "auto") == 0;
     enum status status =
         own ? find_own(run, found, state, error) : checkpoint_find(resume, stderr, found, state, error);
-    return status == STATUS_OK && found[0] != '\0' ? check_seed(worker->config, state, error) : status;
+    if (status == STATUS_OK && found[0] != '\0') {
+        status = check_seed(worker->config, state, error);
+    }
+    if (status == STATUS_OK && found[0] != '\0') {
+        warn_of_other_data(worker->config, found);
+    }
+    return status;
 }
 
 static enum status find_weights(const struct config *config, char found[CHECKPOINT_PATH_MAX], struct error *error)

@@ -41,6 +41,7 @@ struct checkpoint_writer {
     struct rank_part part;         // this rank's
     struct rank_part *parts;       // of all ranks that write
     uint32_t part_count;
+    uint64_t given; // elements that were given to be written, ever; atomic
     pthread_t thread;
     pthread_mutex_t mutex; // over what follows
     pthread_cond_t changed;
@@ -133,6 +134,7 @@ static enum status give_weights(void *context, size_t number, uint64_t first, ui
 {
     (void)error;
     struct checkpoint_writer *writer = context;
+    __atomic_fetch_add(&writer->given, count, __ATOMIC_RELAXED);
     first += writer->worker->model->parameters[number].offset;
     if (writer->direct) {
         worker_note(writer->worker, "a checkpoint", false);
@@ -148,6 +150,7 @@ static enum status give_state(void *context, size_t number, uint64_t first, uint
 {
     (void)error;
     struct checkpoint_writer *writer = context;
+    __atomic_fetch_add(&writer->given, count, __ATOMIC_RELAXED);
     if (writer->direct) {
         worker_note(writer->worker, "a checkpoint", false);
         optimizer_state_read(writer->worker, number, first, count, values);
@@ -308,13 +311,19 @@ static void *work_when_due(void *argument)
 
 // Between the two ----------------------------------------------------------------------------------------------------
 
-// A slow disk is no rank that has stopped, so the watchdog is told now and then.
+// A slow disk is no rank that has stopped, so the watchdog is told as long as the thread comes further.
 static void wait_for_thread(struct checkpoint_writer *writer)
 {
+    uint64_t seen = 0;
+    worker_note(writer->worker, "a checkpoint", false);
     pthread_mutex_lock(&writer->mutex);
     while (is_at_work(writer)) {
         const struct timespec until = clock_after(CLOCK_REALTIME, NOTE_NS);
-        worker_note(writer->worker, "a checkpoint", false);
+        uint64_t given = __atomic_load_n(&writer->given, __ATOMIC_RELAXED);
+        if (given != seen) {
+            worker_note(writer->worker, "a checkpoint", false);
+        }
+        seen = given;
         pthread_cond_timedwait(&writer->changed, &writer->mutex, &until);
     }
     pthread_mutex_unlock(&writer->mutex);
@@ -342,7 +351,9 @@ static enum status make_folder(struct checkpoint_writer *writer)
         status = checkpoint_begin(writer->run, writer->state.step, &writer->report.error);
     }
     if (has_shards(writer->worker)) {
+        worker_note(writer->worker, "a checkpoint's folder", !is_first(writer->worker));
         comm->ops->broadcast(comm, &status, sizeof(status));
+        worker_note(writer->worker, "a checkpoint", false);
     }
     return status;
 }
@@ -355,16 +366,15 @@ static void start_files(struct checkpoint_writer *writer)
     set_stage(writer, writer->direct ? work(writer, FILES) : FILES);
 }
 
-void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due)
+void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due, uint64_t since_ns)
 {
-    uint64_t start_ns = clock_ns();
     describe(writer, steps, evaluation_due);
     if (make_folder(writer) == STATUS_OK) {
         start_files(writer);
     } else if (is_first(writer->worker)) {
         set_stage(writer, NAME);
     }
-    writer->report.pause_ns = clock_ns() - start_ns;
+    writer->report.pause_ns = clock_ns() - since_ns;
 }
 
 bool checkpoint_writer_waits(struct checkpoint_writer *writer)

@@ -34,7 +34,8 @@ void checkpoint_writer_destroy(struct checkpoint_writer *writer);
 
 // Begins a checkpoint of the worker as it is after `steps` steps, none of which is under way, nor another checkpoint.
 // Blocks for the copy. Collective. `evaluation_due`: the validation after these steps is put off until the run goes on.
-void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due);
+// Training waits since `since_ns`, by clock_ns.
+void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due, uint64_t since_ns);
 
 // Whether this rank's shard is written, or could not be, and the others' are waited for.
 bool checkpoint_writer_waits(struct checkpoint_writer *writer);

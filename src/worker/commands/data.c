@@ -165,7 +165,7 @@ static const char *plural(uint64_t count)
 
 static void print_outcome(const struct tokenize_job *job, const struct tokenize_totals *totals)
 {
-    printf("%" PRIu64 " document%s, %" PRIu64 " token%s, %" PRIu64 " shard%s: %s_*.bin, model.vocab_size=%" PRIu32
+    printf("%" PRIu64 " document%s, %" PRIu64 " token%s, %" PRIu64 " shard%s: %s_[0-9]*.bin, model.vocab_size=%" PRIu32
            " data.end_of_text=%u\n",
            totals->documents, plural(totals->documents), totals->tokens, plural(totals->tokens), totals->shards,
            plural(totals->shards), job->prefix, encoder_vocab_size(job->vocabulary),

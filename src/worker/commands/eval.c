@@ -5,9 +5,8 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
+#include "mem/uint64.h"
 #include "worker/checkpoint/resume.h"
 #include "worker/commands/job.h"
 #include "worker/evaluate.h"
@@ -41,6 +40,13 @@ static enum status load_weights(struct worker *worker, struct error *error)
     return status == STATUS_OK ? failure_agree(comm, resume_load(worker, &resume, error), error) : status;
 }
 
+static enum status print_evaluation(const struct evaluation *evaluation, struct error *error)
+{
+    printf("loss %.6f, perplexity %.6g, accuracy %.2f %%, %" PRIu64 " samples\n", evaluation->loss,
+           exp(evaluation->loss), 100 * evaluation->accuracy, evaluation->samples);
+    return fflush(stdout) == 0 ? STATUS_OK : error_set(error, STATUS_ERROR, "the output cannot be written");
+}
+
 static enum status evaluate_and_print(struct worker *worker, struct error *error)
 {
     struct evaluation evaluation;
@@ -48,13 +54,16 @@ static enum status evaluate_and_print(struct worker *worker, struct error *error
     enum status status = evaluate(worker, &evaluation, error);
     if (status == STATUS_OUT_OF_MEMORY) {
         failure_shortage(worker, error);
-    } else if (status == STATUS_DIVERGED && first) {
-        fprintf(stderr, "headroom: %s\n", error->text);
-    } else if (status != STATUS_OK && status != STATUS_DIVERGED) {
+        return status;
+    }
+    if (status != STATUS_OK && status != STATUS_DIVERGED) {
         failure_alone(worker, error);
-    } else if (status == STATUS_OK && first) {
-        printf("loss %.6f, perplexity %.6g, accuracy %.2f %%, %" PRIu64 " samples\n", evaluation.loss,
-               exp(evaluation.loss), 100 * evaluation.accuracy, evaluation.samples);
+    }
+    if (status == STATUS_OK && first) {
+        status = print_evaluation(&evaluation, error);
+    }
+    if (status != STATUS_OK && first) {
+        fprintf(stderr, "headroom: %s\n", error->text);
     }
     return status;
 }
@@ -75,55 +84,57 @@ static enum status evaluate_weights(const struct command_line *command, struct c
     return status;
 }
 
-// The configuration that a checkpoint, or the newest of a run's folder, was written with.
-static void find_config(const char *checkpoint, char path[CHECKPOINT_PATH_MAX])
-{
-    snprintf(path, CHECKPOINT_PATH_MAX, "%s/checkpoints/latest/" CHECKPOINT_CONFIG, checkpoint);
-    if (access(path, F_OK) != 0) {
-        snprintf(path, CHECKPOINT_PATH_MAX, "%s/" CHECKPOINT_CONFIG, checkpoint);
-    }
-}
-
 // The ranks and devices that a checkpoint was trained on say nothing of those that are here.
-static const char *const anew[] = {
-    "checkpoint.resume=null", "comm.kind=auto",     "comm.reduce=auto",          "device.kind=auto",
-    "device.name=null",       "device.capacity=[]", "device.ranks_per_device=1", "device.neighbours=[]",
+static const char *const here[] = {
+    "comm.kind=auto",     "comm.reduce=auto",          "device.kind=auto",     "device.name=null",
+    "device.capacity=[]", "device.ranks_per_device=1", "device.neighbours=[]",
 };
-#define ANEW (sizeof(anew) / sizeof(anew[0]))
+#define HERE (sizeof(here) / sizeof(here[0]))
 
-// A run that begins with the checkpoint's weights, and does nothing but validate.
-static int evaluate_checkpoint(const struct command_line *command, char **overrides)
+// Of a run that begins with the weights of the checkpoint, which is the one that was found, and of no other.
+static enum status read_overridden(const struct command_line *command, const char *path, const char *found,
+                                   struct config *config, struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX], weights[CHECKPOINT_PATH_MAX];
-    struct command_line own = *command;
-    find_config(command->config_path, path);
-    snprintf(weights, sizeof(weights), "checkpoint.weights=%s", command->config_path);
-    own.config_path = path;
-    own.overrides = overrides;
-    own.override_count = 0;
-    for (size_t i = 0; i < ANEW; i++) {
-        overrides[own.override_count++] = (char *)anew[i];
+    static char weights[CHECKPOINT_PATH_MAX + 32]; // which the configuration borrows
+    char **overrides = calloc(HERE + command->override_count + 2, sizeof(*overrides));
+    size_t count = 0;
+    if (overrides == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    for (size_t i = 0; i < HERE; i++) {
+        overrides[count++] = (char *)here[i];
     }
     for (size_t i = 0; i < command->override_count; i++) {
-        overrides[own.override_count++] = command->overrides[i];
+        overrides[count++] = command->overrides[i];
     }
-    overrides[own.override_count++] = weights;
-    return job_run(&own, evaluate_weights);
+    snprintf(weights, sizeof(weights), "checkpoint.weights=%s", found);
+    overrides[count++] = "checkpoint.resume=null";
+    overrides[count++] = weights;
+    enum status status = config_read(config, path, overrides, count, error);
+    free(overrides);
+    return status;
+}
+
+static enum status read_checkpoint(const struct command_line *command, uint32_t ranks, char path[JOB_PATH_MAX],
+                                   struct config *config, struct error *error)
+{
+    char found[CHECKPOINT_PATH_MAX];
+    struct checkpoint_state state = {0};
+    enum status status = checkpoint_find(command->config_path, stderr, found, &state, error);
+    free(state.plan);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    snprintf(path, JOB_PATH_MAX, "%s/" CHECKPOINT_CONFIG, found);
+    status = read_overridden(command, path, found, config, error);
+    if (status == STATUS_OK) { // no step is made: any batch that all ranks have a part of will do
+        uint64_t least = ranks * worker_grain(config);
+        config->train.global_batch_size = uint64_max(config->train.global_batch_size, least);
+    }
+    return status;
 }
 
 int command_eval(const struct command_line *command)
 {
-    struct error error;
-    if (strlen(command->config_path) >= RUN_FOLDER_MAX) {
-        error_set(&error, STATUS_INVALID, "%.100s...: is too long for a checkpoint's path", command->config_path);
-        return command_misused(&error);
-    }
-    char **overrides = calloc(ANEW + command->override_count + 1, sizeof(*overrides));
-    if (overrides == NULL) {
-        error_out_of_host_memory(&error);
-        return command_misused(&error);
-    }
-    int code = evaluate_checkpoint(command, overrides);
-    free(overrides);
-    return code;
+    return job_run(command, &(struct job){.read = read_checkpoint, .run = evaluate_weights});
 }

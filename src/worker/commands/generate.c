@@ -18,7 +18,7 @@
 #include "worker/generate/sampler.h"
 #include "worker/tokenize/bpe.h"
 
-#define TOKENS 100
+#define TOKENS 100 // or as many as the model takes
 #define TOP_K  50
 
 // As a person wrote it; NULL: not given.
@@ -31,7 +31,8 @@ struct generation {
     struct weights weights;
     struct vocabulary *vocabulary; // NULL: tokens are bytes
     struct sampler sampler;
-    uint64_t tokens, seed, limit_bytes;
+    uint64_t tokens; // 0: as many as by default
+    uint64_t seed, limit_bytes;
     const struct device_ops *device;
     struct generator *generator;
     int32_t *sequence; // the prompt, and what comes after it
@@ -187,43 +188,53 @@ static enum status encode_words(struct generation *generation, const char *promp
     return status == STATUS_OK ? STATUS_OK : error_out_of_host_memory(error);
 }
 
-static void encode_bytes(const char *prompt, uint16_t *tokens, size_t *count_p)
+static enum status encode_bytes(const struct generation *generation, const char *prompt, uint16_t *tokens,
+                                size_t *count_p, struct error *error)
 {
     for (*count_p = 0; prompt[*count_p] != '\0'; (*count_p)++) {
         tokens[*count_p] = (uint8_t)prompt[*count_p];
+        if (tokens[*count_p] >= vocab_size(generation)) {
+            return error_set(error, STATUS_INVALID, "--prompt: byte %zu is %u; the model knows those below %" PRIu64,
+                             *count_p + 1, tokens[*count_p], vocab_size(generation));
+        }
     }
+    return STATUS_OK;
 }
 
-// generation->sequence gets the prompt's tokens, or where it is empty the one in front of each text.
+// With the token in front of each text.
+static enum status begin_text(struct generation *generation, struct error *error)
+{
+    if (!has_end_of_text(generation)) {
+        return error_set(error, STATUS_INVALID, "--prompt: is empty, and the model has no token to begin a text with");
+    }
+    generation->sequence[generation->count++] = (int32_t)generation->weights.end_of_text;
+    return STATUS_OK;
+}
+
+// generation->sequence gets the prompt's tokens, and room for those that come after it.
 static enum status encode(struct generation *generation, const char *prompt, struct error *error)
 {
-    size_t count = 0;
-    uint16_t *tokens = calloc(strlen(prompt) + 1, sizeof(*tokens));
-    generation->sequence = calloc(strlen(prompt) + 1 + generation->tokens, sizeof(*generation->sequence));
-    enum status status = STATUS_OK;
+    size_t most = strlen(prompt) + 1, count = 0;
+    uint16_t *tokens = calloc(most, sizeof(*tokens));
+    generation->sequence = calloc(most + uint64_max(generation->tokens, TOKENS), sizeof(*generation->sequence));
     if (tokens == NULL || generation->sequence == NULL) {
-        status = error_out_of_host_memory(error);
-    } else if (generation->vocabulary != NULL) {
-        status = encode_words(generation, prompt, tokens, &count, error);
-    } else {
-        encode_bytes(prompt, tokens, &count);
+        free(tokens);
+        return error_out_of_host_memory(error);
     }
+    enum status status = generation->vocabulary != NULL ? encode_words(generation, prompt, tokens, &count, error)
+                                                        : encode_bytes(generation, prompt, tokens, &count, error);
     for (size_t i = 0; i < count && status == STATUS_OK; i++) {
         generation->sequence[generation->count++] = tokens[i];
     }
     free(tokens);
-    if (status == STATUS_OK && generation->count == 0 && has_end_of_text(generation)) {
-        generation->sequence[generation->count++] = (int32_t)generation->weights.end_of_text;
-    } else if (status == STATUS_OK && generation->count == 0) {
-        return error_set(error, STATUS_INVALID, "--prompt: is empty, and the model has no token to begin a text with");
-    }
-    return status;
+    return status == STATUS_OK && count == 0 ? begin_text(generation, error) : status;
 }
 
+// Nothing where the number is no token's.
 static void print_token(const struct generation *generation, int32_t token)
 {
     size_t bytes = 1;
-    const uint8_t byte = (uint8_t)token, *text = &byte;
+    const uint8_t byte = (uint8_t)token, *text = token <= UINT8_MAX ? &byte : NULL;
     if (generation->vocabulary != NULL) {
         text = vocabulary_text(generation->vocabulary, (uint32_t)token, &bytes);
     }
@@ -235,22 +246,23 @@ static void print_token(const struct generation *generation, int32_t token)
 
 // Generating ---------------------------------------------------------------------------------------------------------
 
-// In [0, 1), of the token at this place.
-static double chance(uint64_t seed, size_t place)
-{
-    return (double)(random_draw(seed, place) >> 11) * 0x1p-53;
-}
-
 static bool is_end(const struct generation *generation, int32_t token)
 {
     return has_end_of_text(generation) && (uint64_t)token == generation->weights.end_of_text;
 }
 
-static enum status check_room(const struct generation *generation, struct error *error)
+static enum status check_room(struct generation *generation, struct error *error)
 {
-    size_t room = generator_room(generation->generator);
-    if (generation->count + generation->tokens <= room) {
+    size_t room = generation->weights.model->config.gpt.seq_len;
+    if (generation->tokens == 0 && generation->count < room) {
+        generation->tokens = uint64_min(TOKENS, room - generation->count);
+    }
+    if (generation->tokens > 0 && generation->count + generation->tokens <= room) {
         return STATUS_OK;
+    }
+    if (generation->tokens == 0) {
+        return error_set(error, STATUS_INVALID, "--prompt: its %zu tokens leave none of the model's seq_len of %zu",
+                         generation->count, room);
     }
     return error_set(error, STATUS_INVALID,
                      "--tokens %" PRIu64 ": with the prompt's %zu that is more than the model's seq_len of %zu",
@@ -271,7 +283,7 @@ static enum status generate(struct generation *generation, struct error *error)
         }
         read = generation->count;
         int32_t next = (int32_t)sampler_choose(&generation->sampler, logits, vocab_size(generation),
-                                               chance(generation->seed, read), generation->scratch);
+                                               random_fraction(generation->seed, read), generation->scratch);
         if (is_end(generation, next)) {
             break;
         }
@@ -296,10 +308,10 @@ static enum status run(struct generation *generation, const char *prompt, struct
     if (generation->scratch == NULL) {
         return error_out_of_host_memory(error);
     }
-    enum status status = generator_create(generation->device, generation->limit_bytes, &generation->weights,
-                                          &generation->generator, error);
+    enum status status = check_room(generation, error);
     if (status == STATUS_OK) {
-        status = check_room(generation, error);
+        status = generator_create(generation->device, generation->limit_bytes, &generation->weights,
+                                  &generation->generator, error);
     }
     if (status != STATUS_OK) {
         return status;
@@ -335,7 +347,7 @@ static enum status run_checkpoint(const struct request *request, struct generati
 static enum status go_on(char *const *arguments, struct error *error)
 {
     struct request request = {0};
-    struct generation generation = {.sampler = {.temperature = 1, .top_k = TOP_K}, .tokens = TOKENS, .seed = 1};
+    struct generation generation = {.sampler = {.temperature = 1, .top_k = TOP_K}, .seed = 1};
     enum status status = parse(arguments, &request, error);
     if (status == STATUS_OK) {
         status = read_request(&request, &generation, error);

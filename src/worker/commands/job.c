@@ -9,14 +9,14 @@
 #include "worker/failure.h"
 
 // Rank 0 reads the configuration; the others get the resolved text, so all hold the same. Collective.
-static enum status read_config(const struct command_line *command, struct comm *comm, struct config *config,
-                               struct error *error)
+static enum status read_config(const struct command_line *command, const struct job *job, struct comm *comm,
+                               char path[JOB_PATH_MAX], struct config *config, struct error *error)
 {
     char *text = NULL;
     uint64_t size = 0;
     enum status status = STATUS_OK;
     if (comm->rank == 0) {
-        status = config_read(config, command->config_path, command->overrides, command->override_count, error);
+        status = job->read(command, comm->size, path, config, error);
         if (status == STATUS_OK) {
             status = config_check_ranks(config, comm->size, error);
             text = config_print(config);
@@ -76,11 +76,12 @@ int command_misused(const struct error *error)
     return (int)error->status;
 }
 
-int job_run(const struct command_line *command, job *run)
+int job_run(const struct command_line *command, const struct job *job)
 {
     struct comm *comm;
     struct config config = {0};
     struct error error = {0};
+    char path[JOB_PATH_MAX];
     const struct comm_ops *ops = choose_comm(command);
     if (ops == &comm_self && launcher_started_several()) {
         error_set(&error, STATUS_INVALID,
@@ -92,9 +93,9 @@ int job_run(const struct command_line *command, job *run)
         fprintf(stderr, "headroom: %s\n", error.text);
         return (int)status;
     }
-    status = failure_agree(comm, read_config(command, comm, &config, &error), &error);
+    status = failure_agree(comm, read_config(command, job, comm, path, &config, &error), &error);
     if (status == STATUS_OK) {
-        status = run(command, comm, &config);
+        status = job->run(command, comm, &config);
         config_finish(&config);
     }
     comm->ops->destroy(comm);

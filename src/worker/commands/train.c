@@ -113,7 +113,14 @@ static enum status train(const struct command_line *command, struct comm *comm, 
     return status;
 }
 
+static enum status read_file(const struct command_line *command, uint32_t ranks, char path[JOB_PATH_MAX],
+                             struct config *config, struct error *error)
+{
+    (void)ranks, (void)path;
+    return config_read(config, command->config_path, command->overrides, command->override_count, error);
+}
+
 int command_train(const struct command_line *command)
 {
-    return job_run(command, train);
+    return job_run(command, &(struct job){.read = read_file, .run = train});
 }

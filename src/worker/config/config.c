@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/config/config.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,6 +97,15 @@ static void print_section(const struct config_key *key, FILE *file)
     }
 }
 
+static void print_value(const struct config_key *key, const struct config *config, FILE *file)
+{
+    if (key->list_max != 0) {
+        print_list(key, config, file);
+    } else {
+        config_value_print(key, (const char *)config + key->offset, file);
+    }
+}
+
 char *config_print(const struct config *config)
 {
     char *text = NULL;
@@ -108,11 +118,7 @@ char *config_print(const struct config *config)
         const struct config_key *key = &config_keys[i];
         print_section(key, file);
         fprintf(file, "  %s: ", config_key_name(key));
-        if (key->list_max != 0) {
-            print_list(key, config, file);
-        } else {
-            config_value_print(key, (const char *)config + key->offset, file);
-        }
+        print_value(key, config, file);
         fputc('\n', file);
     }
     bool failed = ferror(file) != 0;
@@ -132,4 +138,40 @@ void config_print_help(const struct config_schema *schema, FILE *file)
         fprintf(file, "; %s%s)\n", key->fallback != NULL ? "default " : "required",
                 key->fallback != NULL ? key->fallback : "");
     }
+}
+
+static const struct config_key *find_key(const char *path)
+{
+    size_t i = 0;
+    while (i < config_keys_count && strcmp(config_keys[i].path, path) != 0) {
+        i++;
+    }
+    assert(i < config_keys_count);
+    return &config_keys[i];
+}
+
+static bool says_otherwise(const struct config *a, const struct config *b, const struct config_key *key)
+{
+    char *texts[2] = {NULL, NULL};
+    const struct config *configs[2] = {a, b};
+    for (size_t i = 0; i < 2; i++) {
+        size_t size;
+        FILE *file = open_memstream(&texts[i], &size);
+        if (file != NULL) {
+            print_value(key, configs[i], file);
+            fclose(file);
+        }
+    }
+    bool differs = texts[0] != NULL && texts[1] != NULL && strcmp(texts[0], texts[1]) != 0;
+    free(texts[0]);
+    free(texts[1]);
+    return differs;
+}
+
+const char *config_difference(const struct config *a, const struct config *b, const char *const *paths)
+{
+    while (*paths != NULL && !says_otherwise(a, b, find_key(*paths))) {
+        paths++;
+    }
+    return *paths;
 }

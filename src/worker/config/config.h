@@ -161,6 +161,8 @@ const char *config_cpu_key(const struct config *config);
 // The whole configuration as YAML that config_read accepts and that gives the same struct. The caller frees it; NULL
 // when memory runs out.
 char *config_print(const struct config *config);
+// The first of these keys, closed by NULL, that the two say otherwise; NULL: none, or the host's memory runs out.
+const char *config_difference(const struct config *a, const struct config *b, const char *const *paths);
 // One line per key: path, type, allowed values, default, help.
 void config_print_help(const struct config_schema *schema, FILE *file);
 

@@ -52,7 +52,7 @@ static enum status make_model(const char *folder, struct weights *weights, struc
     weights->end_of_text = config.data.end_of_text;
     config_finish(&config);
     if (model.kind != MODEL_GPT) {
-        return error_set(error, STATUS_INVALID, "%s: model.kind: mlp cannot be exported; allowed: gpt", path);
+        return error_set(error, STATUS_INVALID, "%s: model.kind: is mlp; allowed here: gpt", path);
     }
     return model_create(&model, &weights->model, error);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/generate/generator.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -104,7 +105,7 @@ static enum status copy_weights(struct generator *generator, const struct weight
     piece.host = malloc(piece.most * sizeof(float));
     enum status status = piece.host == NULL
                              ? error_out_of_host_memory(error)
-                             : hold(generator, "weights", piece.most * sizeof(float), &piece.there, error);
+                             : hold(generator, "piece of weights", piece.most * sizeof(float), &piece.there, error);
     for (size_t i = 0; i < model->parameter_count && status == STATUS_OK; i++) {
         status = copy_parameter(generator, weights, i, &piece, error);
     }
@@ -127,11 +128,12 @@ static enum status create(struct generator *generator, const struct device_ops *
                           const struct weights *weights, struct error *error)
 {
     size_t vocab = generator->model->config.gpt.vocab_size;
-    generator->reals = calloc(vocab, sizeof(float));
+    generator->reals = malloc(vocab * sizeof(float));
     generator->logits = calloc(vocab, sizeof(*generator->logits));
-    enum status status = generator->reals == NULL || generator->logits == NULL
-                             ? error_out_of_host_memory(error)
-                             : open_device(generator, device, limit_bytes, error);
+    if (generator->reals == NULL || generator->logits == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    enum status status = open_device(generator, device, limit_bytes, error);
     if (status == STATUS_OK) {
         status = open_kernels(generator, error);
     }
@@ -151,9 +153,7 @@ static enum status create(struct generator *generator, const struct device_ops *
 enum status generator_create(const struct device_ops *device, uint64_t limit_bytes, const struct weights *weights,
                              struct generator **generator_p, struct error *error)
 {
-    if (model_cache_bytes(weights->model) == 0) {
-        return error_set(error, STATUS_INVALID, "model.kind: an mlp does not generate; allowed: gpt");
-    }
+    assert(model_cache_bytes(weights->model) > 0);
     struct generator *generator = calloc(1, sizeof(*generator));
     if (generator == NULL) {
         return error_out_of_host_memory(error);
@@ -185,11 +185,6 @@ void generator_destroy(struct generator *generator)
     free(generator->logits);
     free(generator->reals);
     free(generator);
-}
-
-size_t generator_room(const struct generator *generator)
-{
-    return generator->model->config.gpt.seq_len - generator->tokens;
 }
 
 uint64_t generator_peak_bytes(const struct generator *generator)

@@ -143,12 +143,13 @@ static enum status read_more(const struct input *input, char *bytes, uint64_t fo
 
 static enum status refuse_endless(const struct input *input, struct error *error)
 {
-    return input->lines ? error_set(error, STATUS_INVALID, "%s:%" PRIu64 ": the line is longer than %" PRIu64 " MiB",
-                                    input->path, input->line, INPUT_LINE_MAX >> 20)
-                        : error_set(error, STATUS_INVALID,
-                                    "%s:%" PRIu64 ": from byte %" PRIu64
-                                    " of the file on there is no white space in %" PRIu64 " MiB, nowhere to cut",
-                                    input->path, input->line, input->offset, INPUT_WORD_MAX >> 20);
+    return input->lines
+               ? error_set(error, STATUS_INVALID, "%s:%" PRIu64 ": the line is longer than %" PRIu64 " MiB",
+                           input->path, input->line, INPUT_LINE_MAX >> 20)
+               : error_set(error, STATUS_INVALID,
+                           "%s:%" PRIu64 ": from byte %" PRIu64 " of the file on there is no place to cut in %" PRIu64
+                           " MiB: no white space behind anything else",
+                           input->path, input->line, input->offset, INPUT_WORD_MAX >> 20);
 }
 
 // Reads on until there is a place to cut, or the file ends. The bytes are the caller's, whatever is answered.

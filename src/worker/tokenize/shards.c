@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "mem/uint64.h"
@@ -36,6 +37,7 @@ struct shards {
     uint64_t named;  // with their names
     uint64_t filled; // tokens of the last one
     int descriptor;  // of the last one; negative: it is complete, or there is none
+    int claim;       // of the first one, as long as this process writes shards of the prefix; negative: it does not
     bool committed;
 };
 
@@ -95,6 +97,23 @@ static bool make_names(struct shards *shards, const char *prefix)
     return shards->prefix != NULL && shards->folder != NULL && shards->name != NULL && shards->part != NULL;
 }
 
+// No other process writes shards of the prefix as long as this one has the first one's lock. What a killed process has
+// left there has none.
+static enum status claim(struct shards *shards, struct error *error)
+{
+    name_shard(shards, 0);
+    int descriptor = open(shards->part, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor < 0) {
+        return regular_file_refuse(shards->part, "write", error);
+    }
+    if (flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+        close(descriptor);
+        return error_set(error, STATUS_INVALID, "%s: another process writes it", shards->part);
+    }
+    shards->claim = descriptor;
+    return STATUS_OK;
+}
+
 enum status shards_create(const char *prefix, uint64_t tokens_max, struct shards **shards_p, struct error *error)
 {
     struct shards *shards = calloc(1, sizeof(*shards));
@@ -102,9 +121,15 @@ enum status shards_create(const char *prefix, uint64_t tokens_max, struct shards
         return error_out_of_host_memory(error);
     }
     shards->tokens_max = tokens_max;
-    shards->descriptor = -1;
+    shards->descriptor = shards->claim = -1;
     enum status status = make_names(shards, prefix) ? STATUS_OK : error_out_of_host_memory(error);
     if (status == STATUS_OK) {
+        status = check_folder(shards, base_of(prefix), error);
+    }
+    if (status == STATUS_OK) {
+        status = claim(shards, error);
+    }
+    if (status == STATUS_OK) { // one that had the claim before may have named its shards since
         status = check_folder(shards, base_of(prefix), error);
     }
     if (status != STATUS_OK) {
@@ -117,7 +142,7 @@ enum status shards_create(const char *prefix, uint64_t tokens_max, struct shards
 
 static void remove_all(struct shards *shards)
 {
-    for (uint64_t i = 0; i < shards->count; i++) {
+    for (uint64_t i = 0; i < uint64_max(shards->count, 1) && shards->claim >= 0; i++) {
         name_shard(shards, i);
         unlink(i < shards->named ? shards->name : shards->part);
     }
@@ -133,6 +158,9 @@ void shards_destroy(struct shards *shards)
     }
     if (!shards->committed) {
         remove_all(shards);
+    }
+    if (shards->claim >= 0) {
+        close(shards->claim);
     }
     free(shards->prefix);
     free(shards->folder);
@@ -156,8 +184,9 @@ static enum status begin_shard(struct shards *shards, struct error *error)
                          NUMBER_MAX + 1);
     }
     name_shard(shards, shards->count);
-    shards->descriptor = open(shards->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (shards->descriptor < 0) {
+    shards->descriptor = shards->count == 0 ? fcntl(shards->claim, F_DUPFD_CLOEXEC, 0)
+                                            : open(shards->part, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (shards->descriptor < 0 || ftruncate(shards->descriptor, 0) != 0) {
         return regular_file_refuse(shards->part, "write", error);
     }
     shards->count++;
