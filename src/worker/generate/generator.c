@@ -22,7 +22,7 @@ struct generator {
     struct kernel_context *kernels;
     struct list_memory memory; // inputs and locals exist while a list runs
     size_t tokens;             // that were read
-    char *reals;               // of logits as they come from the device
+    void *reals;               // of logits as they come from the device
     float *logits;             // of the last
 };
 
@@ -200,8 +200,8 @@ static enum status take_logits(struct generator *generator, struct error *error)
     enum status status = generator->device->ops->check(generator->device, error);
     for (size_t i = 0; i < vocab && status == STATUS_OK; i++) {
         bool bf16 = generator->model->config.precision == KERNEL_BF16;
-        generator->logits[i] = bf16 ? bfloat16_to_float(((const uint16_t *)(const void *)generator->reals)[i])
-                                    : ((const float *)(const void *)generator->reals)[i];
+        generator->logits[i] =
+            bf16 ? bfloat16_to_float(((const uint16_t *)generator->reals)[i]) : ((const float *)generator->reals)[i];
         if (!isfinite(generator->logits[i])) {
             return error_set(error, STATUS_DIVERGED,
                              "a logit after %zu tokens is not finite: the weights are of no use", generator->tokens);
