@@ -275,3 +275,20 @@ enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPO
     snprintf(found, CHECKPOINT_PATH_MAX, "%s", path);
     return checkpoint_state_read(path, state, error);
 }
+
+enum status checkpoint_find_folder(const char *path, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
+                                   struct error *error)
+{
+    struct checkpoint_state state = {0};
+    enum status status = checkpoint_find(path, warnings, found, &state, error);
+    free(state.plan);
+    return status;
+}
+
+enum status checkpoint_read_config(const char *found, char *path, struct config *config, struct error *error)
+{
+    static char any_device[] = "device.kind=auto";
+    char *const overrides[] = {any_device};
+    snprintf(path, CHECKPOINT_FILE_MAX, "%s/" CHECKPOINT_CONFIG, found);
+    return config_read(config, path, overrides, 1, error);
+}

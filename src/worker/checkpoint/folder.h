@@ -25,6 +25,7 @@
 
 #include "mem/error.h"
 #include "worker/checkpoint/state.h"
+#include "worker/config/config.h"
 #include "worker/run/run_folder.h"
 
 #define CHECKPOINT_PATH_MAX (RUN_FOLDER_MAX + 64)
@@ -60,5 +61,13 @@ enum status checkpoint_find_newest(const char *run, FILE *warnings, char found[C
 // damaged.
 enum status checkpoint_find(const char *path, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
                             struct checkpoint_state *state, struct error *error);
+// The same for who does not need the state.
+enum status checkpoint_find_folder(const char *path, FILE *warnings, char found[CHECKPOINT_PATH_MAX],
+                                   struct error *error);
+
+// Reads the configuration that a checkpoint was written with, for any device: this program may have been built without
+// the run's. `path`, of CHECKPOINT_FILE_MAX bytes, becomes that of the file, which the configuration borrows.
+#define CHECKPOINT_FILE_MAX (CHECKPOINT_PATH_MAX + CHECKPOINT_NAME_MAX)
+enum status checkpoint_read_config(const char *found, char *path, struct config *config, struct error *error);
 
 #endif

@@ -52,12 +52,10 @@ static const char *const data_keys[] = {
 // Going on with other data may be what is wanted; but the place in them is that of the earlier ones.
 static void warn_of_other_data(const struct config *config, const char *found)
 {
-    static char any_device[] = "device.kind=auto"; // this program may have been built without the run's
-    char path[CHECKPOINT_PATH_MAX + CHECKPOINT_NAME_MAX], *const overrides[] = {any_device};
+    char path[CHECKPOINT_FILE_MAX];
     struct config earlier;
     struct error error;
-    snprintf(path, sizeof(path), "%s/" CHECKPOINT_CONFIG, found);
-    if (config_read(&earlier, path, overrides, 1, &error) != STATUS_OK) {
+    if (checkpoint_read_config(found, path, &earlier, &error) != STATUS_OK) {
         return; // of another version
     }
     const char *key = config_difference(config, &earlier, data_keys);
@@ -92,13 +90,8 @@ static enum status find(const struct worker *worker, const char *run, char found
 
 static enum status find_weights(const struct config *config, char found[CHECKPOINT_PATH_MAX], struct error *error)
 {
-    struct checkpoint_state state = {0};
-    if (config->checkpoint.weights == NULL) {
-        return STATUS_OK;
-    }
-    enum status status = checkpoint_find(config->checkpoint.weights, stderr, found, &state, error);
-    free(state.plan);
-    return status;
+    const char *weights = config->checkpoint.weights;
+    return weights == NULL ? STATUS_OK : checkpoint_find_folder(weights, stderr, found, error);
 }
 
 static void tell_state(struct comm *comm, struct checkpoint_state *state)
@@ -246,7 +239,7 @@ static enum status load_state_file(struct worker *worker, const struct safetenso
 
 static enum status open_file(const char *found, const char *name, struct safetensors **file_p, struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + CHECKPOINT_NAME_MAX];
+    char path[CHECKPOINT_FILE_MAX];
     snprintf(path, sizeof(path), "%s/%s", found, name);
     return safetensors_open(path, file_p, error);
 }

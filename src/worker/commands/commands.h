@@ -4,6 +4,7 @@
 #ifndef HEADROOM_WORKER_COMMANDS_COMMANDS_H
 #define HEADROOM_WORKER_COMMANDS_COMMANDS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -53,6 +54,15 @@ int command_generate(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.
 int command_finish(enum status status, struct error *error);
+// An option with a value: where its text goes.
+struct command_option {
+    const char *name;
+    const char **place;
+};
+// Whether the next of the arguments is one of these options; then it is taken, and `*arguments` stands at its value.
+// STATUS_INVALID where it has none.
+enum status command_take_option(char *const **arguments, const struct command_option *options, size_t count,
+                                bool *taken_p, struct error *error);
 // Reads an option's value as one of the key, which says what is allowed. STATUS_INVALID with a line where it is none.
 enum status command_scan(const char *option, const struct config_key *key, const char *text, void *value,
                          struct error *error);

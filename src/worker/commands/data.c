@@ -35,13 +35,9 @@ struct bar {
 
 // Reading the command line --------------------------------------------------------------------------------------------
 
-// Where the option's value belongs; NULL: there is no such option.
-static const char **find_option(struct request *request, const char *name)
+static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct {
-        const char *name;
-        const char **place;
-    } options[] = {
+    const struct command_option options[] = {
         {"--to", &request->to},
         {"--tokens", &request->tokens},
         {"--vocabulary", &request->vocabulary},
@@ -49,30 +45,17 @@ static const char **find_option(struct request *request, const char *name)
         {"--shard-tokens", &request->shard_tokens},
         {"--threads", &request->threads},
     };
-    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
-        if (strcmp(name, options[i].name) == 0) {
-            return options[i].place;
-        }
-    }
-    return NULL;
-}
-
-static enum status parse(char *const *arguments, struct request *request, struct error *error)
-{
-    for (; *arguments != NULL; arguments++) {
-        const char **option = find_option(request, *arguments);
-        if (option != NULL && arguments[1] == NULL) {
-            return error_set(error, STATUS_INVALID, "%s needs a value; see headroom --help", *arguments);
-        }
-        if (option != NULL) {
-            *option = *++arguments;
-        } else if (**arguments == '-') {
-            return error_set(error, STATUS_INVALID, "unknown option %s; see headroom --help", *arguments);
-        } else {
+    enum status status = STATUS_OK;
+    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
+        bool taken;
+        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
+        if (status == STATUS_OK && !taken && **arguments == '-') {
+            status = error_set(error, STATUS_INVALID, "unknown option %s; see headroom --help", *arguments);
+        } else if (status == STATUS_OK && !taken) {
             request->inputs[request->input_count++] = *arguments;
         }
     }
-    return STATUS_OK;
+    return status;
 }
 
 static enum status check(const struct request *request, struct error *error)

@@ -32,12 +32,12 @@ static enum status open_worker(struct worker *worker, const struct config *confi
     return status;
 }
 
+// Of the checkpoint that rank 0 has found, and found sound.
 static enum status load_weights(struct worker *worker, struct error *error)
 {
-    struct resume resume;
-    struct comm *comm = worker->comm;
-    enum status status = failure_agree(comm, resume_find(worker, "", &resume, error), error);
-    return status == STATUS_OK ? failure_agree(comm, resume_load(worker, &resume, error), error) : status;
+    struct resume resume = {0};
+    snprintf(resume.weights, sizeof(resume.weights), "%s", worker->config->checkpoint.weights);
+    return failure_agree(worker->comm, resume_load(worker, &resume, error), error);
 }
 
 static enum status print_evaluation(const struct evaluation *evaluation, struct error *error)
@@ -119,9 +119,7 @@ static enum status read_checkpoint(const struct command_line *command, uint32_t 
                                    struct config *config, struct error *error)
 {
     char found[CHECKPOINT_PATH_MAX];
-    struct checkpoint_state state = {0};
-    enum status status = checkpoint_find(command->config_path, stderr, found, &state, error);
-    free(state.plan);
+    enum status status = checkpoint_find_folder(command->config_path, stderr, found, error);
     if (status != STATUS_OK) {
         return status;
     }

@@ -42,42 +42,31 @@ struct generation {
 
 // Reading the command line -------------------------------------------------------------------------------------------
 
-// Where the option's value belongs; NULL: there is no such option.
-static const char **find_option(struct request *request, const char *name)
+static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct {
-        const char *name;
-        const char **place;
-    } options[] = {
+    const struct command_option options[] = {
         {"--prompt", &request->prompt}, {"--vocabulary", &request->vocabulary},
         {"--merges", &request->merges}, {"--tokens", &request->tokens},
         {"--top-k", &request->top_k},   {"--temperature", &request->temperature},
         {"--seed", &request->seed},     {"--device", &request->device},
         {"--memory", &request->memory},
     };
-    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
-        if (strcmp(name, options[i].name) == 0) {
-            return options[i].place;
-        }
-    }
-    return NULL;
-}
-
-static enum status parse(char *const *arguments, struct request *request, struct error *error)
-{
-    for (; *arguments != NULL; arguments++) {
-        const char **option = find_option(request, *arguments);
-        if (option != NULL && arguments[1] == NULL) {
-            return error_set(error, STATUS_INVALID, "%s needs a value; see headroom --help", *arguments);
-        }
-        if (option != NULL) {
-            *option = *++arguments;
-        } else if (**arguments == '-' || request->checkpoint != NULL) {
-            return error_set(error, STATUS_INVALID, "generate takes one checkpoint and options, not '%s'", *arguments);
-        } else {
+    enum status status = STATUS_OK;
+    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
+        bool taken;
+        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
+        if (status == STATUS_OK && !taken && (**arguments == '-' || request->checkpoint != NULL)) {
+            status =
+                error_set(error, STATUS_INVALID, "generate takes one checkpoint and options, not '%s'", *arguments);
+        } else if (status == STATUS_OK && !taken) {
             request->checkpoint = *arguments;
         }
     }
+    return status;
+}
+
+static enum status check(const struct request *request, struct error *error)
+{
     if (request->checkpoint == NULL || request->prompt == NULL) {
         return error_set(error, STATUS_INVALID, "generate takes: CHECKPOINT --prompt TEXT; no %s is given",
                          request->checkpoint == NULL ? "CHECKPOINT" : "--prompt");
@@ -349,6 +338,9 @@ static enum status go_on(char *const *arguments, struct error *error)
     struct request request = {0};
     struct generation generation = {.sampler = {.temperature = 1, .top_k = TOP_K}, .seed = 1};
     enum status status = parse(arguments, &request, error);
+    if (status == STATUS_OK) {
+        status = check(&request, error);
+    }
     if (status == STATUS_OK) {
         status = read_request(&request, &generation, error);
     }

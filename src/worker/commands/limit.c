@@ -28,23 +28,19 @@ struct limit {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    for (; *arguments != NULL; arguments++) {
-        bool rank = strcmp(*arguments, "--rank") == 0, bytes = strcmp(*arguments, "--bytes") == 0;
-        if ((rank || bytes) && arguments[1] == NULL) {
-            return error_set(error, STATUS_INVALID, "%s needs a value; see headroom --help", *arguments);
-        }
-        if (rank) {
-            request->rank = *++arguments;
-        } else if (bytes) {
-            request->bytes = *++arguments;
-        } else if (**arguments == '-' || request->folder != NULL) {
-            return error_set(error, STATUS_INVALID, "limit takes one run folder, --rank and --bytes, not '%s'",
-                             *arguments);
-        } else {
+    const struct command_option options[] = {{"--rank", &request->rank}, {"--bytes", &request->bytes}};
+    enum status status = STATUS_OK;
+    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
+        bool taken;
+        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
+        if (status == STATUS_OK && !taken && (**arguments == '-' || request->folder != NULL)) {
+            status = error_set(error, STATUS_INVALID, "limit takes one run folder, --rank and --bytes, not '%s'",
+                               *arguments);
+        } else if (status == STATUS_OK && !taken) {
             request->folder = *arguments;
         }
     }
-    return STATUS_OK;
+    return status;
 }
 
 static enum status scan_ranks(const struct request *request, struct limit *limit, struct error *error)

@@ -39,12 +39,9 @@ static void close_source(void *context)
 
 static enum status make_model(const char *folder, struct weights *weights, struct error *error)
 {
-    char path[CHECKPOINT_PATH_MAX + 32];
-    static char any_device[] = "device.kind=auto"; // this program may have been built without the run's
-    char *const overrides[] = {any_device};
+    char path[CHECKPOINT_FILE_MAX];
     struct config config;
-    snprintf(path, sizeof(path), "%s/" CHECKPOINT_CONFIG, folder);
-    enum status status = config_read(&config, path, overrides, 1, error);
+    enum status status = checkpoint_read_config(folder, path, &config, error);
     if (status != STATUS_OK) {
         return status;
     }
@@ -86,9 +83,7 @@ static enum status open_folder(const char *folder, struct weights *weights, stru
 static enum status open_path(const char *path, struct weights *weights, struct error *error)
 {
     char found[CHECKPOINT_PATH_MAX];
-    struct checkpoint_state state = {0};
-    enum status status = checkpoint_find(path, stderr, found, &state, error);
-    free(state.plan);
+    enum status status = checkpoint_find_folder(path, stderr, found, error);
     return status == STATUS_OK ? open_folder(found, weights, error) : status;
 }
 
