@@ -289,7 +289,8 @@ class Neighbours(CudaTest):
 
     def test_one_that_comes_and_goes(self):
         """It leaves room for a few samples at once, returns its memory after three steps, and costs time only. On a
-        real GPU a process's context takes hundreds of MiB, so there samples are 32 times as large, and steps fast."""
+        real GPU a process's context takes hundreds of MiB, so there samples are 32 times as large, and steps fast. So
+        wide a layer learns by small steps: large ones turn roundings into other losses."""
         if SIMULATED:
             neighbour = self.start_neighbour()
             left, width, steps = 50 << 20, 32768, 15
@@ -299,7 +300,7 @@ class Neighbours(CudaTest):
             self.tell(neighbour, "give")
             context = before - self.free_bytes()
             left, width, steps = context + (640 << 20), 1048576, 30
-        overrides = [f"train.steps={steps}", f"model.layers=[16, {width}, 10]"]
+        overrides = [f"train.steps={steps}", f"model.layers=[16, {width}, 10]", f"optimizer.learning_rate={10 / width}"]
         reference = self.train("mlp.yaml", CUDA, *overrides)
         self.tell(neighbour, f"leave {left}")
         launch = self.start("train", "mlp.yaml", CUDA, *overrides, "comm.kind=self", "run.folder=squeezed")
