@@ -260,7 +260,8 @@ class ProgramTest(unittest.TestCase):
         deadline = time.monotonic() + TIMEOUT_S
         while not met():
             self.assertLess(time.monotonic(), deadline, why)
-            self.assertIsNone(launch.process.poll(), "ended by itself")
+            if launch.process.poll() is not None:
+                self.fail(f"ended by itself: {launch.wait().err}")
             time.sleep(0.02)
 
     def wait_for_steps(self, launch, folder, count):

@@ -295,10 +295,13 @@ class Neighbours(CudaTest):
             neighbour = self.start_neighbour()
             left, width, steps = 50 << 20, 32768, 15
         else:
-            before = self.free_bytes()
-            neighbour = self.start_neighbour()
+            neighbour, other = self.start_neighbour(), self.start_neighbour()
             self.tell(neighbour, "give")
+            before = self.free_bytes()
+            self.tell(other, "give")
             context = before - self.free_bytes()
+            other.stdin.close()
+            other.wait()
             left, width, steps = context + (640 << 20), 1048576, 30
         overrides = [f"train.steps={steps}", f"model.layers=[16, {width}, 10]", f"optimizer.learning_rate={10 / width}"]
         reference = self.train("mlp.yaml", CUDA, *overrides)
