@@ -19,6 +19,7 @@ struct rank {
     uint32_t patience; // reports in a row that it takes to grow
     uint32_t clean;    // reports since memory was refused
     bool grew;         // what it is granted, in this call
+    bool has_grown;    // in this or an earlier call, since memory was refused
     bool measured;     // when the plan was made
     bool tries;        // in the plan, another micro-batch than the best
 };
@@ -71,9 +72,10 @@ static void note_refusal(struct rank *rank, bool refused, bool again)
 {
     bool known = again && rank->clean == 0; // from an earlier round
     rank->clean = refused ? 0 : rank->clean + !again;
-    if (refused && !known && rank->patience < SCHED_PATIENCE_MAX) {
+    if (refused && !known && rank->has_grown && rank->patience < SCHED_PATIENCE_MAX) {
         rank->patience *= 2;
     }
+    rank->has_grown = rank->has_grown && !refused;
     if (rank->patience == 0 || rank->clean == SCHED_CLEAN_REPORTS) {
         rank->patience = SCHED_PATIENCE;
     }
@@ -85,14 +87,19 @@ static void grant(struct grant *memory, uint32_t samples)
     memory->streak = 0;
 }
 
-// Answers whether it is granted.
+// Answers whether some of it is granted.
 static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
 {
     memory->offered = memory->streak == 0 || samples < memory->offered ? samples : memory->offered;
     if (++memory->streak < patience) {
         return false;
     }
-    grant(memory, memory->offered);
+    uint32_t probe = (memory->offered + SCHED_PROBES - 1) / SCHED_PROBES, missing = memory->offered - memory->granted;
+    if (missing <= probe) {
+        grant(memory, memory->offered);
+    } else {
+        memory->granted += probe;
+    }
     return true;
 }
 
@@ -109,7 +116,7 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
         if (!coordinator->planned || samples <= memory->granted) {
             grant(memory, (uint32_t)samples);
         } else if (!again && offer(memory, (uint32_t)samples, rank->patience)) {
-            rank->grew = true;
+            rank->grew = rank->has_grown = true;
         }
         report->offers[k].micro_batch_max = memory->granted;
     }

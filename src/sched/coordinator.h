@@ -6,9 +6,11 @@
 //
 // Less memory is obeyed at once, what would be better has to prove itself:
 //  - A rank is granted the micro-batches that it offers; a larger one only after it was offered so many times in a row
-//    as the rank's patience says, and then the smallest of them. Patience is SCHED_PATIENCE reports; it doubles when
-//    memory that was granted is refused to the rank, up to SCHED_PATIENCE_MAX, and is forgotten after
-//    SCHED_CLEAN_REPORTS without a refusal.
+//    as the rank's patience says. Then the smallest of them is probed: each report grants 1/SCHED_PROBES of it more,
+//    until a refusal or a smaller offer ends that (additive increase: Chiu and Jain, "Analysis of the increase and
+//    decrease algorithms for congestion avoidance", 1989). Patience is SCHED_PATIENCE reports; it doubles when a rank
+//    that has grown is refused memory, up to SCHED_PATIENCE_MAX, and is forgotten after SCHED_CLEAN_REPORTS without a
+//    refusal.
 //  - The plan stays as long as every rank can cut its share as planned, and better only with memory it had before. So
 //    memory that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can then
 //    be done in fewer micro-steps or with less levers.
@@ -29,6 +31,7 @@
 
 #define SCHED_PATIENCE      3
 #define SCHED_PATIENCE_MAX  96
+#define SCHED_PROBES        4
 #define SCHED_CLEAN_REPORTS 256
 #define SCHED_NOISE_PART    3
 #define SCHED_NOISE_LEAST   5

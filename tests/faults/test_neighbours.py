@@ -4,7 +4,7 @@
 import headroom_run
 
 FROM, TO, STEPS = 10, 25, 40
-PATIENCE = 3  # reports of more memory before it is believed
+GROWTH = 6  # steps: more memory is believed with the third report, and taken in four parts
 LEARNED = 3  # steps, one of them in smaller micro-steps
 CAPACITY = 1024 * 1024
 NEIGHBOUR = 448 * 1024
@@ -21,10 +21,13 @@ class Neighbours(headroom_run.ProgramTest):
         reference = self.train("mlp.yaml", f"train.steps={STEPS}")
         run = self.train("mlp.yaml", f"train.steps={STEPS}", f"device.capacity={CAPACITY}", *NO_LEVERS, neighbour(0))
         sizes = run.of_rank(0, "micro_batch")
-        before, during, after = sizes[LEARNED:FROM], sizes[FROM:TO], sizes[TO + PATIENCE:]
+        before, during, after = sizes[LEARNED:FROM], sizes[FROM:TO], sizes[TO + GROWTH:]
         self.assertEqual((len(set(before)), len(set(during)), len(set(after))), (1, 1, 1), sizes)
         self.assertLess(during[0], before[0] / 4)
         self.assertEqual(after[0], before[0])
+        growing = sizes[TO:TO + GROWTH + 1]
+        self.assertEqual(growing, sorted(growing))
+        self.assertGreater(len(set(growing)), 2, "at once")
         self.assertEqual(sum(run.of_rank(0, "oom_retries")), 0)
         for peak in run.of_rank(0, "reserved_peak_bytes")[FROM:TO]:
             self.assertLessEqual(peak, CAPACITY - NEIGHBOUR)

@@ -99,18 +99,40 @@ static void memory_that_shrank_but_suffices_changes_nothing(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
-static void memory_that_grew_is_believed_after_a_streak(void **context)
+static void memory_that_grew_is_believed_after_a_streak_and_probed(void **context)
 {
     (void)context;
-    struct sched_report reports[2];
-    struct sched_coordinator *coordinator = create(2, 64, 0);
-    set_all(reports, 2, report_of(0, 1000, 4));
+    struct sched_report reports[1] = {report_of(0, 1000, 4)};
+    struct sched_coordinator *coordinator = create(1, 64, 0);
     assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
-    reports[0].offers[0].micro_batch_max = 32;
+    reports[0].offers[0].micro_batch_max = 64;
     for (int i = 0; i < SCHED_PATIENCE - 1; i++) {
         assert_int_equal(plan(coordinator, reports)[0].micro_batch, 4);
     }
-    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 32);
+    const uint32_t granted[] = {4 + 16, 4 + 32, 4 + 48, 64};
+    for (size_t i = 0; i < SCHED_PROBES; i++) {
+        uint32_t steps = (64 + granted[i] - 1) / granted[i];
+        assert_int_equal(plan(coordinator, reports)[0].micro_batch, (64 + steps - 1) / steps);
+    }
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_probe_ends_where_less_is_offered(void **context)
+{
+    (void)context;
+    struct sched_report reports[1] = {report_of(0, 1000, 4)};
+    struct sched_coordinator *coordinator = create(1, 64, 0);
+    plan(coordinator, reports);
+    for (int i = 0; i < SCHED_PATIENCE; i++) {
+        reports[0].offers[0].micro_batch_max = 64;
+        plan(coordinator, reports);
+    }
+    reports[0].offers[0].micro_batch_max = 16;
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 16);
+    for (int i = 0; i < SCHED_PATIENCE; i++) {
+        reports[0].offers[0].micro_batch_max = i == 0 ? 15 : 64;
+        assert_in_range(plan(coordinator, reports)[0].micro_batch, 13, 15);
+    }
     sched_coordinator_destroy(coordinator);
 }
 
@@ -120,9 +142,9 @@ static void a_streak_grants_its_smallest_offer(void **context)
     struct sched_report reports[1] = {report_of(0, 1000, 4)};
     struct sched_coordinator *coordinator = create(1, 64, 0);
     plan(coordinator, reports);
-    for (int i = 0; i < SCHED_PATIENCE; i++) {
+    for (int i = 0; i < SCHED_PATIENCE + 2; i++) {
         reports[0].offers[0].micro_batch_max = i == 1 ? 16 : 64;
-        plan(coordinator, reports);
+        assert_in_range(plan(coordinator, reports)[0].micro_batch, 4, 16);
     }
     assert_int_equal(plan(coordinator, reports)[0].micro_batch, 16);
     sched_coordinator_destroy(coordinator);
@@ -503,25 +525,34 @@ static void a_second_plan_of_a_step_counts_for_nothing(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
-static void a_refusal_doubles_patience_until_it_is_forgotten(void **context)
+static void refuse(struct sched_coordinator *coordinator, struct sched_report *report, int times)
+{
+    report->offers[0].micro_batch_max = 4;
+    report->refused = true;
+    for (int i = 0; i < times; i++) {
+        plan(coordinator, report);
+    }
+    report->refused = false;
+}
+
+// From 4 samples to 16 in probes of 4.
+static void a_refusal_after_growth_doubles_patience_until_it_is_forgotten(void **context)
 {
     (void)context;
+    enum { PROBES = 3 };
     struct sched_report report = report_of(0, 1000, 4);
-    struct sched_coordinator *coordinator = create(1, 64, 0);
+    struct sched_coordinator *coordinator = create(1, 16, 0);
     plan(coordinator, &report);
-    for (int patience = 2 * SCHED_PATIENCE; patience <= 4 * SCHED_PATIENCE_MAX; patience *= 2) {
-        report.offers[0].micro_batch_max = 4;
-        report.refused = true;
-        plan(coordinator, &report);
-        report.refused = false;
+    for (int patience = SCHED_PATIENCE; patience <= 4 * SCHED_PATIENCE_MAX; patience *= 2) {
+        refuse(coordinator, &report, 5);
         int expected = patience < SCHED_PATIENCE_MAX ? patience : SCHED_PATIENCE_MAX;
-        assert_int_equal(reports_to_grow(coordinator, &report, 16), expected);
+        assert_int_equal(reports_to_grow(coordinator, &report, 16), expected - 1 + PROBES);
     }
     report.offers[0].micro_batch_max = 4;
     for (int i = 0; i < SCHED_CLEAN_REPORTS; i++) {
         plan(coordinator, &report);
     }
-    assert_int_equal(reports_to_grow(coordinator, &report, 16), SCHED_PATIENCE);
+    assert_int_equal(reports_to_grow(coordinator, &report, 16), SCHED_PATIENCE - 1 + PROBES);
     sched_coordinator_destroy(coordinator);
 }
 
@@ -630,7 +661,8 @@ int main(void)
         cmocka_unit_test(the_first_plan_is_the_planner_s),
         cmocka_unit_test(memory_that_shrank_is_obeyed_at_once),
         cmocka_unit_test(memory_that_shrank_but_suffices_changes_nothing),
-        cmocka_unit_test(memory_that_grew_is_believed_after_a_streak),
+        cmocka_unit_test(memory_that_grew_is_believed_after_a_streak_and_probed),
+        cmocka_unit_test(a_probe_ends_where_less_is_offered),
         cmocka_unit_test(a_streak_grants_its_smallest_offer),
         cmocka_unit_test(a_relapse_ends_the_streak),
         cmocka_unit_test(an_offer_does_not_count_before_it_is_believed),
@@ -649,7 +681,7 @@ int main(void)
         cmocka_unit_test(levers_follow_memory),
         cmocka_unit_test(levers_do_not_flap),
         cmocka_unit_test(a_second_plan_of_a_step_counts_for_nothing),
-        cmocka_unit_test(a_refusal_doubles_patience_until_it_is_forgotten),
+        cmocka_unit_test(a_refusal_after_growth_doubles_patience_until_it_is_forgotten),
         cmocka_unit_test(what_is_left_goes_to_ranks_that_can_do_it),
         cmocka_unit_test(replicas_agree_on_plans_that_fit),
         cmocka_unit_test(a_job_that_goes_on_keeps_its_plan),
