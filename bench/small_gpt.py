@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job for benchmarks on the CPU device: a GPT of 0.8 million weights, made-up text, one rank with one thread."""
+"""A job for benchmarks on the CPU device: a GPT of 0.8 million weights, made-up text, one rank, one thread unless more
+are asked for."""
 import json
 import os
 import random
@@ -22,14 +23,15 @@ def prepare(folder):
         file.write("".join(random.Random(1).choices("abcdefgh \n", k=200000)))
 
 
-def headroom(program, folder, *arguments):
+def headroom(program, folder, *arguments, threads=1):
     """What the program prints."""
     return subprocess.run([program, *arguments], cwd=folder, check=True, stdout=subprocess.PIPE, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}).stdout
+                          env=os.environ | {"OMP_NUM_THREADS": str(threads)}).stdout
 
 
-def train(program, folder, run, *overrides):
+def train(program, folder, run, *overrides, threads=1):
     """The steps' lines of metrics. `run` is the run's folder."""
-    headroom(program, folder, "train", "config.yaml", f"run.folder={run}", "comm.kind=self", *overrides)
+    headroom(program, folder, "train", "config.yaml", f"run.folder={run}", "comm.kind=self", *overrides,
+             threads=threads)
     with open(os.path.join(folder, run, "metrics.jsonl"), encoding="utf-8") as file:
         return [line for line in map(json.loads, file) if "event" not in line]
