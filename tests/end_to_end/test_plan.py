@@ -44,15 +44,16 @@ class Plan(headroom_run.ProgramTest):
                                  f"train.recompute={recompute}")
                 self.assertEqual(run.steps[0]["ranks"][0]["allocated_peak_bytes"], peak)
 
-    def test_peaks_with_the_optimizer_s_state_away(self):
-        """On the smallest device that holds so many samples so."""
-        for levers, recompute in (("state", "none"), ("all", "offload")):
-            job = ("deep.yaml", f"train.recompute={recompute}")
-            peaks = peaks_of(self.headroom("plan", *job, "device.capacity=4MiB").out, levers)
+    def test_peaks_of_levers_that_only_memory_pulls(self):
+        """On a device with room for what stays and what comes and goes in whole granules, and no more."""
+        for levers, *job in (("head", "gpt.yaml", "train.recompute=none", "model.vocab_size=4096"),
+                             ("state", "deep.yaml", "train.recompute=none"),
+                             ("all", "deep.yaml", "train.recompute=offload")):
+            peaks = peaks_of(self.headroom("plan", *job, "device.capacity=8MiB").out, levers)
             self.assertGreater(len(peaks), 4)
             for micro_batch, peak in peaks.items():
                 run = self.train(*job, "train.steps=1", f"train.micro_batch_size={micro_batch}",
-                                 f"device.capacity={-(-peak // 65536) * 64}KiB")
+                                 f"device.capacity={-(-peak // 65536) * 64 + 64}KiB")
                 rank = run.steps[0]["ranks"][0]
                 self.assertEqual((rank["levers"], rank["micro_batch"], rank["allocated_peak_bytes"]),
                                  (levers, micro_batch, peak))
