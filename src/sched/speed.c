@@ -25,6 +25,10 @@
 #define OFF          2
 #define CHANGED_FADE 0.125
 #define OFF_MOST     3
+// Irregular steps make the noise so large that nothing is off any more. So many steps in a row on the same side, whose
+// mean is off by so many times their own noise, have a speed of their own: what came before them is forgotten.
+#define RUN   8
+#define APART 2.5
 
 static double clamp(double value, double low, double high)
 {
@@ -47,98 +51,143 @@ struct line {
     double trust;            // from 0, where the slope is the prior's, to 1, where it is the measurements'
 };
 
-static struct line draw(const struct sched_speed *speed)
+static struct line draw(const struct sched_evidence *evidence, double overhead_samples)
 {
-    double part = 1 / speed->weight, n = speed->samples * part, t = speed->time_ns * part;
-    double variance_n = speed->samples_squared * part - n * n;
-    double variance_t = speed->time_squared * part - t * t;
-    double covariance = speed->samples_time_ns * part - n * t;
-    double proportional = t / n, spread = PRIOR_SPREAD * proportional, slope = t / (n + speed->overhead_samples);
+    double part = 1 / evidence->weight, n = evidence->samples * part, t = evidence->time_ns * part;
+    double variance_n = evidence->samples_squared * part - n * n;
+    double variance_t = evidence->time_squared * part - t * t;
+    double covariance = evidence->samples_time_ns * part - n * t;
+    double proportional = t / n, spread = PRIOR_SPREAD * proportional, slope = t / (n + overhead_samples);
     if (t == 0) {
         return (struct line){.samples = n};
     }
     double variance = noise_variance(variance_n, variance_t, covariance, t);
-    double prior = variance / (spread * spread * fmin(speed->weight, AVERAGED));
+    double prior = variance / (spread * spread * fmin(evidence->weight, AVERAGED));
     double trust = clamp(variance_n / (variance_n + prior), 0, 1);
     slope = clamp((covariance + prior * slope) / (variance_n + prior), 0, proportional);
     return (struct line){n, t, slope, spread * sqrt(1 - trust), sqrt(variance), trust};
 }
 
+static struct line line_of(const struct sched_speed *speed)
+{
+    return speed->evidence.weight > 0 ? draw(&speed->evidence, speed->overhead_samples) : (struct line){0};
+}
+
 void sched_speed_get(const struct sched_speed *speed, uint64_t *overhead_ns_p, uint64_t *sample_ns_p)
 {
-    struct line line = speed->weight > 0 ? draw(speed) : (struct line){0};
+    struct line line = line_of(speed);
     *overhead_ns_p = (uint64_t)(line.time_ns - line.slope * line.samples + 0.5);
-    *sample_ns_p = speed->weight > 0 && line.slope < 1 ? 1 : (uint64_t)(line.slope + 0.5);
+    *sample_ns_p = speed->evidence.weight > 0 && line.slope < 1 ? 1 : (uint64_t)(line.slope + 0.5);
 }
 
 uint8_t sched_speed_noise(const struct sched_speed *speed)
 {
-    struct line line = speed->weight > 0 ? draw(speed) : (struct line){0};
+    struct line line = line_of(speed);
     return line.time_ns > 0 ? (uint8_t)clamp(100 * line.noise_ns / line.time_ns + 0.5, 0, UINT8_MAX) : 0;
 }
 
 // Relative slopes, at the mean size, are what is averaged: they have bounds.
 static void remember(struct sched_speed *speed)
 {
-    struct line line = draw(speed);
+    struct line line = line_of(speed);
     double prior = line.samples / (line.samples + speed->overhead_samples);
     double learned = line.time_ns > 0 ? line.slope * line.samples / line.time_ns : prior;
     double slope = prior + (1 - FADE) * line.trust * (learned - prior);
     speed->overhead_samples = line.samples * (1 / slope - 1);
 }
 
-// Counts measurements that are off to the same side. Positive: slower than expected.
-static int32_t count_off(int32_t off, double error)
+static void scale(struct sched_evidence *evidence, double ratio)
 {
-    if (fabs(error) < OFF) {
-        return 0;
-    }
-    return error > 0 ? (off > 0 ? off : 0) + 1 : (off < 0 ? off : 0) - 1;
+    evidence->time_ns *= ratio;
+    evidence->time_squared *= ratio * ratio;
+    evidence->samples_time_ns *= ratio;
 }
 
 void sched_speed_scale(struct sched_speed *speed, double ratio)
 {
-    speed->time_ns *= ratio;
-    speed->time_squared *= ratio * ratio;
-    speed->samples_time_ns *= ratio;
+    scale(&speed->evidence, ratio);
+    scale(&speed->run, ratio);
 }
 
 // What was measured weighs so much of what it did.
-static void fade(struct sched_speed *speed, double part)
+static void fade(struct sched_evidence *evidence, double part)
 {
-    speed->weight *= part;
-    speed->samples *= part;
-    speed->samples_squared *= part;
-    speed->time_ns *= part;
-    speed->time_squared *= part;
-    speed->samples_time_ns *= part;
+    evidence->weight *= part;
+    evidence->samples *= part;
+    evidence->samples_squared *= part;
+    evidence->time_ns *= part;
+    evidence->time_squared *= part;
+    evidence->samples_time_ns *= part;
+}
+
+static void add(struct sched_evidence *evidence, double n, double t)
+{
+    evidence->weight += 1;
+    evidence->samples += n;
+    evidence->samples_squared += n * n;
+    evidence->time_ns += t;
+    evidence->time_squared += t * t;
+    evidence->samples_time_ns += n * t;
+}
+
+static void begin_run(struct sched_speed *speed)
+{
+    speed->run = (struct sched_evidence){0};
+    speed->steps = 0;
+    speed->off = 0;
+}
+
+// Counts steps whose first measurement is on the same side of the line, and those that are off.
+static void follow(struct sched_speed *speed, double error)
+{
+    if ((error > 0) != (speed->steps > 0)) {
+        begin_run(speed);
+    }
+    speed->steps += error > 0 ? 1 : -1;
+    speed->off = fabs(error) < OFF ? 0 : speed->off + 1;
 }
 
 // A rank that became slower or faster did so as a whole: what was measured before is brought to its speed of now, and
 // weighs less.
 static void change(struct sched_speed *speed, double ratio)
 {
-    fade(speed, CHANGED_FADE);
-    sched_speed_scale(speed, ratio);
+    fade(&speed->evidence, CHANGED_FADE);
+    scale(&speed->evidence, ratio);
+    begin_run(speed);
+}
+
+static double expect(const struct line *line, double n)
+{
+    return fmax(line->time_ns + line->slope * (n - line->samples), 1);
 }
 
 // Counts how long measurements are off. Until it is clear that the speed has changed, one counts as at most so far off:
 // a process that was stopped or swapped out says nothing about its speed.
 static double judge(struct sched_speed *speed, double n, double t, bool first)
 {
-    struct line line = draw(speed);
-    double expected = fmax(line.time_ns + line.slope * (n - line.samples), 1);
+    struct line line = line_of(speed);
+    double expected = expect(&line, n);
     double slope_noise_ns = line.slope_noise * (n - line.samples);
     double noise = sqrt(line.noise_ns * line.noise_ns + slope_noise_ns * slope_noise_ns) + 1;
     double error = (t - expected) / noise;
     if (first) {
-        speed->off = count_off(speed->off, error);
-        if (abs(speed->off) >= CHANGED) {
+        follow(speed, error);
+        if (speed->off == CHANGED) {
             change(speed, t / expected);
             return t;
         }
     }
     return fmax(expected + clamp(error, -OFF_MOST, OFF_MOST) * noise, 0);
+}
+
+// Of a whole run: one that its own noise does not bring to the line takes the place of what was measured before.
+static void judge_run(struct sched_speed *speed)
+{
+    struct line line = line_of(speed), run = draw(&speed->run, speed->overhead_samples);
+    if (fabs(run.time_ns - expect(&line, run.samples)) > APART * run.noise_ns) {
+        speed->evidence = speed->run;
+    }
+    begin_run(speed);
 }
 
 void sched_speed_begin_step(struct sched_speed *speed)
@@ -150,18 +199,14 @@ void sched_speed_observe(struct sched_speed *speed, uint64_t samples, uint64_t t
 {
     assert(samples > 0);
     double n = (double)samples, t = (double)time_ns;
-    bool first = speed->counted == 0;
-    if (speed->weight > 0) {
-        t = judge(speed, n, t, first);
-    }
+    double believed = speed->evidence.weight > 0 ? judge(speed, n, t, speed->counted == 0) : t;
     if (speed->counted++ < FADES_OF_STEP) {
-        fade(speed, FADE);
+        fade(&speed->evidence, FADE);
     }
-    speed->weight += 1;
-    speed->samples += n;
-    speed->samples_squared += n * n;
-    speed->time_ns += t;
-    speed->time_squared += t * t;
-    speed->samples_time_ns += n * t;
+    add(&speed->evidence, n, believed);
+    add(&speed->run, n, t);
+    if (abs(speed->steps) == RUN) {
+        judge_run(speed);
+    }
     remember(speed);
 }

@@ -8,18 +8,26 @@
 // them: the prior follows the line, as so many samples that an overhead is worth, whatever the rank's speed.
 //
 // One measurement that is far off is hardly believed; several steps in a row that begin with one are a change of the
-// rank's speed, which is followed at once. Pure.
+// rank's speed, which is followed at once. After irregular steps hardly anything counts as far off; there a longer run
+// of steps to one side of the line, close to one another, takes their place. Pure.
 #ifndef HEADROOM_SCHED_SPEED_H
 #define HEADROOM_SCHED_SPEED_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-struct sched_speed {                                                                 // all zero: nothing measured
-    double weight, samples, samples_squared, time_ns, time_squared, samples_time_ns; // faded sums
-    double overhead_samples;                                                         // of the prior
-    int32_t off;      // the latest steps that were off to the same side; negative: faster than expected
-    uint32_t counted; // measurements of the present step
+// Sums over measurements.
+struct sched_evidence {
+    double weight, samples, samples_squared, time_ns, time_squared, samples_time_ns;
+};
+
+struct sched_speed {                // all zero: nothing measured
+    struct sched_evidence evidence; // older measurements faded
+    struct sched_evidence run;      // of the latest steps that began on the same side of the line
+    double overhead_samples;        // of the prior
+    int32_t steps;                  // in the run; negative: faster than expected
+    uint32_t off;                   // the latest of them, which were far from the line
+    uint32_t counted;               // measurements of the present step
 };
 
 // What follows is measured in another step.

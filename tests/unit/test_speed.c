@@ -90,6 +90,53 @@ static void a_rank_that_became_much_slower_is_followed(void **context)
     assert_near(get(&speed).sample_ns + get(&speed).overhead_ns / 24, 2000000, 10);
 }
 
+static uint64_t random_between(uint32_t *state, uint64_t low, uint64_t high)
+{
+    *state = *state * 1664525 + 1013904223;
+    return low + (*state >> 16) % (high - low + 1);
+}
+
+static uint64_t line_ns(uint64_t samples)
+{
+    return 500000 + samples * 100000;
+}
+
+// Steps of one size or the other that take from `low` to `high` percent of their time.
+static void observe_steps(struct sched_speed *speed, uint32_t *state, const uint64_t sizes[2], int steps, uint64_t low,
+                          uint64_t high)
+{
+    for (int i = 0; i < steps; i++) {
+        uint64_t samples = sizes[random_between(state, 0, 1)];
+        observe(speed, samples, line_ns(samples) * random_between(state, low, high) / 100);
+    }
+}
+
+// A rank whose steps took from `least` percent to eight times their time is known again so many steps later.
+static void check_irregular_steps(const uint64_t sizes[2], uint64_t least, int steps)
+{
+    for (uint32_t seed = 0; seed < 100; seed++) {
+        struct sched_speed speed = {0};
+        uint32_t state = seed;
+        observe_steps(&speed, &state, sizes, 64, 96, 104);
+        observe_steps(&speed, &state, sizes, (int)random_between(&state, 8, 80), least, 800);
+        observe_steps(&speed, &state, sizes, steps, 96, 104);
+        for (int i = 0; i < 100; i++) {
+            struct figures line = get(&speed);
+            assert_near(line.overhead_ns + sizes[0] * line.sample_ns, line_ns(sizes[0]), 10);
+            assert_near(line.overhead_ns + sizes[1] * line.sample_ns, line_ns(sizes[1]), 10);
+            observe_steps(&speed, &state, sizes, 1, 96, 104);
+        }
+    }
+}
+
+static void irregular_steps_are_forgotten(void **context)
+{
+    (void)context;
+    check_irregular_steps((const uint64_t[]){32, 32}, 100, 24);
+    check_irregular_steps((const uint64_t[]){1, 1}, 0, 24); // what a step takes beside its micro-steps
+    check_irregular_steps((const uint64_t[]){12, 32}, 100, 64);
+}
+
 static void one_size_counts_as_per_sample(void **context)
 {
     (void)context;
@@ -235,6 +282,7 @@ int main(void)
         cmocka_unit_test(one_pause_hardly_counts),
         cmocka_unit_test(one_slow_step_hardly_counts),
         cmocka_unit_test(a_rank_that_became_much_slower_is_followed),
+        cmocka_unit_test(irregular_steps_are_forgotten),
         cmocka_unit_test(one_size_counts_as_per_sample),
         cmocka_unit_test(nearly_one_size_counts_as_nearly_per_sample),
         cmocka_unit_test(old_measurements_fade),
