@@ -89,6 +89,7 @@ static void cut(struct bench *bench, const struct candidate *candidate)
         parts += candidate->parts[i];
         uint64_t end = batch * parts / PARTS;
         worker->plan[i] = (struct sched_share){.first = first, .samples = end - first};
+        sched_unpack(&worker->messages[i].report, &worker->reports[i]);
         if (!sched_share_cut(&worker->reports[i], &worker->plan[i])) {
             give_up(bench, &(struct error){.text = "a rank cannot hold a sample: give it more memory"});
         }

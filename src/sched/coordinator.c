@@ -136,13 +136,12 @@ static void drop_small_offers(struct sched_report *report)
     }
 }
 
-static void read_reports(struct sched_coordinator *coordinator, const struct sched_report *reports, bool again)
+static void read_reports(struct sched_coordinator *coordinator, bool again)
 {
-    memcpy(coordinator->reports, reports, coordinator->ranks * sizeof(*reports));
     sched_complete(coordinator->reports, coordinator->ranks);
     for (size_t i = 0; i < coordinator->ranks; i++) {
         struct rank *rank = &coordinator->rank[i];
-        note_refusal(rank, reports[i].refused, again);
+        note_refusal(rank, coordinator->reports[i].refused, again);
         read_offers(coordinator, rank, again, &coordinator->reports[i]);
         if (coordinator->micro_batch_size != 0) {
             drop_small_offers(&coordinator->reports[i]);
@@ -177,17 +176,16 @@ static bool cut_stands(const struct sched_coordinator *coordinator, size_t index
     const struct rank *rank = &coordinator->rank[index];
     const struct sched_share *planned = &coordinator->plan[index];
     const struct sched_report *report = &coordinator->reports[index];
-    struct sched_report same = {0};
     struct sched_share cut = *planned, best = *planned;
-    same.offers[planned->levers] = report->offers[planned->levers];
     if (planned->samples == 0) {
         return !sched_share_cut(report, &(struct sched_share){.samples = 1});
     }
-    if (rank->tries || !sched_share_cut(&same, &cut) || !sched_share_cut(report, &best)) {
+    if (rank->tries || !sched_share_cut_under(report, planned->levers, &cut)) {
         return false;
     }
     size_micro_steps(coordinator, index, &cut);
-    return cut.micro_batch == planned->micro_batch && (!rank->grew || best.levers >= planned->levers);
+    return cut.micro_batch == planned->micro_batch &&
+           !(rank->grew && sched_share_cut(report, &best) && best.levers < planned->levers);
 }
 
 static bool cuts_stand(const struct sched_coordinator *coordinator)
@@ -290,10 +288,10 @@ static void take_best(struct sched_coordinator *coordinator)
     coordinator->lost_ns = 0;
 }
 
-static const struct sched_share *plan(struct sched_coordinator *coordinator, const struct sched_report *reports,
-                                      bool again, bool *changed_p)
+// From coordinator->reports.
+static const struct sched_share *plan(struct sched_coordinator *coordinator, bool again, bool *changed_p)
 {
-    read_reports(coordinator, reports, again);
+    read_reports(coordinator, again);
     if (!find_best(coordinator)) {
         coordinator->planned = coordinator->resumed = false;
         return NULL;
@@ -322,22 +320,74 @@ void sched_coordinator_resume(struct sched_coordinator *coordinator, const struc
     }
 }
 
+static void copy_reports(struct sched_coordinator *coordinator, const struct sched_report *reports)
+{
+    memcpy(coordinator->reports, reports, coordinator->ranks * sizeof(*reports));
+}
+
 const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coordinator,
                                                  const struct sched_report *reports, bool *changed_p)
 {
-    return plan(coordinator, reports, false, changed_p);
+    copy_reports(coordinator, reports);
+    return plan(coordinator, false, changed_p);
 }
 
 const struct sched_share *sched_coordinator_plan_again(struct sched_coordinator *coordinator,
                                                        const struct sched_report *reports, bool *changed_p)
 {
-    return plan(coordinator, reports, true, changed_p);
+    copy_reports(coordinator, reports);
+    return plan(coordinator, true, changed_p);
+}
+
+static void unpack_reports(struct sched_coordinator *coordinator, const struct sched_packed_report *first,
+                           size_t stride_bytes)
+{
+    const char *packed = (const char *)first;
+    for (size_t i = 0; i < coordinator->ranks; i++, packed += stride_bytes) {
+        sched_unpack((const struct sched_packed_report *)packed, &coordinator->reports[i]);
+    }
+}
+
+// 0: none.
+static size_t find_odd_rank(const struct sched_coordinator *coordinator)
+{
+    size_t rank = coordinator->ranks - 1;
+    while (rank > 0 && coordinator->reports[rank].plan_hash == coordinator->reports[0].plan_hash) {
+        rank--;
+    }
+    return rank;
+}
+
+// 0: a rank that is dealt samples was not measured.
+static uint64_t predict(const struct sched_coordinator *coordinator)
+{
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        if (coordinator->plan[i].samples > 0 && !coordinator->reports[i].measured) {
+            return 0;
+        }
+    }
+    return sched_plan_ns(coordinator->reports, coordinator->plan, coordinator->ranks);
+}
+
+struct sched_decision sched_coordinator_decide(struct sched_coordinator *coordinator,
+                                               const struct sched_packed_report *first, size_t stride_bytes, bool again)
+{
+    unpack_reports(coordinator, first, stride_bytes);
+    struct sched_decision decision = {.odd_rank = find_odd_rank(coordinator)};
+    if (decision.odd_rank == 0) {
+        decision.plan = plan(coordinator, again, &decision.changed);
+    }
+    if (decision.plan != NULL) {
+        decision.plan_ns = predict(coordinator);
+        decision.plan_hash = sched_plan_hash(decision.plan, coordinator->ranks);
+    }
+    return decision;
 }
 
 const struct sched_share *sched_coordinator_settle(struct sched_coordinator *coordinator,
                                                    const struct sched_report *reports, uint64_t samples)
 {
-    memcpy(coordinator->reports, reports, coordinator->ranks * sizeof(*reports));
+    copy_reports(coordinator, reports);
     sched_complete(coordinator->reports, coordinator->ranks);
     return sched_plan(coordinator->reports, coordinator->ranks, samples, coordinator->best) ? coordinator->best : NULL;
 }

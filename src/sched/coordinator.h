@@ -27,6 +27,7 @@
 #ifndef HEADROOM_SCHED_COORDINATOR_H
 #define HEADROOM_SCHED_COORDINATOR_H
 
+#include "sched/packed.h"
 #include "sched/plan.h"
 
 #define SCHED_PATIENCE      3
@@ -58,6 +59,21 @@ const struct sched_share *sched_coordinator_plan(struct sched_coordinator *coord
 // and count for nobody's patience.
 const struct sched_share *sched_coordinator_plan_again(struct sched_coordinator *coordinator,
                                                        const struct sched_report *reports, bool *changed_p);
+
+// What a rank makes of what all ranks sent.
+struct sched_decision {
+    const struct sched_share *plan; // as sched_coordinator_plan answers it
+    bool changed;                   // likewise
+    uint32_t plan_hash;             // that the next report says
+    uint64_t plan_ns;               // how long it is predicted to take; 0: a rank in it was not measured
+    size_t odd_rank;                // it ran another plan than rank 0, and there is no plan; 0: none did
+};
+
+// The same from packed reports, each `stride_bytes` after the one before it: all that a rank decides between two steps.
+// `again`: as sched_coordinator_plan_again.
+struct sched_decision sched_coordinator_decide(struct sched_coordinator *coordinator,
+                                               const struct sched_packed_report *first, size_t stride_bytes,
+                                               bool again);
 
 // Who does `samples` of a step that are left because ranks could not hold them. Shares count in what is left; they are
 // valid until the next call. The reports are taken at their word, so a rank that left samples offers nothing. NULL when

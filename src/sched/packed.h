@@ -24,6 +24,6 @@ struct sched_packed_report {
 
 // Figures become the nearest float32; packed once more they stay.
 struct sched_packed_report sched_pack(const struct sched_report *report);
-struct sched_report sched_unpack(const struct sched_packed_report *packed);
+void sched_unpack(const struct sched_packed_report *packed, struct sched_report *report);
 
 #endif

@@ -12,6 +12,7 @@
 
 struct problem {
     const struct sched_report *reports;
+    struct sched_share *shares; // first what ranks reach, then what they are dealt
     size_t ranks;
     size_t able; // of them, to hold a sample
     uint64_t global_batch;
@@ -45,14 +46,17 @@ static bool is_able(const struct sched_report *report)
     return false;
 }
 
-static struct problem pose(const struct sched_report *reports, size_t ranks, uint64_t global_batch)
+static struct problem pose(const struct sched_report *reports, size_t ranks, uint64_t global_batch,
+                           struct sched_share *shares)
 {
     size_t able = 0;
     for (size_t i = 0; i < ranks; i++) {
         able += is_able(&reports[i]);
+        shares[i] = (struct sched_share){0};
     }
     return (struct problem){
         .reports = reports,
+        .shares = shares,
         .ranks = ranks,
         .able = able,
         .global_batch = global_batch,
@@ -119,30 +123,29 @@ static struct reach reach_of_rank(const struct problem *problem, size_t rank, ui
     return best;
 }
 
+// The rank finishes no sample between last_ns and next_ns: what it reached before, which its share remembers until the
+// batch is dealt, holds for every deadline there.
+static struct reach recall_reach(const struct problem *problem, size_t rank, uint64_t deadline_ns)
+{
+    struct sched_share *share = &problem->shares[rank];
+    struct reach reach = {.samples = share->samples, .last_ns = share->first, .next_ns = share->micro_batch};
+    if (deadline_ns < reach.last_ns || deadline_ns >= reach.next_ns) {
+        reach = reach_of_rank(problem, rank, deadline_ns);
+        *share = (struct sched_share){.samples = reach.samples, .first = reach.last_ns, .micro_batch = reach.next_ns};
+    }
+    return reach;
+}
+
 static struct reach reach_of_all(const struct problem *problem, uint64_t deadline_ns)
 {
     struct reach all = {.next_ns = UINT64_MAX};
     for (size_t i = 0; i < problem->ranks; i++) {
-        struct reach reach = reach_of_rank(problem, i, deadline_ns);
+        struct reach reach = recall_reach(problem, i, deadline_ns);
         all.samples += reach.samples;
         all.last_ns = sched_max(all.last_ns, reach.last_ns);
         all.next_ns = sched_min(all.next_ns, reach.next_ns);
     }
     return all;
-}
-
-// A deadline that equal shares meet.
-static uint64_t deadline_of_equal_shares(const struct problem *problem)
-{
-    uint64_t samples = problem->samples_min > 0 ? ceil_div(problem->global_batch, problem->able) : 1;
-    struct sched_share share = {.samples = samples};
-    uint64_t deadline_ns = 0;
-    for (size_t i = 0; i < problem->ranks; i++) {
-        if (sched_share_cut(&problem->reports[i], &share)) {
-            deadline_ns = sched_max(deadline_ns, sched_share_ns(&problem->reports[i], &share));
-        }
-    }
-    return deadline_ns;
 }
 
 // What all ranks together take per sample where samples are divisible.
@@ -175,11 +178,12 @@ static uint64_t clamp(double value, uint64_t low, uint64_t high)
 // decide how soon the search ends, never where.
 static uint64_t find_deadline(const struct problem *problem, uint64_t *excess_p)
 {
-    uint64_t low = 0, high = deadline_of_equal_shares(problem);
+    uint64_t low = 0, high = 2 * DURATION_NS_MAX;
     double slope = ns_per_sample(problem);
     double guess = (double)problem->global_batch * slope;
     for (int round = 0; low < high; round++) {
-        uint64_t deadline_ns = round < NEWTON_ROUNDS ? clamp(guess, low, high - 1) : low + (high - low) / 2;
+        uint64_t halfway = low + sched_min(low, (high - low) / 2); // by doubling, while `high` is far
+        uint64_t deadline_ns = round < NEWTON_ROUNDS ? clamp(guess, low, high - 1) : halfway;
         struct reach all = reach_of_all(problem, deadline_ns);
         if (all.samples == problem->global_batch) {
             *excess_p = 0;
@@ -198,11 +202,12 @@ static uint64_t find_deadline(const struct problem *problem, uint64_t *excess_p)
 
 // Deals the batch from its end. Where the ranks would finish more than the batch by the deadline but less a moment
 // before, those that finish a sample right at the deadline, last rank first, are spared it.
-static void deal(const struct problem *problem, struct sched_share *shares)
+static void deal(const struct problem *problem)
 {
+    struct sched_share *shares = problem->shares;
     uint64_t excess, deadline_ns = find_deadline(problem, &excess), end = problem->global_batch;
     for (size_t i = problem->ranks; i-- > 0;) {
-        struct reach reach = reach_of_rank(problem, i, deadline_ns);
+        struct reach reach = recall_reach(problem, i, deadline_ns);
         bool spared = excess > 0 && reach.last_ns == deadline_ns && reach.samples > problem->samples_min;
         excess -= spared;
         end -= reach.samples - spared;
@@ -217,11 +222,11 @@ static void deal(const struct problem *problem, struct sched_share *shares)
 bool sched_plan(const struct sched_report *reports, size_t ranks, uint64_t global_batch, struct sched_share *shares)
 {
     assert(global_batch > 0 && global_batch <= SCHED_BATCH_MAX);
-    struct problem problem = pose(reports, ranks, global_batch);
+    struct problem problem = pose(reports, ranks, global_batch, shares);
     if (problem.able == 0) {
         return false;
     }
-    deal(&problem, shares);
+    deal(&problem);
     return true;
 }
 
@@ -250,9 +255,27 @@ uint64_t sched_share_ns(const struct sched_report *report, const struct sched_sh
                        figure_ns_max(share->samples));
 }
 
+static void cut(struct sched_share *share, size_t levers, uint64_t steps)
+{
+    share->levers = levers;
+    share->accumulation_steps = steps;
+    share->micro_batch = ceil_div(share->samples, steps);
+}
+
+bool sched_share_cut_under(const struct sched_report *report, size_t levers, struct sched_share *share)
+{
+    uint32_t micro_batch_max = report->offers[levers].micro_batch_max;
+    if (micro_batch_max == 0) {
+        return false;
+    }
+    cut(share, levers, ceil_div(share->samples, micro_batch_max));
+    return true;
+}
+
 bool sched_share_cut(const struct sched_report *report, struct sched_share *share)
 {
-    uint64_t best_ns = UINT64_MAX, best_steps = 1, most_ns = figure_ns_max(share->samples);
+    uint64_t best_ns = UINT64_MAX, best_steps = 0, most_ns = figure_ns_max(share->samples);
+    size_t best = 0;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         const struct sched_offer *offer = &report->offers[k];
         if (offer->micro_batch_max == 0 || duration_ns(offer, 1, share->samples, most_ns) >= best_ns) {
@@ -263,13 +286,15 @@ bool sched_share_cut(const struct sched_report *report, struct sched_share *shar
         if (offer_ns < best_ns) {
             best_ns = offer_ns;
             best_steps = steps;
-            share->levers = k;
+            best = k;
         }
     }
-    bool possible = best_ns < UINT64_MAX;
-    share->accumulation_steps = possible ? best_steps : 0;
-    share->micro_batch = possible ? ceil_div(share->samples, best_steps) : 0;
-    return possible;
+    if (best_steps == 0) {
+        share->accumulation_steps = share->micro_batch = 0;
+        return false;
+    }
+    cut(share, best, best_steps);
+    return true;
 }
 
 // Of the least set of levers that the rank has.
@@ -309,9 +334,10 @@ void sched_complete(struct sched_report *reports, size_t ranks)
     struct sched_offer mean = mean_offer(reports, ranks);
     for (size_t i = 0; i < ranks; i++) {
         uint64_t own_ns = least_offer(&reports[i])->sample_ns;
+        bool guesses = !reports[i].measured && mean.sample_ns > 0;
         for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
             struct sched_offer *offer = &reports[i].offers[k];
-            if (!reports[i].measured && mean.sample_ns > 0) {
+            if (guesses) {
                 offer->sample_ns = scale(offer->sample_ns, own_ns, mean.sample_ns);
                 offer->step_ns = scale(offer->step_ns, own_ns, mean.sample_ns);
                 offer->overhead_ns = mean.overhead_ns;
@@ -321,23 +347,21 @@ void sched_complete(struct sched_report *reports, size_t ranks)
     }
 }
 
-static uint32_t hash_u64(uint32_t hash, uint64_t value)
+// FNV-1a by words.
+static uint64_t hash_word(uint64_t hash, uint64_t word)
 {
-    for (unsigned shift = 0; shift < 64; shift += 8) {
-        hash = (hash ^ (uint32_t)(value >> shift & 0xff)) * UINT32_C(16777619);
-    }
-    return hash;
+    return (hash ^ word) * UINT64_C(0x100000001b3);
 }
 
 uint32_t sched_plan_hash(const struct sched_share *shares, size_t ranks)
 {
-    uint32_t hash = UINT32_C(2166136261);
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < ranks; i++) {
-        hash = hash_u64(hash, shares[i].first);
-        hash = hash_u64(hash, shares[i].samples);
-        hash = hash_u64(hash, shares[i].micro_batch);
-        hash = hash_u64(hash, shares[i].accumulation_steps);
-        hash = hash_u64(hash, shares[i].levers);
+        hash = hash_word(hash, shares[i].first);
+        hash = hash_word(hash, shares[i].samples);
+        hash = hash_word(hash, shares[i].micro_batch);
+        hash = hash_word(hash, shares[i].accumulation_steps);
+        hash = hash_word(hash, shares[i].levers);
     }
-    return hash;
+    return (uint32_t)(hash ^ hash >> 32);
 }

@@ -61,7 +61,7 @@ bool sched_plan(const struct sched_report *reports, size_t ranks, uint64_t globa
 // The predicted duration of a whole plan, in nanoseconds: that of its slowest rank.
 uint64_t sched_plan_ns(const struct sched_report *reports, const struct sched_share *shares, size_t ranks);
 
-// FNV-1a over all shares.
+// FNV-1a of 64 bits over all figures of all shares, a word at a time, folded.
 uint32_t sched_plan_hash(const struct sched_share *shares, size_t ranks);
 
 // The share's predicted duration, in nanoseconds; a figure above 2^62 / (samples + 1) counts as that.
@@ -71,5 +71,8 @@ uint64_t sched_share_ns(const struct sched_report *report, const struct sched_sh
 // ones that with the least levers; in it as few micro-steps as fit, and these as small as that number allows. False,
 // with a micro-batch of 0, where the report offers nothing.
 bool sched_share_cut(const struct sched_report *report, struct sched_share *share);
+
+// The same under one set of levers. False, and nothing is set, where the rank holds no sample under it.
+bool sched_share_cut_under(const struct sched_report *report, size_t levers, struct sched_share *share);
 
 #endif

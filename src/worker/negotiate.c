@@ -81,7 +81,8 @@ static void read_op_timer(struct worker *worker)
 // What the rank offers in a block of at most `bytes`.
 static void offer(struct worker *worker, uint64_t bytes)
 {
-    struct sched_report report = sched_unpack(&worker->message.report);
+    struct sched_report report;
+    sched_unpack(&worker->message.report, &report);
     worker->offers.state.gain_bytes = optimizer_state_gain(worker);
     offers_fill(&worker->offers, worker->model->target_elements, bytes, &report);
     worker->message.report = sched_pack(&report);
@@ -107,7 +108,7 @@ void negotiate_report(struct worker *worker, uint64_t next_step)
     report->headroom_bytes = mem_pool_headroom(worker->pool);
     offer(worker, worker->spent ? 0 : report->headroom_bytes);
     report->refused = worker->message.oom_retries > 0;
-    report->plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+    report->plan_hash = worker->plan_hash;
     worker->message.stops |= signal_came(SIGUSR1);
     worker->message.squeezed = worker->message.withheld_bytes > 0 && fits_alone(worker);
 }
@@ -148,56 +149,30 @@ enum status negotiate_no_plan(struct worker *worker, struct error *error)
                      message->others_bytes, worker_advice(worker, cause, true, advice));
 }
 
-static void read_reports(struct worker *worker)
-{
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        worker->reports[i] = sched_unpack(&worker->messages[i].report);
-    }
-}
-
 const struct sched_share *negotiate_deal(struct worker *worker, uint64_t samples)
 {
-    read_reports(worker);
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        sched_unpack(&worker->messages[i].report, &worker->reports[i]);
+    }
     return sched_coordinator_settle(worker->coordinator, worker->reports, samples);
-}
-
-static enum status check_plans(const struct worker *worker, struct error *error)
-{
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        if (worker->reports[i].plan_hash != worker->reports[0].plan_hash) {
-            return error_set(error, STATUS_ERROR, "rank %" PRIu32 " ran another plan than rank 0: this is a bug", i);
-        }
-    }
-    return STATUS_OK;
-}
-
-// 0: a rank that is dealt samples was not measured.
-static uint64_t predict_plan(const struct worker *worker, const struct sched_share *plan)
-{
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        if (plan[i].samples > 0 && !worker->reports[i].measured) {
-            return 0;
-        }
-    }
-    return sched_plan_ns(worker->reports, plan, worker->comm->size);
 }
 
 static enum status decide(struct worker *worker, bool again, bool *changed_p, struct error *error)
 {
-    read_reports(worker);
-    enum status status = check_plans(worker, error);
-    if (status != STATUS_OK) {
-        return status;
+    const struct step_message *messages = worker->messages;
+    struct sched_decision decision =
+        sched_coordinator_decide(worker->coordinator, &messages->report, sizeof(*messages), again);
+    if (decision.odd_rank > 0) {
+        return error_set(error, STATUS_ERROR, "rank %zu ran another plan than rank 0: this is a bug",
+                         decision.odd_rank);
     }
-    bool changed;
-    const struct sched_share *plan =
-        (again ? sched_coordinator_plan_again : sched_coordinator_plan)(worker->coordinator, worker->reports, &changed);
-    if (plan == NULL) {
+    if (decision.plan == NULL) {
         return negotiate_no_plan(worker, error);
     }
-    *changed_p |= changed;
-    worker->plan_ns = predict_plan(worker, plan);
-    memcpy(worker->plan, plan, worker->comm->size * sizeof(*plan));
+    *changed_p |= decision.changed;
+    worker->plan_ns = decision.plan_ns;
+    worker->plan_hash = decision.plan_hash;
+    memcpy(worker->plan, decision.plan, worker->comm->size * sizeof(*decision.plan));
     return STATUS_OK;
 }
 
@@ -244,7 +219,7 @@ static void reserve(struct worker *worker)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
     bool placed = share->samples == 0 || place_state(worker, share);
-    worker->message.report.plan_hash = sched_plan_hash(worker->plan, worker->comm->size);
+    worker->message.report.plan_hash = worker->plan_hash;
     worker->message.report.refused = !placed || !samples_reserve(worker, share);
     if (!placed) {
         offer(worker, mem_pool_headroom(worker->pool));

@@ -125,6 +125,7 @@ struct worker {
     struct costs *costs;           // of operations
     struct profile *profile;       // of operations in all steps; NULL: not wanted
     uint64_t plan_ns;              // how long `plan` is predicted to take; 0: not every rank was measured
+    uint32_t plan_hash;            // of `plan`; 0: there is none
     struct sched_speed rest;       // how long a step takes beyond that
     struct sched_share *plan;      // for the next step, one share per rank
     struct sched_report *reports;  // scratch for the coordinator, one per rank

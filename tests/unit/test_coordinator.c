@@ -70,6 +70,57 @@ static void the_first_plan_is_the_planner_s(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
+struct message {
+    struct sched_packed_report report;
+    uint64_t others[3];
+};
+
+static struct sched_decision decide(struct sched_coordinator *coordinator, const struct sched_report *reports,
+                                    size_t ranks)
+{
+    struct message messages[RANKS];
+    for (size_t i = 0; i < ranks; i++) {
+        messages[i] = (struct message){sched_pack(&reports[i]), {1, 2, 3}};
+    }
+    return sched_coordinator_decide(coordinator, &messages->report, sizeof(*messages), false);
+}
+
+static void a_decision_is_the_plan_with_its_hash_and_time(void **context)
+{
+    (void)context;
+    struct sched_report reports[3] = {report_of(500, 1000, 7), report_of(100, 700, 3), report_of(900, 300, 64)};
+    struct sched_share expected[3];
+    struct sched_coordinator *coordinator = create(3, 100, 0);
+    struct sched_decision decision = decide(coordinator, reports, 3);
+    assert_true(sched_plan(reports, 3, 100, expected));
+    assert_memory_equal(decision.plan, expected, sizeof(expected));
+    assert_int_equal(decision.plan_hash, sched_plan_hash(expected, 3));
+    assert_int_equal(decision.plan_ns, sched_plan_ns(reports, expected, 3));
+    assert_int_equal(decision.odd_rank, 0);
+    assert_true(decision.changed);
+    assert_false(decide(coordinator, reports, 3).changed);
+    reports[1].measured = false;
+    decision = decide(coordinator, reports, 3);
+    assert_non_null(decision.plan);
+    assert_int_equal(decision.plan_ns, 0);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_rank_that_ran_another_plan_is_told(void **context)
+{
+    (void)context;
+    struct sched_report reports[3];
+    struct sched_coordinator *coordinator = create(3, 100, 0);
+    set_all(reports, 3, report_of(500, 1000, 7));
+    for (size_t odd = 1; odd < 3; odd++) {
+        reports[odd].plan_hash = 1;
+        assert_int_equal(decide(coordinator, reports, 3).odd_rank, odd);
+        assert_null(decide(coordinator, reports, 3).plan);
+        reports[odd].plan_hash = 0;
+    }
+    sched_coordinator_destroy(coordinator);
+}
+
 static void memory_that_shrank_is_obeyed_at_once(void **context)
 {
     (void)context;
@@ -659,6 +710,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_plan_is_the_planner_s),
+        cmocka_unit_test(a_decision_is_the_plan_with_its_hash_and_time),
+        cmocka_unit_test(a_rank_that_ran_another_plan_is_told),
         cmocka_unit_test(memory_that_shrank_is_obeyed_at_once),
         cmocka_unit_test(memory_that_shrank_but_suffices_changes_nothing),
         cmocka_unit_test(memory_that_grew_is_believed_after_a_streak_and_probed),

@@ -416,7 +416,8 @@ static void a_packed_report_says_the_same(void **context)
         report.offers[k] = (struct sched_offer){(k + 1) << 20, 1000 + k, (uint32_t)(UINT32_MAX - k), k << 40};
     }
     struct sched_packed_report packed = sched_pack(&report);
-    struct sched_report again = sched_unpack(&packed);
+    struct sched_report again = {0};
+    sched_unpack(&packed, &again);
     assert_memory_equal(&again.offers, &report.offers, sizeof(report.offers));
     assert_int_equal(again.headroom_bytes, report.headroom_bytes);
     assert_int_equal(again.plan_hash, report.plan_hash);
@@ -424,7 +425,7 @@ static void a_packed_report_says_the_same(void **context)
     assert_true(again.refused && !again.measured);
     report.offers[0] = (struct sched_offer){UINT64_MAX, 16777217, 1, UINT64_MAX - 1};
     packed = sched_pack(&report);
-    again = sched_unpack(&packed);
+    sched_unpack(&packed, &again);
     assert_int_equal(again.offers[0].overhead_ns, UINT64_C(1) << 63);
     assert_int_equal(again.offers[0].sample_ns, 16777216);
     assert_int_equal(again.offers[0].step_ns, UINT64_C(1) << 63);
@@ -472,7 +473,7 @@ static void the_hash_tells_plans_apart(void **context)
         {{5, 6, 3, 2, 0}, {0, 5, 5, 1, 0}}, {{0, 5, 5, 1, 0}, {5, 6 + (UINT64_C(1) << 40), 3, 2, 0}},
         {{0, 5, 5, 1, 0}, {5, 6, 3, 2, 1}},
     };
-    assert_int_equal(sched_plan_hash(plan, 0), 0x811c9dc5);
+    assert_int_equal(sched_plan_hash(plan, 0), 0xcbf29ce4 ^ 0x84222325);
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
         assert_int_not_equal(sched_plan_hash(plan, 2), sched_plan_hash(others[i], 2));
     }
