@@ -192,6 +192,7 @@ void negotiate_exchange(struct worker *worker)
 void negotiate_trim(struct worker *worker, uint64_t next_step)
 {
     worker->spent = false;
+    offers_ask_host_again(&worker->offers);
     for (int round = 0; round < 2; round++) {
         mem_pool_trim(worker->pool, 0);
         negotiate_report(worker, next_step);

@@ -16,8 +16,8 @@ void negotiate_exchange_start(struct worker *worker);
 // The same, and waits. Collective.
 void negotiate_exchange(struct worker *worker);
 
-// Others on a rank's device may cache what it lacks: all give that back, and report anew. Twice, because a first report
-// may be older than what another gave back. Collective, and waits.
+// Others on a rank's device may cache what it lacks: all give that back, and report anew, as if the host had refused
+// nothing. Twice, because a first report may be older than what another gave back. Collective, and waits.
 void negotiate_trim(struct worker *worker, uint64_t next_step);
 
 // After an exchange: a plan for step `next_step`, in worker->plan, whose memory every rank has reserved; that of a plan

@@ -234,6 +234,17 @@ static double away_ns(const struct offers *offers, bool measured, double sample_
     return is_measured(here) ? fmax(0, away->ns - here->ns) : away->ns;
 }
 
+void offers_ask_host_again(struct offers *offers)
+{
+    offers->state.refused = false;
+    offers->lists_host_bytes = UINT64_MAX;
+}
+
+static bool may_leave(const struct offers_state *state)
+{
+    return state->may_leave && !state->refused;
+}
+
 // What a block may take under the set, of which it may take `bytes` where the optimizer's state stays where it is.
 static uint64_t bytes_under(const struct offers *offers, size_t levers, uint64_t bytes)
 {
@@ -242,7 +253,7 @@ static uint64_t bytes_under(const struct offers *offers, size_t levers, uint64_t
         return bytes;
     }
     if (sets[levers].away) {
-        return state->may_leave ? bytes + uint64_min(state->gain_bytes, UINT64_MAX - bytes) : 0;
+        return may_leave(state) ? bytes + uint64_min(state->gain_bytes, UINT64_MAX - bytes) : 0;
     }
     return state->stays ? 0 : bytes - uint64_min(bytes, state->gain_bytes);
 }
@@ -274,7 +285,7 @@ static uint64_t headroom_for(const struct offers *offers, size_t levers, uint64_
 {
     const struct offers_state *state = &offers->state;
     if (sets[levers].away && !state->away) {
-        return state->may_leave ? bytes - uint64_min(bytes, state->gain_bytes) : UINT64_MAX;
+        return may_leave(state) ? bytes - uint64_min(bytes, state->gain_bytes) : UINT64_MAX;
     }
     return bytes + (state->away && !sets[levers].away ? state->gain_bytes : 0);
 }

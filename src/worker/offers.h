@@ -33,7 +33,8 @@ struct offers_update {
 // Of the optimizer's state.
 struct offers_state {
     uint64_t bytes;                 // that it takes in host memory
-    bool may_leave;                 // some set that the config allows has it there, and the host has memory for it
+    bool may_leave;                 // some set that the config allows has it there
+    bool refused;                   // by the host, which had no memory for it
     bool away;                      // it is there
     bool stays;                     // it was refused memory on the device, so for now it does not come back
     uint64_t gain_bytes;            // of headroom, when it leaves; lost when it comes back
@@ -82,6 +83,9 @@ void offers_compare(struct offers *offers, const struct costs *costs);
 
 // What host memory is left for lists while the optimizer's state is there.
 uint64_t offers_host_beside_state(const struct offers *offers);
+
+// That the host refused memory is forgotten.
+void offers_ask_host_again(struct offers *offers);
 
 // Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes` where the
 // optimizer's state stays where it is, and whether they were measured. What counts as one sample there is a grain.

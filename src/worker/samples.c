@@ -105,7 +105,7 @@ static void note_host_shortage(struct worker *worker, const char *what, uint64_t
 {
     error_set(&worker->shortage, STATUS_OUT_OF_MEMORY,
               "the host has no %" PRIu64 " bytes for %s. Lower train.offload_bytes.", bytes, what);
-    worker_log(worker, "%s It does without from now on.", worker->shortage.text);
+    worker_log(worker, "%s It does without.", worker->shortage.text);
 }
 
 bool samples_hold_host(struct worker *worker, uint64_t bytes)
@@ -129,7 +129,7 @@ bool samples_send_state_away(struct worker *worker)
     if (optimizer_state_move(worker, true)) {
         return true;
     }
-    worker->offers.state.may_leave = false;
+    worker->offers.state.refused = true;
     note_host_shortage(worker, "the optimizer's state", worker->state.size.bytes);
     return false;
 }

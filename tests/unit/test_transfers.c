@@ -186,6 +186,21 @@ static void a_device_that_refuses_the_state_leaves_it_away(void **state)
     close_fixture(&f);
 }
 
+static void before_a_job_ends_the_host_is_asked_again(void **state)
+{
+    static char *const recompute[] = {"train.recompute=none", "train.recompute=offload"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(recompute) / sizeof(recompute[0]); i++) {
+        struct fixture f;
+        struct error error = {0};
+        open_fixture(&f, recompute[i]);
+        mem_pool_inject_failures(f.worker.staging, (struct mem_faults){.every = 1, .first = 1, .count = 1});
+        assert_ok(step_plan_first(&f.worker, &error), &error);
+        assert_float_equal(step_loss(&f), expected_loss(), 1e-6);
+        close_fixture(&f);
+    }
+}
+
 static void a_host_that_refuses_the_state_keeps_it_here(void **state)
 {
     struct fixture f;
@@ -266,6 +281,7 @@ int main(void)
         cmocka_unit_test(wherever_the_state_is_a_step_has_the_same_bits),
         cmocka_unit_test(a_device_that_refuses_the_state_leaves_it_away),
         cmocka_unit_test(a_host_that_refuses_the_state_keeps_it_here),
+        cmocka_unit_test(before_a_job_ends_the_host_is_asked_again),
         cmocka_unit_test(state_that_never_fits_starts_away),
         cmocka_unit_test(lists_and_the_state_share_what_they_may_take),
         cmocka_unit_test(host_memory_grows),
