@@ -546,18 +546,6 @@ static enum status make_steps(struct worker *worker, struct error *error)
     return make_buckets(worker) && worker->records != NULL ? STATUS_OK : error_out_of_host_memory(error);
 }
 
-static void inject_failures(struct worker *worker)
-{
-    const struct config *config = worker->config;
-    uint64_t every = config->fault.fail_allocation_every, first = config->fault.fail_allocation_first;
-    uint64_t count = config->fault.fail_allocation_count;
-    const struct mem_faults faults = {
-        .every = every, .first = first == 0 ? every : first, .count = count == 0 ? UINT64_MAX : count};
-    if (config->fault.rank == CONFIG_ALL_RANKS || config->fault.rank == worker->comm->rank) {
-        mem_pool_inject_failures(worker->pool, faults);
-    }
-}
-
 // What the rank could give the optimizer's state.
 static uint64_t headroom_for_state(const struct worker *worker)
 {
@@ -636,7 +624,6 @@ enum status worker_hold(struct worker *worker, struct error *error)
         struct mem_pool_stats stats;
         mem_pool_stats(worker->pool, &stats);
         worker->message.limit_bytes = stats.limit_bytes;
-        inject_failures(worker);
     }
     return status;
 }
@@ -652,6 +639,20 @@ static void note_usage(struct worker *worker)
     }
 }
 
+// Set-up is done: what it takes is not refused.
+static void inject_failures(struct worker *worker)
+{
+    const struct config *config = worker->config;
+    size_t index = config->fault.fail_allocation_first_count > 1 ? worker->comm->rank : 0;
+    uint64_t every = config->fault.fail_allocation_every, first = config->fault.fail_allocation_first[index];
+    uint64_t count = config->fault.fail_allocation_count;
+    const struct mem_faults faults = {
+        .every = every, .first = first == 0 ? every : first, .count = count == 0 ? UINT64_MAX : count};
+    if (config->fault.rank == CONFIG_ALL_RANKS || config->fault.rank == worker->comm->rank) {
+        mem_pool_inject_failures(config->fault.memory == CONFIG_MEMORY_HOST ? worker->staging : worker->pool, faults);
+    }
+}
+
 enum status worker_connect(struct worker *worker, struct error *error)
 {
     enum status status =
@@ -661,6 +662,7 @@ enum status worker_connect(struct worker *worker, struct error *error)
     }
     if (status == STATUS_OK) {
         note_usage(worker);
+        inject_failures(worker);
     }
     return status;
 }

@@ -170,6 +170,8 @@ static void defaults_fill_what_the_file_leaves_out(void **state)
     assert_int_equal(config.comm.bucket_bytes, 32 << 20);
     assert_int_equal(config.run.log_every, 10);
     assert_true(config.fault.rank == CONFIG_ALL_RANKS);
+    assert_int_equal(config.fault.fail_allocation_first[0], 0);
+    assert_int_equal(config.fault.memory, CONFIG_MEMORY_DEVICE);
     config_finish(&config);
 }
 
@@ -781,6 +783,10 @@ static void ranks_must_fit(void **state)
     expect_ranks("fault.rank=3", 4, NULL);
     expect_ranks("fault.rank=4", 4, "command line: fault.rank=4: there is no rank 4 among 4, counted from 0");
     expect_ranks("fault.rank=all", 1, NULL);
+    expect_ranks("fault.fail_allocation_first=[2, auto, 3]", 3, NULL);
+    expect_ranks("fault.fail_allocation_first=[2, 3]", 1,
+                 "command line: fault.fail_allocation_first=[2, 3]: a list of 2 for 1 rank; give one for all or one "
+                 "for each rank");
     expect_ranks("train.seed=1", 9,
                  "run.yaml:2:19: train.global_batch_size: 8 samples are too few for 9 ranks; each needs at least one");
     expect_ranks("device.neighbours=[{rank: 1, bytes: 1, from_step: 0, to_step: 1}]", 2, NULL);

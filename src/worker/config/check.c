@@ -244,6 +244,18 @@ static enum status check_rank(const struct config *config, const char *path, uin
     return refuse(config, path, error, "there is no rank %" PRIu64 " among %" PRIu64 ", counted from 0", rank, ranks);
 }
 
+static enum status check_faults(const struct config *config, uint64_t ranks, struct error *error)
+{
+    size_t firsts = config->fault.fail_allocation_first_count;
+    if (firsts > 1 && firsts != ranks) {
+        return refuse(config, "fault.fail_allocation_first", error,
+                      "a list of %zu for %" PRIu64 " rank%s; give one for all or one for each rank", firsts, ranks,
+                      ranks == 1 ? "" : "s");
+    }
+    return config->fault.rank == CONFIG_ALL_RANKS ? STATUS_OK
+                                                  : check_rank(config, "fault.rank", config->fault.rank, ranks, error);
+}
+
 enum status config_check_ranks(const struct config *config, uint64_t ranks, struct error *error)
 {
     if (config->train.global_batch_size < ranks) {
@@ -271,8 +283,7 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
             return status;
         }
     }
-    return config->fault.rank == CONFIG_ALL_RANKS ? STATUS_OK
-                                                  : check_rank(config, "fault.rank", config->fault.rank, ranks, error);
+    return check_faults(config, ranks, error);
 }
 
 enum status config_check_offload(const struct config *config, uint64_t host_bytes, struct error *error)

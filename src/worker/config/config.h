@@ -43,6 +43,7 @@ enum config_recompute {
 };
 enum config_comm { CONFIG_COMM_AUTO, CONFIG_COMM_SELF, CONFIG_COMM_MPI };
 enum config_reduce { CONFIG_REDUCE_AUTO, CONFIG_REDUCE_MPI, CONFIG_REDUCE_NCCL };
+enum config_memory { CONFIG_MEMORY_DEVICE, CONFIG_MEMORY_HOST };
 
 struct config_neighbour { // someone else on a CPU device, while steps from_step <= step < to_step run
     uint64_t rank;        // whose device
@@ -126,10 +127,12 @@ struct config {
         char *resume;        // "auto", a checkpoint or a run's folder; NULL: begin anew
         char *weights;       // a checkpoint or a run's folder, to begin anew with its weights; NULL: fresh ones
     } checkpoint;
-    struct {                            // for tests of what happens when memory runs out
-        uint64_t fail_allocation_every; // every n-th allocation of a step's block is refused; 0: none
-        uint64_t fail_allocation_first; // of those that are; 0: as every
+    struct {                                // for tests of what happens when memory runs out
+        uint64_t fail_allocation_every;     // every n-th allocation of a step's block is refused; 0: none
+        uint64_t fail_allocation_first[64]; // of those that are, on every rank or on each; 0: as every
+        size_t fail_allocation_first_count;
         uint64_t fail_allocation_count; // how many are; 0: no end
+        enum config_memory memory;      // of which they are
         uint64_t stall_step;            // in which it stops for good; CONFIG_NO_STEP: none
         uint64_t rank;                  // on this rank only, or CONFIG_ALL_RANKS
     } fault;

@@ -30,6 +30,7 @@ static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const recompute_names[] = {"auto", "none", "selective", "half", "full", "offload", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
+static const char *const memory_names[] = {"device", "host", NULL};
 
 static const char *const section_names[] = {"model", "train", "optimizer",  "data",  "device",
                                             "comm",  "run",   "checkpoint", "fault", NULL};
@@ -194,10 +195,13 @@ const struct config_key config_keys[] = {
 
     {"fault.fail_allocation_every", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_every), RANGE("0", STEPS_MAX),
      .fallback = "0", .help = "for tests: every n-th allocation of a step is refused; 0: none"},
-    {"fault.fail_allocation_first", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_first), RANGE("1", STEPS_MAX),
-     WORD("auto", 0), .fallback = "auto", .help = "for tests: the first of them; auto: the n-th"},
+    {"fault.fail_allocation_first", CONFIG_TYPE_COUNT, LIST(fault.fail_allocation_first), RANGE("1", STEPS_MAX),
+     WORD("auto", 0), .fallback = "auto",
+     .help = "for tests: the first of them, on every rank or on each in rank order; auto: the n-th"},
     {"fault.fail_allocation_count", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_count), RANGE("1", STEPS_MAX),
      WORD("all", 0), .fallback = "all", .help = "for tests: how many of them are refused"},
+    {"fault.memory", CONFIG_TYPE_CHOICE, ONE(fault.memory), .names = memory_names, .fallback = "device",
+     .help = "for tests: of which memory; host: where tensors of the device wait, and what copies come from and go to"},
     {"fault.stall_step", CONFIG_TYPE_COUNT, ONE(fault.stall_step), RANGE("0", STEPS_MAX), WORD("null", CONFIG_NO_STEP),
      .fallback = "null", .help = "for tests: the rank stops in this step; null: in none"},
     {"fault.rank", CONFIG_TYPE_COUNT, ONE(fault.rank), RANGE("0", RANKS_MAX), WORD("all", CONFIG_ALL_RANKS),
