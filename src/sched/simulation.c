@@ -104,7 +104,7 @@ static void note_done(const struct simulation *simulation, size_t rank, const st
     const struct sched_observer *observer = simulation->observer;
     uint64_t place = 0;
     struct sched_range range;
-    while (observer && sched_undone_next(&simulation->undone, share, &place, &range)) {
+    while (observer && observer->done && sched_undone_next(&simulation->undone, share, &place, &range)) {
         observer->done(observer->context, simulation->world.step, rank, range.first, range.samples);
     }
 }
@@ -246,8 +246,12 @@ static void run(struct simulation *simulation)
         if (step > 0) {
             sched_world_advance(&simulation->world);
         }
+        uint64_t before_ns = outcome->time_ns;
         simulation->recut = false;
         bool done = run_step(simulation);
+        if (simulation->observer && simulation->observer->ended) {
+            simulation->observer->ended(simulation->observer->context, step, outcome->time_ns - before_ns);
+        }
         outcome->samples += done ? simulation->scenario->global_batch : 0;
         outcome->steps_lost += !done;
         outcome->steps_recut += simulation->recut;

@@ -25,9 +25,10 @@ struct sched_outcome {
     uint64_t time_ns;
 };
 
-// Is told what is done, as it is done: samples of the step's batch, counted from 0.
+// Is told what is done, as it is done; either may be NULL.
 struct sched_observer {
-    void (*done)(void *context, uint64_t step, size_t rank, uint64_t first, uint64_t count);
+    void (*done)(void *context, uint64_t step, size_t rank, uint64_t first, uint64_t count); // the batch's, from 0
+    void (*ended)(void *context, uint64_t step, uint64_t time_ns);
     void *context;
 };
 

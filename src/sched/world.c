@@ -121,7 +121,8 @@ static void turn_neighbour(struct sched_world *world, struct sched_visitor *neig
 {
     size_t rank = neighbour->rank;
     if (neighbour->here) {
-        double share = world->scenario->neighbour_share * sched_random_real(&world->random);
+        double least = world->scenario->neighbour_share_min, most = world->scenario->neighbour_share;
+        double share = least + (most - least) * sched_random_real(&world->random);
         neighbour->bytes = sched_scaled(world->capacity_bytes[rank], share);
         world->taken_bytes[rank] += neighbour->bytes;
     } else {

@@ -27,7 +27,8 @@ struct sched_scenario {
     uint64_t retry_ns;             // from a refusal of memory to the next try
     uint64_t new_plan_ns;          // that a step takes longer whose plan is new
     uint64_t neighbours;           // others that come to a rank's device and go again, for good
-    double neighbour_share;        // of a device's capacity, at most, that a neighbour takes
+    double neighbour_share_min;    // of a device's capacity, at least, that a neighbour takes
+    double neighbour_share;        // at most
     uint64_t slowdowns;            // ranks that become slower and recover, for good
     double slowdown;               // their times in between
     uint64_t phase_min, phase_max; // steps between coming and going

@@ -48,6 +48,8 @@ class Simulate(headroom_run.ProgramTest):
         self.refused(r"bad\.yaml:4:9: speed: there is no key 'slow'; .*allowed: ", "bad.yaml")
         self.write("bad.yaml", "memory:\n  capacity_min: 9GiB\n  capacity_max: 8GiB\n")
         self.refused(r"bad\.yaml:3:3: memory\.capacity_max: is less than memory\.capacity_min", "bad.yaml")
+        self.refused(r"changes\.neighbour_share=0\.1: is less than changes\.neighbour_share_min", "scenario.yaml",
+                     "changes.neighbour_share_min=0.2", "changes.neighbour_share=0.1")
         self.refused(r"job\.ranks=0: '0' is out of range; allowed: 1 to 65536", "scenario.yaml", "job.ranks=0")
         self.refused(r"levers\.samples: is not as long as levers\.times", "scenario.yaml", "levers.times=[1, 2]")
         for key in ("times", "samples"):

@@ -230,7 +230,7 @@ static void every_sample_is_done_exactly_once(void **context)
         uint64_t lost = 0;
         accounts.times = calloc(scenario.steps * accounts.samples, 1);
         assert_non_null(accounts.times);
-        struct sched_observer observer = {account, &accounts};
+        struct sched_observer observer = {.done = account, .context = &accounts};
         assert_true(sched_simulate(&scenario, sched_policies[0], &observer, &outcome));
         for (uint64_t step = 0; step < scenario.steps; step++) {
             uint64_t done = 0;
@@ -300,12 +300,126 @@ static void a_step_takes_what_its_micro_steps_take(void **context)
     assert_int_equal(outcome.time_ns, 10 * step_ns + outcome.plan_changes * 1000);
 }
 
+#define PHASE  40 // steps that the neighbour stays, and is away
+#define LEARN  10 // steps in which ranks find out how fast they are
+#define SETTLE 3
+#define BACK   10
+#define SAME   1.03 // step times that differ by noise alone
+
+// A neighbour takes half of one device, which leaves the smallest a single sample.
+static struct sched_scenario halved(uint64_t seed)
+{
+    struct sched_scenario scenario = stationary(seed);
+    scenario.ranks = 1 + seed % 4;
+    scenario.global_batch = 32 * scenario.ranks;
+    scenario.steps = 3 * PHASE;
+    scenario.overhead_ns = 8000000;
+    scenario.capacity_min_bytes = 10 << 20;
+    scenario.capacity_max_bytes = 72 << 20;
+    scenario.fixed_bytes = 4 << 20;
+    scenario.neighbours = 1;
+    scenario.neighbour_share_min = scenario.neighbour_share = 0.5;
+    scenario.phase_min = scenario.phase_max = PHASE;
+    return scenario;
+}
+
+// The step in which the neighbour comes.
+static uint64_t first_change(const struct sched_scenario *scenario)
+{
+    struct sched_world world;
+    assert_true(sched_world_init(&world, scenario));
+    do {
+        sched_world_advance(&world);
+    } while (!world.changed);
+    uint64_t step = world.step;
+    sched_world_finish(&world);
+    return step;
+}
+
+static void note_step(void *context, uint64_t step, uint64_t time_ns)
+{
+    uint64_t *steps_ns = context;
+    steps_ns[step] = time_ns;
+}
+
+static double largest(const uint64_t *values, uint64_t first, uint64_t end)
+{
+    uint64_t most = 0;
+    for (uint64_t i = first; i < end; i++) {
+        most = values[i] > most ? values[i] : most;
+    }
+    return (double)most;
+}
+
+static double smallest(const uint64_t *values, uint64_t first, uint64_t end)
+{
+    uint64_t least = UINT64_MAX;
+    for (uint64_t i = first; i < end; i++) {
+        least = values[i] < least ? values[i] : least;
+    }
+    return (double)least;
+}
+
+struct visit {
+    bool slows;    // the job down
+    double spread; // the longest of the steps between settling and the neighbour's going, the shortest being 1
+    uint64_t back; // steps after that until all are as short as they were
+};
+
+static struct visit watch_visit(const struct sched_scenario *scenario, uint64_t come)
+{
+    uint64_t steps_ns[3 * PHASE], gone = come + PHASE, next = gone + PHASE;
+    struct sched_observer observer = {.ended = note_step, .context = steps_ns};
+    struct sched_outcome outcome;
+    assert_true(sched_simulate(scenario, sched_policies[0], &observer, &outcome));
+    assert_int_equal(outcome.steps_lost, 0);
+    double least = smallest(steps_ns, come + SETTLE, gone), before = (double)steps_ns[come - 1];
+    struct visit visit = {.slows = least > before * SAME, .spread = largest(steps_ns, come + SETTLE, gone) / least};
+    while (largest(steps_ns, gone + visit.back, next) > before * SAME) {
+        visit.back++;
+    }
+    return visit;
+}
+
+static void a_neighbour_s_coming_and_going_is_over_in_a_few_steps(void **context)
+{
+    (void)context;
+    uint64_t jobs = 0, slower = 0, back_after[BACK + 1] = {0};
+    double spread = 1;
+    for (uint64_t seed = 0; seed < 500; seed++) {
+        struct sched_scenario scenario = halved(seed);
+        uint64_t come = first_change(&scenario);
+        if (come < LEARN) {
+            continue;
+        }
+        struct visit visit = watch_visit(&scenario, come);
+        if (visit.spread > SAME || visit.back > BACK) {
+            fail_msg("seed %llu: step times differ by %.1f %%, and those of before are back after %llu steps",
+                     (unsigned long long)seed, 100 * (visit.spread - 1), (unsigned long long)visit.back);
+        }
+        jobs++;
+        slower += visit.slows;
+        spread = visit.spread > spread ? visit.spread : spread;
+        back_after[visit.back]++;
+    }
+    printf(
+        "a neighbour takes half of a device in %llu jobs and slows down %llu; from %d steps on their times differ by "
+        "at most %.1f %%\n",
+        (unsigned long long)jobs, (unsigned long long)slower, SETTLE, 100 * (spread - 1));
+    for (uint64_t back = 0; back <= BACK; back++) {
+        printf("%llu are as fast as before %llu steps after it\n", (unsigned long long)back_after[back],
+               (unsigned long long)back);
+    }
+    assert_true(slower > jobs / 4 && back_after[0] < jobs);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_takes_what_its_micro_steps_take),
         cmocka_unit_test(a_rank_without_memory_hands_back_and_others_lose_the_step),
         cmocka_unit_test(every_sample_is_done_exactly_once),
+        cmocka_unit_test(a_neighbour_s_coming_and_going_is_over_in_a_few_steps),
         cmocka_unit_test(the_same_seed_gives_the_same_outcome),
         cmocka_unit_test(stationary_jobs_come_near_the_best_static_plan),
         cmocka_unit_test(changing_jobs_come_near_the_clairvoyant_oracle),

@@ -57,6 +57,8 @@ static const struct config_key keys[] = {
 
     {"changes.neighbours", CONFIG_TYPE_COUNT, ONE(neighbours), RANGE("0", "65536"), .fallback = "0",
      .help = "others that come to a rank's device and go again, on ranks drawn for the whole job"},
+    {"changes.neighbour_share_min", CONFIG_TYPE_REAL, ONE(neighbour_share_min), RANGE("0", "1"), .fallback = "0",
+     .help = "part of the capacity that a neighbour takes, at least"},
     {"changes.neighbour_share", CONFIG_TYPE_REAL, ONE(neighbour_share), RANGE("0", "1"), .fallback = "0.5",
      .help = "part of the capacity that a neighbour takes, at most"},
     {"changes.slowdowns", CONFIG_TYPE_COUNT, ONE(slowdowns), RANGE("0", "65536"), .fallback = "0",
@@ -100,6 +102,10 @@ static enum status check(const struct sched_scenario *scenario, const struct con
     }
     if (scenario->capacity_max_bytes < scenario->capacity_min_bytes) {
         return refuse(places, "memory.capacity_max", "is less than memory.capacity_min; allowed: at least that", error);
+    }
+    if (scenario->neighbour_share < scenario->neighbour_share_min) {
+        return refuse(places, "changes.neighbour_share",
+                      "is less than changes.neighbour_share_min; allowed: at least that", error);
     }
     if (scenario->phase_max < scenario->phase_min) {
         return refuse(places, "changes.phase_max", "is less than changes.phase_min; allowed: at least that", error);
