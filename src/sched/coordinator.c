@@ -19,6 +19,8 @@ struct rank {
     uint32_t patience; // reports in a row that it takes to grow
     uint32_t clean;    // reports since memory was refused
     bool grew;         // what it is granted, in this call
+    bool probes;       // it was granted a part of its latest offer
+    bool has_all;      // of an offer that it was granted in parts, since this call
     bool has_grown;    // in this or an earlier call, since memory was refused
     bool measured;     // when the plan was made
     bool tries;        // in the plan, another micro-batch than the best
@@ -106,7 +108,7 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
 static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, bool again,
                         struct sched_report *report)
 {
-    rank->grew = false;
+    rank->grew = rank->has_all = false;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct grant *memory = &rank->grants[k];
         uint64_t samples = report->offers[k].micro_batch_max;
@@ -117,6 +119,8 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
             grant(memory, (uint32_t)samples);
         } else if (!again && offer(memory, (uint32_t)samples, rank->patience)) {
             rank->grew = rank->has_grown = true;
+            rank->has_all = rank->has_all || (rank->probes && memory->granted == memory->offered);
+            rank->probes = memory->granted < memory->offered;
         }
         report->offers[k].micro_batch_max = memory->granted;
     }
@@ -170,7 +174,7 @@ static bool find_best(struct sched_coordinator *coordinator)
 }
 
 // Whether the rank can cut its share as planned, and could do no better with memory that it was granted now: not in
-// fewer micro-steps, nor with less levers.
+// fewer micro-steps, nor with less levers, nor with another share now that its growth is over.
 static bool cut_stands(const struct sched_coordinator *coordinator, size_t index)
 {
     const struct rank *rank = &coordinator->rank[index];
@@ -180,7 +184,7 @@ static bool cut_stands(const struct sched_coordinator *coordinator, size_t index
     if (planned->samples == 0) {
         return !sched_share_cut(report, &(struct sched_share){.samples = 1});
     }
-    if (rank->tries || !sched_share_cut_under(report, planned->levers, &cut)) {
+    if (rank->tries || rank->has_all || !sched_share_cut_under(report, planned->levers, &cut)) {
         return false;
     }
     size_micro_steps(coordinator, index, &cut);

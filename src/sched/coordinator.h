@@ -13,7 +13,7 @@
 //    refusal.
 //  - The plan stays as long as every rank can cut its share as planned, and better only with memory it had before. So
 //    memory that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can then
-//    be done in fewer micro-steps or with less levers.
+//    be done in fewer micro-steps or with less levers, and once more after the last of several probes.
 //  - Else the best plan replaces it once keeping the old one is predicted to have cost 1/SCHED_CHANGE_PART of a step's
 //    time, beyond what noise can pretend in means of a few dozen measurements: of each step 1/SCHED_NOISE_PART of the
 //    noise of one measurement, which is taken to be SCHED_NOISE_LEAST percent or more. So a large gain is taken at
