@@ -48,16 +48,22 @@ static double units_of(const struct list_work *work)
     return (double)(counts_flops(work) ? work->flops : work->bytes);
 }
 
+// costs->count: it has none of its own.
+static size_t index_of(const struct costs *costs, const struct list_work *work)
+{
+    size_t i = 0;
+    while (i < costs->count && (strcmp(costs->costs[i].operation, work->operation) != 0 ||
+                                strcmp(costs->costs[i].tensor, work->tensor) != 0)) {
+        i++;
+    }
+    return i;
+}
+
 // NULL: it has none of its own.
 static const struct cost *find_cost(const struct costs *costs, const struct list_work *work)
 {
-    for (size_t i = 0; i < costs->count; i++) {
-        const struct cost *cost = &costs->costs[i];
-        if (strcmp(cost->operation, work->operation) == 0 && strcmp(cost->tensor, work->tensor) == 0) {
-            return cost;
-        }
-    }
-    return NULL;
+    size_t index = index_of(costs, work);
+    return index < costs->count ? &costs->costs[index] : NULL;
 }
 
 // Nanoseconds a unit, from the costs that are most like this work.
@@ -87,11 +93,15 @@ static double unit_ns(const struct costs *costs, const struct list_work *work)
 
 static struct cost *cost_of(struct costs *costs, const struct list_work *work)
 {
-    const struct cost *own = find_cost(costs, work);
-    if (own != NULL || costs->count == COSTS_MAX) {
-        return (struct cost *)own;
+    size_t index = index_of(costs, work);
+    if (index == COSTS_MAX) {
+        return NULL;
     }
-    struct cost *cost = &costs->costs[costs->count++];
+    struct cost *cost = &costs->costs[index];
+    if (index < costs->count) {
+        return cost;
+    }
+    costs->count++;
     *cost = (struct cost){.by_flops = counts_flops(work)};
     snprintf(cost->operation, sizeof(cost->operation), "%s", work->operation);
     snprintf(cost->tensor, sizeof(cost->tensor), "%s", work->tensor);
