@@ -300,8 +300,8 @@ static void a_step_takes_what_its_micro_steps_take(void **context)
     assert_int_equal(outcome.time_ns, 10 * step_ns + outcome.plan_changes * 1000);
 }
 
-#define PHASE  40 // steps that the neighbour stays, and is away
-#define LEARN  10 // steps in which ranks find out how fast they are
+#define PHASE  UINT64_C(40) // steps that the neighbour stays, and is away
+#define LEARN  10           // steps in which ranks find out how fast they are
 #define SETTLE 3
 #define BACK   10
 #define SAME   1.03 // step times that differ by noise alone
