@@ -103,7 +103,8 @@ class Shortages(headroom_run.ProgramTest):
     def try_pairs(self, tally, allocations, memory, most):
         pairs = list(itertools.combinations(allocations, 2))
         for pair in random.Random(1).sample(pairs, min(most, len(pairs))):
-            self.assertGreater(self.try_one(tally, *refuse_two(*pair, memory)), 0, pair)
+            self.try_one(tally, *refuse_two(*pair, memory))
+        self.assertGreater(tally.refused, tally.runs)  # how fast ranks are decides who asks how often
         return len(pairs)
 
     def exhaust(self, what, job, memory, pairs):
