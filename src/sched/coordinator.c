@@ -12,6 +12,7 @@ struct grant {
     uint32_t granted; // samples
     uint32_t offered; // the least of the larger ones
     uint32_t streak;  // how many of them in a row
+    bool probed;      // a part of that was granted
 };
 
 struct rank {
@@ -19,8 +20,7 @@ struct rank {
     uint32_t patience; // reports in a row that it takes to grow
     uint32_t clean;    // reports since memory was refused
     bool grew;         // what it is granted, in this call
-    bool probes;       // it was granted a part of its latest offer
-    bool has_all;      // of an offer that it was granted in parts, since this call
+    bool probed;       // an offer to its end, in this call
     bool has_grown;    // in this or an earlier call, since memory was refused
     bool measured;     // when the plan was made
     bool tries;        // in the plan, another micro-batch than the best
@@ -87,6 +87,7 @@ static void grant(struct grant *memory, uint32_t samples)
 {
     memory->granted = samples;
     memory->streak = 0;
+    memory->probed = false;
 }
 
 // Answers whether some of it is granted.
@@ -96,11 +97,12 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
     if (++memory->streak < patience) {
         return false;
     }
-    uint32_t probe = (memory->offered + SCHED_PROBES - 1) / SCHED_PROBES, missing = memory->offered - memory->granted;
+    uint32_t probe = (memory->offered - 1) / SCHED_PROBES + 1, missing = memory->offered - memory->granted;
     if (missing <= probe) {
         grant(memory, memory->offered);
     } else {
         memory->granted += probe;
+        memory->probed = true;
     }
     return true;
 }
@@ -108,9 +110,10 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
 static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, bool again,
                         struct sched_report *report)
 {
-    rank->grew = rank->has_all = false;
+    rank->grew = rank->probed = false;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct grant *memory = &rank->grants[k];
+        bool probed = memory->probed;
         uint64_t samples = report->offers[k].micro_batch_max;
         if (coordinator->micro_batch_size != 0 && samples > coordinator->micro_batch_size) {
             samples = coordinator->micro_batch_size;
@@ -119,9 +122,8 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
             grant(memory, (uint32_t)samples);
         } else if (!again && offer(memory, (uint32_t)samples, rank->patience)) {
             rank->grew = rank->has_grown = true;
-            rank->has_all = rank->has_all || (rank->probes && memory->granted == memory->offered);
-            rank->probes = memory->granted < memory->offered;
         }
+        rank->probed = rank->probed || (probed && !memory->probed);
         report->offers[k].micro_batch_max = memory->granted;
     }
 }
@@ -184,7 +186,7 @@ static bool cut_stands(const struct sched_coordinator *coordinator, size_t index
     if (planned->samples == 0) {
         return !sched_share_cut(report, &(struct sched_share){.samples = 1});
     }
-    if (rank->tries || rank->has_all || !sched_share_cut_under(report, planned->levers, &cut)) {
+    if (rank->tries || rank->probed || !sched_share_cut_under(report, planned->levers, &cut)) {
         return false;
     }
     size_micro_steps(coordinator, index, &cut);
