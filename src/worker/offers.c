@@ -177,6 +177,7 @@ void offers_ask_host_again(struct offers *offers)
 {
     offers->state.refused = false;
     offers->lists_host_bytes = UINT64_MAX;
+    offers->refused_steps = 0;
 }
 
 static bool host_refused(const struct offers *offers)
