@@ -12,6 +12,7 @@ struct grant {
     uint32_t granted; // samples
     uint32_t offered; // the least of the larger ones
     uint32_t streak;  // how many of them in a row
+    bool probed;      // a part of that was granted
 };
 
 struct rank {
@@ -19,9 +20,8 @@ struct rank {
     uint32_t patience; // reports in a row that it takes to grow
     uint32_t clean;    // reports since memory was refused
     bool grew;         // what it is granted, in this call
-    bool probes;       // it was granted a part of its latest offer
-    bool has_all;      // of an offer that it was granted in parts, since this call
-    bool has_grown;    // in this or an earlier call, since memory was refused
+    bool probed;       // an offer to its end, in this call
+    uint32_t unproven; // reports for which a refusal still speaks against the latest growth
     bool measured;     // when the plan was made
     bool tries;        // in the plan, another micro-batch than the best
 };
@@ -74,10 +74,11 @@ static void note_refusal(struct rank *rank, bool refused, bool again)
 {
     bool known = again && rank->clean == 0; // from an earlier round
     rank->clean = refused ? 0 : rank->clean + !again;
-    if (refused && !known && rank->has_grown && rank->patience < SCHED_PATIENCE_MAX) {
+    if (refused && !known && rank->unproven > 0 && rank->patience < SCHED_PATIENCE_MAX) {
         rank->patience *= 2;
     }
-    rank->has_grown = rank->has_grown && !refused;
+    rank->unproven -= !again && rank->unproven > 0;
+    rank->unproven = refused ? 0 : rank->unproven;
     if (rank->patience == 0 || rank->clean == SCHED_CLEAN_REPORTS) {
         rank->patience = SCHED_PATIENCE;
     }
@@ -87,6 +88,7 @@ static void grant(struct grant *memory, uint32_t samples)
 {
     memory->granted = samples;
     memory->streak = 0;
+    memory->probed = false;
 }
 
 // Answers whether some of it is granted.
@@ -96,11 +98,12 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
     if (++memory->streak < patience) {
         return false;
     }
-    uint32_t probe = (memory->offered + SCHED_PROBES - 1) / SCHED_PROBES, missing = memory->offered - memory->granted;
+    uint32_t probe = (memory->offered - 1) / SCHED_PROBES + 1, missing = memory->offered - memory->granted;
     if (missing <= probe) {
         grant(memory, memory->offered);
     } else {
         memory->granted += probe;
+        memory->probed = true;
     }
     return true;
 }
@@ -108,9 +111,10 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
 static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, bool again,
                         struct sched_report *report)
 {
-    rank->grew = rank->has_all = false;
+    rank->grew = rank->probed = false;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct grant *memory = &rank->grants[k];
+        bool probed = memory->probed;
         uint64_t samples = report->offers[k].micro_batch_max;
         if (coordinator->micro_batch_size != 0 && samples > coordinator->micro_batch_size) {
             samples = coordinator->micro_batch_size;
@@ -118,10 +122,10 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
         if (!coordinator->planned || samples <= memory->granted) {
             grant(memory, (uint32_t)samples);
         } else if (!again && offer(memory, (uint32_t)samples, rank->patience)) {
-            rank->grew = rank->has_grown = true;
-            rank->has_all = rank->has_all || (rank->probes && memory->granted == memory->offered);
-            rank->probes = memory->granted < memory->offered;
+            rank->grew = true;
+            rank->unproven = SCHED_UNPROVEN_REPORTS;
         }
+        rank->probed = rank->probed || (probed && !memory->probed);
         report->offers[k].micro_batch_max = memory->granted;
     }
 }
@@ -174,7 +178,7 @@ static bool find_best(struct sched_coordinator *coordinator)
 }
 
 // Whether the rank can cut its share as planned, and could do no better with memory that it was granted now: not in
-// fewer micro-steps, nor with less levers, nor with another share now that its growth is over.
+// fewer micro-steps, nor with less levers.
 static bool cut_stands(const struct sched_coordinator *coordinator, size_t index)
 {
     const struct rank *rank = &coordinator->rank[index];
@@ -184,7 +188,7 @@ static bool cut_stands(const struct sched_coordinator *coordinator, size_t index
     if (planned->samples == 0) {
         return !sched_share_cut(report, &(struct sched_share){.samples = 1});
     }
-    if (rank->tries || rank->has_all || !sched_share_cut_under(report, planned->levers, &cut)) {
+    if (rank->tries || !sched_share_cut_under(report, planned->levers, &cut)) {
         return false;
     }
     size_micro_steps(coordinator, index, &cut);
@@ -214,14 +218,26 @@ static uint64_t noise_of_plan(const struct sched_coordinator *coordinator, uint6
     return plan_ns / 100 * percent / SCHED_NOISE_PART;
 }
 
-// `best` is optimal and the plan is among those it was chosen from, so it never takes longer.
+static bool some_rank_has_probed(const struct sched_coordinator *coordinator)
+{
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        if (coordinator->rank[i].probed) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// `best` is optimal and the plan is among those it was chosen from, so it never takes longer. Where a rank's growth is
+// over, what it gains need not be waited for.
 static bool change_pays(struct sched_coordinator *coordinator)
 {
     uint64_t plan_ns = sched_plan_ns(coordinator->reports, coordinator->plan, coordinator->ranks);
     uint64_t best_ns = sched_plan_ns(coordinator->reports, coordinator->best, coordinator->ranks);
     uint64_t lost_ns = coordinator->lost_ns + (plan_ns - best_ns), noise_ns = noise_of_plan(coordinator, plan_ns);
     coordinator->lost_ns = lost_ns > noise_ns ? lost_ns - noise_ns : 0;
-    return coordinator->lost_ns > plan_ns / SCHED_CHANGE_PART;
+    return coordinator->lost_ns > plan_ns / SCHED_CHANGE_PART ||
+           (plan_ns - best_ns > noise_ns && some_rank_has_probed(coordinator));
 }
 
 // Whether the rank was measured for the first time since the plan was made.

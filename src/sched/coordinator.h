@@ -8,17 +8,18 @@
 //  - A rank is granted the micro-batches that it offers; a larger one only after it was offered so many times in a row
 //    as the rank's patience says. Then the smallest of them is probed: each report grants 1/SCHED_PROBES of it more,
 //    until a refusal or a smaller offer ends that (additive increase: Chiu and Jain, "Analysis of the increase and
-//    decrease algorithms for congestion avoidance", 1989). Patience is SCHED_PATIENCE reports; it doubles when a rank
-//    that has grown is refused memory, up to SCHED_PATIENCE_MAX, and is forgotten after SCHED_CLEAN_REPORTS without a
-//    refusal.
+//    decrease algorithms for congestion avoidance", 1989). Patience is SCHED_PATIENCE reports; it doubles, up to
+//    SCHED_PATIENCE_MAX, when memory is refused to a rank that has grown in the last SCHED_UNPROVEN_REPORTS reports,
+//    and is forgotten after SCHED_CLEAN_REPORTS without a refusal.
 //  - The plan stays as long as every rank can cut its share as planned, and better only with memory it had before. So
 //    memory that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can then
-//    be done in fewer micro-steps or with less levers, and once more after the last of several probes.
+//    be done in fewer micro-steps or with less levers.
 //  - Else the best plan replaces it once keeping the old one is predicted to have cost 1/SCHED_CHANGE_PART of a step's
 //    time, beyond what noise can pretend in means of a few dozen measurements: of each step 1/SCHED_NOISE_PART of the
 //    noise of one measurement, which is taken to be SCHED_NOISE_LEAST percent or more. So a large gain is taken at
 //    once, a small one after many steps, and what goes up and down never (a cumulative sum test: Page, "Continuous
-//    inspection schemes", 1954). This is how samples follow speed, and memory that saves overhead.
+//    inspection schemes", 1954). This is how samples follow speed, and memory that saves overhead. After the last of
+//    several probes a gain beyond the noise of one step is enough.
 //  - A plan for ranks that were not measured gives way as soon as they are. The next one lets them try another
 //    micro-batch than the best for one step, from which they learn their overhead.
 //
@@ -30,13 +31,14 @@
 #include "sched/packed.h"
 #include "sched/plan.h"
 
-#define SCHED_PATIENCE      3
-#define SCHED_PATIENCE_MAX  96
-#define SCHED_PROBES        4
-#define SCHED_CLEAN_REPORTS 256
-#define SCHED_NOISE_PART    3
-#define SCHED_NOISE_LEAST   5
-#define SCHED_CHANGE_PART   4
+#define SCHED_PATIENCE         3
+#define SCHED_PATIENCE_MAX     96
+#define SCHED_PROBES           4
+#define SCHED_UNPROVEN_REPORTS 16
+#define SCHED_CLEAN_REPORTS    256
+#define SCHED_NOISE_PART       3
+#define SCHED_NOISE_LEAST      5
+#define SCHED_CHANGE_PART      4
 
 struct sched_coordinator;
 

@@ -121,7 +121,7 @@ static uint32_t choose_spokesman(const struct worker *worker)
     for (uint32_t i = worker->comm->size; i-- > 0;) {
         const struct step_message *message = &worker->messages[i];
         squeezed = message->squeezed ? i : squeezed;
-        refused = message->report.refused ? i : refused;
+        refused = message->report.refused || message->unreserved ? i : refused;
     }
     uint32_t rank = squeezed < UINT32_MAX ? squeezed : refused;
     return rank < UINT32_MAX ? rank : 0;
@@ -215,24 +215,27 @@ static bool place_state(struct worker *worker, const struct sched_share *share)
            samples_hold_host(worker, price_host_bytes(worker->prices, LIST_TRAIN, worker_shape(worker, share)));
 }
 
-// The memory of this rank's share is reserved, or the rank offers less than what was refused.
+// The memory of this rank's share is reserved, or the rank offers less than what was refused. What the host refused
+// says nothing of the device's memory.
 static void reserve(struct worker *worker)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
+    struct step_message *message = &worker->message;
     bool placed = share->samples == 0 || place_state(worker, share);
-    worker->message.report.plan_hash = worker->plan_hash;
-    worker->message.report.refused = !placed || !samples_reserve(worker, share);
+    message->report.plan_hash = worker->plan_hash;
+    message->unreserved = !placed || !samples_reserve(worker, share);
+    message->report.refused = message->unreserved && (placed || worker->offers.state.stays);
     if (!placed) {
         offer(worker, mem_pool_headroom(worker->pool));
-    } else if (worker->message.report.refused) {
+    } else if (message->unreserved) {
         offer(worker, samples_smaller_bytes(worker, worker_shape(worker, share)));
     }
 }
 
-static bool any_refused(const struct worker *worker)
+static bool any_unreserved(const struct worker *worker)
 {
     for (uint32_t i = 0; i < worker->comm->size; i++) {
-        if (worker->messages[i].report.refused) {
+        if (worker->messages[i].unreserved) {
             return true;
         }
     }
@@ -270,7 +273,7 @@ enum status negotiate_plan(struct worker *worker, uint64_t next_step, bool *chan
         }
         reserve(worker);
         negotiate_exchange(worker);
-        if (!any_refused(worker)) {
+        if (!any_unreserved(worker)) {
             return STATUS_OK;
         }
     }

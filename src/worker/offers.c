@@ -173,9 +173,25 @@ enum status offers_init(struct offers *offers, const struct config *config, cons
     return relate_work(offers) ? STATUS_OK : error_out_of_host_memory(error);
 }
 
+void offers_ask_host_again(struct offers *offers)
+{
+    offers->state.refused = false;
+    offers->lists_host_bytes = UINT64_MAX;
+    offers->refused_steps = 0;
+}
+
+static bool host_refused(const struct offers *offers)
+{
+    return offers->state.refused || offers->lists_host_bytes < UINT64_MAX;
+}
+
 void offers_begin_step(struct offers *offers)
 {
     sched_speed_begin_step(&offers->speed);
+    offers->refused_steps = host_refused(offers) ? offers->refused_steps + 1 : 0;
+    if (offers->refused_steps == OFFERS_REFUSED_STEPS) {
+        offers_ask_host_again(offers);
+    }
 }
 
 void offers_observe(struct offers *offers, uint64_t levers, uint64_t samples, uint64_t time_ns)
@@ -232,12 +248,6 @@ static double away_ns(const struct offers *offers, bool measured, double sample_
         return offers->state.samples * sample_ns;
     }
     return is_measured(here) ? fmax(0, away->ns - here->ns) : away->ns;
-}
-
-void offers_ask_host_again(struct offers *offers)
-{
-    offers->state.refused = false;
-    offers->lists_host_bytes = UINT64_MAX;
 }
 
 static bool may_leave(const struct offers_state *state)

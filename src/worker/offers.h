@@ -23,6 +23,9 @@ enum {
     OFFERS_SETS
 };
 
+// Steps after which a host that refused memory is asked again.
+#define OFFERS_REFUSED_STEPS 64
+
 // How long updates of weights take: a mean that follows the last few. The first counts for nothing: it touches memory
 // that was never used.
 struct offers_update {
@@ -53,6 +56,7 @@ struct offers {
     bool warm;                     // a micro-step has run
     uint64_t host_bytes;           // the most that a list and the state keep in host memory together
     uint64_t lists_host_bytes;     // the most that a list does: what the host turned out to have
+    uint64_t refused_steps;        // begun since the host refused some
     bool lacks_host;               // more of it would give sets of levers that the config allows
     struct offers_state state;
 };
@@ -68,7 +72,10 @@ bool offers_away(uint64_t levers);
 enum status offers_init(struct offers *offers, const struct config *config, const struct model *model,
                         const struct optimizer_state_size *state, struct price_book *prices, struct error *error);
 
-// What follows is measured in another step.
+// That the host refused memory is forgotten.
+void offers_ask_host_again(struct offers *offers);
+
+// What follows is measured in another step. A host that refused memory OFFERS_REFUSED_STEPS ago counts as having some.
 void offers_begin_step(struct offers *offers);
 
 // A micro-step was measured. The first one counts for nothing: it touches memory that was never used.
@@ -83,9 +90,6 @@ void offers_compare(struct offers *offers, const struct costs *costs);
 
 // What host memory is left for lists while the optimizer's state is there.
 uint64_t offers_host_beside_state(const struct offers *offers);
-
-// That the host refused memory is forgotten.
-void offers_ask_host_again(struct offers *offers);
 
 // Fills in `report`'s offers for micro-steps of samples of `length`, in a block of at most `bytes` where the
 // optimizer's state stays where it is, and whether they were measured. What counts as one sample there is a grain.

@@ -41,10 +41,11 @@ struct step_message {
     uint64_t data_wait_ns;
     uint32_t micro_batch, accumulation_steps; // as planned
     uint32_t oom_retries;
-    uint8_t levers; // as planned
-    bool squeezed;  // a limit from outside keeps it from holding a sample
-    bool stops;     // it was told to, at the end of the step
-    bool wrote;     // its part of a checkpoint, and waits for the others
+    uint8_t levers;      // as planned
+    bool squeezed : 1;   // a limit from outside keeps it from holding a sample
+    bool stops : 1;      // it was told to, at the end of the step
+    bool wrote : 1;      // its part of a checkpoint, and waits for the others
+    bool unreserved : 1; // it could not reserve what the plan takes
 };
 _Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
 

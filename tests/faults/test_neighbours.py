@@ -62,6 +62,33 @@ class Neighbours(headroom_run.ProgramTest):
         self.assert_adapts(run)
         self.assert_same_losses(run, self.train(*job), "a neighbour takes half, and memory is refused")
 
+    def test_half_of_the_device_again_and_again(self):
+        """The third time its memory is used again as soon as the first."""
+        visits = [(start, start + 15) for start in range(FROM, 130, 40)]
+        capacity = 1280 * 1024
+        neighbours = ", ".join(f"{{rank: 0, bytes: {capacity // 2}, from_step: {first}, to_step: {end}}}"
+                               for first, end in visits)
+        job = ("mlp.yaml", "train.steps=140")
+        run = self.train(*job, f"device.capacity={capacity}", f"device.neighbours=[{neighbours}]", *NO_LEVERS)
+        plans = plans_of(run)
+        for first, end in visits:
+            self.assertNotEqual(plans[first + SETTLE], plans[first - 1])
+            self.assertEqual(plans[end + GROWTH], plans[FROM - 1], plans[end:end + 10])
+        self.assert_same_losses(run, self.train(*job), "a neighbour takes half again and again")
+
+    def test_a_host_without_memory_says_nothing_of_the_device(self):
+        """It is asked for room for the optimizer's state every 64 steps while the neighbour is there."""
+        last = FROM + 230
+        job = ("mlp.yaml", f"train.steps={last + 20}", "data.validation_samples=0")
+        run = self.train(*job, "device.capacity=1280KiB", "fault.memory=host", "fault.fail_allocation_every=1",
+                         "fault.fail_allocation_first=1",
+                         f"device.neighbours=[{{rank: 0, bytes: 704KiB, from_step: {FROM}, to_step: {last}}}]")
+        self.assertGreater(run.logs[0].count("the host has no "), 2)
+        plans = plans_of(run)
+        self.assertNotEqual(plans[last - 1], plans[FROM - 1])
+        self.assertEqual(plans[last + GROWTH], plans[FROM - 1], plans[last:last + 10])
+        self.assert_same_losses(run, self.train(*job), "a neighbour and a host without memory")
+
     def test_half_of_the_device_takes_a_lever(self):
         """The optimizer's state leaves for host memory, and comes back; weights are the same bits."""
         job = ("lines.yaml", f"train.steps={STEPS}", "train.reproducible=true", "train.recompute=none")

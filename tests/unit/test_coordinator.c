@@ -182,7 +182,24 @@ static void a_probe_ends_where_less_is_offered(void **context)
     assert_int_equal(plan(coordinator, reports)[0].micro_batch, 16);
     for (int i = 0; i < SCHED_PATIENCE; i++) {
         reports[0].offers[0].micro_batch_max = i == 0 ? 15 : 64;
-        assert_in_range(plan(coordinator, reports)[0].micro_batch, 13, 15);
+        assert_int_equal(plan(coordinator, reports)[0].micro_batch, 13); // in 5 micro-steps
+    }
+    assert_int_equal(plan(coordinator, reports)[0].micro_batch, 22); // 31 are granted, in 3 micro-steps
+    sched_coordinator_destroy(coordinator);
+}
+
+// Rank 0 has room for its share already, and rank 1 is a little slower than it was, as noise may have it.
+static void a_probe_that_gains_nothing_changes_nothing(void **context)
+{
+    (void)context;
+    struct sched_report reports[2];
+    struct sched_coordinator *coordinator = create(2, 640, 0);
+    set_all(reports, 2, report_of(0, 1000, 400));
+    assert_int_equal(plan(coordinator, reports)[0].samples, 320);
+    reports[0].offers[0].micro_batch_max = 2000;
+    reports[1].offers[0].sample_ns = 1010;
+    for (int i = 0; i < 4 * SCHED_PATIENCE; i++) {
+        assert_false(changes(coordinator, reports));
     }
     sched_coordinator_destroy(coordinator);
 }
@@ -607,6 +624,23 @@ static void a_refusal_after_growth_doubles_patience_until_it_is_forgotten(void *
     sched_coordinator_destroy(coordinator);
 }
 
+static void a_refusal_long_after_growth_says_nothing_of_it(void **context)
+{
+    (void)context;
+    enum { PROBES = 3 };
+    struct sched_report report = report_of(0, 1000, 4);
+    struct sched_coordinator *coordinator = create(1, 16, 0);
+    plan(coordinator, &report);
+    for (int visits = 0; visits < 5; visits++) {
+        assert_int_equal(reports_to_grow(coordinator, &report, 16), SCHED_PATIENCE - 1 + PROBES);
+        for (int i = 0; i < SCHED_UNPROVEN_REPORTS; i++) {
+            plan(coordinator, &report);
+        }
+        refuse(coordinator, &report, 2);
+    }
+    sched_coordinator_destroy(coordinator);
+}
+
 static void what_is_left_goes_to_ranks_that_can_do_it(void **context)
 {
     (void)context;
@@ -716,6 +750,8 @@ int main(void)
         cmocka_unit_test(memory_that_shrank_but_suffices_changes_nothing),
         cmocka_unit_test(memory_that_grew_is_believed_after_a_streak_and_probed),
         cmocka_unit_test(a_probe_ends_where_less_is_offered),
+        cmocka_unit_test(a_probe_that_gains_nothing_changes_nothing),
+        cmocka_unit_test(a_refusal_long_after_growth_says_nothing_of_it),
         cmocka_unit_test(a_streak_grants_its_smallest_offer),
         cmocka_unit_test(a_relapse_ends_the_streak),
         cmocka_unit_test(an_offer_does_not_count_before_it_is_believed),

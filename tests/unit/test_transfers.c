@@ -26,6 +26,7 @@ struct fixture {
     struct config config;
     struct worker worker;
     struct comm *comm;
+    uint64_t step; // the next
 };
 
 static void assert_ok(enum status status, const struct error *error)
@@ -43,6 +44,7 @@ static void open_fixture(struct fixture *f, char *override)
     assert_ok(worker_open(&f->worker, &f->config, LIST_TRAIN, f->comm, &error), &error);
     assert_ok(worker_hold(&f->worker, &error), &error);
     assert_ok(worker_connect(&f->worker, &error), &error);
+    f->step = 0;
 }
 
 static void close_fixture(struct fixture *f)
@@ -68,7 +70,7 @@ static double step_loss(struct fixture *f)
 {
     struct error error = {0};
     const struct step_result *result;
-    assert_ok(step_start(&f->worker, 0, &error), &error);
+    assert_ok(step_start(&f->worker, f->step++, &error), &error);
     assert_ok(step_plan_next(&f->worker, &error), &error);
     assert_ok(step_finish(&f->worker, &result, &error), &error);
     assert_int_equal(result->samples, 8);
@@ -201,6 +203,26 @@ static void before_a_job_ends_the_host_is_asked_again(void **state)
     }
 }
 
+static void a_host_that_refused_is_asked_again_many_steps_later(void **state)
+{
+    enum { GROWTH = 4 }; // steps until a second sample is believed
+    struct fixture f;
+    struct error error = {0};
+    (void)state;
+    open_fixture(&f, NULL);
+    mem_pool_inject_failures(f.worker.staging, (struct mem_faults){.every = 1, .first = 1, .count = 1});
+    assert_ok(step_plan_first(&f.worker, &error), &error);
+    for (int i = 0; i < OFFERS_REFUSED_STEPS; i++) {
+        assert_planned(&f, 1, MODEL_LEVERS_FULL);
+        step_loss(&f);
+    }
+    for (int i = 0; i < GROWTH; i++) {
+        step_loss(&f);
+    }
+    assert_planned(&f, 2, MODEL_LEVERS_OFFLOAD);
+    close_fixture(&f);
+}
+
 static void a_host_that_refuses_the_state_keeps_it_here(void **state)
 {
     struct fixture f;
@@ -282,6 +304,7 @@ int main(void)
         cmocka_unit_test(a_device_that_refuses_the_state_leaves_it_away),
         cmocka_unit_test(a_host_that_refuses_the_state_keeps_it_here),
         cmocka_unit_test(before_a_job_ends_the_host_is_asked_again),
+        cmocka_unit_test(a_host_that_refused_is_asked_again_many_steps_later),
         cmocka_unit_test(state_that_never_fits_starts_away),
         cmocka_unit_test(lists_and_the_state_share_what_they_may_take),
         cmocka_unit_test(host_memory_grows),
