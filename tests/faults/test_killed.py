@@ -50,7 +50,7 @@ class Killed(headroom_run.ProgramTest):
             self.kill_one(self.start_again(choose.choice((None, 2, 3)), choose.choice(("true", "false"))), choose)
             amid += self.parts() > 0
         launch = self.start_again(2, "true")
-        self.wait_for_steps(launch, "run", len(self.steps("run")) + 3)
+        self.wait_for_steps(launch, "run", self.steps_done("run") + 3)
         launch.process.send_signal(signal.SIGUSR1)
         finished = launch.wait()
         self.assertEqual(finished.code, 75, finished.err)

@@ -24,7 +24,7 @@ class Limits(headroom_run.ProgramTest):
 
     def wait_for_ranks(self, launch, met, count=3):
         """Until the ranks of so many steps in a row met it, the newest among them."""
-        self.wait_for(launch, lambda: all(met(step["ranks"]) for step in self.steps(RUN)[-count:]), "no such steps")
+        self.wait_for(launch, lambda: all(met(step["ranks"]) for step in self.newest_steps(RUN, count)), "no such steps")
 
     def squeeze(self, launch, rank, size, limit_bytes):
         self.limit("--rank", str(rank), "--bytes", size)
@@ -73,7 +73,7 @@ class Limits(headroom_run.ProgramTest):
         self.write("nonsense", "as much as you like\n")
         os.replace(self.path("nonsense"), self.path(f"{RUN}/limits/rank_0"))
         self.wait_for(launch, lambda: "the limit stays as it was" in self.read(f"{RUN}/logs/rank_0.log"), "not noticed")
-        count = len(self.steps(RUN))
+        count = self.steps_done(RUN)
         self.wait_for_steps(launch, RUN, count + 3)
         self.limit("--rank", "0", "--bytes", "none")
         self.wait_for_ranks(launch, lambda ranks: ranks[0]["share"] > 0)

@@ -153,17 +153,18 @@ class UnderSlurm(headroom_run.ProgramTest):
         self.assertEqual(self.state(job)["JobState"], "COMPLETED", self.output(job) + self.slurm.logs())
 
     def go_on_at_once(self, job):
-        """Slurm waits two minutes before it starts a job again, in which what the last start had in use is gone."""
+        """Slurm waits two minutes before it starts a job again, in which what the last start had in use is gone; a
+        start within the second of that end is refused, as one that was ended with it."""
         self.wait_until(lambda: self.state(job)["JobState"] == "PENDING" and self.state(job)["Restarts"] != "0", job,
                         "is not requeued")
         self.wait_until(lambda: not glob.glob(self.path(f"slurm/n*/stepd.slurm.pmix.{job}.*")), job, "has not ended")
-        self.slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
     def test_a_job_that_is_stopped_goes_on(self):
         job = self.submit(["--nodes=1", "--ntasks=2"], *JOB, "train.steps=800")
         run = f"runs/job_{job}"
         for restarts in (1, 2):
-            self.wait_until(lambda: len(self.steps(run)) > 120 * restarts, job, "no steps")
+            self.wait_until(lambda: self.steps_done(run) > 120 * restarts, job, "no steps")
             self.slurm.call("scancel", "--batch", "--signal=USR1", job)
             self.go_on_at_once(job)
         self.wait_for_job(job)
