@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/evaluate.h"
 
-#include <inttypes.h>
 #include <math.h>
 
 #include "mem/uint64.h"
@@ -10,25 +9,18 @@
 #include "worker/run/memory_files.h"
 #include "worker/samples.h"
 
-// Reads less ahead where the host has not as much memory.
 static enum status open_loader(struct worker *worker, struct loader **loader_p, struct error *error)
 {
     const struct config *config = worker->config;
-    struct loader_config loader_config = {
+    const struct loader_config loader_config = {
         .set = worker->validation,
         .threads = (uint32_t)config->data.threads,
         .prefetch_bytes = config->data.prefetch_bytes,
+        .shrinks = true,
         .device = worker->device,
         .staging = worker->staging,
     };
-    enum status status = loader_create(&loader_config, loader_p, error);
-    while (status != STATUS_OK && loader_config.prefetch_bytes > 1) {
-        worker_log(worker, "%s", error->text);
-        loader_config.prefetch_bytes =
-            uint64_min(loader_config.prefetch_bytes, loader_staging_bytes(&loader_config)) / 2;
-        status = loader_create(&loader_config, loader_p, error);
-    }
-    return status;
+    return loader_create(&loader_config, loader_p, error);
 }
 
 // All ranks are alike.

@@ -23,6 +23,7 @@ TOLERANCE = 2**-22  # a weight of 1 may differ in its last bit; a step moves it 
 DEVICE, HOST = "device", "host"
 BURST = 16  # a share of 4 samples is given up after fewer refusals in a row
 BURST_OF_ALL = 7  # and here, but not once more after all have trimmed
+BURST_OF_HOST = 7  # a rank rests after fewer; after one more, the samples that it validates have no place either
 NEVER = 4294967295
 REFUSAL = re.compile("injected|the device refuses it|the host has no|out of host memory")
 
@@ -102,9 +103,9 @@ class Shortages(headroom_run.ProgramTest):
 
     def try_pairs(self, tally, allocations, memory, most):
         pairs = list(itertools.combinations(allocations, 2))
-        for pair in random.Random(1).sample(pairs, min(most, len(pairs))):
-            self.try_one(tally, *refuse_two(*pair, memory))
-        self.assertGreater(tally.refused, tally.runs)  # how fast ranks are decides who asks how often
+        sampled = random.Random(1).sample(pairs, min(most, len(pairs)))
+        both = sum(self.try_one(tally, *refuse_two(*pair, memory)) >= 2 for pair in sampled)
+        self.assertGreater(both, len(sampled) / 2)  # not all: how fast ranks are decides who asks how often
         return len(pairs)
 
     def exhaust(self, what, job, memory, pairs):
@@ -141,7 +142,7 @@ class Shortages(headroom_run.ProgramTest):
     def test_bursts_of_the_host(self):
         """Of ranks none of which can hold a sample without the host's memory one rests, or all ask again."""
         tally = self.tally(SHORT)
-        for rank, count in ((0, BURST), (2, BURST), ("all", 1)):
+        for rank, count in ((0, BURST_OF_HOST), (2, BURST_OF_HOST), ("all", 1)):
             self.assertGreater(self.try_one(tally, *refuse(rank, 1, count=count, memory=HOST)), 0)
         tally.print("bursts, host memory")
 

@@ -694,6 +694,23 @@ static void test_a_loader_that_cannot_be_made_leaves_nothing(void **state)
     assert_null(loader);
 }
 
+static void test_a_ring_shrinks_to_the_memory_that_there_is(void **state)
+{
+    struct surroundings *around = *state;
+    struct arrivals arrivals;
+    struct fake_set fake;
+    fake_init(&fake, UINT64_C(1) << 20);
+    struct loader_config config = config_of(around, &fake, 1 << 20);
+    struct loader *loader = NULL;
+    config.shrinks = true;
+    assert_int_equal(loader_create(&config, &loader, NULL), STATUS_OK);
+    loader_expect(loader, 0, 1000, 0);
+    request(loader, around, 0, 1, &arrivals);
+    loader_destroy(loader);
+    assert_true(arrived(&arrivals, &fake, config.shuffle));
+    assert_nothing_is_left(around);
+}
+
 // With one slot the second sample cannot be there when the first has just been taken.
 static void test_waiting_is_counted(void **state)
 {
@@ -837,6 +854,7 @@ int main(void)
         EACH_PACE(test_copies_are_not_waited_for),
         EACH_PACE(test_copies_outlast_their_plan),
         EACH_PACE(test_many_small_copies),
+        EACH_PACE(test_a_ring_shrinks_to_the_memory_that_there_is),
         EACH_PACE(test_a_loader_that_cannot_be_made_leaves_nothing),
         EACH_PACE(test_waiting_is_counted),
         EACH_PACE(test_samples_of_different_lengths),

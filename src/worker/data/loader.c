@@ -181,6 +181,29 @@ static bool stage(struct loader *loader, size_t part, uint64_t bytes, uint8_t **
     return true;
 }
 
+static void unstage(struct loader *loader)
+{
+    for (size_t part = 2; part-- > 0;) {
+        mem_pool_free(loader->config.staging, loader->staging[part], NULL);
+        loader->staging[part] = 0;
+    }
+}
+
+// A ring of fewer slots where the host lacks memory for more and the config allows it.
+static bool stage_ring(struct loader *loader)
+{
+    for (;; loader->slots /= 2) {
+        if (stage(loader, 0, loader->slots * loader->input_bytes, &loader->inputs) &&
+            stage(loader, 1, loader->slots * loader->target_bytes, &loader->targets)) {
+            return true;
+        }
+        unstage(loader);
+        if (!loader->config.shrinks || loader->slots == 1) {
+            return false;
+        }
+    }
+}
+
 static bool make_events(struct loader *loader)
 {
     struct device *device = loader->config.device;
@@ -204,9 +227,8 @@ enum status loader_create(const struct loader_config *config, struct loader **lo
     loader->input_bytes = shape->input_count * 4;
     loader->target_bytes = shape->target_count * sizeof(int32_t);
     loader->slots = slots_for(config, loader->input_bytes + loader->target_bytes);
+    bool staged = stage_ring(loader) && make_events(loader);
     loader->run = uint64_min(RUN_MAX, (loader->slots - 1) / config->threads + 1);
-    bool staged = stage(loader, 0, loader->slots * loader->input_bytes, &loader->inputs) &&
-                  stage(loader, 1, loader->slots * loader->target_bytes, &loader->targets) && make_events(loader);
     loader->states = calloc(loader->slots, sizeof(*loader->states));
     loader->threads = calloc(config->threads, sizeof(*loader->threads));
     pthread_mutex_init(&loader->mutex, NULL);
@@ -258,8 +280,7 @@ void loader_destroy(struct loader *loader)
     free(loader->threads);
     free(loader->states);
     release_events(loader);
-    mem_pool_free(loader->config.staging, loader->staging[1], NULL);
-    mem_pool_free(loader->config.staging, loader->staging[0], NULL);
+    unstage(loader);
     free(loader);
 }
 

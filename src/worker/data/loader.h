@@ -28,6 +28,7 @@ struct loader_config {
     bool shuffle;
     uint32_t threads;        // at least 1
     uint64_t prefetch_bytes; // the most that the staging buffer takes; one sample always fits, and never more than all
+    bool shrinks;            // it takes less where the host has not as much memory
 };
 
 enum status loader_create(const struct loader_config *config, struct loader **loader_p, struct error *error);
