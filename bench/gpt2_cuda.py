@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from gpt2_124m import command, steps_of
+
 STEPS, WARM_UP, LENGTH = 20, 5, 1024
 HERE = pathlib.Path(__file__).parent
 # Of a token: matrix products of 85 million weights in blocks and of the head, and the causal half of attention; the
@@ -21,19 +23,15 @@ TOKEN_FLOPS = 3 * (2 * (12 * 12 * 768**2 + 50257 * 768) + 12 * 2 * (LENGTH + 1) 
 
 
 def run_headroom(program, batch, folder):
-    config = str(HERE.parent / "configs/gpt2-124m.yaml")
-    subprocess.run([program, "train", config, f"train.steps={WARM_UP + STEPS}", f"train.global_batch_size={batch}",
-                    f"train.micro_batch_size={batch}", "train.precision=bf16", "data.kind=synthetic",
-                    "data.samples=100000", "data.validation_fraction=0", "device.kind=cuda", f"run.folder={folder}"],
-                   check=True, stdout=subprocess.DEVNULL)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "step_ms" in line][WARM_UP:]
-    return batch * LENGTH / (statistics.median(line["step_ms"] for line in steps) / 1e3)
+    subprocess.run(command(program, batch, folder, WARM_UP + STEPS, f"train.micro_batch_size={batch}"), check=True,
+                   stdout=subprocess.DEVNULL)
+    ms = statistics.median(step["step_ms"] for step in steps_of(folder)[WARM_UP:])
+    return batch * LENGTH / (ms / 1e3)
 
 
 def run_torch(batch):
-    command = [sys.executable, str(HERE / "gpt2_torch.py"), "--cuda", str(STEPS), str(batch)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    arguments = [sys.executable, str(HERE / "gpt2_torch.py"), "--cuda", str(STEPS), str(batch)]
+    return json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def main():

@@ -8,7 +8,6 @@ Prints step times, what was chosen, and by how much predictions missed; fails wh
 as long as recomputing, predictions are off by more than 10 % in the median, or a step is not back within 3 steps of a
 limit and 10 of its end.
 """
-import json
 import math
 import pathlib
 import statistics
@@ -17,22 +16,12 @@ import sys
 import tempfile
 import time
 
+from gpt2_124m import command, steps_of
+
 STEPS, WARM_UP = 26, 20
 CAPACITIES = ("64GiB", "24GiB", "16GiB", "8GiB", "4GiB", "2432MiB", "1536MiB")
 ASKED_FOR = ("none", "selective", "half", "full", "offload")  # train.recompute
 GRAINS = (4, 16, 64)
-CONFIG = pathlib.Path(__file__).parent.parent / "configs/gpt2-124m.yaml"
-
-
-def command(program, batch, folder, steps, *overrides):
-    return [program, "train", str(CONFIG), f"train.steps={steps}", f"train.global_batch_size={batch}",
-            "train.precision=bf16", "data.kind=synthetic", "data.samples=100000", "data.validation_fraction=0",
-            "device.kind=cuda", "checkpoint.at_end=false", f"run.folder={folder}", *overrides]
-
-
-def steps_of(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if "event" not in line]
 
 
 def median_ms(steps):
