@@ -4,7 +4,8 @@
 on made-up text under each set of levers that can be asked for, and under the others on the smallest device that holds
 the batch so. Prints by how much predictions miss the steps after the first 20. Then how long steps should take by what
 the run without levers has measured, as headroom plan prints it, and how long they do. All in turn, several times; fails
-where a median is off by more than 10 %."""
+where a median is off by more than 10 %, or 15 % where levers were never measured: less memory is nearer to the cores, by
+which levers are faster than what they do makes one think."""
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ JOB = ("train.steps=80", "train.global_batch_size=16", "data.validation_fraction
 ROOMY = (*JOB, "device.capacity=1GiB")
 WARM_UP = 20  # steps
 ROUNDS = 3
-LIMIT = 0.1
+LIMIT, GUESS_LIMIT = 0.1, 0.15
 ASKED_FOR = ("none", "selective", "half", "full", "offload")  # train.recompute
 SQUEEZED = {"head": "none", "state": "none", "all": "offload"}  # on the smallest device, asked for this
 MODES = (*ASKED_FOR, *SQUEEZED)
@@ -59,18 +60,18 @@ def main():
                 measured[mode].append(statistics.median(step["step_ms"] for step in steps))
             for mode, (_, ms) in plan(program, folder, "--costs", "none/costs/rank_0.json").items():
                 guessed.setdefault(mode, []).append(float(ms))
-    worst = 0
+    failed = False
     for mode in MODES:
         off = sorted(errors[mode])
-        worst = max(worst, statistics.median(off))
+        failed |= statistics.median(off) > LIMIT
         print(f"{mode}: {statistics.median(measured[mode]):.0f} ms a step, predictions off by "
               f"{statistics.median(off):.1%} in the median, {off[len(off) * 9 // 10]:.1%} in one step of ten")
     for mode in ASKED_FOR[1:]:
         ratios = [statistics.median(ms / none for ms, none in zip(times[mode], times["none"]))
                   for times in (guessed, measured)]
-        worst = max(worst, abs(ratios[0] / ratios[1] - 1))
+        failed |= abs(ratios[0] / ratios[1] - 1) > GUESS_LIMIT
         print(f"{mode}: {ratios[0]:.3f} times as long as none by what none has measured, in fact {ratios[1]:.3f}")
-    sys.exit(worst > LIMIT)
+    sys.exit(failed)
 
 
 main()
