@@ -611,13 +611,26 @@ static uint64_t reach(const struct mem_pool *pool, enum lifetime end, const stru
     return pool->device->plain ? uint64_max(usable, pool_largest_free(arena)) : usable;
 }
 
+static uint64_t headroom(const struct mem_pool *pool, const struct device_info *info)
+{
+    uint64_t bytes = reach(pool, FOR_STEP, info);
+    bytes = bytes > 0 ? bytes : reach(pool, FOR_RUN, info);
+    return bytes - uint64_min(bytes, 2 * pool->guard_bytes);
+}
+
 uint64_t mem_pool_headroom(struct mem_pool *pool)
 {
     struct device_info info;
     pool->device->ops->info(pool->device, &info);
-    uint64_t bytes = reach(pool, FOR_STEP, &info);
-    bytes = bytes > 0 ? bytes : reach(pool, FOR_RUN, &info);
-    return bytes - uint64_min(bytes, 2 * pool->guard_bytes);
+    return headroom(pool, &info);
+}
+
+uint64_t mem_pool_headroom_alone(struct mem_pool *pool)
+{
+    struct device_info info;
+    pool->device->ops->info(pool->device, &info);
+    info.sharers = 1;
+    return headroom(pool, &info);
 }
 
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step)

@@ -132,6 +132,8 @@ void mem_pool_on_pressure(struct mem_pool *pool, struct mem_pressure *pressure);
 // has free for this process under the limits, plus what the pool holds and no live block keeps from it. On a shared
 // device each sharer counts an equal part of what is free. Does not block.
 uint64_t mem_pool_headroom(struct mem_pool *pool);
+// The same, were the others who share the device to take none of what is free.
+uint64_t mem_pool_headroom_alone(struct mem_pool *pool);
 // The same of a pool of `limit_bytes` in which `held_bytes` are held and no step has begun. Where no whole granule is
 // left for steps, they get the rest of the last one.
 static inline uint64_t mem_pool_headroom_beside(uint64_t held_bytes, uint64_t limit_bytes, uint64_t granularity_bytes)

@@ -20,7 +20,7 @@ struct rank {
     uint32_t patience; // reports in a row that it takes to grow
     uint32_t clean;    // reports since memory was refused
     bool grew;         // what it is granted, in this call
-    bool probed;       // an offer to its end, in this call
+    bool settled;      // at what it offers, after several probes, in this call
     uint32_t unproven; // reports for which a refusal still speaks against the latest growth
     bool measured;     // when the plan was made
     bool tries;        // in the plan, another micro-batch than the best
@@ -70,15 +70,20 @@ void sched_coordinator_destroy(struct sched_coordinator *coordinator)
     free(coordinator);
 }
 
-static void note_refusal(struct rank *rank, bool refused, bool again)
+// The latest growth did not last: the next one takes longer.
+static void doubt_growth(struct rank *rank)
 {
-    bool known = again && rank->clean == 0; // from an earlier round
-    rank->clean = refused ? 0 : rank->clean + !again;
-    if (refused && !known && rank->unproven > 0 && rank->patience < SCHED_PATIENCE_MAX) {
+    if (rank->unproven > 0 && rank->patience < SCHED_PATIENCE_MAX) {
         rank->patience *= 2;
     }
-    rank->unproven -= !again && rank->unproven > 0;
-    rank->unproven = refused ? 0 : rank->unproven;
+    rank->unproven = rank->clean = 0;
+}
+
+// A report of a step; those of later rounds tell of the same step's refusals.
+static void note_time(struct rank *rank)
+{
+    rank->clean++;
+    rank->unproven -= rank->unproven > 0;
     if (rank->patience == 0 || rank->clean == SCHED_CLEAN_REPORTS) {
         rank->patience = SCHED_PATIENCE;
     }
@@ -111,7 +116,7 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
 static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, bool again,
                         struct sched_report *report)
 {
-    rank->grew = rank->probed = false;
+    rank->grew = rank->settled = false;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
         struct grant *memory = &rank->grants[k];
         bool probed = memory->probed;
@@ -125,7 +130,7 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
             rank->grew = true;
             rank->unproven = SCHED_UNPROVEN_REPORTS;
         }
-        rank->probed = rank->probed || (probed && !memory->probed);
+        rank->settled = rank->settled || (probed && !memory->probed);
         report->offers[k].micro_batch_max = memory->granted;
     }
 }
@@ -149,7 +154,12 @@ static void read_reports(struct sched_coordinator *coordinator, bool again)
     sched_complete(coordinator->reports, coordinator->ranks);
     for (size_t i = 0; i < coordinator->ranks; i++) {
         struct rank *rank = &coordinator->rank[i];
-        note_refusal(rank, coordinator->reports[i].refused, again);
+        if (!again) {
+            note_time(rank);
+        }
+        if (coordinator->reports[i].refused) {
+            doubt_growth(rank);
+        }
         read_offers(coordinator, rank, again, &coordinator->reports[i]);
         if (coordinator->micro_batch_size != 0) {
             drop_small_offers(&coordinator->reports[i]);
@@ -218,10 +228,10 @@ static uint64_t noise_of_plan(const struct sched_coordinator *coordinator, uint6
     return plan_ns / 100 * percent / SCHED_NOISE_PART;
 }
 
-static bool some_rank_has_probed(const struct sched_coordinator *coordinator)
+static bool some_rank_has_settled(const struct sched_coordinator *coordinator)
 {
     for (size_t i = 0; i < coordinator->ranks; i++) {
-        if (coordinator->rank[i].probed) {
+        if (coordinator->rank[i].settled) {
             return true;
         }
     }
@@ -237,7 +247,7 @@ static bool change_pays(struct sched_coordinator *coordinator)
     uint64_t lost_ns = coordinator->lost_ns + (plan_ns - best_ns), noise_ns = noise_of_plan(coordinator, plan_ns);
     coordinator->lost_ns = lost_ns > noise_ns ? lost_ns - noise_ns : 0;
     return coordinator->lost_ns > plan_ns / SCHED_CHANGE_PART ||
-           (plan_ns - best_ns > noise_ns && some_rank_has_probed(coordinator));
+           (plan_ns - best_ns > noise_ns && some_rank_has_settled(coordinator));
 }
 
 // Whether the rank was measured for the first time since the plan was made.

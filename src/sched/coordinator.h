@@ -10,7 +10,8 @@
 //    until a refusal or a smaller offer ends that (additive increase: Chiu and Jain, "Analysis of the increase and
 //    decrease algorithms for congestion avoidance", 1989). Patience is SCHED_PATIENCE reports; it doubles, up to
 //    SCHED_PATIENCE_MAX, when memory is refused to a rank that has grown in the last SCHED_UNPROVEN_REPORTS reports,
-//    and is forgotten after SCHED_CLEAN_REPORTS without a refusal.
+//    and is forgotten after SCHED_CLEAN_REPORTS without a refusal. Memory that comes and goes is followed each time:
+//    with patience for that, too, a neighbour every 8 to 12 steps left 84 % of the oracle's throughput, not 91 %.
 //  - The plan stays as long as every rank can cut its share as planned, and better only with memory it had before. So
 //    memory that shrank brings a new plan when the old one no longer fits, and memory that grew when a share can then
 //    be done in fewer micro-steps or with less levers.

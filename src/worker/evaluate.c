@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/evaluate.h"
 
+#include <inttypes.h>
 #include <math.h>
 
 #include "mem/uint64.h"
@@ -20,7 +21,12 @@ static enum status open_loader(struct worker *worker, struct loader **loader_p, 
         .device = worker->device,
         .staging = worker->staging,
     };
-    return loader_create(&loader_config, loader_p, error);
+    enum status status = loader_create(&loader_config, loader_p, error);
+    if (status == STATUS_OK && loader_bytes(*loader_p) < loader_staging_bytes(&loader_config)) {
+        worker_log(worker, "the host has no %" PRIu64 " bytes to read ahead, %" PRIu64 " do",
+                   loader_staging_bytes(&loader_config), loader_bytes(*loader_p));
+    }
+    return status;
 }
 
 // All ranks are alike.
@@ -41,21 +47,35 @@ static void withdraw_offers(struct worker *worker)
     }
 }
 
-static enum status run_share(struct worker *worker, struct loader *loader, const struct sched_share *share,
+// Whether the rank can read samples. Where it cannot, others do.
+static bool has_loader(struct worker *worker, struct loader **loader)
+{
+    struct error error;
+    if (*loader == NULL && open_loader(worker, loader, &error) != STATUS_OK) {
+        worker_log(worker, "%s", error.text);
+        error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "%s", error.text);
+    }
+    return *loader != NULL;
+}
+
+static enum status run_share(struct worker *worker, struct loader **loader, const struct sched_share *share,
                              struct error *error)
 {
     struct sched_share mine = *share;
+    struct sample_share samples = {
+        .purpose = LIST_EVALUATE,
+        .batch_samples = worker->validation->samples,
+        .share = &mine,
+    };
+    if (!has_loader(worker, loader)) {
+        return samples_leave(worker, &samples, error);
+    }
+    samples.loader = *loader;
     uint64_t headroom_bytes = mem_pool_headroom(worker->pool);
     uint64_t fits = price_largest_fit(worker->prices, LIST_EVALUATE, model_shape_max(worker->model, 1), headroom_bytes,
                                       UINT64_MAX, mine.samples);
     // The allocation decides whether one fits, and its failure tells why not.
     mine.micro_batch = worker->config->train.reproducible ? 1 : uint64_max(fits, 1);
-    const struct sample_share samples = {
-        .purpose = LIST_EVALUATE,
-        .loader = loader,
-        .batch_samples = worker->validation->samples,
-        .share = &mine,
-    };
     enum status status = samples_run(worker, &samples, error);
     worker->message.report.headroom_bytes = headroom_bytes;
     worker->message.micro_batch = (uint32_t)(mine.micro_batch * worker->grain);
@@ -72,7 +92,7 @@ static void trim_all(struct worker *worker)
 }
 
 // Until nothing is left.
-static enum status run_all(struct worker *worker, struct loader *loader, struct error *error)
+static enum status run_all(struct worker *worker, struct loader **loader, struct error *error)
 {
     uint64_t samples = sched_undone_samples(&worker->undone);
     enum status status = STATUS_OK;
@@ -104,17 +124,12 @@ static enum status run_all(struct worker *worker, struct loader *loader, struct 
 
 static enum status run(struct worker *worker, struct error *error)
 {
-    struct loader *loader;
-    enum status status = open_loader(worker, &loader, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
+    struct loader *loader = NULL;
     sched_undone_finish(&worker->undone);
-    if (sched_undone_init(&worker->undone, worker_grains(worker->config, worker->validation->samples))) {
-        status = run_all(worker, loader, error);
-    } else {
-        status = error_out_of_host_memory(error);
+    if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->validation->samples))) {
+        return error_out_of_host_memory(error);
     }
+    enum status status = run_all(worker, &loader, error);
     loader_destroy(loader);
     return status;
 }

@@ -193,11 +193,12 @@ void negotiate_trim(struct worker *worker, uint64_t next_step)
 {
     worker->spent = false;
     offers_ask_host_again(&worker->offers);
-    for (int round = 0; round < 2; round++) {
-        mem_pool_trim(worker->pool, 0);
-        negotiate_report(worker, next_step);
-        negotiate_exchange(worker);
-    }
+    mem_pool_trim(worker->pool, 0);
+    negotiate_exchange(worker); // all have done so
+    negotiate_report(worker, next_step);
+    worker->message.report.headroom_bytes = mem_pool_headroom_alone(worker->pool);
+    offer(worker, worker->message.report.headroom_bytes);
+    negotiate_exchange(worker);
 }
 
 // Whether the optimizer's state, and what lists offload, are where the share wants them; else the rank does not offer

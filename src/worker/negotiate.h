@@ -16,8 +16,9 @@ void negotiate_exchange_start(struct worker *worker);
 // The same, and waits. Collective.
 void negotiate_exchange(struct worker *worker);
 
-// Others on a rank's device may cache what it lacks: all give that back, and report anew, as if the host had refused
-// nothing. Twice, because a first report may be older than what another gave back. Collective, and waits.
+// Where nobody offers anything: others on a rank's device may cache what it lacks, and each counts on a part of what is
+// free. All give back what they cache, and then report anew, as if each were alone on its device and the host had
+// refused nothing; whose memory that is, is decided where they reserve it. Collective, and waits.
 void negotiate_trim(struct worker *worker, uint64_t next_step);
 
 // After an exchange: a plan for step `next_step`, in worker->plan, whose memory every rank has reserved; that of a plan

@@ -487,6 +487,13 @@ enum status samples_run(struct worker *worker, const struct sample_share *share,
     return status == STATUS_OK ? measure(worker, error) : status;
 }
 
+enum status samples_leave(struct worker *worker, const struct sample_share *share, struct error *error)
+{
+    worker->message.left = share->share->samples;
+    worker->message.handed_back += samples_of_share(worker, share);
+    return measure(worker, error);
+}
+
 enum status samples_take_back(struct worker *worker, const struct sched_share *shares, uint64_t *samples_p,
                               struct error *error)
 {

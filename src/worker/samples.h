@@ -33,6 +33,9 @@ void samples_clear_tally(struct worker *worker);
 // ready before the last operation of a share that closes are started. Collective only in that.
 enum status samples_run(struct worker *worker, const struct sample_share *share, struct error *error);
 
+// Leaves all of the share, for which worker->shortage has a reason; its loader may be NULL.
+enum status samples_leave(struct worker *worker, const struct sample_share *share, struct error *error);
+
 // After all ranks have told what they left of their shares: that is what is undone. Answers how many samples it has at
 // `*samples_p`.
 enum status samples_take_back(struct worker *worker, const struct sched_share *shares, uint64_t *samples_p,

@@ -288,7 +288,7 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
     if (worker->message.withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
         ways[count++] = "lift the limit from outside (headroom limit RUN_DIR --bytes none)";
     } else if (cause == MEM_CAUSE_EXTERNAL) {
-        ways[count++] = "leave the device to this job";
+        ways[count++] = worker->place.sharers > 1 ? "start fewer ranks on a device" : "leave the device to this job";
     } else if (config->device.capacities_count > 0) {
         ways[count++] = "raise device.capacity";
     } else if (config->train.precision != CONFIG_BF16 && !auto_only) {

@@ -40,6 +40,16 @@ class OutOfMemory(headroom_run.ProgramTest):
         self.assert_same_losses(run, reference, "two of four ranks rest")
         self.assertEqual(set(run.of_rank(1, "share") + run.of_rank(2, "share")), {0})
 
+    def test_a_device_with_room_for_one_of_its_ranks(self):
+        """An equal part of what is free is too little for each; the one that takes all of it does the other's share."""
+        job = ("gpt.yaml", "train.recompute=none", headroom_run.ALL_STAYS)
+        reference = self.train(*job)
+        run = self.train(*job, "device.ranks_per_device=2", "device.capacity=1280KiB", ranks=2)
+        self.assert_same_losses(run, reference, "one of two ranks of a device rests")
+        self.assertEqual([sorted(rank["share"] for rank in step["ranks"]) for step in run.steps], [[0, 32]] * 50)
+        self.ends(r"cannot hold a single sample: .*start fewer ranks on a device", *job, "device.ranks_per_device=2",
+                  "device.capacity=1216KiB", ranks=2)
+
     def test_neighbours_leave_no_room(self):
         finished = self.ends(r"rank 0 on \S+: cannot hold a single sample: .* [1-9]\d* are held by others", "mlp.yaml",
                              "device.capacity=1MiB", "train.eval_every=5", squeeze(0, 1, 2, 3), ranks=4)

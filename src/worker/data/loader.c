@@ -235,11 +235,10 @@ enum status loader_create(const struct loader_config *config, struct loader **lo
     pthread_cond_init(&loader->freed, NULL);
     pthread_cond_init(&loader->filled, NULL);
     bool made = staged && loader->states != NULL && loader->threads != NULL;
-    enum status status =
-        made ? start_threads(loader, error)
-             : error_set(error, STATUS_ERROR,
-                         "out of host memory: %" PRIu64 " bytes to read ahead; lower data.prefetch_bytes",
-                         loader_staging_bytes(config));
+    enum status status = made ? start_threads(loader, error)
+                              : error_set(error, STATUS_ERROR,
+                                          "out of host memory: %" PRIu64 " bytes to read %s; lower data.prefetch_bytes",
+                                          loader_bytes(loader), loader->slots == 1 ? "a sample" : "ahead");
     if (status != STATUS_OK) {
         loader_destroy(loader);
         return status;
@@ -465,6 +464,11 @@ enum status loader_next(struct loader *loader, struct stream *stream, uint64_t f
 uint64_t loader_wait_ns(const struct loader *loader)
 {
     return loader->wait_ns;
+}
+
+uint64_t loader_bytes(const struct loader *loader)
+{
+    return loader->slots * (loader->input_bytes + loader->target_bytes);
 }
 
 uint64_t loader_staging_bytes(const struct loader_config *config)

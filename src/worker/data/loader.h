@@ -52,7 +52,9 @@ enum status loader_next(struct loader *loader, struct stream *stream, uint64_t f
 
 // Nanoseconds that loader_next has waited for data since the loader was made.
 uint64_t loader_wait_ns(const struct loader *loader);
-// Bytes of the staging buffer that a loader with this config takes.
+// Bytes of its staging buffer,
+uint64_t loader_bytes(const struct loader *loader);
+// and those that a loader with this config takes where the host has them.
 uint64_t loader_staging_bytes(const struct loader_config *config);
 
 #endif
