@@ -25,6 +25,10 @@
 #define OFF          2
 #define CHANGED_FADE 0.125
 #define OFF_MOST     3
+// A rank that was held up for some steps is no slower. Within so many after a change as many in a row whose first
+// measurement is nearer to what was known before it, and not off there, bring that back.
+#define RECENT 16
+#define BACK   2
 // Irregular steps make the noise so large that nothing is off any more. So many steps in a row on the same side, whose
 // mean is off by so many times their own noise, have a speed of their own: what came before them is forgotten.
 #define RUN   8
@@ -107,6 +111,7 @@ void sched_speed_scale(struct sched_speed *speed, double ratio)
 {
     scale(&speed->evidence, ratio);
     scale(&speed->run, ratio);
+    scale(&speed->before, ratio);
 }
 
 // What was measured weighs so much of what it did.
@@ -151,6 +156,9 @@ static void follow(struct sched_speed *speed, double error)
 // weighs less.
 static void change(struct sched_speed *speed, double ratio)
 {
+    speed->before = speed->evidence;
+    speed->recent = RECENT;
+    speed->back = 0;
     fade(&speed->evidence, CHANGED_FADE);
     scale(&speed->evidence, ratio);
     begin_run(speed);
@@ -161,15 +169,43 @@ static double expect(const struct line *line, double n)
     return fmax(line->time_ns + line->slope * (n - line->samples), 1);
 }
 
+// How far off a measurement is, in times the noise.
+static double error_of(const struct line *line, double n, double t)
+{
+    double slope_noise_ns = line->slope_noise * (n - line->samples);
+    return (t - expect(line, n)) / (sqrt(line->noise_ns * line->noise_ns + slope_noise_ns * slope_noise_ns) + 1);
+}
+
+// Whether a recent change is over: what was known before it holds again.
+static bool is_back(struct sched_speed *speed, const struct line *line, double n, double t)
+{
+    if (speed->recent == 0) {
+        return false;
+    }
+    speed->recent--;
+    struct line before = draw(&speed->before, speed->overhead_samples);
+    bool nearer = fabs(t - expect(&before, n)) < fabs(t - expect(line, n));
+    speed->back = nearer && fabs(error_of(&before, n, t)) < OFF ? speed->back + 1 : 0;
+    return speed->back == BACK;
+}
+
+static void go_back(struct sched_speed *speed)
+{
+    speed->evidence = speed->before;
+    speed->recent = 0;
+    begin_run(speed);
+}
+
 // Counts how long measurements are off. Until it is clear that the speed has changed, one counts as at most so far off:
 // a process that was stopped or swapped out says nothing about its speed.
 static double judge(struct sched_speed *speed, double n, double t, bool first)
 {
     struct line line = line_of(speed);
-    double expected = expect(&line, n);
-    double slope_noise_ns = line.slope_noise * (n - line.samples);
-    double noise = sqrt(line.noise_ns * line.noise_ns + slope_noise_ns * slope_noise_ns) + 1;
-    double error = (t - expected) / noise;
+    double expected = expect(&line, n), error = error_of(&line, n, t);
+    if (first && is_back(speed, &line, n, t)) {
+        go_back(speed);
+        return t;
+    }
     if (first) {
         follow(speed, error);
         if (speed->off == CHANGED) {
@@ -177,7 +213,8 @@ static double judge(struct sched_speed *speed, double n, double t, bool first)
             return t;
         }
     }
-    return fmax(expected + clamp(error, -OFF_MOST, OFF_MOST) * noise, 0);
+    double believed = fabs(error) <= OFF_MOST ? t : expected + (t - expected) * OFF_MOST / fabs(error);
+    return fmax(believed, 0);
 }
 
 // Of a whole run: one that its own noise does not bring to the line takes the place of what was measured before.

@@ -28,6 +28,9 @@ struct sched_speed {                // all zero: nothing measured
     int32_t steps;                  // in the run; negative: faster than expected
     uint32_t off;                   // the latest of them, which were far from the line
     uint32_t counted;               // measurements of the present step
+    struct sched_evidence before;   // the latest change
+    uint32_t recent;                // steps in which it may turn out to be over
+    uint32_t back;                  // the latest of them, that were as before it
 };
 
 // What follows is measured in another step.

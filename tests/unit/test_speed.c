@@ -137,6 +137,29 @@ static void irregular_steps_are_forgotten(void **context)
     check_irregular_steps((const uint64_t[]){12, 32}, 100, 64);
 }
 
+// Three to five steps of as many micro-steps take 15 to 45 times their time, then all take it again.
+static void a_rank_that_was_held_up_is_as_fast_as_before(void **context)
+{
+    (void)context;
+    for (uint32_t seed = 1; seed <= 100; seed++) {
+        for (int micro_steps = 1; micro_steps <= 5; micro_steps += 4) {
+            uint32_t state = seed;
+            struct sched_speed speed = {0};
+            for (int step = 0; step < 202; step++) {
+                bool held_up = step >= 200 - (int)(3 + seed % 3) && step < 200;
+                sched_speed_begin_step(&speed);
+                for (int i = 0; i < micro_steps; i++) {
+                    uint64_t percent = random_between(&state, 90, 110);
+                    uint64_t times = held_up ? random_between(&state, 15, 45) : 1;
+                    sched_speed_observe(&speed, 36, line_ns(36) * percent / 100 * times);
+                }
+            }
+            struct figures line = get(&speed);
+            assert_near(line.overhead_ns + 36 * line.sample_ns, line_ns(36), 15);
+        }
+    }
+}
+
 static void one_size_counts_as_per_sample(void **context)
 {
     (void)context;
@@ -283,6 +306,7 @@ int main(void)
         cmocka_unit_test(one_slow_step_hardly_counts),
         cmocka_unit_test(a_rank_that_became_much_slower_is_followed),
         cmocka_unit_test(irregular_steps_are_forgotten),
+        cmocka_unit_test(a_rank_that_was_held_up_is_as_fast_as_before),
         cmocka_unit_test(one_size_counts_as_per_sample),
         cmocka_unit_test(nearly_one_size_counts_as_nearly_per_sample),
         cmocka_unit_test(old_measurements_fade),
