@@ -28,7 +28,7 @@ class Reproducible(headroom_run.ProgramTest):
                 self.same(reference, f"{job[0]}, {ranks} ranks", *job, ranks=ranks)
 
     def test_any_memory(self):
-        """Whole blocks are recomputed on some ranks, nothing on others, and some rest."""
+        """Whole blocks are recomputed on some ranks, nothing on others."""
         choose = random.Random(1).choice
         reference = self.train(*LINES)
         seen = set()
@@ -38,6 +38,12 @@ class Reproducible(headroom_run.ProgramTest):
             run = self.same(reference, capacities, *LINES, capacities, ranks=ranks)
             seen |= {rank["levers"] for rank in run.steps[-1]["ranks"] if rank["share"] > 0}
         self.assertGreater(len(seen), 1)  # which is fastest is measured
+
+    def test_ranks_that_rest(self):
+        reference = self.train(*LINES)
+        run = self.same(reference, "two of four ranks rest", *LINES, headroom_run.ALL_STAYS,
+                        "device.capacity=[4MiB, 896KiB, 4MiB, 896KiB]", ranks=4)
+        self.assertEqual([set(run.of_rank(rank, "share")) == {0} for rank in range(4)], [False, True, False, True])
 
     def test_any_lever(self):
         reference = self.train(*LINES)
