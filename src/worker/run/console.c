@@ -239,7 +239,7 @@ static void print_ranks(const struct console *console)
     fputc('\n', console->file);
 }
 
-void console_end(struct console *console, const char *folder, const struct run_end *end)
+void console_end(struct console *console, const char *folder, const struct record_end *end)
 {
     close_line(console);
     if (console->ranks[0].share.most > 0) { // a step was done
@@ -254,7 +254,7 @@ void console_end(struct console *console, const char *folder, const struct run_e
         fprintf(console->file,
                 ", stopped after step %" PRIu64 " of %" PRIu64 " as it was told: goes on with "
                 "checkpoint.resume=auto",
-                end->steps_done, console->worker->steps);
+                end->step, console->worker->steps);
     }
     fprintf(console->file, "\nrun folder: %s\n", folder);
     fflush(console->file);

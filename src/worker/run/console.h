@@ -8,7 +8,7 @@
 #include "worker/checkpoint/resume.h"
 #include "worker/checkpoint/writer.h"
 #include "worker/evaluate.h"
-#include "worker/run/metrics.h"
+#include "worker/run/record.h"
 #include "worker/step.h"
 
 struct console;
@@ -27,6 +27,6 @@ void console_checkpoint(struct console *console, const struct checkpoint_report 
 void console_warning(struct console *console, const char *text);
 // What each rank did with its memory, if it did a step; the last evaluation; where the run folder is, and where it was
 // told to stop, after how many steps.
-void console_end(struct console *console, const char *folder, const struct run_end *end);
+void console_end(struct console *console, const char *folder, const struct record_end *end);
 
 #endif

@@ -2,8 +2,8 @@
 #include "worker/run/metrics.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,93 +73,84 @@ static void write_line(struct line_file *metrics, json_t *object)
     json_decref(object);
 }
 
-static json_t *rank_object(uint32_t rank, const struct step_message *message)
+static json_t *field_value(const struct record_field *field, const void *record)
 {
-    return json_pack(
-        "{sI sI sI sI ss sI sI sI sI sI sI sI}", "rank", (json_int_t)rank, "share", (json_int_t)message->samples,
-        "micro_batch", (json_int_t)message->micro_batch, "accumulation_steps", (json_int_t)message->accumulation_steps,
-        "levers", offers_levers_name(message->levers), "limit_bytes", (json_int_t)message->limit_bytes,
-        "headroom_bytes", (json_int_t)message->report.headroom_bytes, "allocated_peak_bytes",
-        (json_int_t)message->allocated_peak_bytes, "reserved_peak_bytes", (json_int_t)message->reserved_peak_bytes,
-        "predicted_peak_bytes", (json_int_t)message->predicted_peak_bytes, "oom_retries",
-        (json_int_t)message->oom_retries, "handed_back", (json_int_t)message->handed_back);
-}
-
-static json_t *rank_objects(const struct step_message *messages, uint32_t count)
-{
-    json_t *ranks = json_array();
-    for (uint32_t i = 0; i < count; i++) {
-        json_array_append_new(ranks, rank_object(i, &messages[i]));
+    if (field->type == RECORD_COUNT) {
+        return json_integer((json_int_t)record_count(field, record));
     }
-    return ranks;
-}
-
-static double milliseconds(uint64_t ns)
-{
-    return (double)ns / 1e6;
-}
-
-// The longest that any rank waited for data.
-static uint64_t data_wait_ns(const struct step_message *messages, uint32_t count)
-{
-    uint64_t longest = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t waited = messages[i].data_wait_ns;
-        longest = waited > longest ? waited : longest;
+    if (field->type == RECORD_NAME) {
+        return json_string(record_name(field, record));
     }
-    return longest;
+    double value = record_real(field, record);
+    return isnan(value) ? json_null() : json_real(value);
 }
 
-void metrics_step(struct line_file *metrics, const struct worker *worker, const struct step_result *result)
+// Adds the fields; frees the object and answers NULL where the host's memory runs out.
+static json_t *with_fields(json_t *object, const struct record_field *field, const void *record)
 {
-    double seconds = (double)result->step_ns / 1e9;
-    uint32_t ranks = worker->comm->size;
-    json_t *predicted = result->predicted_ns == 0 ? json_null() : json_real(milliseconds(result->predicted_ns));
-    json_t *object = json_pack(
-        "{sI sI sf sI sI sf sf sf so sf sf sf sf sf so}", "step", (json_int_t)result->step, "epoch",
-        (json_int_t)result->epoch, "loss", result->loss, "samples", (json_int_t)result->samples, "tokens",
-        (json_int_t)result->tally.count, "lr", result->learning_rate, "grad_norm", result->gradient_norm, "step_ms",
-        milliseconds(result->step_ns), "predicted_ms", predicted, "samples_per_s", (double)result->samples / seconds,
-        "tokens_per_s", result->tally.count / seconds, "data_wait_ms",
-        milliseconds(data_wait_ns(result->messages, ranks)), "comm_ms", milliseconds(result->comm_ns),
-        "coordination_ms", milliseconds(result->coordination_ns), "ranks", rank_objects(result->messages, ranks));
+    for (; object != NULL && field->name != NULL; field++) {
+        if (json_object_set_new(object, field->name, field_value(field, record)) != 0) {
+            json_decref(object);
+            object = NULL;
+        }
+    }
+    return object;
+}
+
+// NULL where the host's memory runs out.
+static json_t *rank_objects(const struct record_ranks *ranks)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; array != NULL && i < ranks->count; i++) {
+        json_t *object = with_fields(json_pack("{sI}", "rank", (json_int_t)i), record_rank_fields, &ranks->rank[i]);
+        if (json_array_append_new(array, object) != 0) {
+            json_decref(array);
+            array = NULL;
+        }
+    }
+    return array;
+}
+
+void metrics_step(struct line_file *metrics, const struct record_step *step)
+{
+    json_t *object = with_fields(json_object(), record_step_fields, step);
+    if (object != NULL && json_object_set_new(object, "ranks", rank_objects(&step->ranks)) != 0) {
+        json_decref(object);
+        object = NULL;
+    }
     write_line(metrics, object);
 }
 
-void metrics_evaluation(struct line_file *metrics, const struct worker *worker, uint64_t steps_done,
-                        const struct evaluation *evaluation)
+void metrics_evaluation(struct line_file *metrics, const struct record_evaluation *evaluation)
 {
-    json_t *object =
-        json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)steps_done, "loss", evaluation->loss,
-                  "accuracy", evaluation->accuracy, "samples", (json_int_t)evaluation->samples, "ranks",
-                  rank_objects(worker->messages, worker->comm->size));
-    write_line(metrics, object);
+    write_line(metrics, json_pack("{ss sI sf sf sI so}", "event", "eval", "step", (json_int_t)evaluation->step, "loss",
+                                  evaluation->loss, "accuracy", evaluation->accuracy, "samples",
+                                  (json_int_t)evaluation->samples, "ranks", rank_objects(&evaluation->ranks)));
 }
 
-void metrics_resume(struct line_file *metrics, const struct worker *worker, const char *found)
+void metrics_resume(struct line_file *metrics, const struct record_resume *resume)
 {
-    write_line(metrics, json_pack("{ss sI sI ss}", "event", "resume", "step", (json_int_t)worker->first_step, "ranks",
-                                  (json_int_t)worker->comm->size, "from", found));
+    write_line(metrics, json_pack("{ss sI sI ss}", "event", "resume", "step", (json_int_t)resume->step, "ranks",
+                                  (json_int_t)resume->ranks, "from", resume->from));
 }
 
-void metrics_checkpoint(struct line_file *metrics, const struct checkpoint_report *checkpoint)
+void metrics_checkpoint(struct line_file *metrics, const struct record_checkpoint *checkpoint)
 {
-    bool written = checkpoint->error.status == STATUS_OK;
     json_t *object = json_pack("{ss sI sb sI sf sf}", "event", "checkpoint", "step", (json_int_t)checkpoint->step,
-                               "written", (int)written, "bytes", (json_int_t)checkpoint->bytes, "pause_ms",
-                               milliseconds(checkpoint->pause_ns), "write_ms", milliseconds(checkpoint->write_ns));
-    if (object != NULL && !written) {
-        json_object_set_new(object, "error", json_string(checkpoint->error.text));
+                               "written", (int)checkpoint->written, "bytes", (json_int_t)checkpoint->bytes, "pause_ms",
+                               checkpoint->pause_ms, "write_ms", checkpoint->write_ms);
+    if (object != NULL && !checkpoint->written) {
+        json_object_set_new(object, "error", json_string(checkpoint->error));
     }
     write_line(metrics, object);
 }
 
-void metrics_end(struct line_file *metrics, const struct run_end *end)
+void metrics_end(struct line_file *metrics, const struct record_end *end)
 {
-    json_t *object = json_pack("{ss sI sf si}", "event", "end", "step", (json_int_t)end->steps_done, "seconds",
-                               end->seconds, "status", (int)end->status);
-    if (object != NULL && end->checksum_p != NULL) {
-        json_object_set_new(object, "weights", json_sprintf("%016" PRIx64, *end->checksum_p));
+    json_t *object = json_pack("{ss sI sf si}", "event", "end", "step", (json_int_t)end->step, "seconds", end->seconds,
+                               "status", (int)end->status);
+    if (object != NULL && end->weights != NULL) {
+        json_object_set_new(object, "weights", json_string(end->weights));
     }
     write_line(metrics, object);
 }

@@ -2,8 +2,12 @@
 #include "worker/run/reporter.h"
 
 #include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "mem/clock.h"
+#include "mem/uint64.h"
 #include "worker/comm/launcher.h"
 #include "worker/costs.h"
 #include "worker/run/memory_files.h"
@@ -25,11 +29,15 @@ enum status reporter_open(struct reporter *reporter, struct error *error)
         return status;
     }
     reporter->console = console_create(stdout, launcher_is_watched(), worker);
-    return reporter->console == NULL ? error_out_of_host_memory(error) : STATUS_OK;
+    reporter->ranks.count = worker->comm->size;
+    reporter->ranks.rank = calloc(reporter->ranks.count, sizeof(*reporter->ranks.rank));
+    bool made = reporter->console != NULL && reporter->ranks.rank != NULL;
+    return made ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 void reporter_close(struct reporter *reporter)
 {
+    free(reporter->ranks.rank);
     console_destroy(reporter->console);
     line_file_close(reporter->metrics);
 }
@@ -84,6 +92,66 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
                offers_levers_name(share->levers), price_slack_bytes(worker->prices, LIST_TRAIN, shape));
 }
 
+// What each rank sent.
+static struct record_ranks record_ranks(struct reporter *reporter, const struct step_message *messages)
+{
+    for (size_t i = 0; i < reporter->ranks.count; i++) {
+        const struct step_message *message = &messages[i];
+        struct record_rank *rank = &reporter->ranks.rank[i];
+        *rank = (struct record_rank){
+            .share = message->samples,
+            .micro_batch = message->micro_batch,
+            .accumulation_steps = message->accumulation_steps,
+            .limit_bytes = message->limit_bytes,
+            .headroom_bytes = message->report.headroom_bytes,
+            .allocated_peak_bytes = message->allocated_peak_bytes,
+            .reserved_peak_bytes = message->reserved_peak_bytes,
+            .predicted_peak_bytes = message->predicted_peak_bytes,
+            .oom_retries = message->oom_retries,
+            .handed_back = message->handed_back,
+        };
+        snprintf(rank->levers, sizeof(rank->levers), "%s", offers_levers_name(message->levers));
+    }
+    return reporter->ranks;
+}
+
+static double milliseconds(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
+// The longest that any rank waited for data.
+static uint64_t data_wait_ns(const struct step_message *messages, uint32_t count)
+{
+    uint64_t longest = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        longest = uint64_max(longest, messages[i].data_wait_ns);
+    }
+    return longest;
+}
+
+static struct record_step record_step(struct reporter *reporter, const struct step_result *result)
+{
+    double seconds = (double)result->step_ns / 1e9;
+    return (struct record_step){
+        .step = result->step,
+        .epoch = result->epoch,
+        .loss = result->loss,
+        .samples = result->samples,
+        .tokens = (uint64_t)result->tally.count,
+        .lr = result->learning_rate,
+        .grad_norm = result->gradient_norm,
+        .step_ms = milliseconds(result->step_ns),
+        .predicted_ms = result->predicted_ns == 0 ? NAN : milliseconds(result->predicted_ns),
+        .samples_per_s = (double)result->samples / seconds,
+        .tokens_per_s = result->tally.count / seconds,
+        .data_wait_ms = milliseconds(data_wait_ns(result->messages, reporter->worker->comm->size)),
+        .comm_ms = milliseconds(result->comm_ns),
+        .coordination_ms = milliseconds(result->coordination_ns),
+        .ranks = record_ranks(reporter, result->messages),
+    };
+}
+
 void reporter_start(struct reporter *reporter, const struct resume *resume)
 {
     struct worker *worker = reporter->worker;
@@ -97,7 +165,8 @@ void reporter_start(struct reporter *reporter, const struct resume *resume)
     if (worker->comm->rank == 0) {
         console_start(reporter->console, reporter->folder, resume);
         if (resume->found[0] != '\0') {
-            metrics_resume(reporter->metrics, worker, resume->found);
+            metrics_resume(reporter->metrics,
+                           &(struct record_resume){worker->first_step, worker->comm->size, resume->found});
         }
     }
 }
@@ -110,7 +179,8 @@ void reporter_step(struct reporter *reporter, const struct step_result *result)
     }
     if (worker->comm->rank == 0) {
         console_step(reporter->console, result);
-        metrics_step(reporter->metrics, worker, result);
+        const struct record_step step = record_step(reporter, result);
+        metrics_step(reporter->metrics, &step);
     }
     warn_of_losses(reporter);
 }
@@ -119,7 +189,13 @@ void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const s
 {
     if (reporter->worker->comm->rank == 0) {
         console_evaluation(reporter->console, steps_done, evaluation);
-        metrics_evaluation(reporter->metrics, reporter->worker, steps_done, evaluation);
+        metrics_evaluation(reporter->metrics, &(struct record_evaluation){
+                                                  .step = steps_done,
+                                                  .loss = evaluation->loss,
+                                                  .accuracy = evaluation->accuracy,
+                                                  .samples = evaluation->samples,
+                                                  .ranks = record_ranks(reporter, reporter->worker->messages),
+                                              });
     }
 }
 
@@ -130,7 +206,15 @@ void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_repo
                    checkpoint->error.text);
     }
     console_checkpoint(reporter->console, checkpoint);
-    metrics_checkpoint(reporter->metrics, checkpoint);
+    struct record_checkpoint record = {
+        .step = checkpoint->step,
+        .written = checkpoint->error.status == STATUS_OK,
+        .bytes = checkpoint->bytes,
+        .pause_ms = milliseconds(checkpoint->pause_ns),
+        .write_ms = milliseconds(checkpoint->write_ns),
+    };
+    memcpy(record.error, checkpoint->error.text, sizeof(record.error));
+    metrics_checkpoint(reporter->metrics, &record);
 }
 
 // What each file lacks in the end.
@@ -161,8 +245,16 @@ static void write_files(struct reporter *reporter)
 
 void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p)
 {
-    double seconds = (double)(clock_ns() - reporter->start_ns) / 1e9;
-    const struct run_end end = {steps_done, seconds, status, checksum_p};
+    char weights[24];
+    const struct record_end end = {
+        .step = steps_done,
+        .seconds = (double)(clock_ns() - reporter->start_ns) / 1e9,
+        .status = status,
+        .weights = checksum_p == NULL ? NULL : weights,
+    };
+    if (checksum_p != NULL) {
+        snprintf(weights, sizeof(weights), "%016" PRIx64, *checksum_p);
+    }
     write_files(reporter);
     if (reporter->metrics != NULL) {
         metrics_end(reporter->metrics, &end);

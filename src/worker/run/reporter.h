@@ -8,14 +8,17 @@
 
 #include "worker/checkpoint/resume.h"
 #include "worker/checkpoint/writer.h"
+#include "worker/evaluate.h"
 #include "worker/run/console.h"
 #include "worker/run/metrics.h"
 #include "worker/run/run_folder.h"
+#include "worker/step.h"
 
 struct reporter {
     struct worker *worker;
-    struct line_file *metrics; // rank 0, as is the console
+    struct line_file *metrics; // rank 0, as is what follows
     struct console *console;
+    struct record_ranks ranks; // scratch
     char folder[RUN_FOLDER_MAX];
     uint64_t start_ns;
 };
