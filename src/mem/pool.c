@@ -600,15 +600,21 @@ static uint64_t deficit(const struct mem_pool *pool, const struct device_info *i
     return uint64_round_up(uint64_max(pool_owed(info), over_limit), granularity_of(pool));
 }
 
-// The most that a request could get at one end, were what is cached at the other returned.
-static uint64_t reach(const struct mem_pool *pool, enum lifetime end, const struct device_info *info)
+// What a request at one end could get of what is held, were what is cached at the other returned.
+static uint64_t usable_of_held(const struct mem_pool *pool, enum lifetime end)
 {
     const struct arena *arena = &pool->arenas[end], *other = &pool->arenas[other_end(end)];
-    uint64_t usable = growth(pool, info) + pool_arena_releasable(pool, other);
-    usable += pool->device->plain ? pool_arena_releasable(pool, arena)
-                                  : arena->segments->held_bytes - segment_live_end(arena->segments);
+    return pool_arena_releasable(pool, other) + (pool->device->plain
+                                                     ? pool_arena_releasable(pool, arena)
+                                                     : arena->segments->held_bytes - segment_live_end(arena->segments));
+}
+
+// The most that a request could get at one end.
+static uint64_t reach(const struct mem_pool *pool, enum lifetime end, const struct device_info *info)
+{
+    uint64_t usable = growth(pool, info) + usable_of_held(pool, end);
     usable -= uint64_min(usable, deficit(pool, info));
-    return pool->device->plain ? uint64_max(usable, pool_largest_free(arena)) : usable;
+    return pool->device->plain ? uint64_max(usable, pool_largest_free(&pool->arenas[end])) : usable;
 }
 
 static uint64_t headroom(const struct mem_pool *pool, const struct device_info *info)
@@ -631,6 +637,12 @@ uint64_t mem_pool_headroom_alone(struct mem_pool *pool)
     pool->device->ops->info(pool->device, &info);
     info.sharers = 1;
     return headroom(pool, &info);
+}
+
+uint64_t mem_pool_fragmented(const struct mem_pool *pool)
+{
+    uint64_t free_bytes = pool_held(pool) - pool->stats.allocated_bytes.current;
+    return free_bytes - uint64_min(free_bytes, usable_of_held(pool, FOR_STEP));
 }
 
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step)

@@ -142,6 +142,10 @@ static inline uint64_t mem_pool_headroom_beside(uint64_t held_bytes, uint64_t li
     return limit_bytes - uint64_min(limit_bytes, rounded < limit_bytes ? rounded : held_bytes);
 }
 
+// Bytes that are held and free, but that lie between live blocks: neither would a step's request get them, nor could
+// they be returned. The rest of a granule counts, too.
+uint64_t mem_pool_fragmented(const struct mem_pool *pool);
+
 void mem_pool_stats(const struct mem_pool *pool, struct mem_pool_stats *stats_p);
 // Calls `visit` with each statistic, under the name that torch.cuda.memory_stats() has for it.
 void mem_pool_stats_visit(const struct mem_pool_stats *stats,
@@ -166,6 +170,13 @@ void mem_pool_begin_step(struct mem_pool *pool, uint64_t step);
 // The step's blocks that are still live, by tag and step, as "2 of 'scratch' (1.00 MiB) since step 3". Writes and
 // answers how many blocks there are; those that `size` has no room for are counted only.
 uint64_t mem_pool_leaks(struct mem_pool *pool, char *text, size_t size);
+
+// The same summed up by tag: fills in the first `most` tags that are met, and answers how many these are.
+struct mem_pool_kept {
+    char tag[32];
+    uint64_t blocks, bytes, first_step, last_step;
+};
+size_t mem_pool_kept(struct mem_pool *pool, struct mem_pool_kept *kept, size_t most);
 
 // The last refusal.
 const struct mem_out_of_memory *mem_pool_out_of_memory(const struct mem_pool *pool);

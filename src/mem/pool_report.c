@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "mem/pool_state.h"
 
@@ -242,4 +243,42 @@ uint64_t mem_pool_leaks(struct mem_pool *pool, char *text, size_t size)
         leaks += blocks;
     }
     return leaks;
+}
+
+// `count` where there is none of that tag.
+static size_t find_kept(const struct mem_pool_kept *kept, size_t count, const char *tag)
+{
+    size_t i = 0;
+    while (i < count && strcmp(kept[i].tag, tag) != 0) {
+        i++;
+    }
+    return i;
+}
+
+static void add_kept(struct mem_pool_kept *kept, const struct block *block)
+{
+    kept->first_step = kept->blocks == 0 ? block->step : uint64_min(kept->first_step, block->step);
+    kept->last_step = uint64_max(kept->last_step, block->step);
+    kept->blocks++;
+    kept->bytes += block->bytes;
+}
+
+size_t mem_pool_kept(struct mem_pool *pool, struct mem_pool_kept *kept, size_t most)
+{
+    size_t count = 0;
+    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
+        if (!block->live || block->stays) {
+            continue;
+        }
+        size_t i = find_kept(kept, count, block->tag->name);
+        if (i == most) {
+            continue;
+        }
+        if (i == count) {
+            kept[count] = (struct mem_pool_kept){0};
+            snprintf(kept[count++].tag, sizeof(kept->tag), "%s", block->tag->name);
+        }
+        add_kept(&kept[i], block);
+    }
+    return count;
 }

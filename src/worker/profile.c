@@ -65,7 +65,7 @@ void profile_step(struct profile *profile, const struct worker *worker, const st
         profile->comm_ns += result->comm_ns;
         profile->update_ns += result->update_ns;
         profile->coordination_ns += result->coordination_ns;
-        profile->data_wait_ns += message->data_wait_ns;
+        profile->data_wait_ns += message->data_wait_us * UINT64_C(1000);
         profile->retries += message->oom_retries;
     }
 }

@@ -6,12 +6,12 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "mem/clock.h"
 #include "mem/range.h"
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
+#include "worker/faults.h"
 #include "worker/fixed_sums.h"
 #include "worker/negotiate.h"
 #include "worker/samples.h"
@@ -144,14 +144,6 @@ static bool costs_are_due(uint64_t step)
     return step > 0 && (step < 8 || step % 16 == 0);
 }
 
-static void stall_where_asked(struct worker *worker, uint64_t step)
-{
-    uint64_t rank = worker->config->fault.rank;
-    while (step == worker->config->fault.stall_step && (rank == CONFIG_ALL_RANKS || rank == worker->comm->rank)) {
-        pause();
-    }
-}
-
 static enum status run_own_share(struct worker *worker, uint64_t step, struct error *error)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
@@ -162,7 +154,7 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     worker->message.micro_batch = (uint32_t)(share->micro_batch * worker->grain);
     worker->message.accumulation_steps = (uint32_t)share->accumulation_steps;
     worker->message.levers = (uint8_t)share->levers;
-    stall_where_asked(worker, step);
+    faults_stall(worker, step);
     clear_gradients(worker);
     sched_undone_finish(&worker->undone);
     if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->config->train.global_batch_size))) {
@@ -331,6 +323,7 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
         return status;
     }
     mark(worker, record, REDUCED);
+    faults_keep(worker);
     record->away = worker->state.away;
     step_update(worker, step);
     step_share_weights(worker);

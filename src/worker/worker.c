@@ -14,6 +14,7 @@
 #include "mem/uint64.h"
 #include "worker/bind.h"
 #include "worker/checkpoint/writer.h"
+#include "worker/faults.h"
 #include "worker/fixed_sums.h"
 #include "worker/run/memory_files.h"
 #include "worker/step.h"
@@ -377,6 +378,10 @@ static enum status hold_resting_memory(struct worker *worker, struct error *erro
         .tally = worker->values + offsetof(struct step_values, tally),
         .transfers = &worker->transfers.list,
     };
+    status = faults_fragment(worker, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
     struct mem_pool_stats stats;
     mem_pool_stats(worker->pool, &stats);
     worker->resting_bytes = stats.allocated_bytes.current;
@@ -467,6 +472,7 @@ static enum status make_loader(struct worker *worker, struct error *error)
         .seed = config->train.seed,
         .shuffle = config->data.shuffle,
         .threads = (uint32_t)config->data.threads,
+        .read_ms = faults_read_ms(worker),
         .prefetch_bytes = config->data.prefetch_bytes,
     };
     return worker->train == NULL ? STATUS_OK : loader_create(&loader, &worker->loader, error);
@@ -639,20 +645,6 @@ static void note_usage(struct worker *worker)
     }
 }
 
-// Set-up is done: what it takes is not refused.
-static void inject_failures(struct worker *worker)
-{
-    const struct config *config = worker->config;
-    size_t index = config->fault.fail_allocation_first_count > 1 ? worker->comm->rank : 0;
-    uint64_t every = config->fault.fail_allocation_every, first = config->fault.fail_allocation_first[index];
-    uint64_t count = config->fault.fail_allocation_count;
-    const struct mem_faults faults = {
-        .every = every, .first = first == 0 ? every : first, .count = count == 0 ? UINT64_MAX : count};
-    if (config->fault.rank == CONFIG_ALL_RANKS || config->fault.rank == worker->comm->rank) {
-        mem_pool_inject_failures(config->fault.memory == CONFIG_MEMORY_HOST ? worker->staging : worker->pool, faults);
-    }
-}
-
 enum status worker_connect(struct worker *worker, struct error *error)
 {
     enum status status =
@@ -662,7 +654,7 @@ enum status worker_connect(struct worker *worker, struct error *error)
     }
     if (status == STATUS_OK) {
         note_usage(worker);
-        inject_failures(worker);
+        faults_refuse(worker);
     }
     return status;
 }

@@ -32,22 +32,24 @@
 struct step_message {
     struct sched_packed_report report; // for the next plan
     uint64_t samples;                  // that this rank did
-    uint64_t left;                     // that it could not do of what it was dealt last
-    uint64_t handed_back;              // all that it could not do
     uint64_t position_hash;            // sum of position_hash() over them
     uint64_t others_bytes;             // of its device, that are not this process's
     uint64_t withheld_bytes;           // of its headroom, by a limit from outside
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
-    uint64_t data_wait_ns;
+    uint64_t kept_bytes;       // of the step's blocks, that are still live after it
+    uint64_t fragmented_bytes; // after the step
+    uint32_t left;             // samples that it could not do of what it was dealt last
+    uint32_t handed_back;      // all that it could not do
+    uint32_t data_wait_us;
     uint32_t micro_batch, accumulation_steps; // as planned
-    uint32_t oom_retries;
+    uint16_t oom_retries;
     uint8_t levers;      // as planned
     bool squeezed : 1;   // a limit from outside keeps it from holding a sample
     bool stops : 1;      // it was told to, at the end of the step
     bool wrote : 1;      // its part of a checkpoint, and waits for the others
     bool unreserved : 1; // it could not reserve what the plan takes
 };
-_Static_assert(sizeof(struct step_message) < 256, "what a rank sends in a step is little");
+_Static_assert(sizeof(struct step_message) == 248, "what a rank sends in a step is little");
 
 // What to do about a loss that is not finite.
 #define WORKER_DIVERGED                                                                                                \

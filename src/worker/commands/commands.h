@@ -40,6 +40,9 @@ int command_memory(char *const *arguments);
 // limit RUN_DIR [--rank N] --bytes SIZE: tells ranks of a run that is under way how much they may hold. One process, no
 // device, on any machine that sees the folder. `arguments` are those behind "limit", and then NULL.
 int command_limit(char *const *arguments);
+// doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has; 1: it has some. One
+// process, no device. `arguments` are those behind "doctor", and then NULL.
+int command_doctor(char *const *arguments);
 // export CHECKPOINT DIR|FILE.bin: writes a checkpoint's weights as Hugging Face's transformers, or llm.c, read them.
 // One process, no device. `arguments` are those behind "export", and then NULL.
 int command_export(char *const *arguments);

@@ -19,6 +19,7 @@ static const char usage[] =
     "       headroom memory replay TRACE.csv\n"
     "       headroom memory snapshot PROCESS ...\n"
     "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
+    "       headroom doctor RUN_DIR [--json]\n"
     "       headroom eval CHECKPOINT [section.key=value ...]\n"
     "       headroom generate CHECKPOINT --prompt TEXT [--tokens N] [--temperature T] [--top-k K]\n"
     "                [--seed N] [--vocabulary encoder.json --merges vocab.bpe]\n"
@@ -61,7 +62,7 @@ static const struct {
     const char *name;
     int (*run)(char *const *arguments); // those behind the name, and then NULL
 } others[] = {
-    {"memory", command_memory}, {"limit", command_limit},   {"generate", command_generate},
+    {"memory", command_memory}, {"limit", command_limit},   {"doctor", command_doctor}, {"generate", command_generate},
     {"export", command_export}, {"import", command_import}, {"data", command_data},
 };
 
@@ -88,6 +89,9 @@ static int print_help(void)
         "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
         "64KiB,\n"
         "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
+        "doctor        prints which of six usual causes of running out of memory a run has, where, and what to "
+        "change;\n"
+        "              exit code 1 where it has some\n"
         "eval          prints the loss of a checkpoint's weights, or of a run's newest, over its validation set; "
         "starts\n"
         "              as train does\n"

@@ -31,6 +31,7 @@ enum config_optimizer { CONFIG_SGD, CONFIG_ADAMW };
 enum config_schedule { CONFIG_CONSTANT, CONFIG_COSINE, CONFIG_LINEAR };
 enum config_data { CONFIG_DATA_IDX, CONFIG_DATA_NPY, CONFIG_DATA_TEXT, CONFIG_DATA_TOKENS, CONFIG_DATA_SYNTHETIC };
 enum config_device { CONFIG_DEVICE_AUTO, CONFIG_DEVICE_CPU, CONFIG_DEVICE_CUDA };
+enum config_keep { CONFIG_KEEP_NOTHING, CONFIG_KEEP_GRADIENTS, CONFIG_KEEP_LOGITS };
 enum config_segments { CONFIG_EXPANDABLE, CONFIG_PLAIN };
 enum config_precision { CONFIG_FP32, CONFIG_BF16 };
 enum config_recompute {
@@ -134,6 +135,9 @@ struct config {
         uint64_t fail_allocation_count; // how many are; 0: no end
         enum config_memory memory;      // of which they are
         uint64_t stall_step;            // in which it stops for good; CONFIG_NO_STEP: none
+        enum config_keep keep;          // what every step leaves allocated
+        uint64_t fragment_bytes;        // of the device's memory, are free in pieces
+        uint64_t read_ms;               // that reading a sample takes longer
         uint64_t rank;                  // on this rank only, or CONFIG_ALL_RANKS
     } fault;
     const char *name;                            // of the file

@@ -30,6 +30,7 @@ static const char *const precision_names[] = {"fp32", "bf16", NULL};
 static const char *const recompute_names[] = {"auto", "none", "selective", "half", "full", "offload", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", NULL};
 static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
+static const char *const keep_names[] = {"nothing", "gradients", "logits", NULL};
 static const char *const memory_names[] = {"device", "host", NULL};
 
 static const char *const section_names[] = {"model", "train", "optimizer",  "data",  "device",
@@ -204,8 +205,14 @@ const struct config_key config_keys[] = {
      .help = "for tests: of which memory; host: where tensors of the device wait, and what copies come from and go to"},
     {"fault.stall_step", CONFIG_TYPE_COUNT, ONE(fault.stall_step), RANGE("0", STEPS_MAX), WORD("null", CONFIG_NO_STEP),
      .fallback = "null", .help = "for tests: the rank stops in this step; null: in none"},
+    {"fault.keep", CONFIG_TYPE_CHOICE, ONE(fault.keep), .names = keep_names, .fallback = "nothing",
+     .help = "for tests: what each step leaves behind on the device: nothing, its gradients, or its logits"},
+    {"fault.fragment_bytes", CONFIG_TYPE_BYTES, ONE(fault.fragment_bytes), RANGE("0", CONFIG_BYTES_MAX),
+     .fallback = "0", .help = "for tests: so much of the device's memory is free in small pieces only"},
+    {"fault.read_ms", CONFIG_TYPE_COUNT, ONE(fault.read_ms), RANGE("0", "1000000"), .fallback = "0",
+     .help = "for tests: reading a sample takes so many milliseconds more"},
     {"fault.rank", CONFIG_TYPE_COUNT, ONE(fault.rank), RANGE("0", RANKS_MAX), WORD("all", CONFIG_ALL_RANKS),
-     .fallback = "all", .help = "for tests: the rank on which allocations are refused"},
+     .fallback = "all", .help = "for tests: the rank that has these faults"},
 };
 
 #define OF_NEIGHBOUR(field) .offset = offsetof(struct config_neighbour, field)

@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "mem/clock.h"
 #include "mem/sanitizer.h"
@@ -104,6 +105,9 @@ static enum status fill(struct loader *loader, uint64_t number, uint64_t positio
     uint8_t *targets = loader->targets + slot * loader->target_bytes;
     sanitizer_host_access(loader->config.device, inputs, loader->input_bytes, true, "loader");
     sanitizer_host_access(loader->config.device, targets, loader->target_bytes, true, "loader");
+    if (loader->config.read_ms > 0) {
+        usleep((useconds_t)(1000 * loader->config.read_ms));
+    }
     return set->ops->read(set, sample_at(loader, position), inputs, (int32_t *)(void *)targets, error);
 }
 

@@ -27,6 +27,7 @@ struct loader_config {
     uint64_t seed;
     bool shuffle;
     uint32_t threads;        // at least 1
+    uint64_t read_ms;        // that reading a sample takes longer: a fault for tests
     uint64_t prefetch_bytes; // the most that the staging buffer takes; one sample always fits, and never more than all
     bool shrinks;            // it takes less where the host has not as much memory
 };

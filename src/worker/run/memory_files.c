@@ -5,16 +5,20 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+#include "mem/whole_file.h"
+#include "worker/regular_file.h"
 #include "worker/run/run_folder.h"
 #include "worker/signals.h"
 
+#define TAGS_TOLD   64
 #define EVENTS_KEPT 32768 // of what snapshots show, in about 3 MiB
 
 struct memory_files {
     const char *folder;
     struct mem_recorder *recorder;
     uint64_t step;
-    bool refused; // a snapshot shows it
+    bool refused;        // a snapshot shows it
+    uint64_t kept_bytes; // that a file tells of
 };
 
 static void name_file(const struct worker *worker, const char *suffix, char *path, size_t size)
@@ -54,9 +58,52 @@ static bool write_snapshot(struct worker *worker, const char *what)
     return true;
 }
 
+static json_t *kept_object(const struct mem_pool_kept *kept)
+{
+    return json_pack("{ss sI sI sI sI}", "tag", kept->tag, "blocks", (json_int_t)kept->blocks, "bytes",
+                     (json_int_t)kept->bytes, "first_step", (json_int_t)kept->first_step, "last_step",
+                     (json_int_t)kept->last_step);
+}
+
+static enum status write_kept(struct worker *worker, struct error *error)
+{
+    struct mem_pool_kept kept[TAGS_TOLD];
+    char path[RUN_FOLDER_MAX + 64];
+    size_t count = mem_pool_kept(worker->pool, kept, TAGS_TOLD);
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        json_array_append_new(array, kept_object(&kept[i]));
+    }
+    char *text = json_dumps(array, JSON_INDENT(1));
+    json_decref(array);
+    if (text == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    name_file(worker, ".kept.json", path, sizeof(path));
+    bool written = whole_file_write_text(path, text);
+    free(text);
+    return written ? STATUS_OK : regular_file_refuse(path, "write", error);
+}
+
+// Each time that it has doubled.
+static void tell_kept(struct worker *worker)
+{
+    struct memory_files *files = worker->memory_files;
+    struct error error;
+    if (worker->message.kept_bytes <= 2 * files->kept_bytes) {
+        return;
+    }
+    files->kept_bytes = worker->message.kept_bytes;
+    worker_log(worker, "step %" PRIu64 ": %" PRIu64 " bytes of blocks stay after it", files->step, files->kept_bytes);
+    if (write_kept(worker, &error) != STATUS_OK) {
+        worker_log(worker, "%s", error.text);
+    }
+}
+
 void memory_files_after_step(struct worker *worker, uint64_t step)
 {
     worker->memory_files->step = step;
+    tell_kept(worker);
     if (signal_came(SIGUSR2) || step == worker->config->run.snapshot_step) {
         write_snapshot(worker, "");
     }
@@ -96,6 +143,9 @@ enum status memory_files_end(struct worker *worker, struct error *error)
 {
     if (signal_came(SIGUSR2)) {
         write_snapshot(worker, "");
+    }
+    if (worker->memory_files->kept_bytes > 0) {
+        write_kept(worker, NULL);
     }
     enum status flushed = mem_recorder_flush(worker->memory_files->recorder, error);
     enum status written = write_statistics(worker, flushed == STATUS_OK ? error : NULL);

@@ -36,6 +36,10 @@ const struct record_field record_rank_fields[] = {
     COUNT(record_rank, predicted_peak_bytes),
     COUNT(record_rank, oom_retries),
     COUNT(record_rank, handed_back),
+    COUNT(record_rank, others_bytes),
+    COUNT(record_rank, kept_bytes),
+    COUNT(record_rank, fragmented_bytes),
+    REAL(record_rank, data_wait_ms),
     {NULL, RECORD_COUNT, 0},
 };
 

@@ -22,6 +22,8 @@ struct record_rank {
     uint64_t limit_bytes, headroom_bytes;
     uint64_t allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
     uint64_t oom_retries, handed_back;
+    uint64_t others_bytes, kept_bytes, fragmented_bytes;
+    double data_wait_ms;
 };
 
 struct record_ranks {

@@ -10,6 +10,7 @@
 #include "mem/uint64.h"
 #include "worker/comm/launcher.h"
 #include "worker/costs.h"
+#include "worker/doctor/examine.h"
 #include "worker/run/memory_files.h"
 
 enum status reporter_open(struct reporter *reporter, struct error *error)
@@ -31,12 +32,14 @@ enum status reporter_open(struct reporter *reporter, struct error *error)
     reporter->console = console_create(stdout, launcher_is_watched(), worker);
     reporter->ranks.count = worker->comm->size;
     reporter->ranks.rank = calloc(reporter->ranks.count, sizeof(*reporter->ranks.rank));
-    bool made = reporter->console != NULL && reporter->ranks.rank != NULL;
+    reporter->doctor = doctor_create(worker->config);
+    bool made = reporter->console != NULL && reporter->ranks.rank != NULL && reporter->doctor != NULL;
     return made ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 void reporter_close(struct reporter *reporter)
 {
+    doctor_destroy(reporter->doctor);
     free(reporter->ranks.rank);
     console_destroy(reporter->console);
     line_file_close(reporter->metrics);
@@ -109,6 +112,10 @@ static struct record_ranks record_ranks(struct reporter *reporter, const struct 
             .predicted_peak_bytes = message->predicted_peak_bytes,
             .oom_retries = message->oom_retries,
             .handed_back = message->handed_back,
+            .others_bytes = message->others_bytes,
+            .kept_bytes = message->kept_bytes,
+            .fragmented_bytes = message->fragmented_bytes,
+            .data_wait_ms = (double)message->data_wait_us / 1e3,
         };
         snprintf(rank->levers, sizeof(rank->levers), "%s", offers_levers_name(message->levers));
     }
@@ -121,11 +128,11 @@ static double milliseconds(uint64_t ns)
 }
 
 // The longest that any rank waited for data.
-static uint64_t data_wait_ns(const struct step_message *messages, uint32_t count)
+static double data_wait_ms(const struct record_ranks *ranks)
 {
-    uint64_t longest = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        longest = uint64_max(longest, messages[i].data_wait_ns);
+    double longest = 0;
+    for (size_t i = 0; i < ranks->count; i++) {
+        longest = fmax(longest, ranks->rank[i].data_wait_ms);
     }
     return longest;
 }
@@ -133,6 +140,7 @@ static uint64_t data_wait_ns(const struct step_message *messages, uint32_t count
 static struct record_step record_step(struct reporter *reporter, const struct step_result *result)
 {
     double seconds = (double)result->step_ns / 1e9;
+    struct record_ranks ranks = record_ranks(reporter, result->messages);
     return (struct record_step){
         .step = result->step,
         .epoch = result->epoch,
@@ -145,10 +153,10 @@ static struct record_step record_step(struct reporter *reporter, const struct st
         .predicted_ms = result->predicted_ns == 0 ? NAN : milliseconds(result->predicted_ns),
         .samples_per_s = (double)result->samples / seconds,
         .tokens_per_s = result->tally.count / seconds,
-        .data_wait_ms = milliseconds(data_wait_ns(result->messages, reporter->worker->comm->size)),
+        .data_wait_ms = data_wait_ms(&ranks),
         .comm_ms = milliseconds(result->comm_ns),
         .coordination_ms = milliseconds(result->coordination_ns),
-        .ranks = record_ranks(reporter, result->messages),
+        .ranks = ranks,
     };
 }
 
@@ -171,6 +179,35 @@ void reporter_start(struct reporter *reporter, const struct resume *resume)
     }
 }
 
+static void warn_of_cause(struct reporter *reporter, enum doctor_cause cause, const struct doctor_finding *finding)
+{
+    char text[512], fix[DOCTOR_FIX_MAX];
+    snprintf(text, sizeof(text),
+             "%s, on rank %" PRIu32 " from step %" PRIu64 " on: %s (headroom doctor %.128s shows the figures)",
+             doctor_causes[cause].name, finding->rank, finding->first, doctor_fix(reporter->doctor, cause, fix),
+             reporter->folder);
+    console_warning(reporter->console, text);
+    reporter->warned[cause] = true;
+}
+
+// Each cause once, when it is found. Its tags are in the files of the ranks; where they cannot be read it has none.
+static void warn_of_causes(struct reporter *reporter, const struct record_step *step)
+{
+    if (!doctor_step(reporter->doctor, step) || step->step % DOCTOR_STEPS != 0) {
+        return;
+    }
+    for (int k = 0; k < DOCTOR_CAUSES; k++) {
+        struct doctor_finding finding = doctor_find(reporter->doctor, k);
+        if (finding.found && finding.tag[0] == '\0' && doctor_causes[k].is_bytes) {
+            examine_tags(reporter->folder, reporter->worker->comm->size, reporter->doctor, NULL);
+            finding = doctor_find(reporter->doctor, k);
+        }
+        if (finding.found && !reporter->warned[k]) {
+            warn_of_cause(reporter, k, &finding);
+        }
+    }
+}
+
 void reporter_step(struct reporter *reporter, const struct step_result *result)
 {
     struct worker *worker = reporter->worker;
@@ -181,6 +218,7 @@ void reporter_step(struct reporter *reporter, const struct step_result *result)
         console_step(reporter->console, result);
         const struct record_step step = record_step(reporter, result);
         metrics_step(reporter->metrics, &step);
+        warn_of_causes(reporter, &step);
     }
     warn_of_losses(reporter);
 }

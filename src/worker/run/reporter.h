@@ -8,6 +8,7 @@
 
 #include "worker/checkpoint/resume.h"
 #include "worker/checkpoint/writer.h"
+#include "worker/doctor/doctor.h"
 #include "worker/evaluate.h"
 #include "worker/run/console.h"
 #include "worker/run/metrics.h"
@@ -19,6 +20,8 @@ struct reporter {
     struct line_file *metrics; // rank 0, as is what follows
     struct console *console;
     struct record_ranks ranks; // scratch
+    struct doctor *doctor;
+    bool warned[DOCTOR_CAUSES]; // of it
     char folder[RUN_FOLDER_MAX];
     uint64_t start_ns;
 };

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which of the usual causes of running out of memory a run has: it is shown a run's steps one after the other, while
+// they happen or from metrics.jsonl, and compares one figure for each cause and rank with what is allowed.
+//
+// A step speaks for a cause where the figure is above what is allowed. It is found when as many steps do as
+// DOCTOR_STEPS, and a quarter of all; one of blocks that stay after their step when two do. The first steps of a
+// process, in which memory is touched for the first time and sizes are tried, do not count.
+//
+// Pure. Threads: one. Ranks: nothing is collective.
+#ifndef HEADROOM_WORKER_DOCTOR_DOCTOR_H
+#define HEADROOM_WORKER_DOCTOR_DOCTOR_H
+
+#include "worker/config/config.h"
+#include "worker/run/record.h"
+
+#define DOCTOR_STEPS 8
+
+enum doctor_cause {
+    DOCTOR_GRADIENTS,     // of earlier steps stay
+    DOCTOR_KEPT,          // other blocks do
+    DOCTOR_BATCH,         // memory holds less than the micro-batch that was asked for
+    DOCTOR_DATA,          // steps wait for samples
+    DOCTOR_INTERMEDIATES, // what the backward pass needs fills memory, and may not be computed again
+    DOCTOR_FRAGMENTATION, // memory is free, but in pieces
+    DOCTOR_CAUSES
+};
+
+// How a cause stands with a run.
+struct doctor_finding {
+    bool found;
+    double figure;                 // on the rank that has most of it: bytes, or a part of 1
+    uint32_t rank;                 // that one
+    uint64_t first, last, steps;   // that speak for it there; 0 steps: none
+    char tag[RECORD_NAME_MAX * 2]; // of what stays; "": not known
+};
+
+struct doctor_cause_text {
+    const char *name;
+    const char *figure; // what it is
+    bool is_bytes;      // else a part of 1
+    double allowed;
+};
+extern const struct doctor_cause_text doctor_causes[DOCTOR_CAUSES];
+
+struct doctor;
+
+// The config must outlive the doctor. NULL where the host's memory runs out.
+struct doctor *doctor_create(const struct config *config);
+// Accepts NULL.
+void doctor_destroy(struct doctor *doctor);
+
+// A process begins, or goes on with, the run.
+void doctor_begin(struct doctor *doctor);
+// False where the host's memory runs out.
+bool doctor_step(struct doctor *doctor, const struct record_step *step);
+// What stays on a rank: all blocks of that tag.
+void doctor_tag(struct doctor *doctor, uint32_t rank, const char *tag, uint64_t bytes);
+// A process has ended after so many steps.
+void doctor_end(struct doctor *doctor, const struct record_end *end);
+
+struct doctor_finding doctor_find(const struct doctor *doctor, enum doctor_cause cause);
+// What to change, in a sentence with a key of the configuration. Writes and answers `text`, of DOCTOR_FIX_MAX bytes.
+#define DOCTOR_FIX_MAX 256
+const char *doctor_fix(const struct doctor *doctor, enum doctor_cause cause, char *text);
+
+#endif

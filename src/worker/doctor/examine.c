@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/doctor/examine.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "worker/run/history.h"
+#include "worker/run/run_folder.h"
+
+#define PATH_SIZE (RUN_FOLDER_MAX + 64)
+
+static enum status read_line(struct examination *examination, const struct history_line *line, struct error *error)
+{
+    if (line->kind == HISTORY_STEP) {
+        examination->steps++;
+        return doctor_step(examination->doctor, &line->step) ? STATUS_OK : error_out_of_host_memory(error);
+    }
+    if (line->kind == HISTORY_RESUME) {
+        doctor_begin(examination->doctor);
+    } else if (line->kind == HISTORY_END) {
+        doctor_end(examination->doctor, &line->end);
+        examination->status = line->end.status;
+    }
+    examination->ended = line->kind == HISTORY_END;
+    return STATUS_OK;
+}
+
+static enum status read_history(const char *folder, struct examination *examination, struct error *error)
+{
+    struct history *history;
+    struct history_line line = {.kind = HISTORY_OTHER};
+    enum status status = history_open(folder, &history, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    while (status == STATUS_OK && line.kind != HISTORY_NOTHING) {
+        status = history_next(history, &line, error);
+        if (status == STATUS_OK && line.kind != HISTORY_NOTHING) {
+            status = read_line(examination, &line, error);
+        }
+    }
+    history_close(history);
+    return status;
+}
+
+static enum status read_tags(const char *folder, uint32_t rank, struct doctor *doctor, struct error *error)
+{
+    char path[PATH_SIZE];
+    json_error_t why;
+    snprintf(path, sizeof(path), "%s/memory/rank_%" PRIu32 ".kept.json", folder, rank);
+    if (access(path, F_OK) != 0) {
+        return STATUS_OK;
+    }
+    json_t *array = json_load_file(path, 0, &why);
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        const char *tag;
+        json_int_t bytes;
+        if (json_unpack(json_array_get(array, i), "{s:s, s:I}", "tag", &tag, "bytes", &bytes) != 0) {
+            json_decref(array);
+            array = NULL;
+        } else {
+            doctor_tag(doctor, rank, tag, (uint64_t)bytes);
+        }
+    }
+    bool good = json_is_array(array);
+    json_decref(array);
+    return good ? STATUS_OK : error_set(error, STATUS_INVALID, "%s: does not tell what stays on a rank", path);
+}
+
+enum status examine_tags(const char *folder, uint32_t ranks, struct doctor *doctor, struct error *error)
+{
+    enum status status = STATUS_OK;
+    for (uint32_t i = 0; status == STATUS_OK && i < ranks; i++) {
+        status = read_tags(folder, i, doctor, error);
+    }
+    return status;
+}
+
+static enum status examine(const char *folder, struct examination *examination, struct error *error)
+{
+    examination->doctor = doctor_create(&examination->config);
+    if (examination->doctor == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    enum status status = read_history(folder, examination, error);
+    return status == STATUS_OK ? examine_tags(folder, examination->ranks, examination->doctor, error) : status;
+}
+
+enum status examine_run(const char *folder, struct examination *examination, struct error *error)
+{
+    char path[PATH_SIZE];
+    *examination = (struct examination){0};
+    enum status status = run_folder_ranks(folder, &examination->ranks, error);
+    if (status == STATUS_OK) {
+        snprintf(path, sizeof(path), "%s/resolved.yaml", folder);
+        status = config_read(&examination->config, path, NULL, 0, error);
+    }
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = examine(folder, examination, error);
+    if (status != STATUS_OK) {
+        examine_finish(examination);
+    }
+    return status;
+}
+
+void examine_finish(struct examination *examination)
+{
+    doctor_destroy(examination->doctor);
+    config_finish(&examination->config);
+}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headroom doctor names the cause that a run has, and no other; so does a warning while it trains. Healthy runs have
+none."""
+
+import json
+import os
+import pathlib
+import re
+
+import headroom_run
+
+CAUSES = {
+    "gradients": "gradients not cleared",
+    "kept": "tensors kept too long",
+    "batch": "batch too large",
+    "data": "slow data loading",
+    "intermediates": "intermediates saved on the device",
+    "fragmentation": "fragmentation",
+}
+TAGS = {"gradients": "gradients", "kept": "logits"}
+FIXES = {  # what the doctor says to do
+    "gradients": ("fault.keep: nothing", "fault.keep=nothing"),
+    "kept": ("fault.keep: nothing", "fault.keep=nothing"),
+    "batch": ("train.micro_batch_size: auto", "train.micro_batch_size=auto"),
+    "data": ("raise data.threads", "fault.read_ms=0"),
+    "intermediates": ("train.recompute: auto", "train.recompute=auto"),
+    "fragmentation": ("fault.fragment_bytes: 0", "fault.fragment_bytes=0"),
+}
+SOURCE = pathlib.Path(__file__).parent
+
+
+class Doctor(headroom_run.ProgramTest):
+    def provoke(self, cause, *overrides, ranks=None, codes=(0, 3)):
+        """The run, which may end for want of memory."""
+        alone = ["comm.kind=self"] if ranks is None else []
+        folder = f"{cause}{len(os.listdir(self.folder))}"
+        finished = self.start("train", str(SOURCE / f"causes/{cause}.yaml"), f"run.folder={folder}", *alone,
+                              *overrides, ranks=ranks).wait()
+        self.assertIn(finished.code, codes, finished.err)
+        return headroom_run.Run(self.path(folder), finished)
+
+    def doctor(self, run, code):
+        folder = os.path.basename(run.path)
+        text = self.headroom("doctor", folder, code=code).out
+        return text, json.loads(self.headroom("doctor", folder, "--json", code=code).out)
+
+    def found(self, run):
+        text, told = self.doctor(run, 1)
+        names = [cause["cause"] for cause in told["causes"]]
+        self.assertEqual(names, list(CAUSES.values()))
+        found = [cause for cause in told["causes"] if cause["found"]]
+        self.assertEqual(re.findall(r"^(\S.*?)  .*  FOUND$", text, re.MULTILINE), [c["cause"] for c in found])
+        self.assertIn(f"\n{len(found)} of 6 causes found\n", text)
+        for cause in found:
+            self.assertRegex(text, rf"(?m)^{cause['cause']}\n  found: .*\n  where: rank {cause['rank']}, {cause['steps']} "
+                                   rf"steps? from {cause['first_step']} to {cause['last_step']}.*\n"
+                                   rf"  do: {re.escape(cause['fix'])}$")
+        return found
+
+    def assert_healthy(self, run):
+        text, told = self.doctor(run, 0)
+        self.assertEqual([cause for cause in told["causes"] if cause["found"] or cause["fix"] is not None], [])
+        self.assertIn("\n0 of 6 causes found\n", text)
+        self.assertNotIn("warning", run.finished.err)
+
+    def test_each_cause(self):
+        for name, cause in CAUSES.items():
+            with self.subTest(name):
+                run = self.provoke(name)
+                (found,) = self.found(run)
+                self.assertEqual(found["cause"], cause)
+                self.assertEqual((found["rank"], found["tag"]), (0, TAGS.get(name, "")))
+                self.assertGreater(found["figure"], found["allowed"])
+                self.assertIn(FIXES[name][0], found["fix"])
+                if len(run.steps) > 16:  # it lasted long enough to be warned of
+                    warnings = re.findall(r"^headroom: warning: (.*?), on rank 0 from step 3 on", run.finished.err,
+                                          re.MULTILINE)
+                    self.assertEqual(warnings[-1], cause)
+                self.assert_healthy(self.provoke(name, FIXES[name][1], codes=(0,)))
+
+    def test_the_rank_that_has_it(self):
+        run = self.provoke("fragmentation", "fault.rank=2", ranks=3, codes=(0,))
+        (found,) = self.found(run)
+        self.assertEqual((found["cause"], found["rank"]), ("fragmentation", 2))
+        run = self.provoke("kept", "fault.rank=1", "train.steps=20", ranks=3)
+        (found,) = self.found(run)
+        self.assertEqual((found["cause"], found["rank"], found["tag"]), ("tensors kept too long", 1, "logits"))
+        kept = json.loads(self.read(os.path.join(run.path, "memory/rank_1.kept.json")))
+        self.assertIn([tag["tag"] for tag in kept], (["logits"], ["logits", "part of logits"]))
+        self.assertEqual(found["figure"], max(run.of_rank(1, "kept_bytes")))
+        self.assertEqual(set(run.of_rank(0, "kept_bytes")), {0})
+
+    def test_figures_are_those_of_metrics(self):
+        run = self.provoke("batch")
+        (found,) = self.found(run)
+        parts = [1 - held / 32 for held in run.of_rank(0, "micro_batch")[3:]]
+        self.assertAlmostEqual(found["figure"], sum(parts) / len(parts), places=9)
+        self.assertEqual((found["first_step"], found["last_step"], found["steps"]), (3, 39, 37))
+        run = self.provoke("data")
+        (found,) = self.found(run)
+        parts = [step["ranks"][0]["data_wait_ms"] / step["step_ms"] for step in run.steps[3:]]
+        parts = [part for part in parts if part > 0.1]
+        self.assertAlmostEqual(found["figure"], sum(parts) / len(parts), places=6)
+        self.assertEqual(found["steps"], len(parts))
+
+    def test_a_sample_too_large(self):
+        run = self.provoke("intermediates", "device.capacity=576KiB", "train.offload_bytes=0", codes=(3,))
+        self.assertEqual(run.steps, [])
+        (found,) = self.found(run)
+        self.assertEqual(found["cause"], "batch too large")
+        self.assertIn("not a single sample fits", found["fix"])
+
+    def test_healthy_runs(self):
+        for config, capacities in (("mlp.yaml", headroom_run.MLP_CAPACITIES), ("gpt.yaml", headroom_run.GPT_CAPACITIES),
+                                   ("lines.yaml", headroom_run.LINES_CAPACITIES)):
+            with self.subTest(config):
+                self.assert_healthy(self.train(config, capacities, ranks=4))
+                self.assert_healthy(self.train(config))
+
+    def test_a_neighbour_is_none_of_the_causes(self):
+        neighbour = "device.neighbours=[{rank: 1, bytes: 384KiB, from_step: 10, to_step: 30}]"
+        self.assert_healthy(self.train("mlp.yaml", "device.capacity=1MiB", neighbour, ranks=2))
+
+    def test_a_run_that_goes_on(self):
+        """The first steps of each process do not count."""
+        for steps in (4, 6, 8, 10):
+            self.headroom("train", str(SOURCE / "causes/batch.yaml"), "comm.kind=self", f"train.steps={steps}",
+                          "run.folder=run", "checkpoint.resume=auto")
+        told = json.loads(self.headroom("doctor", "run", "--json").out)
+        self.assertEqual([cause["steps"] for cause in told["causes"] if cause["cause"] == "batch too large"], [1])
+
+    def test_bad_input(self):
+        self.train("mlp.yaml", "train.steps=1")
+        self.write("run-1/memory/rank_0.kept.json", "[{}]")
+        for arguments, complaint in (((), "doctor takes: RUN_DIR [--json]; no RUN_DIR is given"),
+                                     (("run-9",), "run-9: No such file or directory; allowed: the folder of a run"),
+                                     (("run-1", "run-1"), "doctor takes one run folder and --json, not 'run-1'"),
+                                     (("run-1",), "run-1/memory/rank_0.kept.json: does not tell what stays on a rank")):
+            self.assertEqual(self.headroom("doctor", *arguments, code=2).err, f"headroom: {complaint}\n")
+
+
+if __name__ == "__main__":
+    headroom_run.main()
