@@ -43,6 +43,9 @@ int command_limit(char *const *arguments);
 // doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has; 1: it has some. One
 // process, no device. `arguments` are those behind "doctor", and then NULL.
 int command_doctor(char *const *arguments);
+// top RUN_DIR [--once]: shows a run on the terminal while it goes on. One process, no device. `arguments` are those
+// behind "top", and then NULL.
+int command_top(char *const *arguments);
 // export CHECKPOINT DIR|FILE.bin: writes a checkpoint's weights as Hugging Face's transformers, or llm.c, read them.
 // One process, no device. `arguments` are those behind "export", and then NULL.
 int command_export(char *const *arguments);

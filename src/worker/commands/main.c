@@ -20,6 +20,7 @@ static const char usage[] =
     "       headroom memory snapshot PROCESS ...\n"
     "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
     "       headroom doctor RUN_DIR [--json]\n"
+    "       headroom top RUN_DIR [--once]\n"
     "       headroom eval CHECKPOINT [section.key=value ...]\n"
     "       headroom generate CHECKPOINT --prompt TEXT [--tokens N] [--temperature T] [--top-k K]\n"
     "                [--seed N] [--vocabulary encoder.json --merges vocab.bpe]\n"
@@ -62,8 +63,8 @@ static const struct {
     const char *name;
     int (*run)(char *const *arguments); // those behind the name, and then NULL
 } others[] = {
-    {"memory", command_memory}, {"limit", command_limit},   {"doctor", command_doctor}, {"generate", command_generate},
-    {"export", command_export}, {"import", command_import}, {"data", command_data},
+    {"memory", command_memory},     {"limit", command_limit},   {"doctor", command_doctor}, {"top", command_top},
+    {"generate", command_generate}, {"export", command_export}, {"import", command_import}, {"data", command_data},
 };
 
 static int misused(const char *why, const char *what)
@@ -92,6 +93,8 @@ static int print_help(void)
         "doctor        prints which of six usual causes of running out of memory a run has, where, and what to "
         "change;\n"
         "              exit code 1 where it has some\n"
+        "top           shows a run on the terminal while it goes on: its ranks, their memory, what happens;\n"
+        "              q ends it, arrows and page keys move through the ranks; --once prints one screen\n"
         "eval          prints the loss of a checkpoint's weights, or of a run's newest, over its validation set; "
         "starts\n"
         "              as train does\n"

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/top/top.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem/pool.h"
+#include "mem/uint64.h"
+
+#define AVERAGED    32 // steps
+#define BAR         24 // columns
+#define HEAD_ROWS   4
+#define EVENT_ROWS  6 // with a line above them
+#define LEAST_RANKS 1
+
+void top_init(struct top *top, const char *folder, uint64_t steps)
+{
+    *top = (struct top){.folder = folder, .steps = steps};
+}
+
+void top_finish(struct top *top)
+{
+    free(top->step.ranks.rank);
+}
+
+static void __attribute__((format(printf, 2, 3))) add_event(struct top *top, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(top->events[top->event_count++ % TOP_EVENTS], TOP_EVENT_MAX, format, arguments);
+    va_end(arguments);
+}
+
+static void note_ranks(struct top *top, const struct record_step *step)
+{
+    for (size_t i = 0; i < step->ranks.count; i++) {
+        const struct record_rank *rank = &step->ranks.rank[i];
+        const struct record_rank *before = top->seen && i < top->step.ranks.count ? &top->step.ranks.rank[i] : NULL;
+        top->retries += rank->oom_retries;
+        top->handed_back += rank->handed_back;
+        if (rank->oom_retries > 0) {
+            add_event(top,
+                      "step %" PRIu64 ": rank %zu: allocations refused: %" PRIu64 ", samples handed back: %" PRIu64,
+                      step->step, i, rank->oom_retries, rank->handed_back);
+        }
+        if (before != NULL && before->limit_bytes != rank->limit_bytes) {
+            char limit[MEM_SIZE_TEXT_MAX];
+            add_event(top, "step %" PRIu64 ": rank %zu may hold %s", step->step, i,
+                      mem_size_text(rank->limit_bytes, limit));
+        }
+        if (before != NULL && (before->share == 0) != (rank->share == 0)) {
+            add_event(top, "step %" PRIu64 ": rank %zu %s", step->step, i, rank->share == 0 ? "rests" : "is back");
+        }
+    }
+}
+
+static bool keep_step(struct top *top, const struct record_step *step)
+{
+    size_t count = step->ranks.count;
+    struct record_rank *ranks = realloc(top->step.ranks.rank, count * sizeof(*ranks));
+    if (ranks == NULL) {
+        return false;
+    }
+    memcpy(ranks, step->ranks.rank, count * sizeof(*ranks));
+    top->step = *step;
+    top->step.ranks.rank = ranks;
+    return true;
+}
+
+static bool note_step(struct top *top, const struct record_step *step)
+{
+    note_ranks(top, step);
+    top->mean_step_ms += top->seen ? (step->step_ms - top->mean_step_ms) / AVERAGED : step->step_ms;
+    top->seen = true;
+    top->ended = false;
+    return keep_step(top, step);
+}
+
+bool top_note(struct top *top, const struct history_line *line)
+{
+    switch (line->kind) {
+    case HISTORY_STEP:
+        return note_step(top, &line->step);
+    case HISTORY_EVALUATION:
+        add_event(top, "after %" PRIu64 " steps: validation loss %.4f, accuracy %.2f %%", line->evaluation.step,
+                  line->evaluation.loss, 100 * line->evaluation.accuracy);
+        break;
+    case HISTORY_CHECKPOINT:
+        add_event(top, "after %" PRIu64 " steps: %s%s", line->checkpoint.step,
+                  line->checkpoint.written ? "checkpoint" : "no checkpoint: ", line->checkpoint.error);
+        break;
+    case HISTORY_RESUME:
+        add_event(top, "goes on after %" PRIu64 " steps on %" PRIu64 " ranks", line->resume.step, line->resume.ranks);
+        break;
+    case HISTORY_END:
+        add_event(top, "ended after %" PRIu64 " steps with exit code %d", line->end.step, (int)line->end.status);
+        top->ended = true;
+        top->end = line->end;
+        break;
+    case HISTORY_OTHER:
+    case HISTORY_NOTHING:
+        break;
+    }
+    return true;
+}
+
+struct page {
+    struct top_row *rows;
+    size_t row, height, width;
+};
+
+// One more row, cut to the width; nothing where the page is full.
+static void __attribute__((format(printf, 3, 4))) put(struct page *page, enum top_style style, const char *format, ...)
+{
+    if (page->row == page->height) {
+        return;
+    }
+    struct top_row *row = &page->rows[page->row++];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(row->text, page->width + 1, format, arguments);
+    va_end(arguments);
+    row->style = style;
+}
+
+static void put_title(struct page *page, const struct top *top)
+{
+    if (!top->seen) {
+        put(page, TOP_TITLE, "headroom top  %s  no step yet", top->folder);
+        put(page, TOP_PLAIN, "%s", top->ended ? "ended" : "");
+        return;
+    }
+    const struct record_step *step = &top->step;
+    uint64_t left = top->steps > step->step ? top->steps - step->step - 1 : 0;
+    uint64_t seconds = top->ended ? 0 : (uint64_t)((double)left * top->mean_step_ms / 1e3);
+    put(page, TOP_TITLE, "headroom top  %s  step %" PRIu64 "/%" PRIu64 "  loss %.4f  %.0f tokens/s  %.1f ms/step",
+        top->folder, step->step + 1, top->steps, step->loss, step->tokens_per_s, step->step_ms);
+    put(page, TOP_PLAIN,
+        "left %" PRIu64 ":%02" PRIu64 "  waiting for data %.1f ms  all-reduce %.1f ms  coordination %.2f ms  "
+        "retries %" PRIu64 "  handed back %" PRIu64,
+        seconds / 60, seconds % 60, step->data_wait_ms, step->comm_ms, step->coordination_ms, top->retries,
+        top->handed_back);
+}
+
+// Of the limit: '#' the step's peak, 'o' what others hold, '.' what is left.
+static const char *bar_of(const struct record_rank *rank, char bar[BAR + 1])
+{
+    uint64_t limit = uint64_max(rank->limit_bytes, 1);
+    size_t used = (size_t)(uint64_min(rank->allocated_peak_bytes, limit) * BAR / limit);
+    size_t others = (size_t)(uint64_min(rank->others_bytes, limit) * BAR / limit);
+    others = others < BAR - used ? others : BAR - used;
+    memset(bar, '.', BAR);
+    memset(bar, '#', used);
+    memset(bar + BAR - others, 'o', others);
+    bar[BAR] = '\0';
+    return bar;
+}
+
+static void put_rank(struct page *page, size_t number, const struct record_rank *rank)
+{
+    char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], peak[MEM_SIZE_TEXT_MAX], bar[BAR + 1];
+    put(page, TOP_PLAIN, "%-5zu [%s] %11s %11s %11s %8" PRIu64 " %6" PRIu64 " x %-5" PRIu64 " %-9s %7" PRIu64, number,
+        bar_of(rank, bar), mem_size_text(rank->headroom_bytes, headroom),
+        mem_size_text(rank->allocated_peak_bytes, peak), mem_size_text(rank->limit_bytes, limit), rank->share,
+        rank->micro_batch, rank->accumulation_steps, rank->share == 0 ? "rests" : rank->levers, rank->oom_retries);
+}
+
+static size_t put_ranks(struct page *page, const struct top *top, size_t first_rank, size_t room)
+{
+    size_t count = top->seen ? top->step.ranks.count : 0, shown = 0;
+    put(page, TOP_PLAIN, "%s", "");
+    put(page, TOP_HEADER, "%-5s %-26s %11s %11s %11s %8s %14s %-9s %7s", "rank", "peak #  others o", "headroom", "peak",
+        "limit", "share", "micro-batch", "levers", "retries");
+    for (; shown < room && first_rank + shown < count; shown++) {
+        put_rank(page, first_rank + shown, &top->step.ranks.rank[first_rank + shown]);
+    }
+    return shown;
+}
+
+static void put_events(struct page *page, const struct top *top)
+{
+    put(page, TOP_PLAIN, "%s", "");
+    uint64_t room = page->height - page->row, kept = uint64_min(top->event_count, TOP_EVENTS);
+    for (uint64_t n = top->event_count - uint64_min(kept, room); n < top->event_count; n++) {
+        put(page, TOP_PLAIN, "%s", top->events[n % TOP_EVENTS]);
+    }
+}
+
+size_t top_draw(const struct top *top, size_t first_rank, size_t width, size_t height, struct top_row *rows)
+{
+    struct page page = {.rows = rows, .height = height, .width = width};
+    size_t taken = HEAD_ROWS + EVENT_ROWS, room = height > taken + LEAST_RANKS ? height - taken : LEAST_RANKS;
+    put_title(&page, top);
+    size_t shown = put_ranks(&page, top, first_rank, room);
+    put_events(&page, top);
+    while (page.row < height) {
+        put(&page, TOP_PLAIN, "%s", "");
+    }
+    return shown;
+}

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headroom top: one screen without a terminal; on one it follows a run until a key ends it."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+
+import headroom_run
+
+
+class Screen:
+    """A terminal with the program on it, and all that it has written there."""
+
+    def __init__(self, folder, *arguments):
+        self.terminal, inside = pty.openpty()
+        self.process = subprocess.Popen([headroom_run.HEADROOM, "top", *arguments], cwd=folder, stdin=inside,
+                                        stdout=inside, stderr=subprocess.STDOUT,
+                                        env={**os.environ, "TERM": "xterm", "LINES": "30", "COLUMNS": "140"})
+        os.close(inside)
+        self.text = ""
+
+    def read(self):
+        if select.select([self.terminal], [], [], 0.05)[0]:
+            try:
+                self.text += os.read(self.terminal, 65536).decode(errors="replace")
+            except OSError:
+                pass  # the program has ended
+
+    def wait_for(self, pattern):
+        deadline = time.monotonic() + headroom_run.TIMEOUT_S
+        while not re.search(pattern, self.text):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {pattern} in {self.text!r}")
+            self.read()
+
+    def type(self, keys):
+        os.write(self.terminal, keys.encode())
+
+    def end(self):
+        while self.process.poll() is None:
+            self.read()
+        os.close(self.terminal)
+        return self.process.returncode
+
+
+class Top(headroom_run.ProgramTest):
+    def test_one_screen(self):
+        run = self.train("mlp.yaml", headroom_run.MLP_CAPACITIES, "train.steps=12", ranks=4)
+        for arguments in (("run-1",), ("run-1", "--once"), ("--once", "run-1")):
+            out = self.headroom("top", *arguments).out
+            last = run.steps[-1]
+            self.assertRegex(out, rf"^headroom top  run-1  step 12/12  loss {last['loss']:.4f}  ")
+            for rank in last["ranks"]:
+                self.assertRegex(out, rf"(?m)^{rank['rank']} +\[[#o.]{{24}}\] .* {rank['share']} +{rank['micro_batch']} x "
+                                      rf"{rank['accumulation_steps']} +{rank['levers']} +{rank['oom_retries']}$")
+            self.assertIn("\nended after 12 steps with exit code 0\n", out)
+
+    def test_a_run_under_way(self):
+        launch = self.start("train", "mlp.yaml", "run.folder=run", "train.steps=1000000", ranks=2)
+        self.wait_for_steps(launch, "run", 1)
+        screen = Screen(self.folder, "run")
+        self.addCleanup(screen.process.kill)
+        screen.wait_for(r"step \d+/1000000")
+        self.headroom("limit", "run", "--rank", "1", "--bytes", "700KiB")
+        screen.wait_for(r"rank 1 may hold")
+        screen.type("q")
+        self.assertEqual(screen.end(), 0)
+
+    def test_bad_input(self):
+        for arguments, complaint in (((), "top takes: RUN_DIR [--once]; no RUN_DIR is given"),
+                                     (("run-9",), "run-9: No such file or directory; allowed: the folder of a run"),
+                                     (("a", "b"), "top takes one run folder and --once, not 'b'")):
+            self.assertEqual(self.headroom("top", *arguments, code=2).err, f"headroom: {complaint}\n")
+
+
+if __name__ == "__main__":
+    headroom_run.main()
