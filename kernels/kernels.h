@@ -89,6 +89,10 @@ struct kernel_adamw {
     uint64_t decaying; // weight decay applies to so many weights at the front
 };
 
+// The workspace of the CUDA device's: cuBLASLt's advice for Hopper; partial sums of our own kernels use the same bytes
+// in turn.
+#define KERNELS_CUDA_WORKSPACE_BYTES (UINT64_C(32) << 20)
+
 struct kernels {
     const char *name; // of the device it runs on, or "reference"
     enum kernel_precision precision;

@@ -13,15 +13,12 @@
 extern "C" {
 #endif
 
-// cuBLASLt's advice for Hopper; partial sums of our own kernels use the same bytes in turn.
-#define CUDA_WORKSPACE_BYTES (UINT64_C(32) << 20)
-
 struct cuda_matmul_cache; // of algorithms that cuBLASLt chose, matmul.c
 
 struct cuda_context {
     struct kernel_context base;
     cudaStream_t stream;
-    void *workspace;     // CUDA_WORKSPACE_BYTES on the device
+    void *workspace;     // KERNELS_CUDA_WORKSPACE_BYTES on the device
     int multiprocessors; // of the GPU
     int shared_bytes;    // that a block may have
     cublasLtHandle_t blas;

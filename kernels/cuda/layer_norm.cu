@@ -297,7 +297,7 @@ unsigned backward_blocks(const struct cuda_context *context, dim3 block, size_t 
 {
     const int resident = backward_threads_per_multiprocessor / int(block.x * block.y);
     const unsigned blocks = cuda_blocks(context, rows, block.y, resident);
-    const size_t room = CUDA_WORKSPACE_BYTES / (2 * sizeof(float)) / channels;
+    const size_t room = KERNELS_CUDA_WORKSPACE_BYTES / (2 * sizeof(float)) / channels;
 
     return room >= blocks ? blocks : room > 1 ? unsigned(room) : 1;
 }

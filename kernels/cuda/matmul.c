@@ -119,7 +119,7 @@ static bool prefer(cublasLtMatmulPreference_t preference)
     static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    const uint64_t workspace = CUDA_WORKSPACE_BYTES;
+    const uint64_t workspace = KERNELS_CUDA_WORKSPACE_BYTES;
     const uint32_t alignment = KERNEL_ALIGNMENT;
     bool done = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                      sizeof(workspace)) == CUBLAS_STATUS_SUCCESS;
@@ -201,7 +201,7 @@ static cublasStatus_t launch(struct cuda_context *context, struct solution *solu
     bool clean = cudaPeekAtLastError() == cudaSuccess;
     cublasStatus_t status = cublasLtMatmul(context->blas, &solution->operation, &one, b, &solution->b, a, &solution->a,
                                            &beta, c, &solution->c, c, &solution->c, algorithm, context->workspace,
-                                           CUDA_WORKSPACE_BYTES, context->stream);
+                                           KERNELS_CUDA_WORKSPACE_BYTES, context->stream);
     if (status != CUBLAS_STATUS_SUCCESS && clean) {
         cudaGetLastError();
     }
@@ -231,7 +231,7 @@ static bool may_use(struct cuda_context *context, struct solution *solution, con
     cublasLtMatmulHeuristicResult_t result;
     return cublasLtMatmulAlgoCheck(context->blas, &solution->operation, &solution->b, &solution->a, &solution->c,
                                    &solution->c, algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
-           result.workspaceSize <= CUDA_WORKSPACE_BYTES;
+           result.workspaceSize <= KERNELS_CUDA_WORKSPACE_BYTES;
 }
 
 // By the algorithm of another size, which ran before.

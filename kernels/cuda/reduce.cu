@@ -61,7 +61,7 @@ size_t chunks_of(const struct cuda_context *context, size_t rows, size_t n, size
     const size_t busy = size_t(context->multiprocessors) * blocks_per_multiprocessor / slabs;
     const size_t worthwhile = (rows + 4 * warps - 1) / (4 * warps);
     const size_t precise = (rows + chunk_rows_max - 1) / chunk_rows_max;
-    const size_t room = CUDA_WORKSPACE_BYTES / sizeof(float) / n;
+    const size_t room = KERNELS_CUDA_WORKSPACE_BYTES / sizeof(float) / n;
     size_t chunks = busy < worthwhile ? busy : worthwhile;
 
     chunks = chunks > precise ? chunks : precise;

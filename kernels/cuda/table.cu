@@ -24,7 +24,7 @@ constexpr struct kernels table(enum kernel_precision precision, creator context_
     return {
         .name = "cuda",
         .precision = precision,
-        .workspace_bytes = CUDA_WORKSPACE_BYTES,
+        .workspace_bytes = KERNELS_CUDA_WORKSPACE_BYTES,
         .context_create = context_create,
         .context_destroy = cuda_context_destroy,
         .matmul = cuda_matmul,

@@ -22,6 +22,9 @@ extern "C" {
 
 typedef uint64_t device_address; // 0: none
 
+// That of the CUDA device, for those who count its memory without it.
+#define DEVICE_CUDA_GRANULARITY (UINT64_C(2) << 20)
+
 struct device; // each kind embeds it first
 struct stream; // operations on one stream run in the order they were enqueued
 struct event;  // a point in a stream

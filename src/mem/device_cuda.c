@@ -16,8 +16,6 @@
 #include "mem/nvml.h"
 #include "mem/uint64.h"
 
-#define GRANULARITY (UINT64_C(2) << 20)
-
 // What is never committed, at most, because CUDA takes it later: code is loaded when it first runs, and cuBLASLt
 // chooses other code for other sizes of a product. The library returns none of it.
 #define CODE_BYTES (UINT64_C(128) << 20)
@@ -66,12 +64,12 @@ static bool find_driver(struct driver *driver)
            find("cuGetErrorString", &driver->error_text);
 }
 
-// Whether memory can be mapped in pieces of GRANULARITY.
+// Whether memory can be mapped in pieces of DEVICE_CUDA_GRANULARITY.
 static bool maps_granules(const struct gpu *gpu)
 {
     size_t bytes = 0;
     CUresult result = gpu->driver.granularity(&bytes, &gpu->properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
-    return result == CUDA_SUCCESS && bytes > 0 && GRANULARITY % bytes == 0;
+    return result == CUDA_SUCCESS && bytes > 0 && DEVICE_CUDA_GRANULARITY % bytes == 0;
 }
 
 static enum status create(const struct device_config *config, struct device **device_p, struct error *error)
@@ -120,8 +118,9 @@ static struct room look(struct device *device)
 static enum status take_range(struct gpu *gpu, uint64_t bytes, CUdeviceptr *address_p)
 {
     if (!gpu->cuda.base.plain) {
-        return gpu->driver.address_reserve(address_p, bytes, GRANULARITY, 0, 0) == CUDA_SUCCESS ? STATUS_OK
-                                                                                                : STATUS_ERROR;
+        return gpu->driver.address_reserve(address_p, bytes, DEVICE_CUDA_GRANULARITY, 0, 0) == CUDA_SUCCESS
+                   ? STATUS_OK
+                   : STATUS_ERROR;
     }
     void *memory = NULL;
     if (bytes > look(&gpu->cuda.base).usable_bytes) {
@@ -171,9 +170,9 @@ static void unreserve(struct device *device, device_address address, uint64_t by
 static CUresult map_granule(struct gpu *gpu, CUdeviceptr address)
 {
     CUmemGenericAllocationHandle handle;
-    CUresult result = gpu->driver.create(&handle, GRANULARITY, &gpu->properties, 0);
+    CUresult result = gpu->driver.create(&handle, DEVICE_CUDA_GRANULARITY, &gpu->properties, 0);
     if (result == CUDA_SUCCESS) {
-        result = gpu->driver.map(address, GRANULARITY, 0, handle, 0);
+        result = gpu->driver.map(address, DEVICE_CUDA_GRANULARITY, 0, handle, 0);
         note(gpu, gpu->driver.release(handle), "cuMemRelease");
     }
     return result;
@@ -181,17 +180,17 @@ static CUresult map_granule(struct gpu *gpu, CUdeviceptr address)
 
 static void unmap(struct gpu *gpu, device_address address, uint64_t bytes)
 {
-    for (uint64_t done = 0; done < bytes; done += GRANULARITY) {
-        note(gpu, gpu->driver.unmap(address + done, GRANULARITY), "cuMemUnmap");
+    for (uint64_t done = 0; done < bytes; done += DEVICE_CUDA_GRANULARITY) {
+        note(gpu, gpu->driver.unmap(address + done, DEVICE_CUDA_GRANULARITY), "cuMemUnmap");
     }
 }
 
 // What is still mapped of a range; the driver refuses the rest.
 static void unmap_remains(struct gpu *gpu, const struct cuda_range *range)
 {
-    for (uint64_t done = 0; done < range->bytes && gpu->held_bytes > 0; done += GRANULARITY) {
-        if (gpu->driver.unmap(range->address + done, GRANULARITY) == CUDA_SUCCESS) {
-            gpu->held_bytes -= GRANULARITY;
+    for (uint64_t done = 0; done < range->bytes && gpu->held_bytes > 0; done += DEVICE_CUDA_GRANULARITY) {
+        if (gpu->driver.unmap(range->address + done, DEVICE_CUDA_GRANULARITY) == CUDA_SUCCESS) {
+            gpu->held_bytes -= DEVICE_CUDA_GRANULARITY;
         }
     }
 }
@@ -227,7 +226,7 @@ static enum status commit(struct device *device, device_address address, uint64_
     CUresult result = CUDA_SUCCESS;
     while (result == CUDA_SUCCESS && mapped < bytes) {
         result = map_granule(gpu, address + mapped);
-        mapped += result == CUDA_SUCCESS ? GRANULARITY : 0;
+        mapped += result == CUDA_SUCCESS ? DEVICE_CUDA_GRANULARITY : 0;
     }
     if (result == CUDA_SUCCESS) {
         result = gpu->driver.set_access(address, bytes, &access, 1);
@@ -291,7 +290,7 @@ static void *host_pointer(struct device *device, device_address address)
 
 const struct device_ops device_cuda = {
     .name = "cuda",
-    .granularity_bytes = GRANULARITY,
+    .granularity_bytes = DEVICE_CUDA_GRANULARITY,
     .staging = &device_pinned,
     .create = create,
     .destroy = destroy,

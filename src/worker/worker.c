@@ -122,16 +122,25 @@ uint64_t worker_share_samples(const struct config *config, const struct sched_sh
     return uint64_min(share->samples * grain, config->train.global_batch_size - share->first * grain);
 }
 
-uint64_t worker_resting_bytes(const struct config *config, const struct model *model, const struct kernels *kernels)
+struct resting_bytes worker_resting(const struct config *config, const struct model *model, uint64_t workspace_bytes)
 {
-    uint64_t bytes = 2 * mem_pool_block_bytes(model->elements * sizeof(float)) +
-                     resting_block_bytes(model_copy_bytes(model)) + resting_block_bytes(kernels->workspace_bytes) +
-                     mem_pool_block_bytes(sizeof(struct step_values));
+    uint64_t buffer_bytes = mem_pool_block_bytes(model->elements * sizeof(float));
+    struct resting_bytes resting = {
+        .weights = buffer_bytes + resting_block_bytes(model_copy_bytes(model)),
+        .gradients = buffer_bytes,
+        .workspace = resting_block_bytes(workspace_bytes),
+        .sums = mem_pool_block_bytes(sizeof(struct step_values)),
+    };
     if (config->train.reproducible) {
-        bytes += mem_pool_block_bytes(fixed_sums_gradient_bytes(model->elements)) +
-                 mem_pool_block_bytes(sizeof(struct fixed_values));
+        resting.sums += mem_pool_block_bytes(fixed_sums_gradient_bytes(model->elements)) +
+                        mem_pool_block_bytes(sizeof(struct fixed_values));
     }
-    return bytes;
+    return resting;
+}
+
+uint64_t worker_resting_bytes(const struct resting_bytes *resting)
+{
+    return resting->weights + resting->gradients + resting->workspace + resting->sums;
 }
 
 struct model_shape worker_shape(const struct worker *worker, const struct sched_share *share)
@@ -556,8 +565,8 @@ static enum status make_steps(struct worker *worker, struct error *error)
 static uint64_t headroom_for_state(const struct worker *worker)
 {
     const struct kernels *kernels = worker_kernels(worker->config, worker->place.ops);
-    uint64_t others_bytes = worker_resting_bytes(worker->config, worker->model, kernels);
-    return mem_pool_headroom_beside(others_bytes, mem_pool_headroom(worker->pool),
+    struct resting_bytes resting = worker_resting(worker->config, worker->model, kernels->workspace_bytes);
+    return mem_pool_headroom_beside(worker_resting_bytes(&resting), mem_pool_headroom(worker->pool),
                                     worker->device->ops->granularity_bytes);
 }
 

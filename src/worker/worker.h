@@ -194,8 +194,15 @@ uint64_t worker_grain(const struct config *config);
 uint64_t worker_grains(const struct config *config, uint64_t samples);
 // Samples of a share of the global batch, whose last grain may be smaller.
 uint64_t worker_share_samples(const struct config *config, const struct sched_share *share);
-// Bytes that stay allocated between steps but those of the optimizer's state: weights, gradients, sums, workspace.
-uint64_t worker_resting_bytes(const struct config *config, const struct model *model, const struct kernels *kernels);
+// What stays allocated between steps but the optimizer's state.
+struct resting_bytes {
+    uint64_t weights; // and the copy that lists work with
+    uint64_t gradients;
+    uint64_t workspace; // of kernels
+    uint64_t sums;      // beside gradients, over all ranks: of losses; of a reproducible run all as integers, too
+};
+struct resting_bytes worker_resting(const struct config *config, const struct model *model, uint64_t workspace_bytes);
+uint64_t worker_resting_bytes(const struct resting_bytes *resting);
 // The peak of micro-steps of this shape over that level.
 uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
                            struct model_shape shape);

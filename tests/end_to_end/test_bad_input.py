@@ -90,6 +90,27 @@ class BadInput(headroom_run.ProgramTest):
             self.write("costs.json", text)
             self.refused(rf"costs\.json{complaint}", "plan", "gpt.yaml", "--costs", "costs.json", ranks=[None])
 
+    def test_devices_to_plan_for(self):
+        def refused(complaint, *arguments):
+            self.refused(complaint, "plan", "mlp.yaml", *arguments, ranks=[None])
+
+        allowed = r"allowed: b200-180gb, .*h100-80gb, .*rtx4090-24gb, a size such as 24GiB$"
+        refused(rf"--device h100-80: there is no device 'h100-80'; did you mean 'h100-80gb'\? {allowed}", "--device",
+                "h100-80")
+        refused(rf"--ranks 8xh100-80gb,8xabacus: there is no device 'abacus'; {allowed}", "--ranks",
+                "8xh100-80gb,8xabacus")
+        refused(r"--device 1KiB: 1KiB is out of range; allowed: 4KiB to 1024TiB", "--device", "1KiB")
+        refused(r"--device 24Gib: 24Gib is not a number of bytes", "--device", "24Gib")
+        refused(r"--ranks 0x1GiB: 0 is out of range; allowed: 1 to 4294967295", "--ranks", "0x1GiB")
+        refused(r"--ranks 2x1GiB,3: '3' is not of the form NxDEVICE, as in 8xh100-80gb", "--ranks", "2x1GiB,3")
+        refused(r"--ranks 2x1GiB names the devices; leave out --device", "--ranks", "2x1GiB", "--device", "1GiB")
+        refused(r"--device needs a name or a size", "--device")
+        refused(r"at most 64 groups of ranks are allowed", "--ranks", ",".join(["1x1GiB"] * 65))
+        refused(r"mlp\.yaml:\d+:\d+: device\.kind: cpu: the devices asked about are GPUs; allowed here: auto, cuda",
+                "--device", "h100-80gb")
+        refused(r"device\.ranks_per_device=2: the devices asked about are GPUs, which have no such thing", "--device",
+                "h100-80gb", "device.kind=auto", "device.ranks_per_device=2")
+
     def test_a_step_that_never_comes(self):
         self.refused(r"run\.snapshot_step=6: the run has only train\.steps steps, counted from 0", "train", "mlp.yaml",
                      "train.steps=6", "run.snapshot_step=6", ranks=[None])

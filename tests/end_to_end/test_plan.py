@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `headroom plan` prints is what training then does; and the commands that only print."""
 
+import json
 import pathlib
 import re
 
 import headroom_run
 
 SOURCE = pathlib.Path(__file__).parents[2]
+GRANULARITY = 65536  # the CPU device's
+PARTS = "weights", "gradients", "optimizer", "activations", "workspace", "communication"
 CONFIGS = (("mlp.yaml", headroom_run.MLP_CAPACITIES), ("gpt.yaml", headroom_run.GPT_CAPACITIES))
 
 
@@ -18,9 +21,24 @@ def peaks_of(plan, levers="none"):
 
 def shares_of(plan):
     """Of each rank: samples, micro-batch, accumulation steps, levers."""
-    row = r"^\d+ +[\d.]+ \w+ +[\d.]+ \w+ +\d+ +(\d+) +(\d+) +(\d+) +[\d.]+ \w+ +(\w+)$"
+    row = r"^(\d+)(?:-(\d+))? +[\d.]+ \w+ +[\d.]+ \w+ +\d+ +(\d+) +(\d+) +(\d+) +[\d.]+ \w+ +(\w+)$"
     return [(int(share), int(size), int(steps), levers)
-            for share, size, steps, levers in re.findall(row, plan, re.MULTILINE)]
+            for first, last, share, size, steps, levers in re.findall(row, plan, re.MULTILINE)
+            for _ in range(int(first), int(last or first) + 1)]
+
+
+def each_rank(planned):
+    """The rows of a plan in JSON, one for each rank."""
+    return [row for row in planned["ranks"] for _ in range(row["first"], row["last"] + 1)]
+
+
+def size_text(size):
+    """As the program prints it."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size} bytes" if unit == "bytes" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
 
 
 def first_shares(run):
@@ -29,6 +47,9 @@ def first_shares(run):
 
 
 class Plan(headroom_run.ProgramTest):
+    def planned(self, *arguments, code=0):
+        return json.loads(self.headroom("plan", *arguments, "--json", code=code).out)
+
     def test_what_the_readme_shows(self):
         plan = self.headroom("plan", str(SOURCE / "configs/quickstart.yaml"), headroom_run.ALL_STAYS).out
         self.assertIn(f"```\n{plan}```\n", (SOURCE / "README.md").read_text(encoding="utf-8"))
@@ -137,6 +158,121 @@ class Plan(headroom_run.ProgramTest):
         finished = self.headroom("plan", "gpt.yaml", "device.capacity=[576KiB, 576KiB]", headroom_run.ALL_STAYS, code=3)
         self.assertEqual(len(finished.complaints), 1, finished.err)
         self.assertEqual(shares_of(finished.out), [])
+
+
+    def test_figures_are_those_of_a_run(self):
+        """The cut of the first step, and what its peaks are made of, to the byte."""
+        equal = ("share", "micro_batch", "accumulation_steps", "levers", "limit_bytes")
+        jobs = [(*config, *more) for config in CONFIGS
+                for more in ((), ("train.reproducible=true", "train.grain_size=2"), ("train.precision=bf16",))]
+        jobs.append((*CONFIGS[1], "train.shard_optimizer=true"))
+        jobs.append(("gpt.yaml", "device.capacity=[2MiB, 576KiB, 2MiB, 2MiB]", headroom_run.ALL_STAYS))
+        for job in jobs:
+            planned, run = each_rank(self.planned(*job)), self.train(*job, "train.steps=1", ranks=4)
+            self.assertEqual(len(planned), 4)
+            for row, rank in zip(planned, run.steps[0]["ranks"]):
+                self.assertEqual([row[key] for key in equal], [rank[key] for key in equal], job)
+                self.assertEqual(sum(row[f"{part}_bytes"] for part in PARTS), rank["allocated_peak_bytes"], job)
+                self.assertEqual(row["predicted_peak_bytes"], rank["allocated_peak_bytes"], job)
+
+    def least_capacity(self, *job):
+        """In granules; `job` says "{}" for it."""
+        none, enough = 1, 64
+        while enough - none > 1:
+            middle = (none + enough) // 2
+            finished = self.start("plan", *self.with_capacity(job, middle)).wait()
+            self.assertIn(finished.code, (0, 3), finished.err)
+            none, enough = (none, middle) if finished.code == 0 else (middle, enough)
+        return enough
+
+    def with_capacity(self, job, granules):
+        return [argument.replace("{}", f"{granules * GRANULARITY // 1024}KiB") for argument in job]
+
+    def test_where_it_stops_fitting(self):
+        """At the very granule of capacity, for one rank, and for one beside others that have plenty."""
+        for ranks, *job in ((None, "mlp.yaml", "device.capacity={}"),
+                            (None, "gpt.yaml", "device.capacity={}"),
+                            (None, "gpt.yaml", "device.capacity={}", headroom_run.ALL_STAYS),
+                            (None, "deep.yaml", "device.capacity={}", "train.recompute=full"),
+                            (3, "gpt.yaml", "device.capacity=[2MiB, {}, 2MiB]"),
+                            (3, "mlp.yaml", "device.capacity=[2MiB, {}, 2MiB]", "train.shard_optimizer=true")):
+            least = self.least_capacity(*job)
+            fits, misfits = self.with_capacity(job, least), self.with_capacity(job, least - 1)
+            self.assertRegex(self.headroom("plan", *fits).out.splitlines()[-1], r"^fits: .*rank \d+ comes closest")
+            self.train(*fits, "train.steps=1", ranks=ranks)
+            finished = self.headroom("plan", *misfits, code=3)
+            self.assertEqual(len(finished.complaints), 1, finished.err)
+            self.assertRegex(finished.err.splitlines()[-1], "^headroom: does not fit: ")
+            planned = self.planned(*misfits, code=3)
+            self.assertEqual((planned["fits"], f"headroom: {planned['why']}"), (False, finished.complaints[0]))
+            self.train_refused(*misfits, ranks=ranks)
+
+    def train_refused(self, *job, ranks):
+        self.runs += 1
+        self.headroom("train", *job, "train.steps=1", f"run.folder=refused-{self.runs}", ranks=ranks, code=3)
+
+    def test_text_and_json_agree(self):
+        run = self.train("gpt.yaml", "train.steps=20")
+        job = ("gpt.yaml", "--ranks", "1x704KiB,2x896KiB,1x2MiB", "--costs", f"{run.path}/costs/rank_0.json")
+        text, planned = self.headroom("plan", *job).out, self.planned(*job)
+        for row in planned["ranks"]:
+            name = str(row["first"]) if row["first"] == row["last"] else f"{row['first']}-{row['last']}"
+            words = [name, row["device"], size_text(row["limit_bytes"]), size_text(row["headroom_bytes"]),
+                     *(str(row[key]) for key in ("largest_micro_batch", "share", "micro_batch", "accumulation_steps")),
+                     size_text(row["predicted_peak_bytes"]), row["levers"]]
+            parts = [name, *(size_text(row[f"{part}_bytes"]) for part in PARTS)]
+            for line in (words, parts):
+                self.assertRegex(text, "(?m)^" + " +".join(map(re.escape, line)) + "$")
+        for step in planned["micro_steps"]:
+            line = f"{step['micro_batch']} +[\\d.]+ \\w+ +{step['predicted_peak_bytes']} +{step['ms']:.2f}"
+            self.assertRegex(text, rf"(?m)^{line}$")
+        speed = f"at most {planned['tokens_per_s']:.0f} tokens/s: micro-steps alone take {planned['step_ms']:.2f} ms"
+        self.assertIn(speed, text)
+        self.assertEqual((planned["fits"], planned["why"]), (True, None))
+        self.assertEqual(planned["device_kind"], "cpu")
+
+    def test_speed_is_that_of_the_slowest_rank(self):
+        run = self.train("gpt.yaml", "train.steps=20")
+        planned = self.planned("gpt.yaml", "device.capacity=4MiB", "train.recompute=none", "train.micro_batch_size=4",
+                               "--costs", f"{run.path}/costs/rank_0.json", "--ranks", "2")
+        ms = {(step["levers"], step["micro_batch"]): step["ms"] for step in planned["micro_steps"]}
+        expected = max(row["accumulation_steps"] * ms[row["levers"], row["micro_batch"]] for row in planned["ranks"])
+        self.assertAlmostEqual(planned["step_ms"] / expected, 1, delta=1e-4)
+        self.assertAlmostEqual(planned["samples_per_s"] * planned["step_ms"] / 32000, 1, delta=1e-4)
+        self.assertAlmostEqual(planned["tokens_per_s"] / planned["samples_per_s"] / 16, 1, delta=1e-4)
+
+    def test_equal_ranks_are_one_row(self):
+        rows = self.planned("mlp.yaml", "train.global_batch_size=2000", "--ranks", "1000", "--device", "1MiB")["ranks"]
+        self.assertEqual([(row["first"], row["last"], row["share"]) for row in rows], [(0, 999, 2)])
+        out = self.headroom("plan", "mlp.yaml", "train.global_batch_size=2000", "--ranks", "1000", "--device", "1MiB").out
+        self.assertEqual(len(re.findall(r"^0-999 ", out, re.MULTILINE)), 2)
+
+    def test_devices_take_the_place_of_the_configuration_s(self):
+        capacities = "device.capacity=[" + ", ".join(["704KiB"] * 3 + ["2MiB"] * 5) + "]"
+        expected = each_rank(self.planned("gpt.yaml", capacities))
+        asked = each_rank(self.planned("gpt.yaml", "--ranks", "3x704KiB,5x2MiB", "device.capacity=[1MiB, 3MiB]"))
+        self.assertEqual([row.pop("device") for row in asked], ["704KiB"] * 3 + ["2MiB"] * 5)
+        for rows in (asked, expected):
+            for row in rows:
+                row.pop("device", None)
+                row.pop("first")
+                row.pop("last")
+        self.assertEqual(asked, expected)
+
+    def test_a_gpu_is_known_by_its_name(self):
+        """Whether or not this program knows CUDA, and this machine a GPU."""
+        auto = ("gpt.yaml", "device.kind=auto")
+        planned = self.planned(*auto, "--ranks", "2xh100-80gb,2xa100-40gb")
+        self.assertEqual((planned["device_kind"], planned["why_cpu"]), ("cuda", None))
+        self.assertEqual([row["device"] for row in each_rank(planned)], ["h100-80gb"] * 2 + ["a100-40gb"] * 2)
+        for row, nominal in zip(planned["ranks"], (80, 40)):
+            self.assertEqual(row["limit_bytes"] % 2**21, 0)
+            self.assertLess(row["limit_bytes"], nominal * 10**9 * 1.08 - 2**30)
+            self.assertGreater(row["limit_bytes"], nominal * 10**9 * 0.95)
+            self.assertEqual(row["workspace_bytes"], 2**25)
+        alone = each_rank(self.planned(*auto, "--device", "h100-80gb"))
+        self.assertEqual([(row["device"], row["limit_bytes"]) for row in alone],
+                         [("h100-80gb", planned["ranks"][0]["limit_bytes"])])
 
 
 class Printing(headroom_run.ProgramTest):

@@ -16,7 +16,9 @@ struct command_line {
     const char *config_path; // simulate: of the scenario
     char *const *overrides;  // section.key=value
     size_t override_count;
-    uint64_t ranks;         // plan: how many to plan for; 0: as many as the config describes
+    const char *ranks;      // plan: how many to plan for, or which; NULL: as many as the config describes
+    const char *device;     // plan: what each has; NULL: what ranks or the config say
+    bool json;              // plan: printed as one JSON object
     const char *costs_path; // plan: what operations cost, as a run has written it; NULL: not known
     uint64_t profile_steps; // train: how many to time, and then end; 0: none, the whole run
 };

@@ -14,7 +14,8 @@
 
 static const char usage[] =
     "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
-    "       headroom plan CONFIG.yaml [--ranks N] [--costs FILE.json] [section.key=value ...]\n"
+    "       headroom plan CONFIG.yaml [--ranks N|NxDEVICE,...] [--device NAME|SIZE] [--costs FILE.json] [--json]\n"
+    "                [section.key=value ...]\n"
     "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
     "       headroom memory replay TRACE.csv\n"
     "       headroom memory snapshot PROCESS ...\n"
@@ -33,12 +34,16 @@ static const char usage[] =
     "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
     "       headroom --help | simulate --help | --version\n";
 
-#define OPTIONS_MAX 2
+#define OPTIONS_MAX 4
+#define A_NUMBER    "a number from 1 to 4294967295"
+
+enum option_type { OPTION_NUMBER, OPTION_TEXT, OPTION_FLAG };
 
 struct option {
     const char *name; // NULL: there is none
-    bool is_path;     // else a number
-    size_t place;     // of its value in a struct command_line
+    enum option_type type;
+    size_t place;      // of its value in a struct command_line
+    const char *needs; // what the value is; NULL: it has none
 };
 
 struct named_command {
@@ -49,10 +54,12 @@ struct named_command {
 
 static const struct named_command commands[] = {
     {"eval", {{0}}, command_eval},
-    {"train", {{"--profile", false, offsetof(struct command_line, profile_steps)}}, command_train},
+    {"train", {{"--profile", OPTION_NUMBER, offsetof(struct command_line, profile_steps), A_NUMBER}}, command_train},
     {"plan",
-     {{"--ranks", false, offsetof(struct command_line, ranks)},
-      {"--costs", true, offsetof(struct command_line, costs_path)}},
+     {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "ranks"},
+      {"--device", OPTION_TEXT, offsetof(struct command_line, device), "a name or a size"},
+      {"--costs", OPTION_TEXT, offsetof(struct command_line, costs_path), "a file"},
+      {"--json", OPTION_FLAG, offsetof(struct command_line, json), NULL}},
      command_plan},
     {"simulate", {{0}}, command_simulate},
     {"--print-config", {{0}}, command_print_config},
@@ -81,8 +88,12 @@ static int print_help(void)
         "\n"
         "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
         "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
-        "plan          prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
-        "              with --costs, of an earlier run's folder, also how long it takes\n"
+        "plan          prints, without running, the memory that each micro-batch takes, what each rank would get, and\n"
+        "              last whether it fits, as the exit code does (0, or 3): here, or where each rank has the "
+        "--device (a\n"
+        "              GPU's name, as h100-80gb, or a size), or on --ranks 8xh100-80gb,8xa100-40gb. With --costs, of "
+        "an\n"
+        "              earlier run's folder, also how long it takes; with --json as one JSON object\n"
         "simulate      prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
         "              simulate --help lists what a scenario may say\n"
         "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
@@ -151,16 +162,24 @@ static const struct option *find_option(const struct named_command *named, const
     return NULL;
 }
 
-static int parse_option(const struct option *option, const char *text, struct command_line *command)
+// The option at `*argument`, which goes on to its value where it has one.
+static int parse_option(const struct option *option, char *const **argument, struct command_line *command)
 {
-    char *place = (char *)command + option->place;
-    if (!option->is_path) {
-        return parse_number(text, (uint64_t *)(void *)place)
-                   ? STATUS_OK
-                   : misused(option->name, " needs a number from 1 to 4294967295");
+    void *place = (char *)command + option->place;
+    char needs[64];
+    if (option->type == OPTION_FLAG) {
+        *(bool *)place = true;
+        return STATUS_OK;
     }
-    *(const char **)(void *)place = text;
-    return text != NULL ? STATUS_OK : misused(option->name, " needs a file");
+    const char *text = *++*argument;
+    bool good = text != NULL;
+    if (option->type == OPTION_NUMBER) {
+        good = parse_number(text, place);
+    } else {
+        *(const char **)place = text;
+    }
+    snprintf(needs, sizeof(needs), " needs %s", option->needs);
+    return good ? STATUS_OK : misused(option->name, needs);
 }
 
 // Reads CONFIG.yaml [--option VALUE] [section.key=value ...]. `overrides` has room for all arguments.
@@ -168,11 +187,11 @@ static int parse(char *const *arguments, const struct named_command *named, char
                  struct command_line *command)
 {
     command->overrides = overrides;
-    for (size_t i = 0; arguments[i] != NULL; i++) {
-        char *argument = arguments[i];
+    for (; *arguments != NULL; arguments++) {
+        char *argument = *arguments;
         const struct option *option = find_option(named, argument);
         if (option != NULL) {
-            int status = parse_option(option, arguments[++i], command);
+            int status = parse_option(option, &arguments, command);
             if (status != STATUS_OK) {
                 return status;
             }

@@ -16,8 +16,7 @@
 #include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 
-#define GRANULARITY      UINT64_C(2097152) // of a GPU's memory
-#define LAYOUT_ALIGNMENT UINT64_C(1)       // as the traces' own figures are
+#define LAYOUT_ALIGNMENT UINT64_C(1) // as the traces' own figures are
 
 // How far above the largest sum of live bytes, where anything is live at all.
 static void print_row(const char *name, uint64_t alignment, uint64_t bytes, uint64_t live_bytes)
@@ -34,8 +33,8 @@ static enum status print_online(const struct mem_trace *trace, uint64_t live_byt
     struct mem_trace_event *events = mem_trace_events(trace);
     uint64_t pool = UINT64_MAX, plain = UINT64_MAX, pytorch = UINT64_MAX;
     if (events != NULL) {
-        pool = mem_replay_pool(trace, events, GRANULARITY, false);
-        plain = mem_replay_pool(trace, events, GRANULARITY, true);
+        pool = mem_replay_pool(trace, events, DEVICE_CUDA_GRANULARITY, false);
+        plain = mem_replay_pool(trace, events, DEVICE_CUDA_GRANULARITY, true);
         pytorch = mem_replay_pytorch(trace, events);
     }
     free(events);

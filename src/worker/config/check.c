@@ -186,6 +186,19 @@ static enum status check_device(const struct config *config, struct error *error
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
+enum status config_check_gpus(const struct config *config, struct error *error)
+{
+    const char *cpu_key = config_cpu_key(config);
+    const struct rule rules[] = {
+        {config->device.kind == CONFIG_DEVICE_CPU, "device.kind",
+         "cpu: the devices asked about are GPUs; allowed here: "
+         "auto, cuda"},
+        {cpu_key != NULL, cpu_key,
+         "the devices asked about are GPUs, which have no such thing; it is the CPU device's"},
+    };
+    return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
+}
+
 static enum status check_run(const struct config *config, struct error *error)
 {
     uint64_t steps = config->train.steps, snapshot = config->run.snapshot_step;

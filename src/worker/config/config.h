@@ -157,6 +157,8 @@ enum status config_check_ranks(const struct config *config, uint64_t ranks, stru
 // Checks that need the devices: why the ranks run on the CPU where GPUs were allowed, "" where they do not, and whether
 // several share one.
 enum status config_check_devices(const struct config *config, const char *why_cpu, bool shared, struct error *error);
+// Whether it is for GPUs, where these are what it is looked at for.
+enum status config_check_gpus(const struct config *config, struct error *error);
 // The check that needs the model: where offloading is asked for, train.offload_bytes hold what the smallest micro-step
 // keeps in host memory.
 enum status config_check_offload(const struct config *config, uint64_t host_bytes, struct error *error);

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "worker/commands/plan_print.h"
+
+static json_t *count(uint64_t number)
+{
+    return json_integer((json_int_t)number);
+}
+
+// null where it is not known.
+static json_t *real(double number)
+{
+    return number > 0 ? json_real(number) : json_null();
+}
+
+static json_t *text_or_null(const char *text)
+{
+    return text != NULL && text[0] != '\0' ? json_string(text) : json_null();
+}
+
+static json_t *micro_steps(const struct planning *planning)
+{
+    json_t *array = json_array();
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
+        if (planning_offers(planning)->work[k] == 0) {
+            continue;
+        }
+        for (uint64_t n = planning_next(planning, 0, k); n > 0; n = planning_next(planning, n, k)) {
+            struct planned_micro_step step = planning_micro_step(planning, n, k);
+            json_array_append_new(array,
+                                  json_pack("{s:s, s:o, s:o, s:o, s:o}", "levers", offers_levers_name(k), "micro_batch",
+                                            count(n), "predicted_peak_bytes", count(step.peak_bytes), "host_bytes",
+                                            count(step.host_bytes), "ms", real(step.ms)));
+        }
+    }
+    return array;
+}
+
+static json_t *row_object(const struct planned_row *row)
+{
+    json_t *object = json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:o}", "first", count(row->first), "last", count(row->last),
+        "device", text_or_null(row->device), "limit_bytes", count(row->limit_bytes), "headroom_bytes",
+        count(row->headroom_bytes), "largest_micro_batch", count(row->largest_micro_batch), "share", count(row->share),
+        "micro_batch", count(row->micro_batch), "accumulation_steps", count(row->accumulation_steps), "levers",
+        offers_levers_name(row->levers), "predicted_peak_bytes", count(row->peak_bytes));
+    for (size_t i = 0; i < PLANNING_PARTS; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "%s_bytes", planning_part_names[i]);
+        json_object_set_new(object, name, count(row->part_bytes[i]));
+    }
+    return object;
+}
+
+static json_t *rows(const struct planning *planning)
+{
+    json_t *array = json_array();
+    for (uint64_t first = 0; first < planning->ranks;) {
+        struct planned_row row = planning_row(planning, first);
+        json_array_append_new(array, row_object(&row));
+        first = row.last + 1;
+    }
+    return array;
+}
+
+enum status plan_print_json(const struct planning *planning, struct error *error)
+{
+    struct planned_speed speed = planning_speed(planning);
+    json_t *object = json_pack("{s:b, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "fits",
+                               planning->misfit.status == STATUS_OK, "why", text_or_null(planning->misfit.text),
+                               "device_kind", planning->ops != NULL ? planning->ops->name : "cuda", "why_cpu",
+                               text_or_null(planning->instead.text), "weights", count(planning->model->weights),
+                               "global_batch_size", count(planning->config->train.global_batch_size), "step_ms",
+                               real(speed.step_ms), "samples_per_s", real(speed.samples_per_s), "tokens_per_s",
+                               real(speed.tokens_per_s), "micro_steps", micro_steps(planning), "ranks", rows(planning));
+    char *text = object == NULL ? NULL : json_dumps(object, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+    json_decref(object);
+    if (text == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    puts(text);
+    free(text);
+    return STATUS_OK;
+}

@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/commands/planning.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem/uint64.h"
+
+const char *const planning_part_names[PLANNING_PARTS] = {
+    [PLANNING_WEIGHTS] = "weights",     [PLANNING_GRADIENTS] = "gradients",
+    [PLANNING_OPTIMIZER] = "optimizer", [PLANNING_ACTIVATIONS] = "activations",
+    [PLANNING_WORKSPACE] = "workspace", [PLANNING_COMMUNICATION] = "communication",
+};
+
+// ---- What there is ----
+
+static bool is_cpu(const struct planning *planning)
+{
+    return planning->ops == device_find("cpu");
+}
+
+// A GPU's figures are known without one, and where CUDA was not built in.
+static struct planned_device describe_device(const struct planning *planning)
+{
+    if (!is_cpu(planning)) {
+        return (struct planned_device){
+            .granularity_bytes = DEVICE_CUDA_GRANULARITY,
+            .workspace_bytes = KERNELS_CUDA_WORKSPACE_BYTES,
+            .slots = WORKER_SLOTS_MAX,
+        };
+    }
+    return (struct planned_device){
+        .granularity_bytes = planning->ops->granularity_bytes,
+        .workspace_bytes = worker_kernels(planning->config, planning->ops)->workspace_bytes,
+        .slots = worker_slots(planning->ops),
+    };
+}
+
+// The fleet's devices take the place of the configuration's.
+static enum status choose_devices(struct planning *planning, struct config *config, struct error *error)
+{
+    enum status status = STATUS_OK;
+    if (planning->fleet->has_gpus) {
+        status = config_check_gpus(config, error);
+    } else {
+        planning->ops = place_kind(config, &planning->instead);
+    }
+    if (planning->fleet->count > 0) {
+        config->device.capacities_count = 0;
+    }
+    planning->device = describe_device(planning);
+    return status;
+}
+
+// As many as there are capacities, unless the user says.
+static uint64_t rank_count(const struct planning *planning)
+{
+    const struct config *config = planning->config;
+    uint64_t devices = config->device.capacities_count > 0 ? config->device.capacities_count : 1;
+    return planning->fleet->ranks > 0 ? planning->fleet->ranks : devices * config->device.ranks_per_device;
+}
+
+// ---- Limits ----
+
+// What this machine's device has free, once it is open.
+static enum status machine_capacity(struct planning *planning, uint64_t *capacity_p, struct error *error)
+{
+    struct device *device;
+    struct device_info info;
+    enum status status = planning->ops->create(&(struct device_config){.sharers = 1}, &device, error);
+    if (status != STATUS_OK) {
+        struct error why = *error;
+        return error_set(error, status, "%s; with --device or device.capacity a plan needs no device", why.text);
+    }
+    device->ops->info(device, &info);
+    device_ask_usage(device, &planning->usage);
+    *capacity_p = info.free_bytes;
+    device->ops->destroy(device);
+    return STATUS_OK;
+}
+
+static uint64_t capacity_of(const struct planning *planning, uint64_t rank)
+{
+    return planning->fleet->count > 0 ? fleet_find(planning->fleet, rank)->capacity_bytes
+                                      : worker_capacity(planning->config, rank);
+}
+
+// Ranks that share a device count on equal parts of it. The machine's CPU is one device; of GPUs each rank has its own.
+static uint64_t rank_limit(const struct planning *planning, uint64_t rank, uint64_t machine)
+{
+    uint64_t capacity = capacity_of(planning, rank), sharers = planning->config->device.ranks_per_device;
+    if (capacity == 0) {
+        capacity = machine;
+        sharers = is_cpu(planning) ? planning->ranks : 1;
+    }
+    uint64_t granularity = planning->device.granularity_bytes;
+    return capacity / sharers / granularity * granularity;
+}
+
+static enum status set_limits(struct planning *planning, struct error *error)
+{
+    uint64_t machine = 0;
+    if (capacity_of(planning, 0) == 0) {
+        enum status status = machine_capacity(planning, &machine, error);
+        if (status != STATUS_OK) {
+            return status;
+        }
+    }
+    for (uint64_t i = 0; i < planning->ranks; i++) {
+        planning->rank[i].limit_bytes = rank_limit(planning, i, machine);
+    }
+    return STATUS_OK;
+}
+
+// ---- Reports of ranks ----
+
+static uint64_t headroom_beside(const struct planning *planning, uint64_t rank, uint64_t held_bytes)
+{
+    return mem_pool_headroom_beside(held_bytes, planning->rank[rank].limit_bytes, planning->device.granularity_bytes);
+}
+
+// All of the optimizer's state for every rank, or its shard.
+static bool cut_state(struct planning *planning)
+{
+    uint64_t elements = planning->model->elements, ranks = planning->ranks;
+    uint64_t *headroom_bytes = calloc(ranks, sizeof(*headroom_bytes));
+    struct shard *shards = calloc(ranks, sizeof(*shards));
+    bool made = headroom_bytes != NULL && shards != NULL;
+    for (uint64_t i = 0; made && i < ranks; i++) {
+        headroom_bytes[i] = headroom_beside(planning, i, worker_resting_bytes(&planning->resting));
+    }
+    if (made) {
+        shards_cut(elements, headroom_bytes, (uint32_t)ranks, shards);
+    }
+    for (uint64_t i = 0; made && i < ranks; i++) {
+        struct planned_rank *rank = &planning->rank[i];
+        rank->shard = planning->config->train.shard_optimizer ? shards[i] : (struct shard){.elements = elements};
+        rank->state = optimizer_state_size(rank->shard.elements, &planning->optimizer);
+        bool larger = rank->shard.elements > planning->rank[planning->largest_shard].shard.elements;
+        planning->largest_shard = larger ? i : planning->largest_shard;
+    }
+    free(shards);
+    free(headroom_bytes);
+    return made;
+}
+
+uint64_t planning_resting_bytes(const struct planning *planning, uint64_t rank, bool away)
+{
+    return worker_resting_bytes(&planning->resting) + planning->rank[rank].state.device_bytes[away];
+}
+
+static enum status report_rank(struct planning *planning, uint64_t number, struct error *error)
+{
+    struct planned_rank *rank = &planning->rank[number];
+    struct sched_report *report = &planning->reports[number];
+    struct offers *offers = &rank->offers;
+    enum status status = offers_init(offers, planning->config, planning->model, &rank->state, planning->prices, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    if (planning->costs != NULL) {
+        offers_compare(offers, planning->costs);
+    }
+    uint64_t resting = planning_resting_bytes(planning, number, false);
+    uint64_t here = headroom_beside(planning, number, resting);
+    uint64_t away = headroom_beside(planning, number, planning_resting_bytes(planning, number, true));
+    offers->state.away = resting > rank->limit_bytes && offers->state.may_leave;
+    offers->state.gain_bytes = away - here;
+    report->headroom_bytes = offers->state.away ? away : here;
+    offers_fill(offers, planning->model->target_elements, report->headroom_bytes, report);
+    return STATUS_OK;
+}
+
+static enum status report_ranks(struct planning *planning, struct error *error)
+{
+    enum status status = set_limits(planning, error);
+    if (status == STATUS_OK && !cut_state(planning)) {
+        return error_out_of_host_memory(error);
+    }
+    for (uint64_t i = 0; i < planning->ranks && status == STATUS_OK; i++) {
+        status = report_rank(planning, i, error);
+    }
+    return status;
+}
+
+// ---- The first plan ----
+
+// What would make it fit.
+static const char *advise(const struct planning *planning, char text[WORKER_ADVICE_MAX])
+{
+    const char *more_levers = worker_more_levers(planning->config);
+    snprintf(text, WORKER_ADVICE_MAX, "%s%s%s%s, or make the model smaller", more_levers != NULL ? more_levers : "",
+             more_levers != NULL ? ", " : "",
+             planning_offers(planning)->lacks_host ? "raise train.offload_bytes, " : "",
+             planning->fleet->count > 0 ? "take larger devices" : "raise device.capacity");
+    return text;
+}
+
+// The first rank that cannot hold what it holds between steps, with which a run ends at its start; planning->ranks:
+// none.
+static uint64_t find_small_rank(const struct planning *planning)
+{
+    uint64_t rank = 0;
+    while (rank < planning->ranks && planning_resting_bytes(planning, rank, planning->rank[rank].offers.state.away) <=
+                                         planning->rank[rank].limit_bytes) {
+        rank++;
+    }
+    return rank;
+}
+
+static void judge(struct planning *planning)
+{
+    char advice[WORKER_ADVICE_MAX];
+    uint64_t small = find_small_rank(planning);
+    if (small < planning->ranks) {
+        bool away = planning->rank[small].offers.state.away;
+        planning->plan = NULL;
+        error_set(&planning->misfit, STATUS_OUT_OF_MEMORY,
+                  "does not fit: rank %" PRIu64 " holds %" PRIu64 " bytes between steps and its limit is %" PRIu64
+                  " bytes: %s",
+                  small, planning_resting_bytes(planning, small, away), planning->rank[small].limit_bytes,
+                  advise(planning, advice));
+    } else if (planning->plan == NULL) {
+        error_set(&planning->misfit, STATUS_OUT_OF_MEMORY, "does not fit: no rank can hold a single sample: %s",
+                  advise(planning, advice));
+    }
+}
+
+// Ranks of one speed are assumed: speeds are learned only while training.
+static enum status cut_batch(struct planning *planning, struct error *error)
+{
+    const struct config *config = planning->config;
+    planning->coordinator = sched_coordinator_create(
+        planning->ranks, worker_grains(config, config->train.global_batch_size), config->train.micro_batch_size);
+    if (planning->coordinator == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    planning->plan = sched_coordinator_plan(planning->coordinator, planning->reports, NULL);
+    judge(planning);
+    return STATUS_OK;
+}
+
+static enum status make_model(struct planning *planning, struct error *error)
+{
+    const struct config *config = planning->config;
+    struct model_config model = worker_model_config(config);
+    enum status status = model_create(&model, &planning->model, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    planning->optimizer = worker_optimizer_config(config, config->train.steps);
+    planning->resting = worker_resting(config, planning->model, planning->device.workspace_bytes);
+    planning->prices = price_book_create(planning->model, planning->device.slots);
+    planning->rank = calloc(planning->ranks, sizeof(*planning->rank));
+    planning->reports = calloc(planning->ranks, sizeof(*planning->reports));
+    bool made = planning->prices != NULL && planning->rank != NULL && planning->reports != NULL;
+    return made ? STATUS_OK : error_out_of_host_memory(error);
+}
+
+enum status planning_create(struct config *config, const struct fleet *fleet, const char *costs_path,
+                            struct planning *planning, struct error *error)
+{
+    *planning = (struct planning){.config = config, .fleet = fleet};
+    enum status status = choose_devices(planning, config, error);
+    planning->ranks = rank_count(planning);
+    if (status == STATUS_OK && costs_path != NULL) {
+        status = costs_read(costs_path, &planning->costs, error);
+    }
+    if (status == STATUS_OK) {
+        status = config_check_ranks(config, planning->ranks, error);
+    }
+    if (status == STATUS_OK) {
+        status = make_model(planning, error);
+    }
+    if (status == STATUS_OK) {
+        status = report_ranks(planning, error);
+    }
+    return status == STATUS_OK ? cut_batch(planning, error) : status;
+}
+
+void planning_destroy(struct planning *planning)
+{
+    sched_coordinator_destroy(planning->coordinator);
+    free(planning->reports);
+    free(planning->rank);
+    costs_destroy(planning->costs);
+    price_book_destroy(planning->prices);
+    model_destroy(planning->model);
+}
+
+// ---- What is told of it ----
+
+const struct offers *planning_offers(const struct planning *planning)
+{
+    return &planning->rank[planning->largest_shard].offers;
+}
+
+bool planning_has_choice(const struct planning *planning)
+{
+    size_t sets = 0;
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
+        sets += planning_offers(planning)->work[k] > 0;
+    }
+    return sets > 1;
+}
+
+static struct model_shape shape_of(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
+{
+    return offers_shape(micro_batch, planning->model->target_elements, levers);
+}
+
+// 0: not known.
+static double list_ns(const struct planning *planning, struct model_shape shape)
+{
+    const struct list *list = planning->costs != NULL ? price_list(planning->prices, LIST_TRAIN, shape) : NULL;
+    return list != NULL ? costs_list_ns(planning->costs, list) : 0;
+}
+
+struct planned_micro_step planning_micro_step(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
+{
+    struct model_shape shape = shape_of(planning, micro_batch, levers);
+    uint64_t resting = planning_resting_bytes(planning, planning->largest_shard, offers_away(levers));
+    return (struct planned_micro_step){
+        .micro_batch = micro_batch,
+        .peak_bytes = worker_peak_bytes(resting, planning->prices, LIST_TRAIN, shape),
+        .slack_bytes = price_slack_bytes(planning->prices, LIST_TRAIN, shape),
+        .host_bytes = price_host_bytes(planning->prices, LIST_TRAIN, shape),
+        .ms = list_ns(planning, shape) / 1e6,
+    };
+}
+
+uint64_t planning_next(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
+{
+    uint64_t grain = worker_grain(planning->config), largest = grain;
+    for (uint64_t i = 0; i < planning->ranks; i++) {
+        largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max * grain);
+    }
+    if (micro_batch == 0) {
+        return grain;
+    }
+    return micro_batch == largest ? 0 : uint64_min(2 * micro_batch, largest);
+}
+
+static uint64_t largest_micro_batch(const struct planning *planning, uint64_t rank)
+{
+    uint64_t largest = 0;
+    for (size_t k = 0; k < OFFERS_SETS; k++) {
+        largest = uint64_max(largest, planning->reports[rank].offers[k].micro_batch_max);
+    }
+    return largest * worker_grain(planning->config);
+}
+
+// The rank's peak, or what it holds between steps where it has no share.
+static void fill_parts(const struct planning *planning, uint64_t rank, struct planned_row *row)
+{
+    const struct planned_rank *planned = &planning->rank[rank];
+    bool away = row->share > 0 ? offers_away(row->levers) : planned->offers.state.away;
+    uint64_t block = row->share == 0
+                         ? 0
+                         : mem_pool_block_bytes(price_block_bytes(planning->prices, LIST_TRAIN,
+                                                                  shape_of(planning, row->micro_batch, row->levers)));
+    const uint64_t parts[PLANNING_PARTS] = {
+        [PLANNING_WEIGHTS] = planning->resting.weights,           [PLANNING_GRADIENTS] = planning->resting.gradients,
+        [PLANNING_OPTIMIZER] = planned->state.device_bytes[away], [PLANNING_ACTIVATIONS] = block,
+        [PLANNING_WORKSPACE] = planning->resting.workspace,       [PLANNING_COMMUNICATION] = planning->resting.sums,
+    };
+    for (size_t i = 0; i < PLANNING_PARTS; i++) {
+        row->part_bytes[i] = parts[i];
+        row->peak_bytes += parts[i];
+    }
+}
+
+// Its `first` and `last` are 0.
+static struct planned_row row_of(const struct planning *planning, uint64_t rank)
+{
+    struct planned_row row = {
+        .device = planning->fleet->count > 0 ? fleet_find(planning->fleet, rank)->device : NULL,
+        .limit_bytes = planning->rank[rank].limit_bytes,
+        .headroom_bytes = planning->reports[rank].headroom_bytes,
+        .largest_micro_batch = largest_micro_batch(planning, rank),
+    };
+    const struct sched_share *share = planning->plan != NULL ? &planning->plan[rank] : NULL;
+    if (share != NULL && share->samples > 0) {
+        row.share = worker_share_samples(planning->config, share);
+        row.micro_batch = share->micro_batch * worker_grain(planning->config);
+        row.accumulation_steps = share->accumulation_steps;
+        row.levers = share->levers;
+    }
+    fill_parts(planning, rank, &row);
+    return row;
+}
+
+static bool is_same(struct planned_row a, struct planned_row b)
+{
+    return memcmp(&a, &b, sizeof(a)) == 0;
+}
+
+struct planned_row planning_row(const struct planning *planning, uint64_t first)
+{
+    struct planned_row row = row_of(planning, first);
+    uint64_t last = first;
+    while (last + 1 < planning->ranks && is_same(row, row_of(planning, last + 1))) {
+        last++;
+    }
+    row.first = first;
+    row.last = last;
+    return row;
+}
+
+static double share_ns(const struct planning *planning, const struct planned_row *row)
+{
+    uint64_t before = (row->accumulation_steps - 1) * row->micro_batch;
+    return (double)(row->accumulation_steps - 1) *
+               list_ns(planning, shape_of(planning, row->micro_batch, row->levers)) +
+           list_ns(planning, shape_of(planning, row->share - before, row->levers));
+}
+
+struct planned_speed planning_speed(const struct planning *planning)
+{
+    double slowest_ns = 0;
+    for (uint64_t first = 0; planning->plan != NULL && first < planning->ranks;) {
+        struct planned_row row = planning_row(planning, first);
+        slowest_ns = row.share > 0 ? fmax(slowest_ns, share_ns(planning, &row)) : slowest_ns;
+        first = row.last + 1;
+    }
+    if (slowest_ns == 0) {
+        return (struct planned_speed){0};
+    }
+    double samples_per_s = 1e9 * (double)planning->config->train.global_batch_size / slowest_ns;
+    return (struct planned_speed){
+        .step_ms = slowest_ns / 1e6,
+        .samples_per_s = samples_per_s,
+        .tokens_per_s = samples_per_s * (double)planning->model->target_elements,
+    };
+}
