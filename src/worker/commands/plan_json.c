@@ -76,7 +76,7 @@ enum status plan_print_json(const struct planning *planning, struct error *error
                                "global_batch_size", count(planning->config->train.global_batch_size), "step_ms",
                                real(speed.step_ms), "samples_per_s", real(speed.samples_per_s), "tokens_per_s",
                                real(speed.tokens_per_s), "micro_steps", micro_steps(planning), "ranks", rows(planning));
-    char *text = object == NULL ? NULL : json_dumps(object, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+    char *text = object == NULL ? NULL : json_dumps(object, JSON_INDENT(1));
     json_decref(object);
     if (text == NULL) {
         return error_out_of_host_memory(error);
