@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same program on a GPU: a real one where there is one, else the simulator's where it was built in."""
 
+import json
 import os
 import signal
 import subprocess
@@ -94,6 +95,16 @@ class Curves(CudaTest):
     def test_the_same_bits_again(self):
         one, other = (self.train("gpt.yaml", CUDA, "train.precision=bf16") for _ in range(2))
         self.assertEqual(one.losses, other.losses)
+
+    def test_what_is_planned_for_it(self):
+        """With the workspace of its kernels, two slots of inputs, and its granularity."""
+        equal = ("share", "micro_batch", "accumulation_steps", "levers", "limit_bytes", "predicted_peak_bytes")
+        for config, capacity in (("mlp.yaml", "49MiB"), ("mlp.yaml", "128MiB"), ("gpt.yaml", "64MiB")):
+            planned = json.loads(self.headroom("plan", config, CUDA, "--device", capacity, "--json").out)
+            run = self.train(config, CUDA, f"device.capacity={capacity}", "train.steps=1")
+            row, rank = planned["ranks"][0], run.steps[0]["ranks"][0]
+            self.assertEqual([row[key] for key in equal], [rank[key] for key in equal])
+            self.assertEqual(row["workspace_bytes"], 2**25)
 
     def test_any_cut_of_a_batch(self):
         """The last micro-step is smaller than the others, whose samples may still be read when its own are copied."""
