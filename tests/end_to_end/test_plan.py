@@ -249,6 +249,16 @@ class Plan(headroom_run.ProgramTest):
         out = self.headroom("plan", "mlp.yaml", "train.global_batch_size=2000", "--ranks", "1000", "--device", "1MiB").out
         self.assertEqual(len(re.findall(r"^0-999 ", out, re.MULTILINE)), 2)
 
+    def test_shards_of_equal_ranks_are_one_row(self):
+        """Though they are not multiples of what a shard is rounded to."""
+        job = ("gpt.yaml", "train.shard_optimizer=true", "device.capacity=1MiB", "train.global_batch_size=28")
+        rows = self.planned(*job, "--ranks", "7")["ranks"]
+        self.assertEqual([(row["first"], row["last"]) for row in rows], [(0, 6)])
+        run = self.train(*job, "train.steps=1", ranks=7)
+        peaks = [rank["allocated_peak_bytes"] for rank in run.steps[0]["ranks"]]
+        self.assertGreater(max(peaks), min(peaks))
+        self.assertEqual(rows[0]["predicted_peak_bytes"], max(peaks))
+
     def test_devices_take_the_place_of_the_configuration_s(self):
         capacities = "device.capacity=[" + ", ".join(["704KiB"] * 3 + ["2MiB"] * 5) + "]"
         expected = each_rank(self.planned("gpt.yaml", capacities))

@@ -19,14 +19,14 @@ static void print_size(const char *name, uint64_t bytes)
 static void print_resting(const struct planning *planning)
 {
     const struct config *config = planning->config;
-    uint64_t largest = planning->largest_shard, copy = model_copy_bytes(planning->model);
+    uint64_t largest = planning->largest_shard, buffer = planning->resting.gradients; // the weights' is as large
     uint64_t sums = config->train.reproducible ? fixed_sums_gradient_bytes(planning->model->elements) : 0;
     const struct optimizer_state_size *state = &planning->rank[largest].state;
     printf("%" PRIu64 " weights\n\nheld on %s\n", planning->model->weights,
            config->train.shard_optimizer ? "the rank with the largest shard of the optimizer state" : "every rank");
-    print_size("weights", planning->resting.gradients); // as large as these
-    print_size("bf16 copy", copy);
-    print_size("gradients", planning->resting.gradients);
+    print_size("weights", buffer);
+    print_size("bf16 copy", model_copy_bytes(planning->model));
+    print_size("gradients", buffer);
     print_size("optimizer state", state->device_bytes[false]);
     print_size("integer sums", sums);
     print_size("workspace", planning->resting.workspace);

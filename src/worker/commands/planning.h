@@ -57,7 +57,8 @@ struct planning {
     struct error misfit;            // STATUS_OK: it fits; else STATUS_OUT_OF_MEMORY, and why
 };
 
-// Neighbouring ranks of which all figures are the same. A rank without a share has zeros there, and "none".
+// Neighbouring ranks of which all figures are the same; where shards of the optimizer's state differ by their rounding
+// alone, those of the rank with the largest peak. A rank without a share has zeros there, and "none".
 struct planned_row {
     uint64_t first, last;
     const char *device; // by the fleet; NULL: it says nothing

@@ -113,16 +113,28 @@ static struct planned_row row_of(const struct planning *planning, uint64_t rank)
     return row;
 }
 
-static bool is_same(struct planned_row a, struct planned_row b)
+// Whether a rank's row is the other's but for the rounding of shards.
+static bool is_alike(const struct planning *planning, uint64_t rank, const struct planned_row *row, uint64_t other,
+                     struct planned_row other_row)
 {
-    return memcmp(&a, &b, sizeof(a)) == 0;
+    uint64_t mine = planning->rank[rank].shard.elements, others = planning->rank[other].shard.elements;
+    other_row.headroom_bytes = row->headroom_bytes;
+    other_row.part_bytes[PLANNING_OPTIMIZER] = row->part_bytes[PLANNING_OPTIMIZER];
+    other_row.peak_bytes = row->peak_bytes;
+    return uint64_max(mine, others) - uint64_min(mine, others) <= SHARD_MULTIPLE &&
+           memcmp(&other_row, row, sizeof(*row)) == 0;
 }
 
 struct planned_row planning_row(const struct planning *planning, uint64_t first)
 {
     struct planned_row row = row_of(planning, first);
     uint64_t last = first;
-    while (last + 1 < planning->ranks && is_same(row, row_of(planning, last + 1))) {
+    while (last + 1 < planning->ranks) {
+        struct planned_row next = row_of(planning, last + 1);
+        if (!is_alike(planning, first, &row, last + 1, next)) {
+            break;
+        }
+        row = next.peak_bytes > row.peak_bytes ? next : row;
         last++;
     }
     row.first = first;
