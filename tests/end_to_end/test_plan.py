@@ -244,9 +244,10 @@ class Plan(headroom_run.ProgramTest):
         self.assertAlmostEqual(planned["tokens_per_s"] / planned["samples_per_s"] / 16, 1, delta=1e-9)
 
     def test_equal_ranks_are_one_row(self):
-        rows = self.planned("mlp.yaml", "train.global_batch_size=2000", "--ranks", "1000", "--device", "1MiB")["ranks"]
+        job = ("mlp.yaml", "train.global_batch_size=2000", "--ranks", "1000", "--device", "1MiB")
+        rows = self.planned(*job)["ranks"]
         self.assertEqual([(row["first"], row["last"], row["share"]) for row in rows], [(0, 999, 2)])
-        out = self.headroom("plan", "mlp.yaml", "train.global_batch_size=2000", "--ranks", "1000", "--device", "1MiB").out
+        out = self.headroom("plan", *job).out
         self.assertEqual(len(re.findall(r"^0-999 ", out, re.MULTILINE)), 2)
 
     def test_shards_of_equal_ranks_are_one_row(self):

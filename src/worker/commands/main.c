@@ -56,7 +56,7 @@ static const struct named_command commands[] = {
     {"eval", {{0}}, command_eval},
     {"train", {{"--profile", OPTION_NUMBER, offsetof(struct command_line, profile_steps), A_NUMBER}}, command_train},
     {"plan",
-     {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "ranks"},
+     {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "N or NxDEVICE,..."},
       {"--device", OPTION_TEXT, offsetof(struct command_line, device), "a name or a size"},
       {"--costs", OPTION_TEXT, offsetof(struct command_line, costs_path), "a file"},
       {"--json", OPTION_FLAG, offsetof(struct command_line, json), NULL}},
@@ -88,12 +88,10 @@ static int print_help(void)
         "\n"
         "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
         "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
-        "plan          prints, without running, the memory that each micro-batch takes, what each rank would get, and\n"
-        "              last whether it fits, as the exit code does (0, or 3): here, or where each rank has the "
-        "--device (a\n"
-        "              GPU's name, as h100-80gb, or a size), or on --ranks 8xh100-80gb,8xa100-40gb. With --costs, of "
-        "an\n"
-        "              earlier run's folder, also how long it takes; with --json as one JSON object\n"
+        "plan          prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
+        "              its last line and exit code (0 or 3) say whether it fits. --device: what every rank has, a\n"
+        "              size or a GPU such as h100-80gb; --ranks 8xh100-80gb,8xa100-40gb: of several kinds;\n"
+        "              --costs, of an earlier run's folder: also how long it takes; --json: as one JSON object\n"
         "simulate      prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
         "              simulate --help lists what a scenario may say\n"
         "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
