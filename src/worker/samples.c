@@ -495,8 +495,8 @@ enum status samples_run(struct worker *worker, const struct sample_share *share,
 
 enum status samples_leave(struct worker *worker, const struct sample_share *share, struct error *error)
 {
-    worker->message.left = share->share->samples;
-    worker->message.handed_back += samples_of_share(worker, share);
+    worker->message.left = (uint32_t)share->share->samples;
+    worker->message.handed_back += (uint32_t)samples_of_share(worker, share);
     return measure(worker, error);
 }
 
