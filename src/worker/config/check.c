@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/config/check.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -212,6 +213,17 @@ static enum status check_run(const struct config *config, struct error *error)
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
+static enum status check_metrics(const struct config *config, struct error *error)
+{
+    const char *address = config->metrics.http_address;
+    struct in6_addr number;
+    if (inet_pton(AF_INET, address, &number) == 1 || inet_pton(AF_INET6, address, &number) == 1) {
+        return STATUS_OK;
+    }
+    return refuse(config, "metrics.http_address", error,
+                  "'%s' is no address; allowed: numbers such as 127.0.0.1 and ::1", address);
+}
+
 static enum status check_device_name(const struct config *config, struct error *error)
 {
     const char *name = config->device.name;
@@ -238,8 +250,8 @@ static enum status check_neighbours(const struct config *config, struct error *e
 enum status config_check(const struct config *config, struct error *error)
 {
     enum status (*const checks[])(const struct config *, struct error *) = {
-        check_required,    check_train,  check_model,       check_heads,      check_data,
-        check_end_of_text, check_device, check_device_name, check_neighbours, check_run,
+        check_required, check_train,       check_model,      check_heads, check_data,    check_end_of_text,
+        check_device,   check_device_name, check_neighbours, check_run,   check_metrics,
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < sizeof(checks) / sizeof(checks[0]); i++) {

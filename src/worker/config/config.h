@@ -128,6 +128,12 @@ struct config {
         char *resume;        // "auto", a checkpoint or a run's folder; NULL: begin anew
         char *weights;       // a checkpoint or a run's folder, to begin anew with its weights; NULL: fresh ones
     } checkpoint;
+    struct { // figures for other programs
+        bool tensorboard, csv;
+        char *prometheus_file; // NULL: none
+        uint64_t http_port;    // 0: none
+        char *http_address;    // a number: nobody is asked for a name
+    } metrics;
     struct {                                // for tests of what happens when memory runs out
         uint64_t fail_allocation_every;     // every n-th allocation of a step's block is refused; 0: none
         uint64_t fail_allocation_first[64]; // of those that are, on every rank or on each; 0: as every

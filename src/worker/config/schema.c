@@ -33,8 +33,8 @@ static const char *const reduce_names[] = {"auto", "mpi", "nccl", NULL};
 static const char *const keep_names[] = {"nothing", "gradients", "logits", NULL};
 static const char *const memory_names[] = {"device", "host", NULL};
 
-static const char *const section_names[] = {"model", "train", "optimizer",  "data",  "device",
-                                            "comm",  "run",   "checkpoint", "fault", NULL};
+static const char *const section_names[] = {"model", "train",      "optimizer", "data",  "device", "comm",
+                                            "run",   "checkpoint", "metrics",   "fault", NULL};
 
 const struct config_key config_keys[] = {
     {"model.kind", CONFIG_TYPE_CHOICE, ONE(model.kind), .names = model_names, .help = "what is trained"},
@@ -193,6 +193,18 @@ const struct config_key config_keys[] = {
      .help =
          "a checkpoint, or the folder of another run, whose weights a new run begins with; its steps, optimizer and "
          "data begin anew; null: fresh ones"},
+
+    {"metrics.tensorboard", CONFIG_TYPE_BOOL, ONE(metrics.tensorboard), .fallback = "false",
+     .help = "write the figures of every step for TensorBoard, into the run folder's tensorboard/"},
+    {"metrics.csv", CONFIG_TYPE_BOOL, ONE(metrics.csv), .fallback = "false",
+     .help = "write the figures of every step into the run folder's metrics.csv"},
+    {"metrics.prometheus_file", CONFIG_TYPE_TEXT, ONE(metrics.prometheus_file), WORD("null", 0), .fallback = "null",
+     .help = "file that holds the newest figures for the textfile collector of Prometheus's node_exporter, so it ends "
+             "in .prom; null: none"},
+    {"metrics.http_port", CONFIG_TYPE_COUNT, ONE(metrics.http_port), RANGE("0", "65535"), .fallback = "0",
+     .help = "port at which rank 0 answers Prometheus with the newest figures, at /metrics; 0: none"},
+    {"metrics.http_address", CONFIG_TYPE_TEXT, ONE(metrics.http_address), .fallback = "127.0.0.1",
+     .help = "address at which it does, as a number; 0.0.0.0: all of the machine's"},
 
     {"fault.fail_allocation_every", CONFIG_TYPE_COUNT, ONE(fault.fail_allocation_every), RANGE("0", STEPS_MAX),
      .fallback = "0", .help = "for tests: every n-th allocation of a step is refused; 0: none"},

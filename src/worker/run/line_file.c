@@ -51,32 +51,37 @@ static void cut(const struct line_file *file)
     (void)!ftruncate(file->descriptor, file->bytes);
 }
 
-static bool append(struct line_file *file, const char *line, size_t length)
+static bool append(struct line_file *file, const void *bytes, size_t count)
 {
+    if (bytes == NULL) {
+        file->failure = ENOMEM;
+        return false;
+    }
     if (file->fails) {
         cut(file);
     }
-    if (!regular_file_write(file->descriptor, line, length)) {
+    if (!regular_file_write(file->descriptor, bytes, count)) {
         file->failure = errno;
         cut(file);
         return false;
     }
-    file->bytes += (off_t)length;
+    file->bytes += (off_t)count;
     return true;
+}
+
+void line_file_write_bytes(struct line_file *file, const void *bytes, size_t count)
+{
+    file->fails = !append(file, bytes, count);
+    file->lines_lost += file->fails;
 }
 
 void line_file_write(struct line_file *file, char *text)
 {
-    bool written = false;
-    if (text == NULL) {
-        file->failure = ENOMEM;
-    } else {
-        size_t length = strlen(text);
+    size_t length = text == NULL ? 0 : strlen(text);
+    if (text != NULL) {
         text[length] = '\n'; // in place of the terminator
-        written = append(file, text, length + 1);
     }
-    file->fails = !written;
-    file->lines_lost += !written;
+    line_file_write_bytes(file, text, length + 1);
     free(text);
 }
 

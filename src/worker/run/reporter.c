@@ -33,12 +33,15 @@ enum status reporter_open(struct reporter *reporter, struct error *error)
     reporter->ranks.count = worker->comm->size;
     reporter->ranks.rank = calloc(reporter->ranks.count, sizeof(*reporter->ranks.rank));
     reporter->doctor = doctor_create(worker->config);
-    bool made = reporter->console != NULL && reporter->ranks.rank != NULL && reporter->doctor != NULL;
-    return made ? STATUS_OK : error_out_of_host_memory(error);
+    if (reporter->console != NULL && reporter->ranks.rank != NULL && reporter->doctor != NULL) {
+        reporter->sinks = sinks_open(worker, reporter->folder, reporter->console);
+    }
+    return reporter->sinks != NULL ? STATUS_OK : error_out_of_host_memory(error);
 }
 
 void reporter_close(struct reporter *reporter)
 {
+    sinks_close(reporter->sinks);
     doctor_destroy(reporter->doctor);
     free(reporter->ranks.rank);
     console_destroy(reporter->console);
@@ -218,6 +221,7 @@ void reporter_step(struct reporter *reporter, const struct step_result *result)
         console_step(reporter->console, result);
         const struct record_step step = record_step(reporter, result);
         metrics_step(reporter->metrics, &step);
+        sinks_step(reporter->sinks, &step);
         warn_of_causes(reporter, &step);
     }
     warn_of_losses(reporter);
@@ -227,13 +231,15 @@ void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const s
 {
     if (reporter->worker->comm->rank == 0) {
         console_evaluation(reporter->console, steps_done, evaluation);
-        metrics_evaluation(reporter->metrics, &(struct record_evaluation){
-                                                  .step = steps_done,
-                                                  .loss = evaluation->loss,
-                                                  .accuracy = evaluation->accuracy,
-                                                  .samples = evaluation->samples,
-                                                  .ranks = record_ranks(reporter, reporter->worker->messages),
-                                              });
+        const struct record_evaluation record = {
+            .step = steps_done,
+            .loss = evaluation->loss,
+            .accuracy = evaluation->accuracy,
+            .samples = evaluation->samples,
+            .ranks = record_ranks(reporter, reporter->worker->messages),
+        };
+        metrics_evaluation(reporter->metrics, &record);
+        sinks_evaluation(reporter->sinks, &record);
     }
 }
 
@@ -294,6 +300,8 @@ void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status st
         snprintf(weights, sizeof(weights), "%016" PRIx64, *checksum_p);
     }
     write_files(reporter);
+    sinks_close(reporter->sinks);
+    reporter->sinks = NULL;
     if (reporter->metrics != NULL) {
         metrics_end(reporter->metrics, &end);
     }

@@ -13,12 +13,14 @@
 #include "worker/run/console.h"
 #include "worker/run/metrics.h"
 #include "worker/run/run_folder.h"
+#include "worker/sinks/sinks.h"
 #include "worker/step.h"
 
 struct reporter {
     struct worker *worker;
     struct line_file *metrics; // rank 0, as is what follows
     struct console *console;
+    struct sinks *sinks;
     struct record_ranks ranks; // scratch
     struct doctor *doctor;
     bool warned[DOCTOR_CAUSES]; // of it

@@ -88,6 +88,12 @@ enum status run_folder_write(const char *folder, const char *name, const char *t
     return whole_file_write_text(path, text) ? STATUS_OK : cannot(error, "write this file", path);
 }
 
+const char *run_folder_name(const char *folder)
+{
+    const char *slash = strrchr(folder, '/');
+    return slash == NULL ? folder : slash + 1;
+}
+
 void run_folder_versions(FILE *file)
 {
     char mpi[COMM_VERSION_MAX], kernels[64], reduce[64];
