@@ -108,6 +108,8 @@ static void assert_same(const struct config *a, const struct config *b)
     assert_same_text(a->run.folder, b->run.folder);
     assert_same_text(a->checkpoint.resume, b->checkpoint.resume);
     assert_same_text(a->checkpoint.weights, b->checkpoint.weights);
+    assert_same_text(a->metrics.prometheus_file, b->metrics.prometheus_file);
+    assert_same_text(a->metrics.http_address, b->metrics.http_address);
     copy.data.images = a->data.images;
     copy.data.labels = a->data.labels;
     copy.data.validation_images = a->data.validation_images;
@@ -118,6 +120,8 @@ static void assert_same(const struct config *a, const struct config *b)
     copy.run.folder = a->run.folder;
     copy.checkpoint.resume = a->checkpoint.resume;
     copy.checkpoint.weights = a->checkpoint.weights;
+    copy.metrics.prometheus_file = a->metrics.prometheus_file;
+    copy.metrics.http_address = a->metrics.http_address;
     copy.name = a->name; // and places are those of another text
     memcpy(copy.places, a->places, sizeof(copy.places));
     assert_memory_equal(a, &copy, sizeof(copy));
@@ -516,15 +520,16 @@ static void unknown_names_get_a_suggestion(void **state)
         "reproducible, grain_size, seed, clip_norm, eval_every");
     expect_refused("run:\n  zebra: 5\n", "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, "
                                          "memory_trace, snapshot_step, stall_seconds, log_micro_steps");
-    expect_refused("trian:\n  steps: 5\n", "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "
-                                           "model, train, optimizer, data, device, comm, run, checkpoint, fault");
+    expect_refused("trian:\n  steps: 5\n",
+                   "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "
+                   "model, train, optimizer, data, device, comm, run, checkpoint, metrics, fault");
     expect_override_refused(
         "comm.knd=mpi",
         "command line: comm.knd=mpi: there is no key 'knd'; did you mean 'kind'? allowed: kind, reduce, "
         "bucket_bytes");
     expect_override_refused("nonsense.steps=1",
                             "command line: nonsense.steps=1: there is no section 'nonsense'; "
-                            "allowed: model, train, optimizer, data, device, comm, run, checkpoint, fault");
+                            "allowed: model, train, optimizer, data, device, comm, run, checkpoint, metrics, fault");
 }
 
 static void yaml_errors_are_one_line(void **state)
@@ -822,6 +827,23 @@ static struct config read_shipped(const char *name)
     return config;
 }
 
+static void metrics_are_served_at_a_numeric_address(void **state)
+{
+    (void)state;
+    const char *good[] = {"metrics.http_address=0.0.0.0", "metrics.http_address=::1", "metrics.http_port=65535"};
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        struct config config = parse_with(good[i]);
+        assert_round_trip(&config);
+        config_finish(&config);
+    }
+    expect_override_refused("metrics.http_address=localhost",
+                            "command line: metrics.http_address=localhost: 'localhost' is no address; allowed: "
+                            "numbers such as 127.0.0.1 and ::1");
+    expect_invalid_override("metrics.http_address=127.0.0.1:9100");
+    expect_invalid_override("metrics.http_port=65536");
+    expect_invalid_override("metrics.csv=1");
+}
+
 static void shipped_configs_are_valid_and_round_trip(void **state)
 {
     (void)state;
@@ -965,6 +987,7 @@ int main(void)
         cmocka_unit_test(documents_end_in_a_token_of_the_model),
         cmocka_unit_test(ranks_must_fit),
         cmocka_unit_test(ranks_that_share_a_device_share_its_capacity),
+        cmocka_unit_test(metrics_are_served_at_a_numeric_address),
         cmocka_unit_test(shipped_configs_are_valid_and_round_trip),
         cmocka_unit_test(files_that_are_no_configuration),
         cmocka_unit_test(help_has_a_line_for_each_key),
