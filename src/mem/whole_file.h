@@ -11,7 +11,10 @@
 // `put` writes the contents; what fails there is seen by ferror. False with errno set where the file could not be
 // written.
 bool whole_file_write(const char *path, void (*put)(FILE *file, const void *contents), const void *contents);
-// The same, of a text.
+// The same for what is of use while the machine is up, and nobody waits for the disk: after a crash of the machine it
+// may be cut short.
+bool whole_file_show(const char *path, void (*put)(FILE *file, const void *contents), const void *contents);
+// The first, of a text.
 bool whole_file_write_text(const char *path, const char *text);
 
 #endif

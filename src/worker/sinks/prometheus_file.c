@@ -11,7 +11,7 @@
 #include "worker/sinks/exposition.h"
 #include "worker/sinks/sink.h"
 
-#define PERIOD_NS UINT64_C(5000000000) // a disk may take its time, and nobody asks more often
+#define PERIOD_NS UINT64_C(5000000000) // collectors do not look more often
 
 struct prometheus_file {
     const char *path;
@@ -44,7 +44,7 @@ static void put(FILE *to, const void *exposition)
 
 static void replace(struct prometheus_file *file)
 {
-    file->failure = whole_file_write(file->path, put, file->exposition) ? 0 : errno;
+    file->failure = whole_file_show(file->path, put, file->exposition) ? 0 : errno;
     file->written_ns = clock_ns();
 }
 

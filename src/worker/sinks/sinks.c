@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "mem/clock.h"
+#include "mem/uint64.h"
 #include "worker/sinks/sink.h"
 
 static const struct sink_ops *const all_sinks[] = {&sink_tensorboard, &sink_csv, &sink_prometheus_file, &sink_http};
@@ -13,7 +14,7 @@ static const struct sink_ops *const all_sinks[] = {&sink_tensorboard, &sink_csv,
 struct chosen {
     const struct sink_ops *ops;
     void *sink;
-    uint64_t spent_ns;
+    uint64_t spent_ns, longest_ns; // beside the steps: in all, and at a time
 };
 
 struct sinks {
@@ -72,12 +73,20 @@ void sinks_close(struct sinks *sinks)
     for (size_t i = 0; i < sinks->count; i++) {
         struct chosen *chosen = &sinks->chosen[i];
         warn(sinks, chosen, chosen->ops->losses);
-        uint64_t begin_ns = clock_ns();
+        worker_log(sinks->worker, "%s took %.3f ms in all, at most %.3f ms at a time", chosen->ops->key,
+                   (double)chosen->spent_ns / 1e6, (double)chosen->longest_ns / 1e6);
         chosen->ops->close(chosen->sink);
-        chosen->spent_ns += clock_ns() - begin_ns;
-        worker_log(sinks->worker, "%s took %.3f ms in all", chosen->ops->key, (double)chosen->spent_ns / 1e6);
     }
     free(sinks);
+}
+
+// What was done since then, and what there is to warn of.
+static void account(struct sinks *sinks, struct chosen *chosen, uint64_t begin_ns)
+{
+    uint64_t spent_ns = clock_ns() - begin_ns;
+    chosen->spent_ns += spent_ns;
+    chosen->longest_ns = uint64_max(chosen->longest_ns, spent_ns);
+    warn(sinks, chosen, chosen->ops->news);
 }
 
 void sinks_step(struct sinks *sinks, const struct record_step *step)
@@ -86,8 +95,7 @@ void sinks_step(struct sinks *sinks, const struct record_step *step)
         struct chosen *chosen = &sinks->chosen[i];
         uint64_t begin_ns = clock_ns();
         chosen->ops->step(chosen->sink, step);
-        chosen->spent_ns += clock_ns() - begin_ns;
-        warn(sinks, chosen, chosen->ops->news);
+        account(sinks, chosen, begin_ns);
     }
 }
 
@@ -98,8 +106,7 @@ void sinks_evaluation(struct sinks *sinks, const struct record_evaluation *evalu
         if (chosen->ops->evaluation != NULL) {
             uint64_t begin_ns = clock_ns();
             chosen->ops->evaluation(chosen->sink, evaluation);
-            chosen->spent_ns += clock_ns() - begin_ns;
-            warn(sinks, chosen, chosen->ops->news);
+            account(sinks, chosen, begin_ns);
         }
     }
 }
