@@ -96,6 +96,27 @@ static void a_line_without_memory_is_lost(void **state)
     assert_content("line\n");
 }
 
+static void bytes_are_written_as_they_are(void **state)
+{
+    (void)state;
+    char text[LINE_FILE_WARNING_MAX], content[16];
+    struct line_file *file = line_file_open(path, true);
+    assert_non_null(file);
+    line_file_write_bytes(file, "a\0b", 3);
+    line_file_write_bytes(file, NULL, 0);
+    set_room(4);
+    line_file_write_bytes(file, "torn", 4);
+    set_room(RLIM_INFINITY);
+    line_file_write_bytes(file, "\n\0", 2);
+    assert_says(line_file_losses(file, text), text, ": 2 lines could not be written: File too large");
+    line_file_close(file);
+    FILE *written = fopen(path, "r");
+    assert_non_null(written);
+    assert_int_equal(fread(content, 1, sizeof(content), written), 5);
+    fclose(written);
+    assert_memory_equal(content, "a\0b\n\0", 5);
+}
+
 static void what_cannot_be_opened_says_why(void **state)
 {
     (void)state;
@@ -109,6 +130,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines_that_do_not_fit_are_counted),
         cmocka_unit_test(a_line_without_memory_is_lost),
+        cmocka_unit_test(bytes_are_written_as_they_are),
         cmocka_unit_test(what_cannot_be_opened_says_why),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
