@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -312,6 +313,17 @@ class Prometheus(MetricsTest):
         self.assertEqual(run.finished.complaints, ["headroom: warning: nowhere/metrics.prom: cannot write: No such file "
                                                    "or directory; the run goes on"])
         self.assertEqual(len(run.steps), 4)
+
+    def test_a_file_that_can_be_written_later(self):
+        launch = self.start("train", "mlp.yaml", "run.folder=run", "metrics.prometheus_file=later/metrics.prom", FOR_EVER)
+        self.wait_for_steps(launch, "run", 3)
+        os.mkdir(self.path("later"))
+        self.wait_for(launch, lambda: os.path.exists(self.path("later/metrics.prom")), "the file does not come")
+        self.wait_for_steps(launch, "run", self.steps_done("run") + 3)
+        launch.process.send_signal(signal.SIGUSR1)
+        self.assertEqual(launch.wait().complaints, [
+            "headroom: warning: later/metrics.prom: cannot write: No such file or directory; the run goes on",
+            "headroom: warning: later/metrics.prom: can be written again"])
 
     def test_the_dashboard_shows_all_that_is_exported(self):
         """The other cases hold these tables to what is."""

@@ -28,6 +28,12 @@ static enum status cannot(struct error *error, const char *what, const char *pat
                      "%s: cannot %s: %s (run.folder says where a run writes)", path, what, strerror(errno));
 }
 
+const char *run_folder_name(const char *folder)
+{
+    const char *slash = strrchr(folder, '/');
+    return slash == NULL ? folder : slash + 1;
+}
+
 // run.folder without slashes at its end, so that a number can be appended.
 static enum status wanted_path(const char *folder, char wanted[RUN_FOLDER_MAX], struct error *error)
 {
@@ -40,7 +46,7 @@ static enum status wanted_path(const char *folder, char wanted[RUN_FOLDER_MAX], 
                          length, RUN_FOLDER_MAX - 64);
     }
     snprintf(wanted, RUN_FOLDER_MAX, "%.*s", (int)length, folder);
-    const char *slash = strrchr(wanted, '/'), *last = slash == NULL ? wanted : slash + 1;
+    const char *last = run_folder_name(wanted);
     if (strcmp(last, "") == 0 || strcmp(last, ".") == 0 || strcmp(last, "..") == 0) {
         return error_set(error, STATUS_INVALID, "run.folder: '%s' does not end with the name of a folder to make",
                          folder);
@@ -86,12 +92,6 @@ enum status run_folder_write(const char *folder, const char *name, const char *t
     char path[RUN_FOLDER_MAX + 64];
     snprintf(path, sizeof(path), "%s/%s", folder, name);
     return whole_file_write_text(path, text) ? STATUS_OK : cannot(error, "write this file", path);
-}
-
-const char *run_folder_name(const char *folder)
-{
-    const char *slash = strrchr(folder, '/');
-    return slash == NULL ? folder : slash + 1;
 }
 
 void run_folder_versions(FILE *file)

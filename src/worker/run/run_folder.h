@@ -57,7 +57,7 @@ enum status run_folder_write_rank(const char *path, const char *part, uint32_t r
 // How many ranks the run has. STATUS_INVALID where this is no run's folder. Not collective; for any process.
 enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error);
 
-// The last part of the folder's path.
+// The last part of a run folder's path, which has no slash at its end.
 const char *run_folder_name(const char *folder);
 
 // One line of versions: the program, MPI, the matrix library.

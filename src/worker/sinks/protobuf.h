@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Writes fields of a message in protobuf's wire format: as much of it as TensorBoard's events need.
+//
+// Threads: one at a time for each file.
 #ifndef HEADROOM_WORKER_SINKS_PROTOBUF_H
 #define HEADROOM_WORKER_SINKS_PROTOBUF_H
 
