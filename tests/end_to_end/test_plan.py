@@ -308,5 +308,20 @@ class Printing(headroom_run.ProgramTest):
         self.assertRegex(self.headroom("--version").out, r"^headroom \d+\.\d+\.\d+ \(.+\)\n$")
 
 
+class SharedDevice(headroom_run.ProgramTest):
+    def test_room_for_one_of_its_ranks(self):
+        """The plan has one rank rest exactly where the run does."""
+        job = ("gpt.yaml", "train.recompute=none", headroom_run.ALL_STAYS, "device.ranks_per_device=2")
+        for kib, code, resting in ((1216, 3, None), (1280, 0, 1), (1408, 0, 0)):
+            capacity = f"device.capacity={kib}KiB"
+            told = json.loads(self.headroom("plan", *job, capacity, "--json", code=code).out)
+            self.assertEqual(told["fits"], code == 0)
+            run = self.train(*job, capacity, "train.steps=1", ranks=2, code=code)
+            if code == 0:
+                self.assertEqual(sum(rank["share"] == 0 for rank in run.steps[0]["ranks"]), resting)
+                shares = [group["share"] for group in told["ranks"] for _ in range(group["first"], group["last"] + 1)]
+                self.assertEqual(sum(share == 0 for share in shares), resting)
+
+
 if __name__ == "__main__":
     headroom_run.main()

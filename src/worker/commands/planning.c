@@ -221,6 +221,27 @@ static void judge(struct planning *planning)
     }
 }
 
+// Where an equal part of a device has no room for a sample, the first of its ranks counts on all that the others leave.
+static enum status share_unequally(struct planning *planning, struct error *error)
+{
+    uint64_t granularity = planning->device.granularity_bytes, sharers = planning->config->device.ranks_per_device;
+    enum status status = STATUS_OK;
+    for (uint64_t i = 0; status == STATUS_OK && i < planning->ranks; i++) {
+        struct planned_rank *first = &planning->rank[i / sharers * sharers], *rank = &planning->rank[i];
+        uint64_t resting = planning_resting_bytes(planning, i, rank->offers.state.away);
+        uint64_t kept = uint64_min(rank->limit_bytes, uint64_round_up(resting, granularity));
+        if (rank != first) {
+            first->limit_bytes += rank->limit_bytes - kept;
+            rank->limit_bytes = kept;
+            status = report_rank(planning, i, error);
+        }
+    }
+    for (uint64_t i = 0; status == STATUS_OK && i < planning->ranks; i += sharers) {
+        status = report_rank(planning, i, error);
+    }
+    return status;
+}
+
 // Ranks of one speed are assumed: speeds are learned only while training.
 static enum status cut_batch(struct planning *planning, struct error *error)
 {
@@ -230,9 +251,14 @@ static enum status cut_batch(struct planning *planning, struct error *error)
     if (planning->coordinator == NULL) {
         return error_out_of_host_memory(error);
     }
+    enum status status = STATUS_OK;
     planning->plan = sched_coordinator_plan(planning->coordinator, planning->reports, NULL);
+    if (planning->plan == NULL && config->device.ranks_per_device > 1) {
+        status = share_unequally(planning, error);
+        planning->plan = sched_coordinator_plan(planning->coordinator, planning->reports, NULL);
+    }
     judge(planning);
-    return STATUS_OK;
+    return status;
 }
 
 static enum status make_model(struct planning *planning, struct error *error)
