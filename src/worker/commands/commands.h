@@ -48,6 +48,9 @@ int command_doctor(char *const *arguments);
 // top RUN_DIR [--once]: shows a run on the terminal while it goes on. One process, no device. `arguments` are those
 // behind "top", and then NULL.
 int command_top(char *const *arguments);
+// report RUN_DIR [--output FILE.html]: writes a page about a run. One process, no device. `arguments` are those behind
+// "report", and then NULL.
+int command_report(char *const *arguments);
 // export CHECKPOINT DIR|FILE.bin: writes a checkpoint's weights as Hugging Face's transformers, or llm.c, read them.
 // One process, no device. `arguments` are those behind "export", and then NULL.
 int command_export(char *const *arguments);

@@ -22,6 +22,7 @@ static const char usage[] =
     "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
     "       headroom doctor RUN_DIR [--json]\n"
     "       headroom top RUN_DIR [--once]\n"
+    "       headroom report RUN_DIR [--output FILE.html]\n"
     "       headroom eval CHECKPOINT [section.key=value ...]\n"
     "       headroom generate CHECKPOINT --prompt TEXT [--tokens N] [--temperature T] [--top-k K]\n"
     "                [--seed N] [--vocabulary encoder.json --merges vocab.bpe]\n"
@@ -70,8 +71,9 @@ static const struct {
     const char *name;
     int (*run)(char *const *arguments); // those behind the name, and then NULL
 } others[] = {
-    {"memory", command_memory},     {"limit", command_limit},   {"doctor", command_doctor}, {"top", command_top},
-    {"generate", command_generate}, {"export", command_export}, {"import", command_import}, {"data", command_data},
+    {"memory", command_memory}, {"limit", command_limit},       {"doctor", command_doctor},
+    {"top", command_top},       {"generate", command_generate}, {"export", command_export},
+    {"import", command_import}, {"data", command_data},         {"report", command_report},
 };
 
 static int misused(const char *why, const char *what)
@@ -104,6 +106,7 @@ static int print_help(void)
         "              exit code 1 where it has some\n"
         "top           shows a run on the terminal while it goes on: its ranks, their memory, what happens;\n"
         "              q ends it, arrows and page keys move through the ranks; --once prints one screen\n"
+        "report        writes one page about a run, also one that is under way or has failed: RUN_DIR/report.html\n"
         "eval          prints the loss of a checkpoint's weights, or of a run's newest, over its validation set; "
         "starts\n"
         "              as train does\n"

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// headroom report: one page about a run, also of one that is under way or has failed.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mem/pool.h"
+#include "worker/comm/launcher.h"
+#include "worker/commands/commands.h"
+#include "worker/offers.h"
+#include "worker/regular_file.h"
+#include "worker/report/page.h"
+#include "worker/report/step_memory.h"
+#include "worker/run/run_folder.h"
+
+#define TEXT_MAX (64 * 1024) // of a file that is shown as it is
+
+struct request {
+    const char *folder, *output; // output NULL: not given
+};
+
+static enum status parse(char *const *arguments, struct request *request, struct error *error)
+{
+    const struct command_option options[] = {{"--output", &request->output}};
+    enum status status = STATUS_OK;
+    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
+        bool taken;
+        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
+        if (status == STATUS_OK && !taken && (**arguments == '-' || request->folder != NULL)) {
+            status = error_set(error, STATUS_INVALID, "report takes one run folder and --output, not '%s'", *arguments);
+        } else if (status == STATUS_OK && !taken) {
+            request->folder = *arguments;
+        }
+    }
+    if (status == STATUS_OK && request->folder == NULL) {
+        return error_set(error, STATUS_INVALID, "report takes: RUN_DIR [--output FILE.html]; no RUN_DIR is given");
+    }
+    return status;
+}
+
+// The file's text, up to TEXT_MAX of it; empty where it cannot be read: the page says less then.
+static void read_text(const char *path, char text[TEXT_MAX])
+{
+    int descriptor;
+    uint64_t bytes, found = 0;
+    if (regular_file_open(path, &descriptor, &bytes, NULL) == STATUS_OK) {
+        regular_file_read(descriptor, 0, TEXT_MAX - 1, text, &found);
+        close(descriptor);
+    }
+    text[found] = '\0';
+}
+
+static void remove_slashes(const char *folder, char path[RUN_FOLDER_MAX])
+{
+    snprintf(path, RUN_FOLDER_MAX, "%s", folder);
+    for (size_t length = strlen(path); length > 1 && path[length - 1] == '/'; length--) {
+        path[length - 1] = '\0';
+    }
+}
+
+static const char *last_part(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash == NULL || slash[1] == '\0' ? path : slash + 1;
+}
+
+// Of the newest step; of a run without one, what a single sample takes.
+static json_t *price_step(const char *configuration, const struct digest *digest, struct error *why)
+{
+    json_t *memory;
+    struct step_memory_shape shape = {.micro_batch = 1, .ranks = digest->newest_ranks > 0 ? digest->newest_ranks : 1};
+    if (digest->step_count > 0 && digest->largest.micro_batch > 0 && digest->largest_levers < OFFERS_SETS) {
+        shape.micro_batch = digest->largest.micro_batch;
+        shape.levers = digest->largest_levers;
+    }
+    return step_memory_price(configuration, &shape, &memory, why) == STATUS_OK ? memory : NULL;
+}
+
+static void print_outcome(const char *path)
+{
+    struct stat about;
+    char size[MEM_SIZE_TEXT_MAX];
+    if (stat(path, &about) == 0) {
+        printf("%s: %s\n", path, mem_size_text((uint64_t)about.st_size, size));
+    }
+}
+
+static enum status write_page(const struct request *request, const struct digest *digest, struct error *error)
+{
+    char folder[RUN_FOLDER_MAX], path[RUN_FOLDER_MAX + 32], configuration[RUN_FOLDER_MAX + 32];
+    char environment_text[TEXT_MAX], configuration_text[TEXT_MAX];
+    remove_slashes(request->folder, folder);
+    snprintf(path, sizeof(path), "%s/env.txt", folder);
+    read_text(path, environment_text);
+    snprintf(configuration, sizeof(configuration), "%s/resolved.yaml", folder);
+    read_text(configuration, configuration_text);
+    snprintf(path, sizeof(path), "%s/report.html", folder);
+    const char *output = request->output != NULL ? request->output : path;
+
+    struct error why = {0};
+    json_t *memory = price_step(configuration, digest, &why);
+    const struct page page = {
+        .name = last_part(folder),
+        .environment = environment_text,
+        .configuration = configuration_text,
+        .digest = digest,
+        .memory = memory,
+        .memory_why = why.text,
+    };
+    enum status status = page_write(output, &page, error);
+    json_decref(memory);
+    if (status == STATUS_OK) {
+        print_outcome(output);
+    }
+    return status;
+}
+
+static enum status report(char *const *arguments, struct error *error)
+{
+    struct request request = {0};
+    struct digest digest;
+    enum status status = parse(arguments, &request, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = digest_read(&digest, request.folder, error);
+    if (status == STATUS_OK) {
+        status = write_page(&request, &digest, error);
+    }
+    digest_finish(&digest);
+    return status;
+}
+
+int command_report(char *const *arguments)
+{
+    struct error error = {0};
+    if (launcher_started_several()) {
+        error_set(&error, STATUS_INVALID, "report runs without a launcher");
+        return command_misused(&error);
+    }
+    return command_finish(report(arguments, &error), &error);
+}

@@ -1,0 +1,16 @@
+cmake_minimum_required(VERSION 3.25)
+# cmake -DSOURCE=FOLDER -DTO=FILE.c -P embed.cmake: report.html with its style and script as one C string.
+# Both have a nonce by which the page's policy lets them in, and nothing else.
+foreach(part html css js)
+    file(READ ${SOURCE}/report.${part} ${part})
+endforeach()
+string(SHA256 nonce "${css}${js}")
+foreach(part css js nonce)
+    string(REPLACE "@${part}@" "${${part}}" html "${html}")
+endforeach()
+file(WRITE ${TO}.html "${html}")
+file(READ ${TO}.html bytes HEX)
+file(REMOVE ${TO}.html)
+string(REGEX REPLACE "(................................)" "\\1\n" bytes "${bytes}")
+string(REGEX REPLACE "([0-9a-f][0-9a-f])" "'\\\\x\\1'," bytes "${bytes}")
+file(WRITE ${TO} "#include \"worker/report/template.h\"\n\nconst char report_template[] = {\n${bytes}\n'\\0'};\n")
