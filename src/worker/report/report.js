@@ -47,6 +47,9 @@ function bytes(value) {
   return `${unit === 0 ? value : value.toFixed(2)} ${units[unit]}`;
 }
 
+const compact = new Intl.NumberFormat("en-US", { notation: "compact" });
+const tickText = (value, format) => (format === bytes ? roundBytes(value) : Math.abs(value) >= 10000 ? compact.format(value) : format(value));
+const roundBytes = (value) => bytes(value).replace(/\.00 /, " ");
 const milliseconds = (value) => (value === null ? "none" : `${number(value)} ms`);
 const levers = (value) => (value === null ? "none planned" : report.levers[value] ?? "unknown");
 
@@ -60,7 +63,7 @@ function duration(seconds) {
 
 // ---- series: {min, max, mean or sum} as arrays over columns, or {value}, where a column is one step
 
-const at = (values, i) => (Array.isArray(values) ? values[i] : values ?? null);
+const at = (values, i) => (Array.isArray(values) ? values[i] : values) ?? null;
 
 function reader(series) {
   const value = series.value ?? series.sum;
@@ -162,7 +165,9 @@ function steer(element, move, to) {
       event.preventDefault();
     }
   });
+  element.addEventListener("focus", () => element.classList.add("steered"));
   const point = (event) => {
+    element.classList.add("steered");
     const box = element.getBoundingClientRect();
     to(event.clientX - box.left, event.clientY - box.top, event.type === "pointerdown");
   };
@@ -230,11 +235,11 @@ function legend(entries) {
   return html("div", { class: "legend" }, ...entries.map(key));
 }
 
-function axes(width, height, top, xs, ys, format, binary) {
+function axes(width, height, top, xs, ys, format) {
   const group = svg("g", {});
-  for (const tick of ticks(ys.low, ys.high, Math.max(2, Math.floor((height - top) / 45)), binary)) {
+  for (const tick of ticks(ys.low, ys.high, Math.max(2, Math.floor((height - top) / 45)), format === bytes)) {
     group.append(svg("line", { x1: LEFT, x2: width - RIGHT, y1: ys.at(tick), y2: ys.at(tick), class: "grid-line" }),
-                 svg("text", { x: LEFT - 6, y: ys.at(tick) + 4, "text-anchor": "end" }, format(tick)));
+                 svg("text", { x: LEFT - 6, y: ys.at(tick) + 4, "text-anchor": "end" }, tickText(tick, format)));
   }
   for (const tick of ticks(xs.low, xs.high, Math.max(2, Math.floor(width / 130)))) {
     if (Number.isInteger(tick)) {
@@ -375,10 +380,10 @@ function tiles() {
       shown.push(tile("Validation loss", number(evaluation.mean(last)), `accuracy ${(100 * accuracy.mean(last)).toFixed(2)} %`));
     }
     const middle = Array.from({ length: steps.count }, (_, i) => rate.mean(i)).filter((value) => value !== null).sort((a, b) => a - b);
-    shown.push(tile(byTokens ? "Tokens per second" : "Samples per second", number(Math.round(middle[middle.length >> 1] ?? 0)), "median over the steps"));
+    shown.push(tile(byTokens ? "Tokens/s" : "Samples/s", number(Math.round(middle[middle.length >> 1] ?? 0)), "median over the steps"));
     shown.push(tile("Lowest headroom", bytes(headroom.value), `on rank ${headroom.rank}`));
-    shown.push(tile("Refused allocations", number(refused), refused === 0 ? "none had to be repeated" : "each repeated in smaller pieces"));
-    shown.push(tile("Samples handed back", number(moved), moved === 0 ? "none" : "done by other ranks"));
+    shown.push(tile("Refused", number(refused), "allocations, done in pieces"));
+    shown.push(tile("Handed back", number(moved), moved === 0 ? "no sample" : "samples that others did"));
   }
   return html("div", { class: "tiles" }, ...shown);
 }
@@ -466,8 +471,11 @@ function marks(read, x, y, shape, style) {
 
 const laneViews = []; // which have one cursor
 
+const anywhere = (field) => everyRank.some((rank) => highest(lane(field, rank).max, lanes.count) > 0);
+
 function rankLane(rank, most) {
-  const height = 118, microTop = 128, microHeight = 30, leversTop = 162, bottom = 196;
+  const height = 118, microTop = 130, microHeight = 28, leversTop = 164, marksTop = leversTop + (anywhere("levers") ? 16 : 0);
+  const bottom = marksTop + (anywhere("oom_retries") || anywhere("handed_back") ? 22 : 0);
   const view = { rank, cursor: Math.max(0, lanes.count - 1) };
   const plot = svg("svg", { class: "plot", height: bottom + 20, tabindex: "0", role: "application", "aria-roledescription": "chart" });
   const readout = html("div", { class: "readout", "aria-live": "polite" }), title = html("h3", {});
@@ -485,7 +493,7 @@ function rankLane(rank, most) {
     x = (i) => atStep(i * lanes.stride);
     title.textContent = `Rank ${view.rank}`;
     plot.setAttribute("aria-label", `Memory, micro-batch and levers of rank ${view.rank}. Arrow keys move along the steps; a table follows.`);
-    plot.replaceChildren(axes(width, bottom, 8, { low: 0, high: stepsShown, at: atStep }, { low: 0, high: most, at: y }, bytes, true));
+    plot.replaceChildren(axes(width, bottom, 8, { low: 0, high: stepsShown, at: atStep }, { low: 0, high: most, at: y }, bytes));
     plot.append(svg("path", { class: "fill-held", d: band(lanes.count, x, (i) => (read("reserved_peak_bytes").max(i) === null ? null : y(0)), level(read("reserved_peak_bytes").max, y)) }));
     for (const line of MEMORY_LINES) {
       const reading = read(line.field);
@@ -495,11 +503,11 @@ function rankLane(rank, most) {
       plot.append(svg("path", { class: `line ${line.style}`, d: stairs(lanes.count, x, level(line.field === "allocated_peak_bytes" ? reading.max : reading.min, y)) }));
     }
     plot.append(svg("path", { class: "line second", d: stairs(lanes.count, x, level(micro.max, my)) }),
-                svg("text", { x: LEFT - 6, y: microTop + microHeight, "text-anchor": "end" }, "0"),
-                svg("text", { x: LEFT - 6, y: microTop + 9, "text-anchor": "end" }, number(largest)),
+                svg("text", { x: LEFT - 6, y: microTop + 24, "text-anchor": "end" }, "at once"),
+                svg("text", { x: LEFT - 6, y: microTop + 11, "text-anchor": "end" }, `up to ${number(largest)}`),
                 ...leverRuns(read("levers"), x, leversTop),
-                ...marks(read("oom_retries"), x, leversTop + 16, "M0 0L4.5 9H-4.5Z", "mark-bad"),
-                ...marks(read("handed_back"), x, leversTop + 25, "M0 -1L4 4L0 9L-4 4Z", "mark-moved"),
+                ...marks(read("oom_retries"), x, marksTop, "M0 0L4.5 9H-4.5Z", "mark-bad"),
+                ...marks(read("handed_back"), x, marksTop + 11, "M0 -1L4 4L0 9L-4 4Z", "mark-moved"),
                 svg("line", { class: "cursor", x1: 0, x2: 0, y1: 8, y2: bottom }));
     view.show(false);
   };
@@ -511,7 +519,7 @@ function rankLane(rank, most) {
     }
   };
   steer(plot, (dx) => go(view.cursor + dx), (px) => go(Math.floor(((px - LEFT) / Math.max(1, plot.clientWidth - LEFT - RIGHT)) * lanes.count)));
-  view.element = html("section", { class: "panel" }, html("div", { class: "heading" }, title, legend(LANE_LEGEND)), plot, readout);
+  view.element = html("section", { class: "panel" }, title, plot, readout);
   laneViews.push(view);
   return view;
 }
@@ -589,7 +597,7 @@ function heat(chosen) {
   const readout = html("div", { class: "readout", "aria-live": "polite" }), key = html("div", { class: "legend" });
   const select = html("select", { id: "field" }, ...HEAT_FIELDS.map(([name], i) => html("option", { value: i }, name)));
   const folded = Math.ceil(ranks / 240), rows = Math.ceil(ranks / folded), height = clamp(rows * 12, 160, 480);
-  const spread = html("div", {});
+  const spread = html("div", {}), note = html("p", {});
   const view = { rank: 0, column: Math.max(0, lanes.count - 1) };
   let field, values;
   const draw = () => {
@@ -635,6 +643,7 @@ function heat(chosen) {
   const choose = () => {
     field = HEAT_FIELDS[Number(select.value)];
     values = heatValues(field);
+    note.textContent = folded > 1 ? `A row is ${folded} ranks, of which the one with the ${field[2] === "min" ? "least" : "most"} counts.` : "A row is a rank.";
     spread.replaceChildren(lineChart({ id: "spread", title: `${field[0]}, over the ranks`, columns: lanes, format: field[3], series: quantiles(values), height: 170 }));
     draw();
   };
@@ -651,8 +660,7 @@ function heat(chosen) {
       chosen(view.rank);
     }
   });
-  const note = folded > 1 ? `A row is ${folded} ranks, of which the ${"most strained"} one counts.` : "A row is a rank.";
-  view.element = html("div", {}, html("section", { class: "panel" }, html("div", { class: "heading" }, html("span", {}, html("label", { for: "field" }, "Show "), select), key), canvas, readout, html("p", {}, note)), spread);
+  view.element = html("div", {}, html("section", { class: "panel" }, html("div", { class: "heading" }, html("span", {}, html("label", { for: "field" }, "Show "), select), key), canvas, readout, note), spread);
   requestAnimationFrame(choose);
   return view;
 }
@@ -663,7 +671,7 @@ function rankSection() {
   const holder = html("div", {}, rankTable(0));
   if (ranks <= LANES_SHOWN) {
     const chooser = rankChooser((rank) => holder.replaceChildren(rankTable(rank)));
-    parts.push(...everyRank.map((rank) => rankLane(rank, most).element),
+    parts.push(legend(LANE_LEGEND), ...everyRank.map((rank) => rankLane(rank, most).element),
                html("section", { class: "panel" }, summaryTable(), behind("The steps of one rank as a table", chooser.element, holder)));
     return parts;
   }
@@ -676,7 +684,7 @@ function rankSection() {
   const map = heat((rank) => { chooser.input.value = rank; show(rank); });
   const chooser = rankChooser((rank) => { map.go(rank, map.column); show(rank); });
   view.element.append(behind("This rank's steps as a table", holder));
-  parts.push(map.element, html("div", { class: "controls" }, chooser.element), view.element, html("section", { class: "panel" }, summaryTable()));
+  parts.push(map.element, html("div", { class: "controls" }, chooser.element, legend(LANE_LEGEND)), view.element, html("section", { class: "panel" }, summaryTable()));
   return parts;
 }
 
@@ -746,7 +754,7 @@ function layoutChart(memory, peak) {
       context.fillStyle = colour("grid");
       context.fillRect(LEFT, y(tick), width - LEFT - RIGHT, 1);
       context.fillStyle = colour("muted");
-      context.fillText(bytes(tick), LEFT - 6, y(tick) + 4);
+      context.fillText(roundBytes(tick), LEFT - 6, y(tick) + 4);
     }
     for (const tensor of memory.tensors) {
       const left = x(tensor.first), right = x(tensor.last + 1), top = y(tensor.offset + tensor.bytes), bottom = y(tensor.offset);

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headroom report: the figures on the page, as a browser shows it, are those of metrics.jsonl."""
+
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+import unittest
+
+from headroom_run import GPT_CAPACITIES, MLP_CAPACITIES, ProgramTest, Run, main
+
+CHROMIUM = shutil.which("chromium")
+LARGEST_PAGE = 10_000_000  # bytes, of 1,000 ranks
+RESTING = ["weights", "gradients", "optimizer state"]
+
+
+class Page(html.parser.HTMLParser):
+    """Of a page as a browser has built it: its data, the tables by their names, and the text outside of scripts.
+    A cell is a number where the page gives one, else a text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.data, self.tables, self.text, self.titles = None, {}, "", []
+        self.inside, self.script, self.rows, self.value = [], "", None, None
+        self.feed(text)
+        self.data = json.loads(self.script)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "script":
+            self.inside.append("json" if attributes.get("type") == "application/json" else "code")
+        elif tag == "style":
+            self.inside.append("code")
+        elif tag == "table":
+            self.rows = self.tables[attributes["id"]] = []
+        elif tag == "tr" and self.rows is not None:
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        elif tag == "data":
+            self.rows[-1][-1] = float(attributes["value"])
+        elif tag == "h2":
+            self.titles.append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self.inside.pop()
+        elif tag == "table":
+            self.rows = None
+
+    def handle_data(self, data):
+        if self.inside:
+            self.script += data if self.inside[-1] == "json" else ""
+            return
+        self.text += data
+        if self.rows and self.rows[-1] and isinstance(self.rows[-1][-1], str):
+            self.rows[-1][-1] += data
+        if self.titles and not self.titles[-1]:
+            self.titles[-1] = data
+
+    def column(self, table, name):
+        number = self.tables[table][0].index(name)
+        return [row[number] for row in self.tables[table][1:]]
+
+
+def made_up_step(step, ranks, **refused):
+    """refused: of the rank `at`, in the step."""
+    first = {"rank": 0, "share": 4, "micro_batch": 2, "accumulation_steps": 2, "levers": "none", "limit_bytes": 1 << 34,
+             "headroom_bytes": 0, "allocated_peak_bytes": 9 << 30, "reserved_peak_bytes": 10 << 30,
+             "predicted_peak_bytes": 9 << 30, "oom_retries": 0, "handed_back": 0}
+    all_ranks = [dict(first, rank=rank, headroom_bytes=(7919 * step + 104729 * rank) % 1_000_003 * 5_003)
+                 for rank in range(ranks)]
+    if refused:
+        all_ranks[refused["at"]]["oom_retries"] = 1
+    return {"step": step, "epoch": 0, "loss": 2 + (31 * step % 97) / 97, "samples": 4 * ranks, "tokens": 4 * ranks,
+            "lr": 0.1, "grad_norm": 1.5, "step_ms": 100 + step % 7, "predicted_ms": None if step == 0 else 100.5,
+            "samples_per_s": 1000 + step % 13, "tokens_per_s": 1000 + step % 13, "data_wait_ms": 0.25, "comm_ms": 3.5,
+            "coordination_ms": 0.5, "ranks": all_ranks}
+
+
+class ReportTest(ProgramTest):
+    def report(self, folder, *options):
+        """The text of the page."""
+        finished = self.headroom("report", folder, *options)
+        path = finished.out.rpartition(": ")[0]
+        return self.read(path)
+
+    def browse(self, path):
+        """What the browser makes of a page, and what it complains about. It reaches no network."""
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000",
+                   f"--user-data-dir={self.path('browser')}", "--host-resolver-rules=MAP * ~NOTFOUND",
+                   "--enable-logging=stderr", "--dump-dom", f"file://{self.path(path)}"]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
+                               check=True)
+        return ended.stdout, re.findall(r":CONSOLE.*", ended.stderr)
+
+    def page(self, folder):
+        """A report that a browser has nothing to complain about."""
+        self.report(folder)
+        dom, complaints = self.browse(f"{folder}/report.html")
+        self.assertEqual(complaints, [])
+        return Page(dom)
+
+    def make_up(self, folder, ranks, steps, refused_step=None):
+        os.mkdir(self.path(folder))
+        self.write(f"{folder}/env.txt", f"headroom 0.1.0\nranks {ranks}\n")
+        with open(self.path(f"{folder}/metrics.jsonl"), "w", encoding="utf-8") as file:
+            for step in range(steps):
+                refused = {"at": ranks // 3} if step == refused_step else {}
+                file.write(json.dumps(made_up_step(step, ranks, **refused)) + "\n")
+
+    def data(self, text):
+        return json.loads(re.search(r'<script id="data" type="application/json">([^<]*)</script>', text)[1])
+
+
+@unittest.skipIf(CHROMIUM is None, "there is no chromium here; launch/install tests installs it")
+class BrowserTest(ReportTest):
+    def assert_figures(self, page, run):
+        self.assertEqual(page.column("table-loss", "training loss"), run.losses)
+        self.assertEqual(page.column("table-throughput", "samples/s"), [step["samples_per_s"] for step in run.steps])
+        self.assertEqual(page.column("table-time", "step"), [step["step_ms"] for step in run.steps])
+        self.assertEqual(page.column("table-waits", "coordination"), [step["coordination_ms"] for step in run.steps])
+        if run.evaluations:
+            self.assertEqual(page.column("table-loss-points", "loss"), run.evaluation_losses)
+        ranks = max(len(step["ranks"]) for step in run.steps)
+        of_rank = lambda rank, key: [step["ranks"][rank][key] for step in run.steps if rank < len(step["ranks"])]
+        self.assertEqual(page.column("table-rank", "headroom"), of_rank(0, "headroom_bytes"))
+        self.assertEqual(page.column("table-rank", "micro-batch"), of_rank(0, "micro_batch"))
+        for name, key, over in (("lowest limit", "limit_bytes", min), ("lowest headroom", "headroom_bytes", min),
+                                ("allocated peak", "allocated_peak_bytes", max),
+                                ("reserved peak", "reserved_peak_bytes", max),
+                                ("smallest micro-batch", "micro_batch", min),
+                                ("largest micro-batch", "micro_batch", max), ("refused", "oom_retries", sum),
+                                ("handed back", "handed_back", sum)):
+            self.assertEqual(page.column("table-ranks", name), [over(of_rank(rank, key)) for rank in range(ranks)])
+
+    def assert_memory(self, page, run):
+        """What is priced is what the allocator saw in the newest step."""
+        ranks = run.steps[-1]["ranks"]
+        largest = max(ranks, key=lambda rank: rank["micro_batch"])
+        memory = page.data["memory"]
+        self.assertEqual((memory["micro_batch"], memory["levers"]), (largest["micro_batch"], largest["levers"]))
+        together = sum(memory["resting"].values()) + memory["block_bytes"]
+        self.assertEqual(together, largest["predicted_peak_bytes"])
+        self.assertEqual(sum(page.column("table-resting", "bytes")), together)
+        self.assertEqual([name for name in RESTING if name not in page.column("table-resting", "what")], [])
+        live = [sum(tensor["bytes"] for tensor in memory["tensors"]
+                    if tensor["category"] != "samples" and tensor["first"] <= i <= tensor["last"])
+                for i in range(len(memory["operations"]))]
+        self.assertEqual(max(live), memory["lower_bound_bytes"])
+        self.assertEqual(sum(page.column("table-categories", "bytes")), sum(page.column("table-tensors", "bytes")))
+        for tensor in memory["tensors"]:
+            self.assertLessEqual(tensor["offset"] + tensor["bytes"], memory["block_bytes"])
+
+    def test_figures_are_those_of_the_run(self):
+        run = self.train("mlp.yaml", MLP_CAPACITIES, "train.eval_every=20", "fault.fail_allocation_every=40", ranks=4)
+        page = self.page(run.path)
+        self.assertGreater(sum(run.of_rank(0, "oom_retries")), 0)
+        self.assert_figures(page, run)
+        self.assert_memory(page, run)
+        self.assertIn("✓ done", page.text)
+        self.assertEqual(page.titles, ["Training", "Ranks", "Memory within a step", "Record"])
+
+    def test_language_model(self):
+        run = self.train("gpt.yaml", GPT_CAPACITIES, "train.steps=12", ranks=4)
+        page = self.page(run.path)
+        self.assert_memory(page, run)
+        tokens = [step["tokens_per_s"] for step in run.steps]
+        self.assertEqual(page.column("table-throughput", "tokens/s"), tokens)
+
+    def test_resumed_with_other_ranks(self):
+        self.train("mlp.yaml", "train.steps=10", "checkpoint.every=5", ranks=2)
+        self.runs -= 1
+        run = self.train("mlp.yaml", "train.steps=20", "checkpoint.resume=auto", ranks=3)
+        page = self.page(run.path)
+        self.assertEqual(len(run.steps), 20)
+        self.assert_figures_of_resumed(page, run)
+
+    def assert_figures_of_resumed(self, page, run):
+        self.assertEqual(page.column("table-loss", "training loss"), run.losses)
+        self.assertEqual(page.column("table-ranks", "rank"), ["0", "1", "2"])
+        self.assertEqual(page.data["lanes"]["series"]["share"][2]["value"][:10], [None] * 10)
+        self.assertIn("went on with 3 ranks", page.text)
+
+    def test_out_of_memory_before_a_step(self):
+        run = self.train("mlp.yaml", "device.capacity=560KiB", "fault.fail_allocation_every=1", code=3)
+        page = self.page(run.path)
+        self.assertEqual(run.steps, [])
+        self.assertIn("No step has been done yet.", page.text)
+        self.assertEqual(page.data["memory"]["micro_batch"], 1)
+
+    def test_finding(self):
+        self.make_up("made-up", 2, 3)
+        text = self.report("made-up")
+        finding = {"cause": "batch too large <b>", "figure": "headroom 1 %", "threshold": "5 %", "where": "rank 1, step 2",
+                   "fix": "set train.micro_batch_size: auto"}
+        escaped = json.dumps([finding]).replace("<", "\\u003c")
+        self.write("made-up/with.html", text.replace('"findings":[]', f'"findings":{escaped}', 1))
+        dom, complaints = self.browse("made-up/with.html")
+        page = Page(dom)
+        self.assertEqual(complaints, [])
+        self.assertEqual(page.titles[0], "Findings")
+        for part in finding.values():
+            self.assertIn(part, page.text)
+
+    def test_names_are_text(self):
+        name = "<script>alert(1)</script><img src=x>"
+        folder = name.replace("/", "\\")
+        self.make_up(folder, 1, 2)
+        self.write(f"{folder}/env.txt", f"headroom 0.1.0\nranks 1\nhost {name}\n")
+        self.headroom("report", folder, "--output", self.path("page.html"))
+        dom, complaints = self.browse("page.html")
+        page = Page(dom)
+        self.assertEqual(complaints, [])
+        self.assertIn(folder, page.text)
+        self.assertIn(f"host {name}", page.text)
+
+    def test_a_request_is_seen(self):
+        """That nothing complains means something: the page's policy refuses what was not there."""
+        self.make_up("made-up", 1, 2)
+        text = self.report("made-up")
+        self.write("made-up/with.html", text.replace("<main", '<img src="http://127.0.0.1:9/x"><main', 1))
+        self.assertIn("Content Security Policy", " ".join(self.browse("made-up/with.html")[1]))
+
+    def test_thousand_ranks(self):
+        self.make_up("made-up", 1000, 200, refused_step=150)
+        page = self.page("made-up")
+        self.assertLess(os.path.getsize(self.path("made-up/report.html")), LARGEST_PAGE)
+        run = Run(self.path("made-up"), None)
+        self.assertEqual(page.column("table-ranks", "lowest headroom"),
+                         [min(run.of_rank(rank, "headroom_bytes")) for rank in range(1000)])
+        self.assertEqual(page.column("table-ranks", "refused"), [float(rank == 333) for rank in range(1000)])
+
+
+class FileTest(ReportTest):
+    def test_hundred_thousand_steps(self):
+        self.make_up("made-up", 8, 100_000, refused_step=54_321)
+        text = self.report("made-up")
+        data = self.data(text)
+        self.assertLess(len(text), LARGEST_PAGE)
+        steps, lanes = data["steps"], data["lanes"]
+        refused = lanes["series"]["oom_retries"][2]["sum"]
+        self.assertEqual([(i, count) for i, count in enumerate(refused) if count], [(54_321 // lanes["stride"], 1)])
+        losses = [made_up_step(step, 0)["loss"] for step in range(100_000)]
+        for name, over in (("min", min), ("max", max)):
+            expected = [over(losses[i:i + steps["stride"]]) for i in range(0, 100_000, steps["stride"])]
+            shown = steps["series"]["loss"][name]
+            shown = shown if isinstance(shown, list) else [shown] * steps["count"]
+            self.assertEqual(len(shown), len(expected))
+            for one, other in zip(shown, expected):
+                self.assertAlmostEqual(one, other, places=7)
+
+    def test_under_way(self):
+        """A line that is not whole yet is left for later."""
+        self.make_up("made-up", 2, 5)
+        with open(self.path("made-up/metrics.jsonl"), "a", encoding="utf-8") as file:
+            file.write('{"step": 5, "lo')
+        data = self.data(self.report("made-up"))
+        self.assertEqual((data["run"]["steps"], data["run"]["ended"]), (5, False))
+
+    def test_asks_for_nothing(self):
+        self.make_up("made-up", 2, 5)
+        text = self.report("made-up")
+        self.assertIn("default-src 'none'", text)
+        shell = text.replace(re.search(r'application/json">([^<]*)<', text)[1], "")
+        self.assertEqual(re.findall(r"\bsrc=|\bhref=\"(?!#)|url\(|@import|fetch\(|XMLHttpRequest", shell), [])
+
+    def test_output(self):
+        self.make_up("made-up", 2, 5)
+        self.headroom("report", "made-up/", "--output", "elsewhere.html")
+        self.assertEqual(self.data(self.read("elsewhere.html"))["run"]["name"], "made-up")
+        self.assertFalse(os.path.exists(self.path("made-up/report.html")))
+
+    def test_bad_input(self):
+        self.make_up("made-up", 2, 5)
+        self.assertIn("no RUN_DIR is given", self.headroom("report", code=2).err)
+        self.assertIn("nowhere", self.headroom("report", "nowhere", code=2).err)
+        self.assertIn("not '--outptu'", self.headroom("report", "made-up", "--outptu", "x", code=2).err)
+        self.assertIn("--output needs a value", self.headroom("report", "made-up", "--output", code=2).err)
+        self.assertIn("cannot write", self.headroom("report", "made-up", "--output", "no/such/x.html", code=1).err)
+        self.write("made-up/metrics.jsonl", "{}\n")
+        self.assertIn("made-up/metrics.jsonl:1: ", self.headroom("report", "made-up", code=2).err)
+
+
+if __name__ == "__main__":
+    main()
