@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """headroom report: the figures on the page, as a browser shows it, are those of metrics.jsonl."""
 
+import html
 import html.parser
 import json
 import os
@@ -115,6 +116,21 @@ class ReportTest(ProgramTest):
         return json.loads(re.search(r'<script id="data" type="application/json">([^<]*)</script>', text)[1])
 
 
+# Goes into a copy of a page, with the page's nonce: presses keys, and says what the page then reads out.
+KEYS = """<script nonce="%s">
+function read(plot, ...keys) {
+  plot.focus();
+  keys.forEach((key) => plot.dispatchEvent(new KeyboardEvent("keydown", { key })));
+  return plot.parentElement.querySelector("[aria-live]").textContent;
+}
+setTimeout(() => {
+  const plots = [...document.querySelectorAll("[tabindex='0'].plot")];
+  const said = plots.map((plot) => read(plot, "Home", "ArrowRight", "ArrowDown"));
+  document.body.append(Object.assign(document.createElement("pre"), { id: "said", textContent: JSON.stringify(said) }));
+}, 500);
+</script></body>"""
+
+
 @unittest.skipIf(CHROMIUM is None, "there is no chromium here; launch/install tests installs it")
 class BrowserTest(ReportTest):
     def assert_figures(self, page, run):
@@ -204,6 +220,31 @@ class BrowserTest(ReportTest):
         self.assertEqual(page.titles[0], "Findings")
         for part in finding.values():
             self.assertIn(part, page.text)
+
+    def keys(self, folder):
+        """What the charts read out after Home, right and down."""
+        text = self.report(folder)
+        nonce = re.search(r"script-src 'nonce-([0-9a-f]+)'", text)[1]
+        self.write(f"{folder}/keys.html", text.replace("</body>", KEYS % nonce))
+        dom, complaints = self.browse(f"{folder}/keys.html")
+        self.assertEqual(complaints, [])
+        return json.loads(html.unescape(re.search(r'<pre id="said">(.*)</pre>', dom)[1]))
+
+    def test_keys(self):
+        run = self.train("mlp.yaml", MLP_CAPACITIES, "train.steps=5", ranks=4)
+        loss, *others, memory = self.keys(run.path)
+        self.assertEqual(loss, f"step 1: training loss {float(f'{run.losses[1]:.4g}'):g}")
+        for rank, said in enumerate(others[3:]):
+            share, micro_batch = run.steps[1]["ranks"][rank]["share"], run.steps[1]["ranks"][rank]["micro_batch"]
+            self.assertRegex(said, rf"^Rank {rank}, step 1: .*; share {share}; micro-batch {micro_batch};")
+        self.assertEqual(len(others), 3 + 4)
+        self.assertRegex(memory, r"^operation 1 of \d+, .*: .* in \d+ tensors.* inputs: |operations \d+ to \d+\.$")
+
+    def test_keys_among_many_ranks(self):
+        self.make_up("made-up", 40, 5)
+        heat = self.keys("made-up")[4]
+        headroom = made_up_step(1, 40)["ranks"][1]["headroom_bytes"]
+        self.assertRegex(heat, r"^Rank 1, step 1: headroom " + re.escape(f"{headroom / (1 << 20):.2f} MiB"))
 
     def test_names_are_text(self):
         name = "<script>alert(1)</script><img src=x>"

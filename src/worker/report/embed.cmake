@@ -1,8 +1,12 @@
 cmake_minimum_required(VERSION 3.25)
-# cmake -DSOURCE=FOLDER -DTO=FILE.c -P embed.cmake: report.html with its style and script as one C string.
+# cmake -DSOURCE=FOLDER -DTO=FILE.c -P embed.cmake: report.html with its style and scripts as one C string.
 # Both have a nonce by which the page's policy lets them in, and nothing else.
-foreach(part html css js)
+foreach(part html css)
     file(READ ${SOURCE}/report.${part} ${part})
+endforeach()
+foreach(script base charts training ranks memory report)
+    file(READ ${SOURCE}/${script}.js text)
+    string(APPEND js "${text}")
 endforeach()
 string(SHA256 nonce "${css}${js}")
 foreach(part css js nonce)

@@ -161,7 +161,7 @@ static json_t *memory_object(const struct step_memory *memory)
                      "length", (json_int_t)memory->model->target_elements, "sharded",
                      memory->config->train.shard_optimizer, "forward_count", (json_int_t)list->forward_count,
                      "inputs_bytes", (json_int_t)(worker_slots(memory->device) * list->inputs_bytes), "block_bytes",
-                     (json_int_t)price_list_bytes(memory->prices, list), "lower_bound_bytes",
+                     (json_int_t)mem_pool_block_bytes(price_list_bytes(memory->prices, list)), "lower_bound_bytes",
                      (json_int_t)list->lower_bound_bytes, "resting", resting_object(memory), "operations",
                      operations_array(list), "tensors", tensors_array(memory));
 }
