@@ -48,7 +48,7 @@ const compact = new Intl.NumberFormat("en-US", {notation: "compact"});
 const tickText = (value, format) => (format === bytes ? roundBytes(value) :
     Math.abs(value) >= 10000                          ? compact.format(value) :
                                                         format(value));
-const roundBytes = (value) => bytes(value).replace(/\.00 /, " ");
+const roundBytes = (value) => (value === 0 ? "0" : bytes(value).replace(/\.00 /, " "));
 const milliseconds = (value) => (value === null ? "none" : `${number(value)} ms`);
 const levers = (value) => (value === null ? "none planned" : report.levers[value] ?? "unknown");
 

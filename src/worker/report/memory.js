@@ -63,7 +63,7 @@ function layoutChart(memory, peak) {
     role: "application",
     "aria-roledescription": "chart",
     "aria-label":
-      "Tensors of a micro-step by time and address. Left and right move along the operations, up and down among the tensors that live there."
+      "Tensors of a micro-step by operation and address. Arrow keys move along the operations and among tensors."
   });
   const readout = html("div", {class: "readout", "aria-live": "polite"});
   let operation = peak, chosen = null;

@@ -313,9 +313,11 @@ function heat(chosen) {
         chosen(view.rank);
       }
     });
-  view.element =
-    html("div", {}, html("section", {class: "panel"}, html("div", {class: "heading"}, html("span", {}, html("label", { for: "field"
-    }, "Show "), select), key), canvas, readout, note), spread);
+  view.element = html("div", {},
+    html("section", {class: "panel"},
+      html("div", {class: "heading"}, html("span", {}, html("label", {"for": "field"}, "Show "), select), key), canvas,
+      readout, note),
+    spread);
   requestAnimationFrame(choose);
   return view;
 }
