@@ -113,6 +113,8 @@ function stepsOf(columns, i) {
   return first >= last ? `step ${whole.format(first)}` : `steps ${whole.format(first)} to ${whole.format(last)}`;
 }
 
+const stepNumbers = (columns, i) => stepsOf(columns, i).replace(/^steps? /, "");
+
 function range(read, i, format) {
   const low = read.min(i), high = read.max(i);
   return low === high ? format(low) : `${format(low)} to ${format(high)}`;

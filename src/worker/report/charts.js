@@ -64,6 +64,8 @@ function scale(from, to) {
   return (value) => to[0] + ((value - from[0]) / (from[1] - from[0] || 1)) * (to[1] - to[0]);
 }
 
+const stepTicks = (width, steps) => ticks(0, steps, Math.max(2, Math.floor(width / 130))).filter(Number.isInteger);
+
 // Lines break where there is no value.
 function path(count, x, y) {
   let d = "", open = false;
@@ -111,114 +113,144 @@ function legend(entries) {
   return html("div", {class: "legend"}, ...entries.map(key));
 }
 
-function axes(width, height, top, xs, ys, format) {
+// Down to `bottom`, where the steps are told.
+function axes({width, height, top, low, high, y, steps, atStep}, bottom, format) {
   const group = svg("g", {});
-  for (const tick of ticks(ys.low, ys.high, Math.max(2, Math.floor((height - top) / 45)), format === bytes)) {
-    group.append(svg("line", {x1: LEFT, x2: width - RIGHT, y1: ys.at(tick), y2: ys.at(tick), class: "grid-line"}),
-      svg("text", {x: LEFT - 6, y: ys.at(tick) + 4, "text-anchor": "end"}, tickText(tick, format)));
+  for (const tick of ticks(low, high, Math.max(2, Math.floor((height - top) / 32)), format === bytes)) {
+    group.append(svg("line", {x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick), class: "grid-line"}),
+      svg("text", {x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end"}, tickText(tick, format)));
   }
-  for (const tick of ticks(xs.low, xs.high, Math.max(2, Math.floor(width / 130)))) {
-    if (Number.isInteger(tick)) {
-      group.append(svg("text", {x: xs.at(tick), y: height + 16, "text-anchor": "middle"}, whole.format(tick)));
-    }
+  for (const tick of stepTicks(width, steps)) {
+    group.append(svg("text", {x: atStep(tick), y: bottom + 16, "text-anchor": "middle"}, whole.format(tick)));
   }
   return group;
 }
 
 const resumes = report.run.events.filter((event) => event.kind === "resume" && event.step > 0);
 
-// options: id, title, columns, series [{name, style, read, band}], points {columns, read, name}, format, from, height
-function lineChart(options) {
-  const {columns, series, format} = options, height = options.height ?? 200, top = 10;
-  const plot = svg("svg", {
-    class: "plot",
-    height: height + 22,
-    tabindex: "0",
-    role: "application",
-    "aria-roledescription": "chart",
-    "aria-label": `${options.title}. Arrow keys move along the steps; a table follows.`
-  });
-  const readout = html("div", {class: "readout", "aria-live": "polite"});
-  const entries = [
-    ...series.map((one) => ({name: one.name, style: one.style})),
-    ...(options.points ? [{name: options.points.name, style: "dot-second", as: "dot"}] : [])
-  ];
-  let cursor = columns.count - 1, place = null;
+const PLOT = {
+  class: "plot",
+  tabindex: "0",
+  role: "application",
+  "aria-roledescription": "chart"
+};
+const readoutElement = () => html("div", {class: "readout", "aria-live": "polite"});
 
-  const describe = () => {
-    const parts = series.map((one) => `${one.name} ${range(one.read, cursor, format)}` +
-        (one.read.exact ? "" : `, mean ${format(one.read.mean(cursor))}`));
-    return columns.count === 0 ? "no steps" : `${stepsOf(columns, cursor)}: ${parts.join("; ")}`;
+// The column under a pointer.
+function columnUnder(plot, x, count) {
+  return Math.floor(((x - LEFT) / Math.max(1, plot.clientWidth - LEFT - RIGHT)) * count);
+}
+
+// Makes a canvas as sharp as the screen, and answers what draws on it.
+function brush(canvas, height) {
+  const dots = devicePixelRatio || 1, context = canvas.getContext("2d");
+  canvas.width = canvas.clientWidth * dots;
+  canvas.height = height * dots;
+  canvas.style.height = `${height}px`;
+  context.scale(dots, dots);
+  context.font = "11.5px system-ui, sans-serif";
+  return context;
+}
+
+// From values to pixels: `place(i)` is where column i begins.
+function frame(width, height, top, columns, low, high) {
+  const steps = Math.max(1, columns.count * columns.stride), atStep = scale([0, steps], [LEFT, width - RIGHT]);
+  const y = scale([low, high], [height, top]);
+  return {
+    width,
+    height,
+    top,
+    low,
+    high,
+    steps,
+    atStep,
+    y,
+    place: (i) => atStep(i * columns.stride),
+    level: (read, map = y) => (i) => (read(i) === null ? null : map(read(i)))
   };
+}
+
+function drawSeries(frame, count, {read, style}) {
+  const {place, level} = frame;
+  const line = svg("path", {class: `line ${style}`, d: path(count, (i) => place(i + 0.5), level(read.mean))});
+  if (read.exact) {
+    return [line];
+  }
+  return [svg("path", {class: "fill-band", d: band(count, place, level(read.min), level(read.max))}), line];
+}
+
+function drawPoints({atStep, steps, y}, {columns, read}) {
+  const found = [];
+  for (let i = 0; i < columns.count; i++) {
+    if (read.mean(i) !== null) {
+      const cx = atStep(Math.min(i * columns.stride, steps)), r = columns.count > 120 ? 2 : 3.5;
+      found.push(svg("circle", {class: "dot-second", r, cx, cy: y(read.mean(i))}));
+    }
+  }
+  return found;
+}
+
+function drawResumes({atStep, top, height}) {
+  return resumes.map(
+    ({step}) => svg("line", {class: "resumed", x1: atStep(step), x2: atStep(step), y1: top, y2: height}));
+}
+
+const cursorLine = (top, bottom) => svg("line", {class: "cursor", x1: 0, x2: 0, y1: top, y2: bottom});
+
+const STATISTICS = [["least", "min"], ["mean", "mean"], ["greatest", "max"]];
+
+function seriesTable({id, title, columns, series, format}) {
+  const heads =
+    series.flatMap(({name, read}) => (read.exact ? [name] : STATISTICS.map(([statistic]) => `${name}, ${statistic}`)));
+  const cells = (i) =>
+    series.flatMap(({read}) => (read.exact ? [read.mean(i)] : STATISTICS.map(([, statistic]) => read[statistic](i))));
+  const rows = Array.from(
+    {length: columns.count}, (_, i) => [stepNumbers(columns, i), ...cells(i).map((value) => figure(value, format))]);
+  return table(`table-${id}`, title, ["steps", ...heads], rows);
+}
+
+function pointsTable(id, {columns, read, name, also}) {
+  const rows = [];
+  for (let i = 0; i < columns.count; i++) {
+    if (read.mean(i) !== null) {
+      rows.push([number(i * columns.stride), ...also.map((more) => figure(more.read.mean(i), more.format))]);
+    }
+  }
+  return table(`table-${id}-points`, name, ["steps done", ...also.map((more) => more.name)], rows);
+}
+
+function seriesText({columns, series, format}, i) {
+  const parts = series.map(
+    ({name, read}) => `${name} ${range(read, i, format)}` + (read.exact ? "" : `, mean ${format(read.mean(i))}`));
+  return columns.count === 0 ? "no steps" : `${stepsOf(columns, i)}: ${parts.join("; ")}`;
+}
+
+// options: id, title, columns, series [{name, style, read}], points {columns, read, name, also}, format, from, height
+function lineChart(options) {
+  const {id, title, columns, series, points, format} = options, height = options.height ?? 200, top = 10;
+  const label = `${title}. Arrow keys move along the steps; a table follows.`;
+  const plot = svg("svg", {...PLOT, height: height + 22, "aria-label": label}), readout = readoutElement();
+  const reads = [...series, ...(points ? [points] : [])].map(({read}) => read);
+  let cursor = Math.max(0, columns.count - 1), drawn = null;
   const show = () => {
-    readout.textContent = describe();
-    plot.querySelector(".cursor")?.setAttribute("transform", `translate(${place(cursor + 0.5)} 0)`);
+    readout.textContent = seriesText(options, cursor);
+    plot.lastChild.setAttribute("transform", `translate(${drawn.place(cursor + 0.5)} 0)`);
   };
   whenSized(plot, (width) => {
-    const readers = [...series.map((one) => one.read), ...(options.points ? [options.points.read] : [])];
-    const counts = Math.max(columns.count, options.points?.columns.count ?? 0);
-    const [low, high] = extent(readers, counts, options.from);
-    const y = scale([low, high], [height, top]), steps = Math.max(1, columns.count * columns.stride);
-    const atStep = scale([0, steps], [LEFT, width - RIGHT]);
-    place = (i) => atStep(i * columns.stride);
-    const value = (read) => (i) => (read(i) === null ? null : y(read(i)));
-    plot.replaceChildren(axes(width, height, top, {low: 0, high: steps, at: atStep}, {low, high, at: y}, format));
-    for (const one of series) {
-      if (!one.read.exact) {
-        plot.append(
-          svg("path", {class: "fill-band", d: band(columns.count, place, value(one.read.min), value(one.read.max))}));
-      }
-      plot.append(
-        svg("path", {class: `line ${one.style}`, d: path(columns.count, (i) => place(i + 0.5), value(one.read.mean))}));
-    }
-    for (const event of resumes) {
-      plot.append(svg("line", {class: "resumed", x1: atStep(event.step), x2: atStep(event.step), y1: top, y2: height}));
-    }
-    if (options.points) {
-      const {columns: where, read} = options.points;
-      for (let i = 0; i < where.count; i++) {
-        if (read.mean(i) !== null) {
-          plot.append(svg("circle", {
-            class: "dot-second",
-            r: where.count > 120 ? 2 : 3.5,
-            cx: atStep(Math.min(i * where.stride, steps)),
-            cy: y(read.mean(i))
-          }));
-        }
-      }
-    }
-    plot.append(svg("line", {class: "cursor", x1: 0, x2: 0, y1: top, y2: height}));
+    const [low, high] = extent(reads, Math.max(columns.count, points?.columns.count ?? 0), options.from);
+    drawn = frame(width, height, top, columns, low, high);
+    plot.replaceChildren(axes(drawn, height, format), ...series.flatMap((one) => drawSeries(drawn, columns.count, one)),
+      ...drawResumes(drawn), ...(points ? drawPoints(drawn, points) : []), cursorLine(top, height));
     show();
   });
   const go = (i) => {
     cursor = clamp(i, 0, Math.max(0, columns.count - 1));
     show();
   };
-  steer(plot, (dx) => go(cursor + dx),
-    (x) => go(Math.floor(((x - LEFT) / Math.max(1, plot.clientWidth - LEFT - RIGHT)) * columns.count)));
-
-  const heads = ["steps"], rows = [];
-  for (const one of series) {
-    heads.push(...(one.read.exact ? [one.name] : [`${one.name}, least`, `${one.name}, mean`, `${one.name}, greatest`]));
-  }
-  for (let i = 0; i < columns.count; i++) {
-    const of = (one) => (one.read.exact ? [one.read.mean(i)] : [one.read.min(i), one.read.mean(i), one.read.max(i)]);
-    rows.push(
-      [stepsOf(columns, i).replace(/^steps? /, ""), ...series.flatMap(of).map((value) => figure(value, format))]);
-  }
-  const tables = [table(`table-${options.id}`, options.title, heads, rows)];
-  if (options.points) {
-    const {columns: where, read, name} = options.points, points = [];
-    for (let i = 0; i < where.count; i++) {
-      if (read.mean(i) !== null) {
-        points.push(
-          [number(i * where.stride), ...options.points.also.map((more) => figure(more.read.mean(i), more.format))]);
-      }
-    }
-    tables.push(table(
-      `table-${options.id}-points`, name, ["steps done", ...options.points.also.map((more) => more.name)], points));
-  }
-  return html("section", {class: "panel", "aria-labelledby": `title-${options.id}`},
-    html("div", {class: "heading"}, html("h3", {id: `title-${options.id}`}, options.title), legend(entries)), plot,
-    readout, behind("As a table", ...tables));
+  steer(plot, (dx) => go(cursor + dx), (x) => go(columnUnder(plot, x, columns.count)));
+  const entries = [...series, ...(points ? [{name: points.name, style: "dot-second", as: "dot"}] : [])];
+  const tables = [seriesTable(options), points ? pointsTable(id, points) : ""];
+  return html("section", {class: "panel", "aria-labelledby": `title-${id}`},
+    html("div", {class: "heading"}, html("h3", {id: `title-${id}`}, title), legend(entries)), plot, readout,
+    behind("As a table", ...tables));
 }

@@ -55,95 +55,121 @@ function peakOperation(memory) {
 const operationName = (memory, i) =>
   `operation ${i} of ${memory.operations.length}, ${memory.operations[i][0]} ${memory.operations[i][1]}`.trim();
 
+const LAYOUT_HEIGHT = 340, LAYOUT_TOP = 12;
+
+function drawAddresses(context, {width, y}, memory) {
+  context.textAlign = "right";
+  for (const tick of ticks(0, memory.block_bytes, 6, true)) {
+    context.fillStyle = colour("grid");
+    context.fillRect(LEFT, y(tick), width - LEFT - RIGHT, 1);
+    context.fillStyle = colour("muted");
+    context.fillText(roundBytes(tick), LEFT - 6, y(tick) + 4);
+  }
+}
+
+// left, top, width, height
+function boxOf({x, y}, {first, last, offset, bytes: size}) {
+  return [x(first), y(offset + size), x(last + 1) - x(first), y(offset) - y(offset + size)];
+}
+
+// Where there is room for it.
+function drawName(context, tensor, [left, top, width, height]) {
+  const wide = context.measureText(tensor.name).width;
+  if (height > 15 && width > wide + 10) {
+    context.fillStyle = colour(tensor.category);
+    context.fillRect(left + 2, top + height / 2 - 8, wide + 6, 16);
+    context.fillStyle = colour("on");
+    context.fillText(tensor.name, left + 5, top + height / 2 + 4);
+  }
+}
+
+function drawTensors(context, frame, memory) {
+  const fills = Object.fromEntries(Object.keys(CATEGORIES).map((name) => [name, pattern(context, name)]));
+  context.strokeStyle = colour("surface");
+  context.lineWidth = 0.7;
+  context.textAlign = "left";
+  for (const tensor of memory.tensors) {
+    const box = boxOf(frame, tensor);
+    context.fillStyle = fills[tensor.category];
+    context.fillRect(...box);
+    if (box[3] > 3) {
+      context.strokeRect(...box);
+    }
+    drawName(context, tensor, box);
+  }
+}
+
+function drawPasses(context, {x}, memory) {
+  const middle = x(memory.forward_count);
+  context.fillStyle = colour("ink");
+  context.fillRect(middle, LAYOUT_TOP, 1, LAYOUT_HEIGHT - LAYOUT_TOP);
+  context.textAlign = "right";
+  context.fillText("forward ", middle, LAYOUT_HEIGHT + 16);
+  context.textAlign = "left";
+  context.fillText(" backward", middle, LAYOUT_HEIGHT + 16);
+}
+
+function drawChoice(context, frame, operation, chosen) {
+  const {x} = frame;
+  context.strokeStyle = colour("ink");
+  context.setLineDash([2, 2]);
+  context.strokeRect(x(operation), LAYOUT_TOP, Math.max(1, x(1) - x(0)), LAYOUT_HEIGHT - LAYOUT_TOP);
+  context.setLineDash([]);
+  if (chosen !== null) {
+    context.lineWidth = 2.5;
+    context.strokeRect(...boxOf(frame, chosen));
+  }
+}
+
+function drawLayout(canvas, memory, operation, chosen) {
+  const width = canvas.clientWidth, context = brush(canvas, LAYOUT_HEIGHT + 22);
+  const frame = {
+    width,
+    x: scale([0, memory.operations.length], [LEFT, width - RIGHT]),
+    y: scale([0, memory.block_bytes], [LAYOUT_HEIGHT, LAYOUT_TOP])
+  };
+  drawAddresses(context, frame, memory);
+  drawTensors(context, frame, memory);
+  drawPasses(context, frame, memory);
+  drawChoice(context, frame, operation, chosen);
+}
+
+function layoutText(memory, operation, chosen) {
+  const live = liveAt(memory, operation);
+  const text = `${operationName(memory, operation)}: ${bytes(together(live))} in ${live.length} tensors.`;
+  if (chosen === null) {
+    return text;
+  }
+  const {name, category, first, last} = chosen;
+  return `${text} ${name}: ${bytes(chosen.bytes)}, ${CATEGORIES[category]}, operations ${first} to ${last}.`;
+}
+
+// The cursor is an operation, and maybe a tensor that lives there.
 function layoutChart(memory, peak) {
-  const height = 340;
-  const canvas = html("canvas", {
-    class: "plot",
-    tabindex: "0",
-    role: "application",
-    "aria-roledescription": "chart",
-    "aria-label":
-      "Tensors of a micro-step by operation and address. Arrow keys move along the operations and among tensors."
-  });
-  const readout = html("div", {class: "readout", "aria-live": "polite"});
+  const label =
+    "Tensors of a micro-step by operation and address. Arrow keys move along the operations and among tensors.";
+  const canvas = html("canvas", {...PLOT, "aria-label": label}), readout = readoutElement();
+  const last = memory.operations.length - 1;
   let operation = peak, chosen = null;
   const live = () => liveAt(memory, operation).sort((a, b) => b.offset - a.offset);
-  const draw = () => {
-    const width = canvas.clientWidth, dots = devicePixelRatio || 1, context = canvas.getContext("2d");
-    canvas.width = width * dots;
-    canvas.height = (height + 22) * dots;
-    canvas.style.height = `${height + 22}px`;
-    context.scale(dots, dots);
-    context.font = "11.5px system-ui, sans-serif";
-    const x = scale([0, memory.operations.length], [LEFT, width - RIGHT]),
-          y = scale([0, memory.block_bytes], [height, 12]);
-    const fills = Object.fromEntries(Object.keys(CATEGORIES).map((name) => [name, pattern(context, name)]));
-    context.textAlign = "right";
-    for (const tick of ticks(0, memory.block_bytes, 6, true)) {
-      context.fillStyle = colour("grid");
-      context.fillRect(LEFT, y(tick), width - LEFT - RIGHT, 1);
-      context.fillStyle = colour("muted");
-      context.fillText(roundBytes(tick), LEFT - 6, y(tick) + 4);
-    }
-    for (const tensor of memory.tensors) {
-      const left = x(tensor.first), right = x(tensor.last + 1), top = y(tensor.offset + tensor.bytes),
-            bottom = y(tensor.offset);
-      context.fillStyle = fills[tensor.category];
-      context.fillRect(left, top, right - left, bottom - top);
-      if (bottom - top > 3) {
-        context.strokeStyle = colour("surface");
-        context.lineWidth = 0.7;
-        context.strokeRect(left, top, right - left, bottom - top);
-      }
-      if (bottom - top > 15 && right - left > context.measureText(tensor.name).width + 10) {
-        const wide = context.measureText(tensor.name).width;
-        context.fillStyle = colour(tensor.category);
-        context.fillRect(left + 2, (top + bottom) / 2 - 8, wide + 6, 16);
-        context.fillStyle = colour("on");
-        context.textAlign = "left";
-        context.fillText(tensor.name, left + 5, (top + bottom) / 2 + 4);
-        context.textAlign = "right";
-      }
-    }
-    context.fillStyle = colour("ink");
-    context.fillRect(x(memory.forward_count), 12, 1, height - 12);
-    context.fillText("forward ", x(memory.forward_count), height + 16);
-    context.textAlign = "left";
-    context.fillText(" backward", x(memory.forward_count), height + 16);
-    context.setLineDash([2, 2]);
-    context.strokeStyle = colour("ink");
-    context.strokeRect(x(operation), 12, Math.max(1, x(1) - x(0)), height - 12);
-    context.setLineDash([]);
-    if (chosen !== null) {
-      context.lineWidth = 2.5;
-      context.strokeRect(x(chosen.first), y(chosen.offset + chosen.bytes), x(chosen.last + 1) - x(chosen.first),
-        y(chosen.offset) - y(chosen.offset + chosen.bytes));
-    }
-  };
   const show = () => {
-    const there = live();
-    const detail = chosen === null ? "" :
-                                     ` ${chosen.name}: ${bytes(chosen.bytes)}, ${
-                                       CATEGORIES[chosen.category]}, operations ${chosen.first} to ${chosen.last}.`;
-    readout.textContent = `${operationName(memory, operation)}: ${bytes(together(there))} in ${there.length} tensors${
-      operation === peak ? ", the peak" : ""}.${detail}`;
-    draw();
+    readout.textContent = layoutText(memory, operation, chosen);
+    drawLayout(canvas, memory, operation, chosen);
   };
-  steer(canvas,
-    (dx, dy) => {
-      operation = clamp(operation + dx, 0, memory.operations.length - 1);
-      const there = live(), now = there.indexOf(chosen);
-      chosen =
-        dy === 0 ? (now >= 0 ? chosen : null) : there[clamp(now < 0 ? 0 : now + dy, 0, there.length - 1)] ?? null;
-      show();
-    },
-    (px, py) => {
-      operation = clamp(Math.floor(((px - LEFT) / (canvas.clientWidth - LEFT - RIGHT)) * memory.operations.length), 0,
-        memory.operations.length - 1);
-      const address = ((height - py) / (height - 12)) * memory.block_bytes;
-      chosen = live().find((tensor) => tensor.offset <= address && address < tensor.offset + tensor.bytes) ?? null;
-      show();
-    });
+  const move = (dx, dy) => {
+    operation = clamp(operation + dx, 0, last);
+    const there = live(), now = there.indexOf(chosen);
+    const next = now < 0 ? 0 : clamp(now + dy, 0, there.length - 1);
+    chosen = now < 0 && dy === 0 ? null : there[next] ?? null;
+    show();
+  };
+  const point = (x, y) => {
+    const address = ((LAYOUT_HEIGHT - y) / (LAYOUT_HEIGHT - LAYOUT_TOP)) * memory.block_bytes;
+    operation = clamp(columnUnder(canvas, x, last + 1), 0, last);
+    chosen = live().find(({offset, bytes: size}) => offset <= address && address < offset + size) ?? null;
+    show();
+  };
+  steer(canvas, move, point);
   whenSized(canvas, show);
   return [canvas, readout];
 }

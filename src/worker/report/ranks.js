@@ -58,55 +58,60 @@ const laneViews = [];  // which have one cursor
 
 const anywhere = (field) => everyRank.some((rank) => highest(lane(field, rank).max, lanes.count) > 0);
 
+// From top to bottom: memory, micro-batch, levers, marks.
+const LANE_TOP = 8, LANE_MEMORY = 118, LANE_MICRO = [158, 130], LANE_LEVERS = 164;
+const LANE_MARKS = LANE_LEVERS + (anywhere("levers") ? 16 : 0);
+const LANE_BOTTOM = LANE_MARKS + (anywhere("oom_retries") || anywhere("handed_back") ? 22 : 0);
+
+function memoryLine(frame, rank, {field, style}) {
+  const {place, level} = frame, read = lane(field, rank), count = lanes.count;
+  const strained = field === "allocated_peak_bytes" ? read.max : read.min;
+  const line = svg("path", {class: `line ${style}`, d: stairs(count, place, level(strained))});
+  if (read.exact) {
+    return [line];
+  }
+  return [svg("path", {class: "fill-band", d: band(count, place, level(read.min), level(read.max))}), line];
+}
+
+function reservedArea({place, level, y}, rank) {
+  const read = lane("reserved_peak_bytes", rank);
+  return svg("path", {class: "fill-held", d: band(lanes.count, place, level(read.max, () => y(0)), level(read.max))});
+}
+
+function microBatch({place, level}, rank) {
+  const read = lane("micro_batch", rank), largest = highest(read.max, lanes.count) ?? 0;
+  const line = stairs(lanes.count, place, level(read.max, scale([0, Math.max(1, largest)], LANE_MICRO)));
+  const text = (y, words) => svg("text", {x: LEFT - 6, y, "text-anchor": "end"}, words);
+  return [svg("path", {class: "line second", d: line}), text(141, `up to ${number(largest)}`), text(154, "at once")];
+}
+
+function drawLane(frame, rank) {
+  const {place} = frame;
+  return [
+    axes(frame, LANE_BOTTOM, bytes), reservedArea(frame, rank),
+    ...MEMORY_LINES.flatMap((line) => memoryLine(frame, rank, line)), ...microBatch(frame, rank),
+    ...leverRuns(lane("levers", rank), place, LANE_LEVERS),
+    ...marks(lane("oom_retries", rank), place, LANE_MARKS, "M0 0L4.5 9H-4.5Z", "mark-bad"),
+    ...marks(lane("handed_back", rank), place, LANE_MARKS + 11, "M0 -1L4 4L0 9L-4 4Z", "mark-moved"),
+    cursorLine(LANE_TOP, LANE_BOTTOM)
+  ];
+}
+
+// `most`: bytes at the top. Another rank is shown by setting `rank` and drawing again.
 function rankLane(rank, most) {
-  const height = 118, microTop = 130, microHeight = 28, leversTop = 164,
-        marksTop = leversTop + (anywhere("levers") ? 16 : 0);
-  const bottom = marksTop + (anywhere("oom_retries") || anywhere("handed_back") ? 22 : 0);
   const view = {rank, cursor: Math.max(0, lanes.count - 1)};
-  const plot = svg(
-    "svg", {class: "plot", height: bottom + 20, tabindex: "0", role: "application", "aria-roledescription": "chart"});
-  const readout = html("div", {class: "readout", "aria-live": "polite"}), title = html("h3", {});
-  let x = null;
+  const plot = svg("svg", {...PLOT, height: LANE_BOTTOM + 20}), readout = readoutElement(), title = html("h3", {});
+  let drawn = null;
   view.show = (speaks) => {
     readout.textContent = speaks ? rankText(view.rank, view.cursor) : "";
-    plot.querySelector(".cursor")?.setAttribute("transform", `translate(${x(view.cursor + 0.5)} 0)`);
+    plot.lastChild.setAttribute("transform", `translate(${drawn.place(view.cursor + 0.5)} 0)`);
   };
   view.draw = () => {
-    const width = plot.clientWidth, read = (field) => lane(field, view.rank);
-    const y = scale([0, most], [height, 8]), micro = read("micro_batch");
-    const largest = highest(micro.max, lanes.count) ?? 0,
-          my = scale([0, Math.max(1, largest)], [microTop + microHeight, microTop]);
-    const level = (reading, map) => (i) => (reading(i) === null ? null : map(reading(i)));
-    const stepsShown = Math.max(1, lanes.count * lanes.stride), atStep = scale([0, stepsShown], [LEFT, width - RIGHT]);
-    x = (i) => atStep(i * lanes.stride);
+    drawn = frame(plot.clientWidth, LANE_MEMORY, LANE_TOP, lanes, 0, most);
     title.textContent = `Rank ${view.rank}`;
-    plot.setAttribute("aria-label",
-      `Memory, micro-batch and levers of rank ${view.rank}. Arrow keys move along the steps; a table follows.`);
-    plot.replaceChildren(
-      axes(width, bottom, 8, {low: 0, high: stepsShown, at: atStep}, {low: 0, high: most, at: y}, bytes));
-    plot.append(svg("path", {
-      class: "fill-held",
-      d: band(lanes.count, x, (i) => (read("reserved_peak_bytes").max(i) === null ? null : y(0)),
-        level(read("reserved_peak_bytes").max, y))
-    }));
-    for (const line of MEMORY_LINES) {
-      const reading = read(line.field);
-      if (!reading.exact) {
-        plot.append(
-          svg("path", {class: "fill-band", d: band(lanes.count, x, level(reading.min, y), level(reading.max, y))}));
-      }
-      plot.append(svg("path", {
-        class: `line ${line.style}`,
-        d: stairs(lanes.count, x, level(line.field === "allocated_peak_bytes" ? reading.max : reading.min, y))
-      }));
-    }
-    plot.append(svg("path", {class: "line second", d: stairs(lanes.count, x, level(micro.max, my))}),
-      svg("text", {x: LEFT - 6, y: microTop + 24, "text-anchor": "end"}, "at once"),
-      svg("text", {x: LEFT - 6, y: microTop + 11, "text-anchor": "end"}, `up to ${number(largest)}`),
-      ...leverRuns(read("levers"), x, leversTop),
-      ...marks(read("oom_retries"), x, marksTop, "M0 0L4.5 9H-4.5Z", "mark-bad"),
-      ...marks(read("handed_back"), x, marksTop + 11, "M0 -1L4 4L0 9L-4 4Z", "mark-moved"),
-      svg("line", {class: "cursor", x1: 0, x2: 0, y1: 8, y2: bottom}));
+    plot.setAttribute(
+      "aria-label", `Memory, micro-batch and levers of rank ${view.rank}. Arrow keys move along the steps.`);
+    plot.replaceChildren(...drawLane(drawn, view.rank));
     view.show(false);
   };
   whenSized(plot, view.draw);
@@ -116,8 +121,7 @@ function rankLane(rank, most) {
       other.show(other === view);
     }
   };
-  steer(plot, (dx) => go(view.cursor + dx),
-    (px) => go(Math.floor(((px - LEFT) / Math.max(1, plot.clientWidth - LEFT - RIGHT)) * lanes.count)));
+  steer(plot, (dx) => go(view.cursor + dx), (x) => go(columnUnder(plot, x, lanes.count)));
   view.element = html("section", {class: "panel"}, title, plot, readout);
   laneViews.push(view);
   return view;
@@ -148,7 +152,7 @@ function rankTable(rank) {
   const rows = [];
   for (let i = 0; i < lanes.count; i++) {
     rows.push([
-      stepsOf(lanes, i).replace(/^steps? /, ""), ...RANK_FIELDS.flatMap(([, field, format]) => {
+      stepNumbers(lanes, i), ...RANK_FIELDS.flatMap(([, field, format]) => {
         const read = lane(field, rank);
         return read.exact ? [figure(read.max(i), format)] : [figure(read.min(i), format), figure(read.max(i), format)];
       })
@@ -166,18 +170,10 @@ function rankChooser(chosen) {
       chosen(Number(input.value));
     }
   });
-  return {
-    input,
-    element: html("span", {},
-      html("label",
-        { for: "rank"
-        },
-        "Rank "),
-      input)
-  };
+  return {input, element: html("span", {}, html("label", {"for": "rank"}, "Rank "), input)};
 }
 
-// field, how several are told as one, format
+// strained: which of several values counts. `Headroom as a part of the limit` has no field of its own.
 const HEAT_FIELDS = [
   ["Lowest headroom", "headroom_bytes", "min", bytes],
   ["Headroom as a part of the limit", null, "min", (value) => `${(100 * value).toFixed(1)} %`],
@@ -185,14 +181,14 @@ const HEAT_FIELDS = [
   ["Limit", "limit_bytes", "min", bytes], ["Share", "share", "max", number],
   ["Micro-batch", "micro_batch", "min", number], ["Levers", "levers", "max", levers],
   ["Refused allocations", "oom_retries", "max", number], ["Samples handed back", "handed_back", "max", number]
-];
+].map(([name, field, strained, format]) => ({name, field, strained, format}));
 
 // values[rank][column]
-function heatValues([, field, which]) {
+function heatValues({field, strained}) {
   return everyRank.map((rank) => {
     const read = lane(field ?? "headroom_bytes", rank), limit = lane("limit_bytes", rank);
-    const one = (i) => (field !== null || read.min(i) === null ? read[which](i) : read.min(i) / limit.min(i));
-    return Array.from({length: lanes.count}, (_, i) => one(i));
+    const part = (i) => (read.min(i) === null ? null : read.min(i) / limit.min(i));
+    return Array.from({length: lanes.count}, (_, i) => (field === null ? part(i) : read[strained](i)));
   });
 }
 
@@ -216,131 +212,137 @@ function quantiles(values) {
   ].map(([name, part, style]) => ({name, style, read: line(part)}));
 }
 
+// Of how many ranks a row of the map is, how many rows there are, and their height together.
+const FOLDED = Math.ceil(ranks / 240), HEAT_ROWS = Math.ceil(ranks / FOLDED);
+const HEAT_HEIGHT = clamp(HEAT_ROWS * 12, 160, 480);
+
+// The values of a field, folded to rows, and what they range over.
+function heatMap(field) {
+  const values = heatValues(field), which = Math[field.strained], rows = [];
+  for (let rank = 0; rank < ranks; rank += FOLDED) {
+    const several = values.slice(rank, rank + FOLDED);
+    rows.push(Array.from({length: lanes.count}, (_, i) => {
+      const there = several.map((one) => one[i]).filter((value) => value !== null);
+      return there.length === 0 ? null : which(...there);
+    }));
+  }
+  const all = rows.flat().filter((value) => value !== null);
+  const [low, high] = [Math.min, Math.max].map((better) => all.reduce((a, b) => better(a, b), all[0] ?? null));
+  return {field, values, rows, low, high};
+}
+
+function drawCells(context, {rows, low, high}, x, y) {
+  const [from, to] = [colour("heat-low"), colour("heat-high")];
+  rows.forEach((row, number) => row.forEach((value, i) => {
+    if (value !== null) {
+      context.fillStyle = mix(from, to, high > low ? (value - low) / (high - low) : 0);
+      context.fillRect(x(i), y(number), x(i + 1) - x(i) + 0.5, y(number + 1) - y(number) + 0.5);
+    }
+  }));
+}
+
+function drawHeatAxes(context, width, x, y) {
+  context.fillStyle = colour("muted");
+  context.textAlign = "right";
+  for (const tick of ticks(0, ranks - 1, 6).filter(Number.isInteger)) {
+    context.fillText(`rank ${tick}`, LEFT - 6, clamp(y(tick / FOLDED) + 8, 9, HEAT_HEIGHT));
+  }
+  context.textAlign = "center";
+  for (const tick of stepTicks(width, lanes.count * lanes.stride)) {
+    context.fillText(whole.format(tick), x(tick / lanes.stride), HEAT_HEIGHT + 16);
+  }
+}
+
+function drawHeat(canvas, map, {rank, column}) {
+  const width = canvas.clientWidth, context = brush(canvas, HEAT_HEIGHT + 22);
+  const x = scale([0, lanes.count], [LEFT, width - RIGHT]), y = scale([0, HEAT_ROWS], [0, HEAT_HEIGHT]);
+  drawCells(context, map, x, y);
+  drawHeatAxes(context, width, x, y);
+  context.strokeStyle = colour("bad");
+  context.lineWidth = 2;
+  context.strokeRect(x(column) - 1, y(Math.floor(rank / FOLDED)) - 1, x(1) - x(0) + 2, Math.max(4, y(1) - y(0)) + 2);
+}
+
+function heatKey({field, low, high}) {
+  const [from, to] = [colour("heat-low"), colour("heat-high")];
+  const piece = (i) => svg("rect", {x: i * 5, y: 0, width: 5.5, height: 12, fill: mix(from, to, i / 23)});
+  const bar =
+    svg("svg", {width: 120, height: 12, "aria-hidden": "true"}, ...Array.from({length: 24}, (_, i) => piece(i)));
+  return html("span", {}, `${field.format(low)} `, bar, field.format(high));
+}
+
+function spreadChart({field, values}) {
+  const title = `${field.name}, over the ranks`;
+  return lineChart({id: "spread", title, columns: lanes, format: field.format, series: quantiles(values), height: 170});
+}
+
+function foldedText(field) {
+  const which = field.strained === "min" ? "least" : "most";
+  return FOLDED > 1 ? `A row is ${FOLDED} ranks, of which the one with the ${which} counts.` : "A row is a rank.";
+}
+
+// Tells `chosen` of the rank that was chosen in it.
 function heat(chosen) {
-  const canvas = html("canvas", {
-    class: "plot",
-    tabindex: "0",
-    role: "application",
-    "aria-roledescription": "heat map",
-    "aria-label": "Ranks over steps. Left and right move along the steps, up and down along the ranks."
-  });
-  const readout = html("div", {class: "readout", "aria-live": "polite"}), key = html("div", {class: "legend"});
-  const select = html("select", {id: "field"}, ...HEAT_FIELDS.map(([name], i) => html("option", {value: i}, name)));
-  const folded = Math.ceil(ranks / 240), rows = Math.ceil(ranks / folded), height = clamp(rows * 12, 160, 480);
-  const spread = html("div", {}), note = html("p", {});
+  const label = "Ranks over steps. Left and right move along the steps, up and down along the ranks.";
+  const canvas = html("canvas", {...PLOT, "aria-roledescription": "heat map", "aria-label": label});
+  const readout = readoutElement(), key = html("div", {class: "legend"}), note = html("p", {}),
+        spread = html("div", {});
+  const select = html("select", {id: "field"}, ...HEAT_FIELDS.map(({name}, i) => html("option", {value: i}, name)));
   const view = {rank: 0, column: Math.max(0, lanes.count - 1)};
-  let field, values;
+  let map = heatMap(HEAT_FIELDS[0]);
   const draw = () => {
-    const width = canvas.clientWidth, dots = devicePixelRatio || 1, context = canvas.getContext("2d");
-    let low = Infinity, high = -Infinity;
-    values.flat().filter((value) => value !== null).forEach((value) => {
-      low = Math.min(low, value);
-      high = Math.max(high, value);
-    });
-    canvas.width = width * dots;
-    canvas.height = (height + 22) * dots;
-    canvas.style.height = `${height + 22}px`;
-    context.scale(dots, dots);
-    context.font = "11.5px system-ui, sans-serif";
-    const x = scale([0, lanes.count], [LEFT, width - RIGHT]), y = scale([0, rows], [0, height]);
-    const [from, to] = [colour("heat-low"), colour("heat-high")];
-    for (let row = 0; row < rows; row++) {
-      for (let i = 0; i < lanes.count; i++) {
-        const several =
-          values.slice(row * folded, (row + 1) * folded).map((one) => one[i]).filter((value) => value !== null);
-        if (several.length > 0) {
-          const value = Math[field[2]](...several);
-          context.fillStyle = mix(from, to, high > low ? (value - low) / (high - low) : 0);
-          context.fillRect(x(i), y(row), x(i + 1) - x(i) + 0.5, y(row + 1) - y(row) + 0.5);
-        }
-      }
-    }
-    context.fillStyle = colour("muted");
-    context.textAlign = "right";
-    for (const tick of ticks(0, ranks - 1, 6).filter(Number.isInteger)) {
-      context.fillText(`rank ${tick}`, LEFT - 6, clamp(y(tick / folded) + 8, 9, height));
-    }
-    context.textAlign = "center";
-    for (const tick of ticks(0, lanes.count * lanes.stride, Math.floor(width / 130))) {
-      context.fillText(whole.format(tick), x(tick / lanes.stride), height + 16);
-    }
-    context.strokeStyle = colour("bad");
-    context.lineWidth = 2;
-    context.strokeRect(x(view.column) - 1, y(Math.floor(view.rank / folded)) - 1,
-      x(view.column + 1) - x(view.column) + 2, Math.max(4, y(1) - y(0)) + 2);
-    const bar = svg("svg", {width: 120, height: 12, "aria-hidden": "true"},
-      ...Array.from(
-        {length: 24}, (_, i) => svg("rect", {x: i * 5, y: 0, width: 5.5, height: 12, fill: mix(from, to, i / 23)})));
-    key.replaceChildren(
-      html("span", {}, low <= high ? `${field[3](low)} ` : "", bar, low <= high ? field[3](high) : ""));
-  };
-  const show = () => {
-    draw();
-    readout.textContent = rankText(view.rank, view.column);
+    drawHeat(canvas, map, view);
+    key.replaceChildren(heatKey(map));
   };
   const choose = () => {
-    field = HEAT_FIELDS[Number(select.value)];
-    values = heatValues(field);
-    note.textContent = folded > 1 ?
-      `A row is ${folded} ranks, of which the one with the ${field[2] === "min" ? "least" : "most"} counts.` :
-      "A row is a rank.";
-    spread.replaceChildren(lineChart({
-      id: "spread",
-      title: `${field[0]}, over the ranks`,
-      columns: lanes,
-      format: field[3],
-      series: quantiles(values),
-      height: 170
-    }));
+    map = heatMap(HEAT_FIELDS[Number(select.value)]);
+    note.textContent = foldedText(map.field);
+    spread.replaceChildren(spreadChart(map));
     draw();
   };
   view.go = (rank, column) => {
     view.rank = clamp(rank, 0, ranks - 1);
     view.column = clamp(column, 0, Math.max(0, lanes.count - 1));
-    show();
+    readout.textContent = rankText(view.rank, view.column);
+    draw();
+  };
+  const choosing = (rank, column) => {
+    view.go(rank, column);
+    chosen(view.rank);
   };
   select.addEventListener("change", choose);
-  whenSized(canvas, () => values && draw());
-  steer(canvas,
-    (dx, dy) => {
-      view.go(view.rank + dy, view.column + dx);
-      chosen(view.rank);
-    },
-    (px, py, pressed) => {
-      if (pressed) {
-        view.go(Math.floor((py / height) * rows) * folded,
-          Math.floor(((px - LEFT) / (canvas.clientWidth - LEFT - RIGHT)) * lanes.count));
-        chosen(view.rank);
-      }
-    });
-  view.element = html("div", {},
-    html("section", {class: "panel"},
-      html("div", {class: "heading"}, html("span", {}, html("label", {"for": "field"}, "Show "), select), key), canvas,
-      readout, note),
-    spread);
-  requestAnimationFrame(choose);
+  whenSized(canvas, draw);
+  steer(canvas, (dx, dy) => choosing(view.rank + dy, view.column + dx), (x, y, pressed) => {
+    if (pressed) {
+      choosing(Math.floor((y / HEAT_HEIGHT) * HEAT_ROWS) * FOLDED, columnUnder(canvas, x, lanes.count));
+    }
+  });
+  note.textContent = foldedText(map.field);
+  spread.append(spreadChart(map));
+  const heading =
+    html("div", {class: "heading"}, html("span", {}, html("label", {"for": "field"}, "Show "), select), key);
+  view.element = html("div", {}, html("section", {class: "panel"}, heading, canvas, readout, note), spread);
   return view;
 }
 
-function rankSection() {
-  const most =
-    everyRank.reduce((found, rank) => Math.max(found, highest(lane("limit_bytes", rank).max, lanes.count) ?? 0,
-                       highest(lane("reserved_peak_bytes", rank).max, lanes.count) ?? 0),
-      1) *
-    1.04;
-  const parts = [
-    html("h2", {id: "ranks"}, "Ranks"),
-    html("p", {}, "What each rank may hold, what it held at the peak of a step, and how it cut its share.")
+// The least that the lanes of all ranks have room for.
+function mostBytes() {
+  const of = (field) => everyRank.map((rank) => highest(lane(field, rank).max, lanes.count) ?? 0);
+  return [...of("limit_bytes"), ...of("reserved_peak_bytes")].reduce((a, b) => Math.max(a, b), 1) * 1.04;
+}
+
+function fewRanks() {
+  const holder = html("div", {}, rankTable(0)), most = mostBytes();
+  const chooser = rankChooser((rank) => holder.replaceChildren(rankTable(rank)));
+  return [
+    legend(LANE_LEGEND), ...everyRank.map((rank) => rankLane(rank, most).element),
+    html(
+      "section", {class: "panel"}, summaryTable(), behind("The steps of one rank as a table", chooser.element, holder))
   ];
-  const holder = html("div", {}, rankTable(0));
-  if (ranks <= LANES_SHOWN) {
-    const chooser = rankChooser((rank) => holder.replaceChildren(rankTable(rank)));
-    parts.push(legend(LANE_LEGEND), ...everyRank.map((rank) => rankLane(rank, most).element),
-      html("section", {class: "panel"}, summaryTable(),
-        behind("The steps of one rank as a table", chooser.element, holder)));
-    return parts;
-  }
-  const view = rankLane(0, most);
+}
+
+function manyRanks() {
+  const view = rankLane(0, mostBytes()), holder = html("div", {}, rankTable(0));
   const show = (rank) => {
     view.rank = rank;
     view.draw();
@@ -355,7 +357,15 @@ function rankSection() {
     show(rank);
   });
   view.element.append(behind("This rank's steps as a table", holder));
-  parts.push(map.element, html("div", {class: "controls"}, chooser.element, legend(LANE_LEGEND)), view.element,
-    html("section", {class: "panel"}, summaryTable()));
-  return parts;
+  return [
+    map.element, html("div", {class: "controls"}, chooser.element, legend(LANE_LEGEND)), view.element,
+    html("section", {class: "panel"}, summaryTable())
+  ];
+}
+
+function rankSection() {
+  const about = "What each rank may hold, what it held at the peak of a step, and how it cut its share.";
+  return [
+    html("h2", {id: "ranks"}, "Ranks"), html("p", {}, about), ...(ranks <= LANES_SHOWN ? fewRanks() : manyRanks())
+  ];
 }
