@@ -301,6 +301,15 @@ class FileTest(ReportTest):
         data = self.data(self.report("made-up"))
         self.assertEqual((data["run"]["steps"], data["run"]["ended"]), (5, False))
 
+    def test_written_anew(self):
+        """A run that went on from step 2 while the report was read: its file begins again with step 0."""
+        self.make_up("made-up", 2, 5, refused_step=4)
+        with open(self.path("made-up/metrics.jsonl"), "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(made_up_step(step, 2)) + "\n" for step in range(3))
+        data = self.data(self.report("made-up"))
+        self.assertEqual((data["run"]["steps"], data["steps"]["count"]), (3, 3))
+        self.assertEqual([one["sum"] for one in data["lanes"]["series"]["oom_retries"]], [0, 0])
+
     def test_asks_for_nothing(self):
         self.make_up("made-up", 2, 5)
         text = self.report("made-up")

@@ -47,29 +47,40 @@ function lowestHeadroom() {
 
 const overRanks = (field) => everyRank.reduce((all, rank) => all + sum(lane(field, rank).max, lanes.count), 0);
 
+// A sample of a language model has several targets.
+const RATE = report.run.tokens === report.run.samples ?
+  {field: "samples_per_s", unit: "samples/s", title: "Samples per second"} :
+  {field: "tokens_per_s", unit: "tokens/s", title: "Tokens per second"};
+
+function medianRate() {
+  const rate = of(RATE.field), every = Array.from({length: steps.count}, (_, i) => rate.mean(i));
+  const sorted = every.filter((value) => value !== null).sort((a, b) => a - b);
+  return tile(RATE.title, number(Math.round(sorted[sorted.length >> 1] ?? 0)),
+    steps.stride === 1 ? "median over the steps" : `median over means of ${steps.stride} steps`);
+}
+
+function newestEvaluation() {
+  const {series, count} = report.evaluations;
+  const loss = reader(series.loss).mean(count - 1), accuracy = reader(series.accuracy).mean(count - 1);
+  return tile("Validation loss", number(loss), accuracy === null ? "" : `accuracy ${(100 * accuracy).toFixed(2)} %`);
+}
+
+function stepTiles(newest) {
+  const headroom = lowestHeadroom(), refused = overRanks("oom_retries"), moved = overRanks("handed_back");
+  return [
+    tile("Loss", number(newest.loss), `of step ${number(newest.step)}`),
+    ...(report.evaluations.count > 0 ? [newestEvaluation()] : []), medianRate(),
+    tile("Lowest headroom", bytes(headroom.value), `on rank ${headroom.rank}`),
+    tile("Refused", number(refused), refused === 0 ? "no allocation" : "allocations, done in pieces"),
+    tile("Handed back", number(moved), moved === 0 ? "no sample" : "samples that others did")
+  ];
+}
+
 function tiles() {
-  const {newest, events} = report.run, shown = [];
-  const evaluation = reader(report.evaluations.series.loss), accuracy = reader(report.evaluations.series.accuracy);
-  const last = report.evaluations.count - 1;
+  const {newest, events} = report.run;
   const seconds = events.reduce((all, event) => all + (event.seconds ?? 0), 0);
-  shown.push(tile("Steps", number(report.run.steps), seconds > 0 ? duration(seconds) : environment("started") ?? ""));
-  if (newest !== null) {
-    const headroom = lowestHeadroom(), refused = overRanks("oom_retries"), moved = overRanks("handed_back");
-    const byTokens = report.run.tokens !== report.run.samples, rate = of(byTokens ? "tokens_per_s" : "samples_per_s");
-    shown.push(tile("Loss", number(newest.loss), `of step ${number(newest.step)}`));
-    if (last >= 0) {
-      shown.push(
-        tile("Validation loss", number(evaluation.mean(last)), `accuracy ${(100 * accuracy.mean(last)).toFixed(2)} %`));
-    }
-    const middle =
-      Array.from({length: steps.count}, (_, i) => rate.mean(i)).filter((value) => value !== null).sort((a, b) => a - b);
-    shown.push(tile(byTokens ? "Tokens/s" : "Samples/s", number(Math.round(middle[middle.length >> 1] ?? 0)),
-      "median over the steps"));
-    shown.push(tile("Lowest headroom", bytes(headroom.value), `on rank ${headroom.rank}`));
-    shown.push(tile("Refused", number(refused), "allocations, done in pieces"));
-    shown.push(tile("Handed back", number(moved), moved === 0 ? "no sample" : "samples that others did"));
-  }
-  return html("div", {class: "tiles"}, ...shown);
+  const first = tile("Steps", number(report.run.steps), seconds > 0 ? `in ${duration(seconds)}` : "");
+  return html("div", {class: "tiles"}, first, ...(newest === null ? [] : stepTiles(newest)));
 }
 
 function header() {
@@ -97,62 +108,48 @@ function findings() {
   return [html("h2", {id: "findings"}, "Findings"), html("ul", {class: "findings"}, ...report.findings.map(entry))];
 }
 
+function validationPoints() {
+  const {series, count} = report.evaluations, loss = reader(series.loss), accuracy = reader(series.accuracy);
+  const also = [{name: "loss", read: loss, format: number}, {name: "accuracy", read: accuracy, format: number}];
+  return count === 0 ? null : {columns: report.evaluations, read: loss, name: "validation loss", also};
+}
+
+const line = (name, style, field) => ({name, style, read: of(field)});
+
 function training() {
-  const byTokens = report.run.tokens !== report.run.samples;
-  const evaluations = report.evaluations, loss = reader(evaluations.series.loss);
-  const points = evaluations.count === 0 ? null : {
-    columns: evaluations,
-    read: loss,
-    name: "validation loss",
-    also: [
-      {name: "loss", read: loss, format: number},
-      {name: "accuracy", read: reader(evaluations.series.accuracy), format: number}
-    ],
-  };
-  return [
-    html("h2", {id: "training"}, "Training"),
-    html("div", {class: "grid"}, lineChart({
+  const time = {columns: steps, format: milliseconds, from: 0};
+  const charts = [
+    {
       id: "loss",
       title: "Loss in nats",
       columns: steps,
-      points,
+      points: validationPoints(),
       format: number,
-      series: [{name: "training loss", style: "first", read: of("loss")}]
-    }),
-      lineChart({
-        id: "throughput",
-        title: byTokens ? "Tokens per second" : "Samples per second",
-        columns: steps,
-        format: number,
-        from: 0,
-        series: [{
-          name: byTokens ? "tokens/s" : "samples/s",
-          style: "first",
-          read: of(byTokens ? "tokens_per_s" : "samples_per_s")
-        }]
-      }),
-      lineChart({
-        id: "time",
-        title: "Time of a step",
-        columns: steps,
-        format: milliseconds,
-        from: 0,
-        series: [
-          {name: "step", style: "first", read: of("step_ms")},
-          {name: "predicted", style: "second", read: of("predicted_ms")}
-        ]
-      }),
-      lineChart({
-        id: "waits",
-        title: "Of it, waiting and coordinating",
-        columns: steps,
-        format: milliseconds,
-        from: 0,
-        series: [
-          {name: "all-reduce", style: "first", read: of("comm_ms")},
-          {name: "data", style: "second", read: of("data_wait_ms")},
-          {name: "coordination", style: "third", read: of("coordination_ms")}
-        ]
-      })),
+      series: [line("training loss", "first", "loss")]
+    },
+    {
+      id: "throughput",
+      title: RATE.title,
+      columns: steps,
+      format: number,
+      from: 0,
+      series: [line(RATE.unit, "first", RATE.field)]
+    },
+    {
+      ...time,
+      id: "time",
+      title: "Time of a step",
+      series: [line("step", "first", "step_ms"), line("predicted", "second", "predicted_ms")]
+    },
+    {
+      ...time,
+      id: "waits",
+      title: "Of it, waiting and coordinating",
+      series: [
+        line("all-reduce", "first", "comm_ms"), line("data", "second", "data_wait_ms"),
+        line("coordination", "third", "coordination_ms")
+      ]
+    }
   ];
+  return [html("h2", {id: "training"}, "Training"), html("div", {class: "grid"}, ...charts.map(lineChart))];
 }
