@@ -120,6 +120,7 @@ function axes({width, height, top, low, high, y, steps, atStep}, bottom, format)
     group.append(svg("line", {x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick), class: "grid-line"}),
       svg("text", {x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end"}, tickText(tick, format)));
   }
+  group.append(svg("text", {x: LEFT - 14, y: bottom + 16, "text-anchor": "end"}, "step"));
   for (const tick of stepTicks(width, steps)) {
     group.append(svg("text", {x: atStep(tick), y: bottom + 16, "text-anchor": "middle"}, whole.format(tick)));
   }

@@ -95,19 +95,25 @@ static const char *category(const struct list *list, const struct life *life, en
     return life->death >= list->forward_count ? "kept" : "forward";
 }
 
+// Of inputs, which a block begins with.
+static uint64_t inputs_bytes(const struct step_memory *memory)
+{
+    return worker_slots(memory->device) * memory->list->inputs_bytes;
+}
+
 // Inputs are there before the first operation, and to the end. An offset counts from the block's begin.
 static json_t *tensor_object(const struct step_memory *memory, tensor_id id)
 {
     const struct list *list = memory->list;
     const struct tensor *tensor = &list->tensors[id];
-    bool input = tensor->kind == TENSOR_INPUT;
     const struct life *life = &memory->lives[id];
-    uint64_t inputs = worker_slots(memory->device) * list->inputs_bytes;
+    bool input = tensor->kind == TENSOR_INPUT;
+    size_t first = input ? 0 : life->birth, last = input ? list->op_count - 1 : life->death;
     uint64_t bytes = uint64_round_up(list_tensor_bytes(list, id), LIST_ALIGNMENT);
-    return json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I}", "name", tensor->name, "category", category(list, life, tensor->kind), "bytes",
-        (json_int_t)bytes, "offset", (json_int_t)(tensor->offset_bytes + (input ? 0 : inputs)), "first",
-        (json_int_t)(input ? 0 : life->birth), "last", (json_int_t)(input ? list->op_count - 1 : life->death));
+    uint64_t offset = tensor->offset_bytes + (input ? 0 : inputs_bytes(memory));
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "name", tensor->name, "category",
+                     category(list, life, tensor->kind), "bytes", (json_int_t)bytes, "offset", (json_int_t)offset,
+                     "first", (json_int_t)first, "last", (json_int_t)last);
 }
 
 static json_t *tensors_array(const struct step_memory *memory)
@@ -160,7 +166,7 @@ static json_t *memory_object(const struct step_memory *memory)
                      (json_int_t)memory->shape->micro_batch, "levers", offers_levers_name(memory->shape->levers),
                      "length", (json_int_t)memory->model->target_elements, "sharded",
                      memory->config->train.shard_optimizer, "forward_count", (json_int_t)list->forward_count,
-                     "inputs_bytes", (json_int_t)(worker_slots(memory->device) * list->inputs_bytes), "block_bytes",
+                     "inputs_bytes", (json_int_t)inputs_bytes(memory), "block_bytes",
                      (json_int_t)mem_pool_block_bytes(price_list_bytes(memory->prices, list)), "lower_bound_bytes",
                      (json_int_t)list->lower_bound_bytes, "resting", resting_object(memory), "operations",
                      operations_array(list), "tensors", tensors_array(memory));

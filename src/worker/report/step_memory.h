@@ -18,9 +18,12 @@ struct step_memory_shape {
     uint64_t ranks;
 };
 
-// Answers an object that the caller owns: "micro_batch", "levers", "samples' length", what rests on the device under
-// "resting", the list's operations, its tensors with place and lifetime, and the bytes of the whole. STATUS_INVALID
-// where the configuration cannot be read, STATUS_ERROR when the host's memory runs out.
+// Answers an object that the caller owns: the shape ("micro_batch", "levers", "length" of a sample in targets), bytes
+// of what rests on the device ("resting", where the optimizer's state is an equal shard if "sharded"), of the
+// micro-step's block and of its inputs, and the least that a layout could take; "operations" as [kind, tensor], the
+// first "forward_count" of them of the forward pass; and "tensors" with category, offset into the block, and the first
+// and last operation at which each is there. STATUS_INVALID where the configuration cannot be read, STATUS_ERROR when
+// the host's memory runs out.
 enum status step_memory_price(const char *config_path, const struct step_memory_shape *shape, json_t **object_p,
                               struct error *error);
 

@@ -55,8 +55,8 @@ const RATE = report.run.tokens === report.run.samples ?
 function medianRate() {
   const rate = of(RATE.field), every = Array.from({length: steps.count}, (_, i) => rate.mean(i));
   const sorted = every.filter((value) => value !== null).sort((a, b) => a - b);
-  return tile(RATE.title, number(Math.round(sorted[sorted.length >> 1] ?? 0)),
-    steps.stride === 1 ? "median over the steps" : `median over means of ${steps.stride} steps`);
+  const over = steps.stride === 1 ? "steps" : `means of ${steps.stride} steps`;
+  return tile("Throughput", number(Math.round(sorted[sorted.length >> 1] ?? 0)), `${RATE.unit}, median over ${over}`);
 }
 
 function newestEvaluation() {
