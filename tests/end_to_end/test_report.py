@@ -180,11 +180,13 @@ class BrowserTest(ReportTest):
         self.assertEqual(page.titles, ["Training", "Ranks", "Memory within a step", "Record"])
 
     def test_language_model(self):
-        run = self.train("gpt.yaml", GPT_CAPACITIES, "train.steps=12", ranks=4)
-        page = self.page(run.path)
-        self.assert_memory(page, run)
-        tokens = [step["tokens_per_s"] for step in run.steps]
-        self.assertEqual(page.column("table-throughput", "tokens/s"), tokens)
+        for overrides in ([GPT_CAPACITIES], ["train.recompute=full"], ["train.recompute=offload", "train.precision=bf16"],
+                          ["train.reproducible=true"]):
+            run = self.train("gpt.yaml", "train.steps=6", *overrides, ranks=4)
+            page = self.page(run.path)
+            self.assert_memory(page, run)
+            tokens = [step["tokens_per_s"] for step in run.steps]
+            self.assertEqual(page.column("table-throughput", "tokens/s"), tokens)
 
     def test_resumed_with_other_ranks(self):
         self.train("mlp.yaml", "train.steps=10", "checkpoint.every=5", ranks=2)
@@ -218,6 +220,7 @@ class BrowserTest(ReportTest):
         page = Page(dom)
         self.assertEqual(complaints, [])
         self.assertEqual(page.titles[0], "Findings")
+        self.assertIn("Not priced: made-up/resolved.yaml: ", page.text)
         for part in finding.values():
             self.assertIn(part, page.text)
 
