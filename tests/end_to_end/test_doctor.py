@@ -22,7 +22,7 @@ FIXES = {  # what the doctor says to do
     "gradients": ("fault.keep: nothing", "fault.keep=nothing"),
     "kept": ("fault.keep: nothing", "fault.keep=nothing"),
     "batch": ("train.micro_batch_size: auto", "train.micro_batch_size=auto"),
-    "data": ("raise data.threads", "fault.read_ms=0"),
+    "data": ("raise data.threads", "data.threads=2", "data.prefetch_bytes=64MiB", "fault.read_ms=0"),
     "intermediates": ("train.recompute: auto", "train.recompute=auto"),
     "fragmentation": ("fault.fragment_bytes: 0", "fault.fragment_bytes=0"),
 }
@@ -76,7 +76,7 @@ class Doctor(headroom_run.ProgramTest):
                     warnings = re.findall(r"^headroom: warning: (.*?), on rank 0 from step 3 on", run.finished.err,
                                           re.MULTILINE)
                     self.assertEqual(warnings[-1], cause)
-                self.assert_healthy(self.provoke(name, FIXES[name][1], codes=(0,)))
+                self.assert_healthy(self.provoke(name, *FIXES[name][1:], codes=(0,)))
 
     def test_the_rank_that_has_it(self):
         run = self.provoke("fragmentation", "fault.rank=2", ranks=3, codes=(0,))

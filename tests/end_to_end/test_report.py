@@ -320,6 +320,17 @@ class FileTest(ReportTest):
         shell = text.replace(re.search(r'application/json">([^<]*)<', text)[1], "")
         self.assertEqual(re.findall(r"\bsrc=|\bhref=\"(?!#)|url\(|@import|fetch\(|XMLHttpRequest", shell), [])
 
+    def test_what_the_doctor_finds(self):
+        run = self.train("gpt.yaml", "fault.keep=logits", "device.capacity=4MiB", "train.steps=12")
+        self.assertEqual(self.data(self.report(run.path))["findings"], [
+            {"cause": "tensors kept too long", "figure": self.figure(run) + " blocks that stay after their step",
+             "threshold": "0 bytes", "where": "rank 0, 9 steps from 3 to 11, blocks of 'logits'",
+             "fix": "set fault.keep: nothing"}])
+        self.assertEqual(self.data(self.report(self.train("gpt.yaml", "train.steps=12").path))["findings"], [])
+
+    def figure(self, run):
+        return f"{max(run.of_rank(0, 'kept_bytes')) / (1 << 20):.2f} MiB"
+
     def test_output(self):
         self.make_up("made-up", 2, 5)
         self.headroom("report", "made-up/", "--output", "elsewhere.html")

@@ -8,26 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "mem/pool.h"
 #include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
-
-#define FIGURE_MAX 48
 
 struct request {
     const char *folder;
     bool json;
 };
-
-static const char *figure_text(const struct doctor_cause_text *cause, double figure, char text[FIGURE_MAX])
-{
-    if (cause->is_bytes) {
-        mem_size_text((uint64_t)figure, text);
-    } else {
-        snprintf(text, FIGURE_MAX, "%.1f %%", 100 * figure);
-    }
-    return text;
-}
 
 static void print_end(const char *folder, const struct examination *patient)
 {
@@ -47,23 +34,21 @@ static void print_table(const struct examination *patient)
     for (int k = 0; k < DOCTOR_CAUSES; k++) {
         const struct doctor_cause_text *cause = &doctor_causes[k];
         const struct doctor_finding finding = doctor_find(patient->doctor, k);
-        char worst[FIGURE_MAX], allowed[FIGURE_MAX];
-        printf("%-36s%-42s%12s%12s%s\n", cause->name, cause->figure, figure_text(cause, finding.figure, worst),
-               figure_text(cause, cause->allowed, allowed), finding.found ? "  FOUND" : "");
+        char worst[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX];
+        printf("%-36s%-42s%12s%12s%s\n", cause->name, cause->figure, doctor_figure_text(k, finding.figure, worst),
+               doctor_figure_text(k, cause->allowed, allowed), finding.found ? "  FOUND" : "");
     }
 }
 
 static void print_finding(const struct examination *patient, enum doctor_cause cause,
                           const struct doctor_finding *finding)
 {
-    char figure[FIGURE_MAX], allowed[FIGURE_MAX], fix[DOCTOR_FIX_MAX];
+    char figure[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX], where[DOCTOR_WHERE_MAX], fix[DOCTOR_FIX_MAX];
     const struct doctor_cause_text *text = &doctor_causes[cause];
-    printf("\n%s\n  found: %s %s (at most %s are usual)\n", text->name, figure_text(text, finding->figure, figure),
-           text->figure, figure_text(text, text->allowed, allowed));
-    printf("  where: rank %" PRIu32 ", %" PRIu64 " step%s from %" PRIu64 " to %" PRIu64, finding->rank, finding->steps,
-           finding->steps == 1 ? "" : "s", finding->first, finding->last);
-    printf("%s%s%s\n  do: %s\n", finding->tag[0] != '\0' ? ", blocks of '" : "", finding->tag,
-           finding->tag[0] != '\0' ? "'" : "", doctor_fix(patient->doctor, cause, fix));
+    printf("\n%s\n  found: %s %s (at most %s are usual)\n  where: %s\n  do: %s\n", text->name,
+           doctor_figure_text(cause, finding->figure, figure), text->figure,
+           doctor_figure_text(cause, text->allowed, allowed), doctor_where_text(finding, where),
+           doctor_fix(patient->doctor, cause, fix));
 }
 
 // Answers how many were found.

@@ -10,6 +10,7 @@
 #include "mem/pool.h"
 #include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
+#include "worker/doctor/examine.h"
 #include "worker/offers.h"
 #include "worker/regular_file.h"
 #include "worker/report/page.h"
@@ -79,6 +80,47 @@ static json_t *price_step(const char *configuration, const struct digest *digest
     return step_memory_price(configuration, &shape, &memory, why) == STATUS_OK ? memory : NULL;
 }
 
+// What the doctor says, as the page shows it.
+struct findings {
+    size_t count;
+    struct page_finding finding[DOCTOR_CAUSES];
+    char figure[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX + 64], threshold[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX];
+    char where[DOCTOR_CAUSES][DOCTOR_WHERE_MAX], fix[DOCTOR_CAUSES][DOCTOR_FIX_MAX];
+};
+
+static void add_finding(struct findings *findings, const struct doctor *doctor, enum doctor_cause cause,
+                        const struct doctor_finding *found)
+{
+    size_t i = findings->count++;
+    char figure[DOCTOR_FIGURE_MAX];
+    snprintf(findings->figure[i], sizeof(findings->figure[i]), "%s %s",
+             doctor_figure_text(cause, found->figure, figure), doctor_causes[cause].figure);
+    findings->finding[i] = (struct page_finding){
+        .cause = doctor_causes[cause].name,
+        .figure = findings->figure[i],
+        .threshold = doctor_figure_text(cause, doctor_causes[cause].allowed, findings->threshold[i]),
+        .where = doctor_where_text(found, findings->where[i]),
+        .fix = doctor_fix(doctor, cause, findings->fix[i]),
+    };
+}
+
+// None where the run cannot be examined: the page says less then.
+static void examine(const char *folder, struct findings *findings)
+{
+    struct examination patient;
+    findings->count = 0;
+    if (examine_run(folder, &patient, NULL) != STATUS_OK) {
+        return;
+    }
+    for (int k = 0; k < DOCTOR_CAUSES; k++) {
+        const struct doctor_finding found = doctor_find(patient.doctor, k);
+        if (found.found) {
+            add_finding(findings, patient.doctor, k, &found);
+        }
+    }
+    examine_finish(&patient);
+}
+
 static void print_outcome(const char *path)
 {
     struct stat about;
@@ -100,7 +142,9 @@ static enum status write_page(const struct request *request, const struct digest
     snprintf(path, sizeof(path), "%s/report.html", folder);
     const char *output = request->output != NULL ? request->output : path;
 
+    struct findings findings;
     struct error why = {0};
+    examine(folder, &findings);
     json_t *memory = price_step(configuration, digest, &why);
     const struct page page = {
         .name = last_part(folder),
@@ -109,6 +153,8 @@ static enum status write_page(const struct request *request, const struct digest
         .digest = digest,
         .memory = memory,
         .memory_why = why.text,
+        .findings = findings.finding,
+        .finding_count = findings.count,
     };
     enum status status = page_write(output, &page, error);
     json_decref(memory);

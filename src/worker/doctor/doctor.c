@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/pool.h"
 #include "mem/uint64.h"
 
 #define STEPS_AT_FIRST 3
@@ -237,6 +238,24 @@ struct doctor_finding doctor_find(const struct doctor *doctor, enum doctor_cause
             .found = true, .figure = 1, .first = doctor->steps_done, .last = doctor->steps_done, .steps = 1};
     }
     return finding;
+}
+
+const char *doctor_figure_text(enum doctor_cause cause, double figure, char *text)
+{
+    if (doctor_causes[cause].is_bytes) {
+        return mem_size_text((uint64_t)figure, text);
+    }
+    snprintf(text, DOCTOR_FIGURE_MAX, "%.1f %%", 100 * figure);
+    return text;
+}
+
+const char *doctor_where_text(const struct doctor_finding *finding, char *text)
+{
+    bool tagged = finding->tag[0] != '\0';
+    snprintf(text, DOCTOR_WHERE_MAX, "rank %" PRIu32 ", %" PRIu64 " step%s from %" PRIu64 " to %" PRIu64 "%s%s%s",
+             finding->rank, finding->steps, finding->steps == 1 ? "" : "s", finding->first, finding->last,
+             tagged ? ", blocks of '" : "", finding->tag, tagged ? "'" : "");
+    return text;
 }
 
 static const char *fix_batch(const struct doctor *doctor, char *text)

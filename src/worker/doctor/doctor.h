@@ -60,7 +60,13 @@ void doctor_tag(struct doctor *doctor, uint32_t rank, const char *tag, uint64_t 
 void doctor_end(struct doctor *doctor, const struct record_end *end);
 
 struct doctor_finding doctor_find(const struct doctor *doctor, enum doctor_cause cause);
-// What to change, in a sentence with a key of the configuration. Writes and answers `text`, of DOCTOR_FIX_MAX bytes.
+// Each writes and answers `text`, of so many bytes: a figure in its unit,
+#define DOCTOR_FIGURE_MAX 48
+const char *doctor_figure_text(enum doctor_cause cause, double figure, char *text);
+// "rank 0, 5 steps from 3 to 7, blocks of 'logits'",
+#define DOCTOR_WHERE_MAX 160
+const char *doctor_where_text(const struct doctor_finding *finding, char *text);
+// and what to change, in a sentence with a key of the configuration.
 #define DOCTOR_FIX_MAX 256
 const char *doctor_fix(const struct doctor *doctor, enum doctor_cause cause, char *text);
 

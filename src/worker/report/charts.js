@@ -198,6 +198,13 @@ function drawResumes({atStep, top, height}) {
 
 const cursorLine = (top, bottom) => svg("line", {class: "cursor", x1: 0, x2: 0, y1: top, y2: bottom});
 
+// Of a chart whose last element is its cursor line; of one that has no size yet, later.
+function placeCursor(plot, drawn, cursor) {
+  if (drawn !== null) {
+    plot.lastChild.setAttribute("transform", `translate(${drawn.place(cursor + 0.5)} 0)`);
+  }
+}
+
 const STATISTICS = [["least", "min"], ["mean", "mean"], ["greatest", "max"]];
 
 function seriesTable({id, title, columns, series, format}) {
@@ -235,7 +242,7 @@ function lineChart(options) {
   let cursor = Math.max(0, columns.count - 1), drawn = null;
   const show = () => {
     readout.textContent = seriesText(options, cursor);
-    plot.lastChild.setAttribute("transform", `translate(${drawn.place(cursor + 0.5)} 0)`);
+    placeCursor(plot, drawn, cursor);
   };
   whenSized(plot, (width) => {
     const [low, high] = extent(reads, Math.max(columns.count, points?.columns.count ?? 0), options.from);

@@ -104,7 +104,7 @@ function rankLane(rank, most) {
   let drawn = null;
   view.show = (speaks) => {
     readout.textContent = speaks ? rankText(view.rank, view.cursor) : "";
-    plot.lastChild.setAttribute("transform", `translate(${drawn.place(view.cursor + 0.5)} 0)`);
+    placeCursor(plot, drawn, view.cursor);
   };
   view.draw = () => {
     drawn = frame(plot.clientWidth, LANE_MEMORY, LANE_TOP, lanes, 0, most);

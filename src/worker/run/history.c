@@ -103,6 +103,10 @@ static bool read_field(const json_t *object, const struct record_field *field, v
 {
     void *place = (char *)record + field->offset;
     const json_t *value = json_object_get(object, field->name);
+    if (value == NULL && field->later) {
+        memset(place, 0, field->type == RECORD_REAL ? sizeof(double) : sizeof(uint64_t));
+        return true;
+    }
     switch (field->type) {
     case RECORD_COUNT:
         *(uint64_t *)place = (uint64_t)json_integer_value(value);

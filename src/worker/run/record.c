@@ -3,17 +3,16 @@
 
 #include <string.h>
 
-#define COUNT(of, field)                                                                                               \
+#define FIELD(of, field, type, later)                                                                                  \
     {                                                                                                                  \
-#field, RECORD_COUNT, offsetof(struct of, field)                                                               \
+#field, type, offsetof(struct of, field), later                                                                \
     }
-#define REAL(of, field)                                                                                                \
+#define COUNT(of, field) FIELD(of, field, RECORD_COUNT, false)
+#define REAL(of, field)  FIELD(of, field, RECORD_REAL, false)
+#define NAME(of, field)  FIELD(of, field, RECORD_NAME, false)
+#define LAST                                                                                                           \
     {                                                                                                                  \
-#field, RECORD_REAL, offsetof(struct of, field)                                                                \
-    }
-#define NAME(of, field)                                                                                                \
-    {                                                                                                                  \
-#field, RECORD_NAME, offsetof(struct of, field)                                                                \
+        NULL, RECORD_COUNT, 0, false                                                                                   \
     }
 
 const struct record_field record_step_fields[] = {
@@ -21,7 +20,7 @@ const struct record_field record_step_fields[] = {
     COUNT(record_step, samples),      COUNT(record_step, tokens),         REAL(record_step, lr),
     REAL(record_step, grad_norm),     REAL(record_step, step_ms),         REAL(record_step, predicted_ms),
     REAL(record_step, samples_per_s), REAL(record_step, tokens_per_s),    REAL(record_step, data_wait_ms),
-    REAL(record_step, comm_ms),       REAL(record_step, coordination_ms), {NULL, RECORD_COUNT, 0},
+    REAL(record_step, comm_ms),       REAL(record_step, coordination_ms), LAST,
 };
 
 const struct record_field record_rank_fields[] = {
@@ -36,11 +35,11 @@ const struct record_field record_rank_fields[] = {
     COUNT(record_rank, predicted_peak_bytes),
     COUNT(record_rank, oom_retries),
     COUNT(record_rank, handed_back),
-    COUNT(record_rank, others_bytes),
-    COUNT(record_rank, kept_bytes),
-    COUNT(record_rank, fragmented_bytes),
-    REAL(record_rank, data_wait_ms),
-    {NULL, RECORD_COUNT, 0},
+    FIELD(record_rank, others_bytes, RECORD_COUNT, true),
+    FIELD(record_rank, kept_bytes, RECORD_COUNT, true),
+    FIELD(record_rank, fragmented_bytes, RECORD_COUNT, true),
+    FIELD(record_rank, data_wait_ms, RECORD_REAL, true),
+    LAST,
 };
 
 static const void *place(const struct record_field *field, const void *record)

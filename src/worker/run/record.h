@@ -80,6 +80,7 @@ struct record_field {
     const char *name;
     enum record_type type;
     size_t offset;
+    bool later; // added since the first version: 0 in a run of one that did not tell it
 };
 
 // In the order of metrics.jsonl, closed by one without a name; of a step without its ranks.
