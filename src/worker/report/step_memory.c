@@ -153,9 +153,10 @@ static json_t *resting_object(const struct step_memory *memory)
     const struct kernels *kernels = worker_kernels(memory->config, memory->device);
     const struct resting_bytes resting = worker_resting(memory->config, model, kernels->workspace_bytes);
     uint64_t copy = model_copy_bytes(model);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)(resting.weights - copy), "bf16 copy of the weights",
-                     (json_int_t)copy, "gradients", (json_int_t)resting.gradients, "optimizer state",
-                     (json_int_t)state_bytes(memory), "workspace and sums", (json_int_t)(resting.workspace + resting.sums));
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)(resting.weights - copy),
+                     "bf16 copy of the weights", (json_int_t)copy, "gradients", (json_int_t)resting.gradients,
+                     "optimizer state", (json_int_t)state_bytes(memory), "workspace and sums",
+                     (json_int_t)(resting.workspace + resting.sums));
 }
 
 static json_t *memory_object(const struct step_memory *memory)
