@@ -58,8 +58,8 @@ static void show(struct doctor *doctor, uint64_t first, uint64_t count, struct r
 
 static void assert_found(const struct doctor *doctor, int expected)
 {
-    for (int k = 0; k < DOCTOR_CAUSES; k++) {
-        assert_int_equal(doctor_find(doctor, k).found, k == expected);
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
+        assert_int_equal(doctor_find(doctor, k).found, (int)k == expected);
     }
 }
 

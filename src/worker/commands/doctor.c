@@ -31,7 +31,7 @@ static void print_end(const char *folder, const struct examination *patient)
 static void print_table(const struct examination *patient)
 {
     printf("%-36s%-42s%12s%12s\n", "cause", "figure", "worst", "allowed");
-    for (int k = 0; k < DOCTOR_CAUSES; k++) {
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         const struct doctor_cause_text *cause = &doctor_causes[k];
         const struct doctor_finding finding = doctor_find(patient->doctor, k);
         char worst[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX];
@@ -55,7 +55,7 @@ static void print_finding(const struct examination *patient, enum doctor_cause c
 static int print_findings(const struct examination *patient)
 {
     int found = 0;
-    for (int k = 0; k < DOCTOR_CAUSES; k++) {
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         const struct doctor_finding finding = doctor_find(patient->doctor, k);
         found += finding.found;
         if (finding.found) {
@@ -91,7 +91,7 @@ static int print_json(const char *folder, const struct examination *patient)
 {
     json_t *causes = json_array();
     int found = 0;
-    for (int k = 0; k < DOCTOR_CAUSES; k++) {
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         found += doctor_find(patient->doctor, k).found;
         json_array_append_new(causes, cause_object(patient, k));
     }

@@ -112,7 +112,7 @@ static void examine(const char *folder, struct findings *findings)
     if (examine_run(folder, &patient, NULL) != STATUS_OK) {
         return;
     }
-    for (int k = 0; k < DOCTOR_CAUSES; k++) {
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         const struct doctor_finding found = doctor_find(patient.doctor, k);
         if (found.found) {
             add_finding(findings, patient.doctor, k, &found);

@@ -155,7 +155,7 @@ bool doctor_step(struct doctor *doctor, const struct record_step *step)
     }
     doctor->steps++;
     for (size_t i = 0; i < step->ranks.count; i++) {
-        for (int k = 0; k < DOCTOR_CAUSES; k++) {
+        for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
             double figure = figure_of(doctor->config, k, step, &step->ranks.rank[i]);
             note(&doctor->signs[i * DOCTOR_CAUSES + (size_t)k], figure, doctor_causes[k].allowed, step->step);
         }
@@ -222,7 +222,7 @@ static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause
 // The run has ended for want of memory, and nothing else explains it: one sample is too large.
 static bool is_unexplained(const struct doctor *doctor)
 {
-    for (int k = 0; doctor->out_of_memory && k < DOCTOR_CAUSES; k++) {
+    for (enum doctor_cause k = 0; doctor->out_of_memory && k < DOCTOR_CAUSES; k++) {
         if (look(doctor, k).found) {
             return false;
         }

@@ -199,7 +199,7 @@ static void warn_of_causes(struct reporter *reporter, const struct record_step *
     if (!doctor_step(reporter->doctor, step) || step->step % DOCTOR_STEPS != 0) {
         return;
     }
-    for (int k = 0; k < DOCTOR_CAUSES; k++) {
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         struct doctor_finding finding = doctor_find(reporter->doctor, k);
         if (finding.found && finding.tag[0] == '\0' && doctor_causes[k].is_bytes) {
             examine_tags(reporter->folder, reporter->worker->comm->size, reporter->doctor, NULL);
