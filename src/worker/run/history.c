@@ -120,7 +120,7 @@ static bool read_field(const json_t *object, const struct record_field *field, v
     if (!json_is_string(value) || json_string_length(value) >= RECORD_NAME_MAX) {
         return false;
     }
-    strcpy(place, json_string_value(value));
+    memcpy(place, json_string_value(value), json_string_length(value) + 1);
     return true;
 }
 

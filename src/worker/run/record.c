@@ -5,7 +5,7 @@
 
 #define FIELD(of, field, type, later)                                                                                  \
     {                                                                                                                  \
-#field, type, offsetof(struct of, field), later                                                                \
+#field, offsetof(struct of, field), type, later                                                                \
     }
 #define COUNT(of, field) FIELD(of, field, RECORD_COUNT, false)
 #define REAL(of, field)  FIELD(of, field, RECORD_REAL, false)

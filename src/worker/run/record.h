@@ -78,8 +78,8 @@ enum record_type {
 
 struct record_field {
     const char *name;
-    enum record_type type;
     size_t offset;
+    enum record_type type;
     bool later; // added since the first version: 0 in a run of one that did not tell it
 };
 
