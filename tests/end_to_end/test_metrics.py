@@ -36,8 +36,10 @@ RANK_METRICS = {
     "accumulation_steps": "headroom_rank_accumulation_steps", "limit_bytes": "headroom_rank_limit_bytes",
     "headroom_bytes": "headroom_rank_headroom_bytes", "allocated_peak_bytes": "headroom_rank_allocated_peak_bytes",
     "reserved_peak_bytes": "headroom_rank_reserved_peak_bytes",
-    "predicted_peak_bytes": "headroom_rank_predicted_peak_bytes",
+    "predicted_peak_bytes": "headroom_rank_predicted_peak_bytes", "others_bytes": "headroom_rank_others_bytes",
+    "kept_bytes": "headroom_rank_kept_bytes", "fragmented_bytes": "headroom_rank_fragmented_bytes",
 }
+RANK_TIMES = {"data_wait_ms": "headroom_rank_data_wait_seconds"}
 RANK_COUNTED = {"oom_retries": "headroom_rank_oom_retries_total",
                 "handed_back": "headroom_rank_handed_back_samples_total"}
 VALIDATION_METRICS = {"step": "headroom_validation_steps", "loss": "headroom_validation_loss",
@@ -246,6 +248,7 @@ class Prometheus(MetricsTest):
         for number, rank in enumerate(last["ranks"]):
             of_rank = (("rank", str(number)), ("run", run))
             values |= {(name, of_rank): rank[key] for key, name in RANK_METRICS.items()}
+            values |= {(name, of_rank): rank[key] / 1e3 for key, name in RANK_TIMES.items()}
             values |= {(name, of_rank): sum(step["ranks"][number][key] for step in steps)
                        for key, name in RANK_COUNTED.items()}
             values["headroom_rank_levers", (("levers", rank["levers"]), *of_rank)] = 1
@@ -328,8 +331,8 @@ class Prometheus(MetricsTest):
     def test_the_dashboard_shows_all_that_is_exported(self):
         """The other cases hold these tables to what is."""
         exported = {name for name, _ in STEP_METRICS.values()}.union(
-            ["headroom_rank_levers"], *(metrics.values() for metrics in (COUNTED, RANK_METRICS, RANK_COUNTED,
-                                                                        VALIDATION_METRICS)))
+            ["headroom_rank_levers"], *(metrics.values() for metrics in (COUNTED, RANK_METRICS, RANK_TIMES,
+                                                                        RANK_COUNTED, VALIDATION_METRICS)))
         with open(f"{HERE}/../../docs/grafana.json", encoding="utf-8") as file:
             dashboard = json.load(file)
         queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
