@@ -191,6 +191,12 @@ class Run:
     def evaluation_losses(self):
         return [evaluation["loss"] for evaluation in self.evaluations]
 
+    @property
+    def untimed_evaluations(self):
+        """But for how long ranks waited in them."""
+        return [evaluation | {"ranks": [{key: value for key, value in rank.items() if key != "data_wait_ms"}
+                                        for rank in evaluation["ranks"]]} for evaluation in self.evaluations]
+
     def of_rank(self, rank, key):
         return [step["ranks"][rank][key] for step in self.steps]
 

@@ -18,14 +18,6 @@ RANK_KEYS = ("rank", "share", "micro_batch", "accumulation_steps", "levers", "li
              "others_bytes", "kept_bytes", "fragmented_bytes", "data_wait_ms")
 
 
-def untimed(evaluations):
-    """But for how long ranks waited in them."""
-    for evaluation in evaluations:
-        for rank in evaluation["ranks"]:
-            del rank["data_wait_ms"]
-    return evaluations
-
-
 class RunFolder(headroom_run.ProgramTest):
     def check_step(self, step, number, ranks, tokens):
         predicted = step["predicted_ms"]
@@ -105,7 +97,7 @@ class RunFolder(headroom_run.ProgramTest):
                              "train.reproducible=true")
             again = self.train(f"{run.path}/resolved.yaml")
             self.assertEqual(again.losses, run.losses)
-            self.assertEqual(untimed(again.evaluations), untimed(run.evaluations))
+            self.assertEqual(again.untimed_evaluations, run.untimed_evaluations)
             other = self.train(f"{run.path}/resolved.yaml", "train.seed=8")
             self.assertNotEqual(other.losses, run.losses)
 

@@ -130,7 +130,7 @@ class SameLosses(headroom_run.ProgramTest):
                                                 f"device.faulting_addresses={value}")
                                for value in ("false", "true"))
             self.assertEqual(faulting.losses, plain.losses)
-            self.assertEqual(faulting.evaluations, plain.evaluations)
+            self.assertEqual(faulting.untimed_evaluations, plain.untimed_evaluations)
 
     def test_addresses_that_fault_on_four_ranks(self):
         reference = self.reference("gpt.yaml")
