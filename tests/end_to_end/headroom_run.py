@@ -8,8 +8,10 @@ spaces. Every test works in a folder of its own.
 import glob
 import json
 import os
+import pty
 import random
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -163,6 +165,42 @@ class Launch:
             kill_session(self.process.pid)
             self.process.communicate()
             self.ended = True
+
+
+class Screen:
+    """A terminal with the program on it, and all that it has written there."""
+
+    def __init__(self, folder, *arguments, **environment):
+        self.terminal, inside = pty.openpty()
+        self.process = subprocess.Popen([HEADROOM, *arguments], cwd=folder, stdin=inside, stdout=inside,
+                                        stderr=subprocess.STDOUT,
+                                        env={**os.environ, "TERM": "xterm", "LINES": "30", "COLUMNS": "140",
+                                             **environment})
+        os.close(inside)
+        self.text = ""
+
+    def read(self):
+        if select.select([self.terminal], [], [], 0.05)[0]:
+            try:
+                self.text += os.read(self.terminal, 65536).decode(errors="replace")
+            except OSError:
+                pass  # the program has ended
+
+    def wait_for(self, pattern):
+        deadline = time.monotonic() + TIMEOUT_S
+        while not re.search(pattern, self.text):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {pattern} in {self.text!r}")
+            self.read()
+
+    def type(self, keys):
+        os.write(self.terminal, keys.encode())
+
+    def end(self):
+        while self.process.poll() is None:
+            self.read()
+        os.close(self.terminal)
+        return self.process.returncode
 
 
 def no_number(text):

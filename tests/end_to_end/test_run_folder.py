@@ -101,6 +101,23 @@ class RunFolder(headroom_run.ProgramTest):
             other = self.train(f"{run.path}/resolved.yaml", "train.seed=8")
             self.assertNotEqual(other.losses, run.losses)
 
+    def test_console_on_a_terminal(self):
+        """One line that changes, with a bar for the rank's memory, 5 eighths of which it takes."""
+        for locale, bar in (("C.UTF-8", "▅"), ("C", "5")):
+            screen = headroom_run.Screen(self.folder, "train", "mlp.yaml", "comm.kind=self", "train.steps=6",
+                                         "device.capacity=1152KiB", "train.micro_batch_size=64", "fault.read_ms=1",
+                                         "data.validation_samples=0", LC_ALL=locale)
+            self.addCleanup(screen.process.kill)
+            screen.wait_for(rf"step \d+/6  loss .*  left \d+:\d\d  memory {bar}\r\x1b\[K")
+            self.assertEqual(screen.end(), 0)
+
+    def test_console_by_seconds(self):
+        """Steps that take less than that have no line but the last one."""
+        run = self.train("mlp.yaml", "train.steps=30", "run.log_seconds=1000000")
+        self.assertEqual(re.findall(r"^step (\d+)/30 ", run.finished.out, re.MULTILINE), ["30"])
+        run = self.train("mlp.yaml", "train.steps=30", "run.log_every=7")
+        self.assertEqual(re.findall(r"^step (\d+)/30 ", run.finished.out, re.MULTILINE), ["7", "14", "21", "28", "30"])
+
     def test_a_folder_is_never_written_twice(self):
         for _ in range(2):
             self.headroom("train", "mlp.yaml", "comm.kind=self", "train.steps=1")

@@ -1,49 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """headroom top: one screen without a terminal; on one it follows a run until a key ends it."""
 
-import os
-import pty
-import re
-import select
-import subprocess
-import time
-
 import headroom_run
-
-
-class Screen:
-    """A terminal with the program on it, and all that it has written there."""
-
-    def __init__(self, folder, *arguments):
-        self.terminal, inside = pty.openpty()
-        self.process = subprocess.Popen([headroom_run.HEADROOM, "top", *arguments], cwd=folder, stdin=inside,
-                                        stdout=inside, stderr=subprocess.STDOUT,
-                                        env={**os.environ, "TERM": "xterm", "LINES": "30", "COLUMNS": "140"})
-        os.close(inside)
-        self.text = ""
-
-    def read(self):
-        if select.select([self.terminal], [], [], 0.05)[0]:
-            try:
-                self.text += os.read(self.terminal, 65536).decode(errors="replace")
-            except OSError:
-                pass  # the program has ended
-
-    def wait_for(self, pattern):
-        deadline = time.monotonic() + headroom_run.TIMEOUT_S
-        while not re.search(pattern, self.text):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"no {pattern} in {self.text!r}")
-            self.read()
-
-    def type(self, keys):
-        os.write(self.terminal, keys.encode())
-
-    def end(self):
-        while self.process.poll() is None:
-            self.read()
-        os.close(self.terminal)
-        return self.process.returncode
 
 
 class Top(headroom_run.ProgramTest):
@@ -61,7 +19,7 @@ class Top(headroom_run.ProgramTest):
     def test_a_run_under_way(self):
         launch = self.start("train", "mlp.yaml", "run.folder=run", "train.steps=1000000", ranks=2)
         self.wait_for_steps(launch, "run", 1)
-        screen = Screen(self.folder, "run")
+        screen = headroom_run.Screen(self.folder, "top", "run")
         self.addCleanup(screen.process.kill)
         screen.wait_for(r"step \d+/1000000")
         self.headroom("limit", "run", "--rank", "1", "--bytes", "700KiB")

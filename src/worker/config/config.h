@@ -115,6 +115,7 @@ struct config {
     struct {
         char *folder;           // made if missing; by default runs/ and the name of the configuration file
         uint64_t log_every;     // steps between lines where the console is no terminal
+        uint64_t log_seconds;   // seconds between them instead; 0: as log_every says
         bool memory_trace;      // write what every rank's allocator does into the run folder
         uint64_t snapshot_step; // CONFIG_NO_STEP: none
         uint64_t stall_seconds; // a rank that comes no further for so long has stopped; 0: none does

@@ -167,6 +167,8 @@ const struct config_key config_keys[] = {
      .help = "where the run's files go; null: runs/ and the name of the configuration file"},
     {"run.log_every", CONFIG_TYPE_COUNT, ONE(run.log_every), RANGE("1", STEPS_MAX), .fallback = "10",
      .help = "steps between lines where the console is no terminal"},
+    {"run.log_seconds", CONFIG_TYPE_COUNT, ONE(run.log_seconds), RANGE("0", "1000000"), .fallback = "0",
+     .help = "seconds between them instead; 0: as run.log_every says"},
     {"run.memory_trace", CONFIG_TYPE_BOOL, ONE(run.memory_trace), .fallback = "false",
      .help = "write all that every rank's allocator does to memory/rank_N.csv, for headroom memory replay"},
     {"run.snapshot_step", CONFIG_TYPE_COUNT, ONE(run.snapshot_step), RANGE("0", STEPS_MAX),

@@ -2,13 +2,18 @@
 #include "worker/run/console.h"
 
 #include <inttypes.h>
+#include <langinfo.h>
+#include <locale.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "mem/clock.h"
 #include "mem/uint64.h"
 #include "worker/version.h"
 
 #define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
+#define BARS_MAX       32                  // ranks whose memory it shows
+#define LEVELS         8                   // of a bar
 
 struct range {
     uint64_t least, most;
@@ -22,9 +27,10 @@ struct rank_summary { // over all steps
 struct console {
     FILE *file;
     bool terminal;
-    bool line_open; // the changing line is on the screen
+    bool line_open;  // the changing line is on the screen
+    bool has_blocks; // the terminal shows UTF-8
     const struct worker *worker;
-    uint64_t steps_ns, line_ns; // when the steps began, and the changing line's last change
+    uint64_t steps_ns, line_ns; // when the steps began, and when the latest line came
     struct rank_summary *ranks;
     struct evaluation last_evaluation;
     bool evaluated;
@@ -37,6 +43,7 @@ struct console *console_create(FILE *file, bool terminal, const struct worker *w
         return NULL;
     }
     *console = (struct console){.file = file, .terminal = terminal, .worker = worker, .steps_ns = clock_ns()};
+    console->has_blocks = setlocale(LC_CTYPE, "") != NULL && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     console->ranks = calloc(worker->comm->size, sizeof(*console->ranks));
     if (console->ranks == NULL) {
         free(console);
@@ -146,6 +153,21 @@ static void note_memory(struct console *console, const struct step_message *mess
     }
 }
 
+// A bar for each rank: the part of what it may hold that its step took.
+static void print_bars(struct console *console, const struct step_message *messages)
+{
+    static const char *const blocks[LEVELS] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    static const char *const digits[LEVELS] = {"1", "2", "3", "4", "5", "6", "7", "8"};
+    const char *const *bars = console->has_blocks ? blocks : digits;
+    uint32_t ranks = console->worker->comm->size;
+    fputs("  memory ", console->file);
+    for (uint32_t i = 0; i < ranks && i < BARS_MAX; i++) {
+        uint64_t limit = uint64_max(messages[i].limit_bytes, 1), peak = messages[i].allocated_peak_bytes;
+        fputs(bars[uint64_min((uint64_t)((double)peak / (double)limit * LEVELS), LEVELS - 1)], console->file);
+    }
+    fputs(ranks > BARS_MAX ? "..." : "", console->file);
+}
+
 static void print_progress(struct console *console, const struct step_result *result)
 {
     uint64_t done = result->step + 1, left = console->worker->steps - done;
@@ -161,6 +183,17 @@ static void print_progress(struct console *console, const struct step_result *re
             eta / 60, eta % 60);
 }
 
+// Where the console is no terminal.
+static bool line_due(const struct console *console, uint64_t done, uint64_t now_ns)
+{
+    const struct config *config = console->worker->config;
+    if (config->run.log_seconds > 0) {
+        return now_ns - uint64_max(console->line_ns, console->steps_ns) >=
+               config->run.log_seconds * UINT64_C(1000000000);
+    }
+    return done % config->run.log_every == 0;
+}
+
 void console_step(struct console *console, const struct step_result *result)
 {
     const struct worker *worker = console->worker;
@@ -170,11 +203,13 @@ void console_step(struct console *console, const struct step_result *result)
     if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
         print_progress(console, result);
+        print_bars(console, result->messages);
         console->line_open = true;
         console->line_ns = now_ns;
-    } else if (!console->terminal && (done % worker->config->run.log_every == 0 || done == worker->steps)) {
+    } else if (!console->terminal && (line_due(console, done, now_ns) || done == worker->steps)) {
         print_progress(console, result);
         fputc('\n', console->file);
+        console->line_ns = now_ns;
     }
     if (result->plan_changed) {
         close_line(console);
