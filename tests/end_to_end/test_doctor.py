@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import unittest
 
 import headroom_run
 
@@ -26,6 +27,7 @@ FIXES = {  # what the doctor says to do
     "intermediates": ("train.recompute: auto", "train.recompute=auto"),
     "fragmentation": ("fault.fragment_bytes: 0", "fault.fragment_bytes=0"),
 }
+DATA = pathlib.Path("/usr/share/datasets/fashion-mnist")
 SOURCE = pathlib.Path(__file__).parent
 
 
@@ -120,6 +122,13 @@ class Doctor(headroom_run.ProgramTest):
     def test_a_neighbour_is_none_of_the_causes(self):
         neighbour = "device.neighbours=[{rank: 1, bytes: 384KiB, from_step: 10, to_step: 30}]"
         self.assert_healthy(self.train("mlp.yaml", "device.capacity=1MiB", neighbour, ranks=2))
+
+    @unittest.skipUnless(DATA.exists(), f"{DATA} is not here; launch/install quickstart installs it")
+    def test_the_quick_start(self):
+        """Sooner than it says, another program takes memory from rank 3, and gives it back."""
+        neighbour = "device.neighbours=[{rank: 3, bytes: 11MiB, from_step: 10, to_step: 25}]"
+        self.assert_healthy(self.train(str(SOURCE / "../../configs/quickstart.yaml"), "train.steps=40", neighbour,
+                                       ranks=4))
 
     def test_a_run_that_goes_on(self):
         """The first steps of each process do not count."""
