@@ -617,10 +617,15 @@ static uint64_t reach(const struct mem_pool *pool, enum lifetime end, const stru
     return pool->device->plain ? uint64_max(usable, pool_largest_free(&pool->arenas[end])) : usable;
 }
 
+// Where a step's request would come from.
+static enum lifetime end_of_step(const struct mem_pool *pool, const struct device_info *info)
+{
+    return reach(pool, FOR_STEP, info) > 0 ? FOR_STEP : FOR_RUN;
+}
+
 static uint64_t headroom(const struct mem_pool *pool, const struct device_info *info)
 {
-    uint64_t bytes = reach(pool, FOR_STEP, info);
-    bytes = bytes > 0 ? bytes : reach(pool, FOR_RUN, info);
+    uint64_t bytes = reach(pool, end_of_step(pool, info), info);
     return bytes - uint64_min(bytes, 2 * pool->guard_bytes);
 }
 
@@ -641,8 +646,14 @@ uint64_t mem_pool_headroom_alone(struct mem_pool *pool)
 
 uint64_t mem_pool_fragmented(const struct mem_pool *pool)
 {
-    uint64_t free_bytes = pool_held(pool) - pool->stats.allocated_bytes.current;
-    return free_bytes - uint64_min(free_bytes, usable_of_held(pool, FOR_STEP));
+    struct device_info info;
+    pool->device->ops->info(pool->device, &info);
+    enum lifetime end = end_of_step(pool, &info);
+    uint64_t free_bytes = pool_held(pool) - pool->stats.allocated_bytes.current, usable = usable_of_held(pool, end);
+    if (pool->device->plain) { // its largest free piece serves a step, too
+        usable = uint64_max(usable, pool_largest_free(&pool->arenas[end]));
+    }
+    return free_bytes - uint64_min(free_bytes, usable);
 }
 
 void mem_pool_begin_step(struct mem_pool *pool, uint64_t step)

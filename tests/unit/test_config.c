@@ -519,7 +519,7 @@ static void unknown_names_get_a_suggestion(void **state)
         "steps, epochs, global_batch_size, micro_batch_size, precision, recompute, offload_bytes, shard_optimizer, "
         "reproducible, grain_size, seed, clip_norm, eval_every");
     expect_refused("run:\n  zebra: 5\n", "run.yaml:2:3: run: there is no key 'zebra'; allowed: folder, log_every, "
-                                         "memory_trace, snapshot_step, stall_seconds, log_micro_steps");
+                                         "log_seconds, memory_trace, snapshot_step, stall_seconds, log_micro_steps");
     expect_refused("trian:\n  steps: 5\n",
                    "run.yaml:1:1: there is no section 'trian'; did you mean 'train'? allowed: "
                    "model, train, optimizer, data, device, comm, run, checkpoint, metrics, fault");

@@ -12,10 +12,11 @@
 #define RANKS          2
 #define STEPS_AT_FIRST 3 // that do not count
 
-static const char config_text[] = "model: {kind: mlp, layers: [4, 2]}\n"
-                                  "train: {steps: 10, global_batch_size: 8, micro_batch_size: 4, recompute: none}\n"
-                                  "optimizer: {kind: sgd, learning_rate: 0.1}\n"
-                                  "data: {kind: synthetic, samples: 100}\n";
+static const char config_text[] =
+    "model: {kind: gpt, vocab_size: 8, seq_len: 4, block_count: 1, head_count: 1, channels: 8}\n"
+    "train: {steps: 10, global_batch_size: 8, micro_batch_size: 4, recompute: none}\n"
+    "optimizer: {kind: sgd, learning_rate: 0.1}\n"
+    "data: {kind: synthetic, samples: 100}\n";
 
 static int set_up(void **state)
 {

@@ -103,7 +103,9 @@ static double too_large(const struct config *config, const struct record_rank *r
 static double intermediates(const struct config *config, const struct record_rank *rank)
 {
     uint64_t resting_bytes = rank->limit_bytes - uint64_min(rank->limit_bytes, rank->headroom_bytes);
-    bool restricted = config->train.recompute != CONFIG_RECOMPUTE_AUTO && config->train.micro_batch_size == 0;
+    enum config_recompute recompute = config->train.recompute;
+    bool restricted = config->model.kind == CONFIG_MODEL_GPT && config->train.micro_batch_size == 0 &&
+                      (recompute == CONFIG_RECOMPUTE_NONE || recompute == CONFIG_RECOMPUTE_SELECTIVE);
     if (!restricted || rank->accumulation_steps < 2 || rank->kept_bytes > 0) {
         return 0;
     }
@@ -186,7 +188,9 @@ static const struct sign *worst_sign(const struct doctor *doctor, enum doctor_ca
         bool gradients = strcmp(doctor->kept[i].tag, "gradients") == 0;
         const struct sign *sign = &doctor->signs[i * DOCTOR_CAUSES + (is_kept ? DOCTOR_KEPT : cause)];
         bool counts = !is_kept || gradients == (cause == DOCTOR_GRADIENTS);
-        if (counts && (worst == NULL || sign->sum > worst->sum)) {
+        bool more = worst == NULL || sign->sum > worst->sum ||
+                    (sign->sum == worst->sum && sign->sum_of_all > worst->sum_of_all);
+        if (counts && more) {
             worst = sign;
             *rank_p = i;
         }
@@ -215,7 +219,9 @@ static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause
     finding.steps = sign->steps;
     double mean = finding.found ? sign->sum / (double)sign->steps : sign->sum_of_all / (double)doctor->steps;
     finding.figure = doctor_causes[cause].is_bytes ? sign->most : mean;
-    snprintf(finding.tag, sizeof(finding.tag), "%s", doctor->kept[finding.rank].tag);
+    if (doctor_causes[cause].is_bytes) {
+        snprintf(finding.tag, sizeof(finding.tag), "%s", doctor->kept[finding.rank].tag);
+    }
     return finding;
 }
 

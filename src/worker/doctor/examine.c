@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "worker/regular_file.h"
 #include "worker/run/history.h"
 #include "worker/run/run_folder.h"
 
@@ -48,12 +49,18 @@ static enum status read_history(const char *folder, struct examination *examinat
 static enum status read_tags(const char *folder, uint32_t rank, struct doctor *doctor, struct error *error)
 {
     char path[PATH_SIZE];
-    json_error_t why;
     snprintf(path, sizeof(path), "%s/memory/rank_%" PRIu32 ".kept.json", folder, rank);
     if (access(path, F_OK) != 0) {
         return STATUS_OK;
     }
-    json_t *array = json_load_file(path, 0, &why);
+    int descriptor;
+    uint64_t bytes_there;
+    enum status status = regular_file_open(path, &descriptor, &bytes_there, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    json_t *array = json_loadfd(descriptor, 0, NULL);
+    close(descriptor);
     for (size_t i = 0; i < json_array_size(array); i++) {
         const char *tag;
         json_int_t bytes;
