@@ -108,7 +108,7 @@ class RunFolder(headroom_run.ProgramTest):
                                          "device.capacity=1152KiB", "train.micro_batch_size=64", "fault.read_ms=1",
                                          "data.validation_samples=0", LC_ALL=locale)
             self.addCleanup(screen.process.kill)
-            screen.wait_for(rf"step \d+/6  loss .*  left \d+:\d\d  memory {bar}\r\x1b\[K")
+            screen.wait_for(rf"step \d+/6  memory {bar}  loss .*  left \d+:\d\d\x1b\[\?7h\r\x1b\[K")
             self.assertEqual(screen.end(), 0)
 
     def test_console_by_seconds(self):

@@ -95,6 +95,20 @@ static void test_events(void **state)
     assert_true(shows(top, "ended after 3 steps with exit code 3"));
 }
 
+// Its file is written anew and read from the first step on.
+static void test_a_run_that_goes_on(void **state)
+{
+    struct top *top = *state;
+    ranks[0].oom_retries = 2;
+    for (int times = 0; times < 2; times++) {
+        for (uint64_t step = 0; step < 3; step++) {
+            note_step(top, step);
+        }
+    }
+    assert_int_equal(top->retries, 6);
+    assert_int_equal(top->event_count, 3);
+}
+
 // On every size of a screen each row is within it, ranks are in order, and the newest event is the last.
 static void test_any_screen(void **state)
 {
@@ -129,6 +143,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_it_shows, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_events, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_run_that_goes_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_any_screen, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

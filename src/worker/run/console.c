@@ -12,8 +12,10 @@
 #include "worker/version.h"
 
 #define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
-#define BARS_MAX       32                  // ranks whose memory it shows
-#define LEVELS         8                   // of a bar
+#define NO_WRAP        "\033[?7l"          // what the terminal is too narrow for is not shown
+#define WRAP           "\033[?7h"
+#define BARS_MAX       32 // ranks whose memory it shows
+#define LEVELS         8  // of a bar
 
 struct range {
     uint64_t least, most;
@@ -175,12 +177,13 @@ static void print_progress(struct console *console, const struct step_result *re
     uint64_t eta = (uint64_t)(mean_seconds * (double)left);
     char unit = console->worker->train->shape.input == DATA_INPUT_TOKENS ? 't' : 's';
     double work = unit == 't' ? result->tally.count : (double)result->samples;
-    fprintf(console->file,
-            "step %" PRIu64 "/%" PRIu64 "  loss %.4f  grad norm %.3f  lr %.2e  %.0f %s/s  %.1f ms/step  left %" PRIu64
-            ":%02" PRIu64,
-            done, console->worker->steps, result->loss, result->gradient_norm, result->learning_rate,
-            work / ((double)result->step_ns / 1e9), unit == 't' ? "tokens" : "samples", (double)result->step_ns / 1e6,
-            eta / 60, eta % 60);
+    fprintf(console->file, "step %" PRIu64 "/%" PRIu64, done, console->worker->steps);
+    if (console->terminal) {
+        print_bars(console, result->messages);
+    }
+    fprintf(console->file, "  loss %.4f  grad norm %.3f  lr %.2e  %.0f %s/s  %.1f ms/step  left %" PRIu64 ":%02" PRIu64,
+            result->loss, result->gradient_norm, result->learning_rate, work / ((double)result->step_ns / 1e9),
+            unit == 't' ? "tokens" : "samples", (double)result->step_ns / 1e6, eta / 60, eta % 60);
 }
 
 // Where the console is no terminal.
@@ -202,8 +205,9 @@ void console_step(struct console *console, const struct step_result *result)
     note_memory(console, result->messages);
     if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
+        fputs(NO_WRAP, console->file);
         print_progress(console, result);
-        print_bars(console, result->messages);
+        fputs(WRAP, console->file);
         console->line_open = true;
         console->line_ns = now_ns;
     } else if (!console->terminal && (line_due(console, done, now_ns) || done == worker->steps)) {

@@ -196,16 +196,18 @@ static void warn_of_cause(struct reporter *reporter, enum doctor_cause cause, co
 // Each cause once, when it is found. Its tags are in the files of the ranks; where they cannot be read it has none.
 static void warn_of_causes(struct reporter *reporter, const struct record_step *step)
 {
-    if (!doctor_step(reporter->doctor, step) || step->step % DOCTOR_STEPS != 0) {
+    if (!doctor_step(reporter->doctor, step)) {
         return;
     }
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-        struct doctor_finding finding = doctor_find(reporter->doctor, k);
+        bool due = doctor_causes[k].is_bytes || step->step % DOCTOR_STEPS == 0;
+        struct doctor_finding finding =
+            due && !reporter->warned[k] ? doctor_find(reporter->doctor, k) : (struct doctor_finding){0};
         if (finding.found && finding.tag[0] == '\0' && doctor_causes[k].is_bytes) {
             examine_tags(reporter->folder, reporter->worker->comm->size, reporter->doctor, NULL);
             finding = doctor_find(reporter->doctor, k);
         }
-        if (finding.found && !reporter->warned[k]) {
+        if (finding.found) {
             warn_of_cause(reporter, k, &finding);
         }
     }

@@ -70,8 +70,18 @@ static bool keep_step(struct top *top, const struct record_step *step)
     return true;
 }
 
+// The run went on from an earlier step, and its lines are read from the first one on.
+static bool begins_anew(const struct top *top, const struct record_step *step)
+{
+    return top->seen && step->step <= top->step.step;
+}
+
 static bool note_step(struct top *top, const struct record_step *step)
 {
+    if (begins_anew(top, step)) {
+        top->retries = top->handed_back = top->event_count = 0;
+        top->seen = false;
+    }
     note_ranks(top, step);
     top->mean_step_ms += top->seen ? (step->step_ms - top->mean_step_ms) / AVERAGED : step->step_ms;
     top->seen = true;
