@@ -13,7 +13,8 @@
 #include "worker/run/history.h"
 #include "worker/run/metrics.h"
 
-#define RANKS 3
+#define RANKS          3
+#define LINE_MAX_BYTES 8192
 
 static char folder[64], path[96];
 
@@ -238,6 +239,17 @@ static void test_other_lines_are_refused(void **state)
     }
 }
 
+// The line that the step has in metrics.
+static void write_line(const struct record_step *step, char line[LINE_MAX_BYTES])
+{
+    struct line_file *metrics = open_metrics(0);
+    metrics_step(metrics, step);
+    line_file_close(metrics);
+    FILE *file = fopen(path, "r");
+    assert_non_null(fgets(line, LINE_MAX_BYTES, file));
+    fclose(file);
+}
+
 // Whether the key, in a line of metrics, is one of a rank that was added later.
 static bool is_later(const char *line, const char *key)
 {
@@ -254,15 +266,10 @@ static bool is_later(const char *line, const char *key)
 static void test_an_older_run(void **state)
 {
     (void)state;
+    char line[LINE_MAX_BYTES];
     struct record_rank ranks[RANKS];
     struct record_step step = make_step(0, ranks);
-    struct line_file *metrics = open_metrics(0);
-    metrics_step(metrics, &step);
-    line_file_close(metrics);
-    char line[8192];
-    FILE *file = fopen(path, "r");
-    assert_non_null(fgets(line, sizeof(line), file));
-    fclose(file);
+    write_line(&step, line);
     for (char *key = strchr(line, '"'); key != NULL; key = strchr(strchr(key + 1, '"') + 1, '"')) {
         key[1] = (char)(is_later(line, key + 1) ? key[1] ^ 1 : key[1]);
     }
@@ -280,15 +287,10 @@ static void test_an_older_run(void **state)
 static void test_a_step_has_all_fields(void **state)
 {
     (void)state;
+    char line[LINE_MAX_BYTES];
     struct record_rank ranks[RANKS];
     struct record_step step = make_step(0, ranks);
-    struct line_file *metrics = open_metrics(0);
-    metrics_step(metrics, &step);
-    line_file_close(metrics);
-    char line[8192];
-    FILE *file = fopen(path, "r");
-    assert_non_null(fgets(line, sizeof(line), file));
-    fclose(file);
+    write_line(&step, line);
     for (char *key = strchr(line, '"'); key != NULL; key = strchr(strchr(key + 1, '"') + 1, '"')) {
         if (strncmp(key, "\"rank\"", 6) == 0 || key[-1] == ':' || is_later(line, key + 1)) { // nobody reads it; a value
             continue;

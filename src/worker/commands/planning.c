@@ -251,14 +251,16 @@ static enum status cut_batch(struct planning *planning, struct error *error)
     if (planning->coordinator == NULL) {
         return error_out_of_host_memory(error);
     }
-    enum status status = STATUS_OK;
     planning->plan = sched_coordinator_plan(planning->coordinator, planning->reports, NULL);
     if (planning->plan == NULL && config->device.ranks_per_device > 1) {
-        status = share_unequally(planning, error);
+        enum status status = share_unequally(planning, error);
+        if (status != STATUS_OK) {
+            return status;
+        }
         planning->plan = sched_coordinator_plan(planning->coordinator, planning->reports, NULL);
     }
     judge(planning);
-    return status;
+    return STATUS_OK;
 }
 
 static enum status make_model(struct planning *planning, struct error *error)
