@@ -644,15 +644,19 @@ uint64_t mem_pool_headroom_alone(struct mem_pool *pool)
     return headroom(pool, &info);
 }
 
-uint64_t mem_pool_fragmented(const struct mem_pool *pool)
+// What a step could get of what is held on a plain device: its largest free piece serves a step, too.
+static uint64_t usable_of_segments(const struct mem_pool *pool)
 {
     struct device_info info;
     pool->device->ops->info(pool->device, &info);
     enum lifetime end = end_of_step(pool, &info);
-    uint64_t free_bytes = pool_held(pool) - pool->stats.allocated_bytes.current, usable = usable_of_held(pool, end);
-    if (pool->device->plain) { // its largest free piece serves a step, too
-        usable = uint64_max(usable, pool_largest_free(&pool->arenas[end]));
-    }
+    return uint64_max(usable_of_held(pool, end), pool_largest_free(&pool->arenas[end]));
+}
+
+uint64_t mem_pool_fragmented(const struct mem_pool *pool)
+{
+    uint64_t free_bytes = pool_held(pool) - pool->stats.allocated_bytes.current;
+    uint64_t usable = pool->device->plain ? usable_of_segments(pool) : usable_of_held(pool, FOR_STEP);
     return free_bytes - uint64_min(free_bytes, usable);
 }
 
