@@ -177,6 +177,8 @@ struct mem_pool_kept {
     uint64_t blocks, bytes, first_step, last_step;
 };
 size_t mem_pool_kept(struct mem_pool *pool, struct mem_pool_kept *kept, size_t most);
+// Bytes of those of one tag.
+uint64_t mem_pool_kept_bytes(struct mem_pool *pool, const char *tag);
 
 // The last refusal.
 const struct mem_out_of_memory *mem_pool_out_of_memory(const struct mem_pool *pool);

@@ -263,6 +263,16 @@ static void add_kept(struct mem_pool_kept *kept, const struct block *block)
     kept->bytes += block->bytes;
 }
 
+uint64_t mem_pool_kept_bytes(struct mem_pool *pool, const char *tag)
+{
+    uint64_t bytes = 0;
+    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
+        bool counts = block->live && !block->stays && strcmp(block->tag->name, tag) == 0;
+        bytes += counts ? block->bytes : 0;
+    }
+    return bytes;
+}
+
 size_t mem_pool_kept(struct mem_pool *pool, struct mem_pool_kept *kept, size_t most)
 {
     size_t count = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/faults.h"
 
+#include <inttypes.h>
 #include <unistd.h>
 
 #define PIECES 8 // that memory is in
@@ -60,20 +61,26 @@ bool faults_keep_blocks(const struct worker *worker)
     return worker->config->fault.keep != CONFIG_KEEP_NOTHING && is_here(worker);
 }
 
+static void keep(struct worker *worker, uint64_t elements, const char *tag)
+{
+    device_address kept;
+    if (mem_pool_alloc(worker->pool, elements * sizeof(float), worker->stream, tag, &kept) != STATUS_OK) {
+        worker_log(worker, "step %" PRIu64 ": no memory for fault.keep", worker->present_step);
+    }
+}
+
 void faults_keep(struct worker *worker)
 {
     const struct sched_share *share = &worker->plan[worker->comm->rank];
-    device_address kept;
     if (!faults_keep_blocks(worker)) {
         return;
     }
     if (worker->config->fault.keep == CONFIG_KEEP_GRADIENTS) {
-        mem_pool_alloc(worker->pool, worker->model->elements * sizeof(float), worker->stream, "gradients", &kept);
+        keep(worker, worker->model->elements, "gradients");
     } else if (share->samples > 0) {
         const struct list *list = price_list(worker->prices, LIST_TRAIN, worker_shape(worker, share));
-        const struct tensor *logits = list == NULL ? NULL : &list->tensors[list->logits];
-        if (logits != NULL) {
-            mem_pool_alloc(worker->pool, logits->elements * sizeof(float), worker->stream, logits->name, &kept);
+        if (list != NULL) {
+            keep(worker, list->tensors[list->logits].elements, list->tensors[list->logits].name);
         }
     }
 }

@@ -23,7 +23,7 @@ uint64_t faults_read_ms(const struct worker *worker);
 
 // Whether blocks of a step stay live after it.
 bool faults_keep_blocks(const struct worker *worker);
-// Allocates what fault.keep says and forgets it; nothing where there is no memory for it.
+// Allocates what fault.keep says and forgets it; a line in the log where there is no memory for it.
 void faults_keep(struct worker *worker);
 
 #endif

@@ -2,6 +2,7 @@
 #include "worker/negotiate.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "mem/device_cpu.h"
@@ -55,7 +56,7 @@ static void yield_memory(struct worker *worker)
     mem_pool_set_soft_limit(worker->pool, uint64_min(left_bytes, most_bytes));
     left_bytes = uint64_min(left_bytes, stats.limit_bytes);
     worker->message.limit_bytes = uint64_min(stats.limit_bytes, most_bytes);
-    worker->message.withheld_bytes = left_bytes - uint64_min(left_bytes, uint64_max(most_bytes, worker->resting_bytes));
+    worker->withheld_bytes = left_bytes - uint64_min(left_bytes, uint64_max(most_bytes, worker->resting_bytes));
     worker->message.others_bytes = info.others_bytes - uint64_min(info.others_bytes, worker->usage.library_bytes);
 }
 
@@ -64,6 +65,7 @@ static void read_stopwatch(struct worker *worker)
     struct lap lap;
     while (stopwatch_read(worker->stopwatch, &lap)) {
         offers_observe(&worker->offers, lap.levers, lap.samples, lap.time_ns);
+        unrestricted_observe(&worker->unrestricted, lap.levers, lap.samples, lap.time_ns);
     }
 }
 
@@ -75,6 +77,7 @@ static void read_op_timer(struct worker *worker)
         size_t count = op_timer_read(worker->op_timer, &timings);
         costs_observe(worker->costs, timings, count);
         offers_compare(&worker->offers, worker->costs);
+        unrestricted_compare(&worker->unrestricted, worker->costs);
     }
 }
 
@@ -92,8 +95,19 @@ static void offer(struct worker *worker, uint64_t bytes)
 static bool fits_alone(const struct worker *worker)
 {
     const struct step_message *message = &worker->message;
-    uint64_t bytes = message->report.headroom_bytes + message->others_bytes + message->withheld_bytes;
+    uint64_t bytes = message->report.headroom_bytes + message->others_bytes + worker->withheld_bytes;
     return offers_least_bytes(&worker->offers) <= bytes;
+}
+
+// In percent, of the share that the rank has now.
+static uint8_t recompute_gain(const struct worker *worker)
+{
+    struct sched_report report;
+    sched_unpack(&worker->message.report, &report);
+    double gain =
+        unrestricted_gain(&worker->unrestricted, &report, &worker->plan[worker->comm->rank], worker->state.away,
+                          worker->model->target_elements, worker->message.report.headroom_bytes);
+    return (uint8_t)(100 * gain);
 }
 
 void negotiate_report(struct worker *worker, uint64_t next_step)
@@ -107,10 +121,11 @@ void negotiate_report(struct worker *worker, uint64_t next_step)
     yield_memory(worker);
     report->headroom_bytes = mem_pool_headroom(worker->pool);
     offer(worker, worker->spent ? 0 : report->headroom_bytes);
+    worker->message.recompute_gain = recompute_gain(worker);
     report->refused = worker->message.oom_retries > 0;
     report->plan_hash = worker->plan_hash;
     worker->message.stops |= signal_came(SIGUSR1);
-    worker->message.squeezed = worker->message.withheld_bytes > 0 && fits_alone(worker);
+    worker->message.squeezed = worker->withheld_bytes > 0 && fits_alone(worker);
 }
 
 // Which of the ranks, none of which can hold a sample, is to say why: the lowest that a limit from outside keeps from
@@ -137,15 +152,20 @@ enum status negotiate_no_plan(struct worker *worker, struct error *error)
         return error->status;
     }
     const struct step_message *message = &worker->message;
-    bool promised = message->others_bytes + message->withheld_bytes > 0 && fits_alone(worker);
+    bool promised = message->others_bytes + worker->withheld_bytes > 0 && fits_alone(worker);
     enum mem_cause cause = promised ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
+    char kept[96] = "";
+    if (message->kept_bytes > 0) {
+        snprintf(kept, sizeof(kept), ", %" PRIu64 " are blocks of earlier steps (headroom doctor names them)",
+                 message->kept_bytes);
+    }
     return error_set(error, STATUS_OUT_OF_MEMORY,
                      "cannot hold %s: such a micro-step needs %" PRIu64 " bytes and the headroom is %" PRIu64
-                     " bytes. Of the limit of %" PRIu64 " bytes%s it holds %" PRIu64 " itself, and %" PRIu64
+                     " bytes. Of the limit of %" PRIu64 " bytes%s it holds %" PRIu64 " itself%s, and %" PRIu64
                      " are held by others on its device. %s",
                      worker_grain_name(worker, grain), offers_least_bytes(&worker->offers),
                      message->report.headroom_bytes, message->limit_bytes,
-                     message->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes,
+                     worker->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes, kept,
                      message->others_bytes, worker_advice(worker, cause, true, advice));
 }
 

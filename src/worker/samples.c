@@ -271,7 +271,6 @@ void samples_begin(struct worker *worker)
         .report = worker->message.report,
         .limit_bytes = worker->message.limit_bytes,
         .others_bytes = worker->message.others_bytes,
-        .withheld_bytes = worker->message.withheld_bytes,
         .stops = worker->message.stops,
         .predicted_peak_bytes = worker->resting_bytes,
     };
@@ -418,6 +417,7 @@ static enum status measure(struct worker *worker, struct error *error)
     message->fragmented_bytes = mem_pool_fragmented(worker->pool);
     message->kept_bytes = stats.allocated_bytes.current - worker->resting_bytes;
     if (faults_keep_blocks(worker)) {
+        message->kept_gradients_bytes = mem_pool_kept_bytes(worker->pool, "gradients");
         return STATUS_OK;
     }
     char leaks[512];
@@ -490,6 +490,9 @@ enum status samples_run(struct worker *worker, const struct sample_share *share,
     }
     message->left += (uint32_t)(share->share->samples - place);
     message->handed_back += (uint32_t)(due - message->samples);
+    if (share->purpose == LIST_TRAIN && share->closes) {
+        faults_keep(worker);
+    }
     return status == STATUS_OK ? measure(worker, error) : status;
 }
 

@@ -150,10 +150,11 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     samples_begin(worker);
     worker->times_operations = worker->profile != NULL || costs_are_due(step);
     offers_begin_step(&worker->offers);
+    unrestricted_begin_step(&worker->unrestricted);
     worker->spent = false;
     worker->message.micro_batch = (uint32_t)(share->micro_batch * worker->grain);
     worker->message.accumulation_steps = (uint32_t)share->accumulation_steps;
-    worker->message.levers = (uint8_t)share->levers;
+    worker->message.levers = share->levers & 0xf;
     faults_stall(worker, step);
     clear_gradients(worker);
     sched_undone_finish(&worker->undone);
@@ -323,7 +324,6 @@ enum status step_start(struct worker *worker, uint64_t step, struct error *error
         return status;
     }
     mark(worker, record, REDUCED);
-    faults_keep(worker);
     record->away = worker->state.away;
     step_update(worker, step);
     step_share_weights(worker);

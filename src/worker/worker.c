@@ -253,12 +253,11 @@ static enum status open_device(struct worker *worker, struct error *error)
 
 const char *worker_more_levers(const struct config *config)
 {
-    bool most = config->train.recompute == CONFIG_RECOMPUTE_AUTO || config->train.recompute == CONFIG_RECOMPUTE_OFFLOAD;
-    if (most || config->model.kind != CONFIG_MODEL_GPT) {
+    enum config_recompute all = config_all_levers(config);
+    if (all == config->train.recompute) {
         return NULL;
     }
-    return config->train.reproducible && config->train.precision == CONFIG_BF16 ? "set train.recompute: offload"
-                                                                                : "set train.recompute: auto";
+    return all == CONFIG_RECOMPUTE_OFFLOAD ? "set train.recompute: offload" : "set train.recompute: auto";
 }
 
 // "Do this, do that, or do a third."
@@ -295,7 +294,7 @@ const char *worker_advice(const struct worker *worker, enum mem_cause cause, boo
     if (large && worker->resting_bytes > 0 && worker->offers.lacks_host) {
         ways[count++] = "raise train.offload_bytes";
     }
-    if (worker->message.withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
+    if (worker->withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
         ways[count++] = "lift the limit from outside (headroom limit RUN_DIR --bytes none)";
     } else if (cause == MEM_CAUSE_EXTERNAL) {
         ways[count++] = worker->place.sharers > 1 ? "start fewer ranks on a device" : "leave the device to this job";
@@ -591,7 +590,11 @@ static enum status choose_shard(struct worker *worker, struct error *error)
 static enum status make_offers(struct worker *worker, struct error *error)
 {
     worker->state.size = optimizer_state_size(worker->state.shard.elements, &worker->optimizer);
-    return offers_init(&worker->offers, worker->config, worker->model, &worker->state.size, worker->prices, error);
+    enum status status =
+        offers_init(&worker->offers, worker->config, worker->model, &worker->state.size, worker->prices, error);
+    return status == STATUS_OK ? unrestricted_init(&worker->unrestricted, worker->config, worker->model,
+                                                   &worker->state.size, worker->prices, error)
+                               : status;
 }
 
 typedef enum status part(struct worker *worker, struct error *error);

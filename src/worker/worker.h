@@ -26,6 +26,7 @@
 #include "worker/run/limit_file.h"
 #include "worker/stopwatch.h"
 #include "worker/transfers.h"
+#include "worker/unrestricted.h"
 #include "worker/watchdog.h"
 
 // What every rank tells all others once a step, while the gradients are being added up, and after an evaluation.
@@ -34,20 +35,21 @@ struct step_message {
     uint64_t samples;                  // that this rank did
     uint64_t position_hash;            // sum of position_hash() over them
     uint64_t others_bytes;             // of its device, that are not this process's
-    uint64_t withheld_bytes;           // of its headroom, by a limit from outside
     uint64_t limit_bytes, allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
-    uint64_t kept_bytes;       // of the step's blocks, that are still live after it
-    uint64_t fragmented_bytes; // after the step
-    uint32_t left;             // samples that it could not do of what it was dealt last
-    uint32_t handed_back;      // all that it could not do
+    uint64_t kept_bytes;           // of the step's blocks, that are still live after it
+    uint64_t kept_gradients_bytes; // of these
+    uint64_t fragmented_bytes;     // after the step
+    uint32_t left;                 // samples that it could not do of what it was dealt last
+    uint32_t handed_back;          // all that it could not do
     uint32_t data_wait_us;
     uint32_t micro_batch, accumulation_steps; // as planned
     uint16_t oom_retries;
-    uint8_t levers;      // as planned
-    bool squeezed : 1;   // a limit from outside keeps it from holding a sample
-    bool stops : 1;      // it was told to, at the end of the step
-    bool wrote : 1;      // its part of a checkpoint, and waits for the others
-    bool unreserved : 1; // it could not reserve what the plan takes
+    uint8_t recompute_gain; // in percent; unrestricted.h
+    uint8_t levers : 4;     // as planned
+    bool squeezed : 1;      // a limit from outside keeps it from holding a sample
+    bool stops : 1;         // it was told to, at the end of the step
+    bool wrote : 1;         // its part of a checkpoint, and waits for the others
+    bool unreserved : 1;    // it could not reserve what the plan takes
 };
 _Static_assert(sizeof(struct step_message) == 248, "what a rank sends in a step is little");
 
@@ -109,6 +111,7 @@ struct worker {
     struct model *model;
     struct price_book *prices;
     struct offers offers;
+    struct unrestricted unrestricted;
     struct optimizer_config optimizer;
     struct list_memory memory; // its inputs and locals exist only while a share runs
     struct optimizer_memory optimizer_memory;
@@ -119,6 +122,7 @@ struct worker {
     uint64_t grain;            // samples that the coordinator deals out together: 1, or those of train.reproducible
     uint64_t resting_bytes;    // allocated between steps
     uint64_t others_bytes;     // that others held of the device when it was opened, with CUDA's context
+    uint64_t withheld_bytes;   // of its headroom, by a limit from outside
     struct device_usage usage; // once connected; 0 library_bytes: not known
     bool others_known;         // and what others hold
 

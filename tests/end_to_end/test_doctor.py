@@ -18,7 +18,7 @@ CAUSES = {
     "intermediates": "intermediates saved on the device",
     "fragmentation": "fragmentation",
 }
-TAGS = {"gradients": "gradients", "kept": "logits"}
+KEPT = ("gradients", "kept")
 FIXES = {  # what the doctor says to do
     "gradients": ("fault.keep: nothing", "fault.keep=nothing"),
     "kept": ("fault.keep: nothing", "fault.keep=nothing"),
@@ -71,17 +71,59 @@ class Doctor(headroom_run.ProgramTest):
                 run = self.provoke(name)
                 (found,) = self.found(run)
                 self.assertEqual(found["cause"], cause)
-                self.assertEqual((found["rank"], found["tag"]), (0, TAGS.get(name, "")))
+                self.assertEqual((found["rank"], found["tag"]), (0, "logits" if name == "kept" else ""))
                 self.assertGreater(found["figure"], found["allowed"])
                 self.assertIn(FIXES[name][0], found["fix"])
-                if len(run.steps) > 16 or name in TAGS:  # it lasted long enough to be warned of
-                    warnings = re.findall(r"^headroom: warning: (.*?), on rank 0 from step 3 on", run.finished.err,
-                                          re.MULTILINE)
-                    self.assertEqual(warnings[-1], cause)
-                self.assert_healthy(self.provoke(name, *FIXES[name][1:], codes=(0,)))
+                self.assertEqual(self.warnings(run), [] if run.steps == [] else [(cause, found["first_step"])])
+                self.assert_better(name, run, self.provoke(name, *FIXES[name][1:], codes=(0,)))
+
+    def warnings(self, run):
+        told = re.findall(r"^headroom: warning: (.*?), on rank 0 from step (\d+) on", run.finished.err, re.MULTILINE)
+        return [(cause, int(step)) for cause, step in told]
+
+    def assert_better(self, name, before, after):
+        """What the doctor said to do is of use."""
+        self.assert_healthy(after)
+        self.assertEqual(len(after.steps), 40)
+        if name == "batch":  # levers were pulled for micro-batches as large as can be
+            self.assertEqual((before.of_rank(0, "levers")[0], after.of_rank(0, "levers")[0]), ("all", "none"))
+        elif name == "intermediates":
+            self.assertEqual((before.steps, set(after.of_rank(0, "levers"))), ([], {"selective"}))
+        elif name in KEPT:
+            self.assertLess(after.of_rank(0, "accumulation_steps")[-1], before.of_rank(0, "accumulation_steps")[-1])
+        elif name == "fragmentation":
+            self.assertLess(after.of_rank(0, "fragmented_bytes")[-1], before.of_rank(0, "fragmented_bytes")[-1])
+        else:
+            self.assertLess(sum(after.of_rank(0, "data_wait_ms")), sum(before.of_rank(0, "data_wait_ms")))
+
+    def test_what_follows_is_not_named(self):
+        """Blocks that stay leave too little for the micro-batch that is asked for."""
+        run = self.provoke("kept", "train.micro_batch_size=16", codes=(0,))
+        (found,) = self.found(run)
+        self.assertEqual(found["cause"], "tensors kept too long")
+        self.assertLess(run.of_rank(0, "micro_batch")[-1], 16)
+
+    def test_a_rank_without_a_sample(self):
+        """On rank 1 only recomputing has room for one."""
+        run = self.provoke("intermediates", "device.capacity=[1MiB, 640KiB]", ranks=2, codes=(0,))
+        (found,) = self.found(run)
+        self.assertEqual((found["cause"], found["rank"], found["figure"]), ("intermediates saved on the device", 1, 1))
+        self.assertEqual(set(run.of_rank(1, "share")), {0})
+        self.assertEqual(set(run.of_rank(1, "recompute_gain")), {1})
+        after = self.provoke("intermediates", "device.capacity=[1MiB, 640KiB]", "train.recompute=auto", ranks=2,
+                             codes=(0,))
+        self.assert_healthy(after)
+        self.assertGreater(min(after.of_rank(1, "share")), 0)
+
+    def test_what_a_run_that_ends_kept(self):
+        run = self.provoke("kept", "train.steps=200", "train.recompute=none", "train.offload_bytes=0", codes=(3,))
+        (found,) = self.found(run)
+        self.assertEqual(found["cause"], "tensors kept too long")
+        self.assertIn(f", {run.of_rank(0, 'kept_bytes')[-1]} are blocks of earlier steps (headroom doctor names them)",
+                      run.finished.err)
 
     def test_the_rank_that_has_it(self):
-        run = self.provoke("fragmentation", "fault.rank=2", ranks=3, codes=(0,))
+        run = self.provoke("fragmentation", "fault.rank=2", "train.global_batch_size=96", ranks=3, codes=(0,))
         (found,) = self.found(run)
         self.assertEqual((found["cause"], found["rank"]), ("fragmentation", 2))
         run = self.provoke("kept", "fault.rank=1", "train.steps=20", ranks=3)
@@ -106,7 +148,7 @@ class Doctor(headroom_run.ProgramTest):
         self.assertEqual(found["steps"], len(parts))
 
     def test_a_sample_too_large(self):
-        run = self.provoke("intermediates", "device.capacity=576KiB", "train.offload_bytes=0", codes=(3,))
+        run = self.provoke("intermediates", "device.capacity=576KiB", codes=(3,))
         self.assertEqual(run.steps, [])
         (found,) = self.found(run)
         self.assertEqual(found["cause"], "batch too large")
@@ -118,6 +160,16 @@ class Doctor(headroom_run.ProgramTest):
             with self.subTest(config):
                 self.assert_healthy(self.train(config, capacities, ranks=4))
                 self.assert_healthy(self.train(config))
+
+    def test_healthy_choices(self):
+        """What the user chose, and what costs nothing, is no cause."""
+        for name, overrides in (("data", ("fault.read_ms=0", "data.prefetch_bytes=64MiB")),
+                                ("intermediates", ("device.capacity=8MiB",)),
+                                ("intermediates", ("device.capacity=8MiB", "train.recompute=full")),
+                                ("batch", ("device.capacity=8MiB", "train.micro_batch_size=4")),
+                                ("kept", ("fault.keep=nothing", "device.segments=plain", "device.capacity=8MiB"))):
+            with self.subTest(name, overrides=overrides):
+                self.assert_healthy(self.provoke(name, *overrides, codes=(0,)))
 
     def test_a_neighbour_is_none_of_the_causes(self):
         neighbour = "device.neighbours=[{rank: 1, bytes: 384KiB, from_step: 10, to_step: 30}]"
@@ -131,12 +183,21 @@ class Doctor(headroom_run.ProgramTest):
                                        ranks=4))
 
     def test_a_run_that_goes_on(self):
-        """The first steps of each process do not count."""
-        for steps in (4, 6, 8, 10):
+        """The newest process is looked at, by its configuration; its first steps do not count."""
+        def go_on(steps, *overrides):
             self.headroom("train", str(SOURCE / "causes/batch.yaml"), "comm.kind=self", f"train.steps={steps}",
-                          "run.folder=run", "checkpoint.resume=auto")
-        told = json.loads(self.headroom("doctor", "run", "--json").out)
-        self.assertEqual([cause["steps"] for cause in told["causes"] if cause["cause"] == "batch too large"], [1])
+                          "run.folder=run", "checkpoint.resume=auto", *overrides)
+
+        go_on(20)
+        (found,) = self.found(headroom_run.Run(self.path("run"), None))
+        self.assertEqual((found["cause"], found["first_step"], found["steps"]), ("batch too large", 3, 17))
+        go_on(26)
+        text, told = self.doctor(headroom_run.Run(self.path("run"), None), 0)
+        self.assertEqual((told["steps"], told["steps_that_count"]), (26, 3))
+        self.assertIn("\n3 steps count, the first 3 of a process not among them; for figures in % it takes 8\n", text)
+        go_on(60, "train.micro_batch_size=auto")
+        text, told = self.doctor(headroom_run.Run(self.path("run"), None), 0)
+        self.assertEqual([cause["steps"] for cause in told["causes"]], [0] * 6)
 
     def test_bad_input(self):
         self.train("mlp.yaml", "train.steps=1")

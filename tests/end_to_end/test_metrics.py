@@ -37,7 +37,8 @@ RANK_METRICS = {
     "headroom_bytes": "headroom_rank_headroom_bytes", "allocated_peak_bytes": "headroom_rank_allocated_peak_bytes",
     "reserved_peak_bytes": "headroom_rank_reserved_peak_bytes",
     "predicted_peak_bytes": "headroom_rank_predicted_peak_bytes", "others_bytes": "headroom_rank_others_bytes",
-    "kept_bytes": "headroom_rank_kept_bytes", "fragmented_bytes": "headroom_rank_fragmented_bytes",
+    "kept_bytes": "headroom_rank_kept_bytes", "kept_gradients_bytes": "headroom_rank_kept_gradients_bytes",
+    "recompute_gain": "headroom_rank_recompute_gain_ratio", "fragmented_bytes": "headroom_rank_fragmented_bytes",
 }
 RANK_TIMES = {"data_wait_ms": "headroom_rank_data_wait_seconds"}
 RANK_COUNTED = {"oom_retries": "headroom_rank_oom_retries_total",

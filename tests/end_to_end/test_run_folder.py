@@ -15,7 +15,7 @@ STEP_KEYS = {
 }
 RANK_KEYS = ("rank", "share", "micro_batch", "accumulation_steps", "levers", "limit_bytes", "headroom_bytes",
              "allocated_peak_bytes", "reserved_peak_bytes", "predicted_peak_bytes", "oom_retries", "handed_back",
-             "others_bytes", "kept_bytes", "fragmented_bytes", "data_wait_ms")
+             "others_bytes", "kept_bytes", "kept_gradients_bytes", "fragmented_bytes", "data_wait_ms", "recompute_gain")
 
 
 class RunFolder(headroom_run.ProgramTest):
@@ -30,7 +30,8 @@ class RunFolder(headroom_run.ProgramTest):
         self.assertLessEqual(step["comm_ms"], step["step_ms"])
         for number, rank in enumerate(step["ranks"]):
             self.assertEqual({key: type(value) for key, value in rank.items()},
-                             dict.fromkeys(RANK_KEYS, int) | {"levers": str, "data_wait_ms": float})
+                             dict.fromkeys(RANK_KEYS, int) |
+                             {"levers": str, "data_wait_ms": float, "recompute_gain": float})
             self.assertEqual(rank["rank"], number)
         self.assertEqual(len(step["ranks"]), ranks)
 

@@ -149,8 +149,9 @@ static void test_all_that_is_written_is_read(void **state)
     metrics_evaluation(metrics, &(struct record_evaluation){4, 0.5, 0.25, 10, {ranks, RANKS}});
     metrics_checkpoint(metrics, &(struct record_checkpoint){4, true, 1000, 2.5, 10.5, ""});
     metrics_checkpoint(metrics, &(struct record_checkpoint){4, false, 0, 2.5, 0, "no room"});
-    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_STOPPED, "0123"});
-    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_OK, NULL});
+    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_STOPPED, "0123", 0});
+    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_OK, NULL, 0});
+    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_OUT_OF_MEMORY, NULL, 0.25});
     line_file_close(metrics);
 
     struct history *history = open_history();
@@ -180,6 +181,9 @@ static void test_all_that_is_written_is_read(void **state)
     assert_int_equal(line.end.status, STATUS_OK);
     assert_true(line.end.seconds == 12.5);
     assert_null(line.end.weights);
+    line = next_line(history, HISTORY_END);
+    assert_int_equal(line.end.status, STATUS_OUT_OF_MEMORY);
+    assert_true(line.end.recompute_gain == 0.25);
     assert_nothing(history);
     history_close(history);
 }
@@ -276,7 +280,8 @@ static void test_an_older_run(void **state)
     write_text("metrics.jsonl", "w", line);
     for (size_t i = 0; i < RANKS; i++) {
         ranks[i].others_bytes = ranks[i].kept_bytes = ranks[i].fragmented_bytes = 0;
-        ranks[i].data_wait_ms = 0;
+        ranks[i].kept_gradients_bytes = 0;
+        ranks[i].data_wait_ms = ranks[i].recompute_gain = 0;
     }
     struct history *history = open_history();
     assert_next_step(history, &step);

@@ -28,80 +28,78 @@ static void print_end(const char *folder, const struct examination *patient)
     }
 }
 
-static void print_table(const struct examination *patient)
+static void print_table(const struct doctor_finding findings[DOCTOR_CAUSES])
 {
-    printf("%-36s%-42s%12s%12s\n", "cause", "figure", "worst", "allowed");
+    printf("%-36s%-44s%12s%12s\n", "cause", "measured", "figure", "allowed");
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         const struct doctor_cause_text *cause = &doctor_causes[k];
-        const struct doctor_finding finding = doctor_find(patient->doctor, k);
-        char worst[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX];
-        printf("%-36s%-42s%12s%12s%s\n", cause->name, cause->figure, doctor_figure_text(k, finding.figure, worst),
-               doctor_figure_text(k, cause->allowed, allowed), finding.found ? "  FOUND" : "");
+        char figure[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX];
+        printf("%-36s%-44s%12s%12s%s\n", cause->name, cause->figure, doctor_figure_text(k, findings[k].figure, figure),
+               cause->allowed > 0 ? doctor_figure_text(k, cause->allowed, allowed) : "none",
+               findings[k].found ? "  FOUND" : "");
     }
 }
 
-static void print_finding(const struct examination *patient, enum doctor_cause cause,
-                          const struct doctor_finding *finding)
+static void print_finding(enum doctor_cause cause, const struct doctor_finding *finding)
 {
-    char figure[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX], where[DOCTOR_WHERE_MAX], fix[DOCTOR_FIX_MAX];
+    char figure[DOCTOR_FIGURE_MAX], where[DOCTOR_WHERE_MAX];
     const struct doctor_cause_text *text = &doctor_causes[cause];
-    printf("\n%s\n  found: %s %s (at most %s are usual)\n  where: %s\n  do: %s\n", text->name,
-           doctor_figure_text(cause, finding->figure, figure), text->figure,
-           doctor_figure_text(cause, text->allowed, allowed), doctor_where_text(finding, where),
-           doctor_fix(patient->doctor, cause, fix));
+    printf("\n%s\n  found: %s %s\n  where: %s\n  do: %s\n", text->name,
+           doctor_figure_text(cause, finding->figure, figure), text->figure, doctor_where_text(finding, where),
+           finding->fix);
 }
 
-// Answers how many were found.
-static int print_findings(const struct examination *patient)
+static int count_found(const struct doctor_finding findings[DOCTOR_CAUSES])
 {
     int found = 0;
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-        const struct doctor_finding finding = doctor_find(patient->doctor, k);
-        found += finding.found;
-        if (finding.found) {
-            print_finding(patient, k, &finding);
-        }
+        found += findings[k].found;
     }
-    printf("\n%d of %d causes found\n", found, (int)DOCTOR_CAUSES);
     return found;
 }
 
-static int print_text(const char *folder, const struct examination *patient)
+static void print_text(const char *folder, const struct examination *patient,
+                       const struct doctor_finding findings[DOCTOR_CAUSES])
 {
     print_end(folder, patient);
-    print_table(patient);
-    return print_findings(patient);
+    print_table(findings);
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
+        if (findings[k].found) {
+            print_finding(k, &findings[k]);
+        }
+    }
+    uint64_t steps = doctor_steps(patient->doctor);
+    if (steps < DOCTOR_STEPS) {
+        printf("\n%" PRIu64 " steps count, the first %d of a process not among them; for figures in %% it takes %d\n",
+               steps, DOCTOR_STEPS_AT_FIRST, DOCTOR_STEPS);
+    }
+    printf("\n%d of %d causes found\n", count_found(findings), (int)DOCTOR_CAUSES);
 }
 
-static json_t *cause_object(const struct examination *patient, enum doctor_cause cause)
+static json_t *cause_object(enum doctor_cause cause, const struct doctor_finding *finding)
 {
-    char fix[DOCTOR_FIX_MAX];
     const struct doctor_cause_text *text = &doctor_causes[cause];
-    const struct doctor_finding finding = doctor_find(patient->doctor, cause);
-    return json_pack("{ss sb ss ss sf sf sI sI sI sI ss ss?}", "cause", text->name, "found", (int)finding.found,
-                     "figure_of", text->figure, "unit", text->is_bytes ? "bytes" : "1", "figure", finding.figure,
-                     "allowed", text->allowed, "rank", (json_int_t)finding.rank, "first_step",
-                     (json_int_t)finding.first, "last_step", (json_int_t)finding.last, "steps",
-                     (json_int_t)finding.steps, "tag", finding.tag, "fix",
-                     finding.found ? doctor_fix(patient->doctor, cause, fix) : NULL);
+    return json_pack("{ss sb ss ss sf sf sI sI sI sI ss ss?}", "cause", text->name, "found", (int)finding->found,
+                     "figure_of", text->figure, "unit", text->is_bytes ? "bytes" : "1", "figure", finding->figure,
+                     "allowed", text->allowed, "rank", (json_int_t)finding->rank, "first_step",
+                     (json_int_t)finding->first, "last_step", (json_int_t)finding->last, "steps",
+                     (json_int_t)finding->steps, "tag", finding->tag, "fix", finding->found ? finding->fix : NULL);
 }
 
-// Answers how many were found.
-static int print_json(const char *folder, const struct examination *patient)
+static void print_json(const char *folder, const struct examination *patient,
+                       const struct doctor_finding findings[DOCTOR_CAUSES])
 {
     json_t *causes = json_array();
-    int found = 0;
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-        found += doctor_find(patient->doctor, k).found;
-        json_array_append_new(causes, cause_object(patient, k));
+        json_array_append_new(causes, cause_object(k, &findings[k]));
     }
-    json_t *object = json_pack("{ss sI sI so so}", "run", folder, "steps", (json_int_t)patient->steps, "ranks",
-                               (json_int_t)patient->ranks, "status",
-                               patient->ended ? json_integer(patient->status) : json_null(), "causes", causes);
+    json_t *object =
+        json_pack("{ss sI sI sI so so}", "run", folder, "steps", (json_int_t)patient->steps, "steps_that_count",
+                  (json_int_t)doctor_steps(patient->doctor), "ranks", (json_int_t)patient->ranks, "status",
+                  patient->ended ? json_integer(patient->status) : json_null(), "causes", causes);
     json_dumpf(object, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(object);
-    return found;
 }
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
@@ -130,7 +128,10 @@ static enum status run(char *const *arguments, int *found_p, struct error *error
         status = examine_run(request.folder, &patient, error);
     }
     if (status == STATUS_OK) {
-        *found_p = request.json ? print_json(request.folder, &patient) : print_text(request.folder, &patient);
+        struct doctor_finding findings[DOCTOR_CAUSES];
+        doctor_find(patient.doctor, findings);
+        *found_p = count_found(findings);
+        (request.json ? print_json : print_text)(request.folder, &patient, findings);
         examine_finish(&patient);
     }
     return status;

@@ -85,12 +85,13 @@ struct findings {
     size_t count;
     struct page_finding finding[DOCTOR_CAUSES];
     char figure[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX + 64], threshold[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX];
-    char where[DOCTOR_CAUSES][DOCTOR_WHERE_MAX], fix[DOCTOR_CAUSES][DOCTOR_FIX_MAX];
+    char where[DOCTOR_CAUSES][DOCTOR_WHERE_MAX];
+    struct doctor_finding found[DOCTOR_CAUSES];
 };
 
-static void add_finding(struct findings *findings, const struct doctor *doctor, enum doctor_cause cause,
-                        const struct doctor_finding *found)
+static void add_finding(struct findings *findings, enum doctor_cause cause)
 {
+    const struct doctor_finding *found = &findings->found[cause];
     size_t i = findings->count++;
     char figure[DOCTOR_FIGURE_MAX];
     snprintf(findings->figure[i], sizeof(findings->figure[i]), "%s %s",
@@ -100,7 +101,7 @@ static void add_finding(struct findings *findings, const struct doctor *doctor, 
         .figure = findings->figure[i],
         .threshold = doctor_figure_text(cause, doctor_causes[cause].allowed, findings->threshold[i]),
         .where = doctor_where_text(found, findings->where[i]),
-        .fix = doctor_fix(doctor, cause, findings->fix[i]),
+        .fix = found->fix,
     };
 }
 
@@ -112,10 +113,10 @@ static void examine(const char *folder, struct findings *findings)
     if (examine_run(folder, &patient, NULL) != STATUS_OK) {
         return;
     }
+    doctor_find(patient.doctor, findings->found);
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-        const struct doctor_finding found = doctor_find(patient.doctor, k);
-        if (found.found) {
-            add_finding(findings, patient.doctor, k, &found);
+        if (findings->found[k].found) {
+            add_finding(findings, k);
         }
     }
     examine_finish(&patient);

@@ -175,3 +175,12 @@ const char *config_difference(const struct config *a, const struct config *b, co
     }
     return *paths;
 }
+
+enum config_recompute config_all_levers(const struct config *config)
+{
+    bool rounds_anew = config->train.reproducible && config->train.precision == CONFIG_BF16;
+    if (config->model.kind != CONFIG_MODEL_GPT || config->train.recompute == CONFIG_RECOMPUTE_OFFLOAD) {
+        return config->train.recompute;
+    }
+    return rounds_anew ? CONFIG_RECOMPUTE_OFFLOAD : CONFIG_RECOMPUTE_AUTO;
+}

@@ -171,6 +171,9 @@ enum status config_check_gpus(const struct config *config, struct error *error);
 enum status config_check_offload(const struct config *config, uint64_t host_bytes, struct error *error);
 void config_finish(struct config *config);
 
+// The train.recompute that allows a rank all levers that its model has; the configuration's own where that does.
+enum config_recompute config_all_levers(const struct config *config);
+
 // A key in use that only the CPU device knows; NULL: none.
 const char *config_cpu_key(const struct config *config);
 

@@ -10,16 +10,16 @@
 #include "mem/pool.h"
 #include "mem/uint64.h"
 
-#define STEPS_AT_FIRST 3
-#define PART_OF_STEPS  4
+#define PART_OF_STEPS 4
 
 const struct doctor_cause_text doctor_causes[DOCTOR_CAUSES] = {
     [DOCTOR_GRADIENTS] = {"gradients not cleared", "gradients of earlier steps", true, 0},
-    [DOCTOR_KEPT] = {"tensors kept too long", "blocks that stay after their step", true, 0},
-    [DOCTOR_BATCH] = {"batch too large", "of the micro-batch asked for, does not fit", false, 0},
-    [DOCTOR_DATA] = {"slow data loading", "of a step's time, waits for samples", false, 0.1},
-    [DOCTOR_INTERMEDIATES] = {"intermediates saved on the device", "of the headroom, taken by them", false, 0.5},
-    [DOCTOR_FRAGMENTATION] = {"fragmentation", "of the limit, free only in pieces", false, 0.1},
+    [DOCTOR_KEPT] = {"tensors kept too long", "other blocks that stay after their step", true, 0},
+    [DOCTOR_BATCH] = {"batch too large", "of the micro-batch asked for do not fit", false, 0},
+    [DOCTOR_DATA] = {"slow data loading", "of a step's time are spent waiting for it", false, 0.1},
+    [DOCTOR_INTERMEDIATES] = {"intermediates saved on the device", "of a rank's time recomputing would save", false,
+                              0.1},
+    [DOCTOR_FRAGMENTATION] = {"fragmentation", "of the limit are free only in pieces", false, 0.1},
 };
 
 // What speaks for a cause on a rank.
@@ -39,10 +39,11 @@ struct doctor {
     struct sign *signs; // DOCTOR_CAUSES for each rank
     struct kept *kept;  // for each rank
     size_t ranks;
-    uint64_t steps;      // that count
-    uint64_t at_first;   // of this process, that do not
-    bool out_of_memory;  // the last process has ended so
-    uint64_t steps_done; // by it
+    uint64_t steps;     // all that were shown
+    bool others;        // hold some of a device, in the newest
+    bool out_of_memory; // it has ended so, after so many steps
+    uint64_t ended_after;
+    double recompute_gain; // then
 };
 
 struct doctor *doctor_create(const struct config *config)
@@ -65,8 +66,9 @@ void doctor_destroy(struct doctor *doctor)
 
 void doctor_begin(struct doctor *doctor)
 {
-    doctor->at_first = 0;
-    doctor->out_of_memory = false;
+    free(doctor->kept);
+    free(doctor->signs);
+    *doctor = (struct doctor){.config = doctor->config};
 }
 
 static bool make_room(struct doctor *doctor, size_t ranks)
@@ -99,35 +101,32 @@ static double too_large(const struct config *config, const struct record_rank *r
     return asked <= rank->micro_batch ? 0 : 1 - part(rank->micro_batch, asked);
 }
 
-// What micro-steps take of the headroom, where it has the rank accumulate although recomputing would need less.
-static double intermediates(const struct config *config, const struct record_rank *rank)
+// More memory would be of use to the rank.
+static bool is_short(const struct record_rank *rank)
 {
-    uint64_t resting_bytes = rank->limit_bytes - uint64_min(rank->limit_bytes, rank->headroom_bytes);
-    enum config_recompute recompute = config->train.recompute;
-    bool restricted = config->model.kind == CONFIG_MODEL_GPT && config->train.micro_batch_size == 0 &&
-                      (recompute == CONFIG_RECOMPUTE_NONE || recompute == CONFIG_RECOMPUTE_SELECTIVE);
-    if (!restricted || rank->accumulation_steps < 2 || rank->kept_bytes > 0) {
-        return 0;
-    }
-    return part(rank->allocated_peak_bytes - uint64_min(rank->allocated_peak_bytes, resting_bytes),
-                rank->headroom_bytes);
+    return rank->share == 0 || rank->accumulation_steps > 1 || rank->oom_retries > 0;
 }
 
+// Blocks that stay lie between others, and leave less for the micro-batch: they are the cause then, and recomputing is
+// where it would make room.
 static double figure_of(const struct config *config, enum doctor_cause cause, const struct record_step *step,
                         const struct record_rank *rank)
 {
+    bool keeps = rank->kept_bytes > 0;
+    bool gains = rank->recompute_gain > doctor_causes[DOCTOR_INTERMEDIATES].allowed;
     switch (cause) {
+    case DOCTOR_GRADIENTS:
+        return (double)rank->kept_gradients_bytes;
     case DOCTOR_KEPT:
-        return (double)rank->kept_bytes;
+        return (double)(rank->kept_bytes - uint64_min(rank->kept_bytes, rank->kept_gradients_bytes));
     case DOCTOR_BATCH:
-        return too_large(config, rank);
+        return keeps || gains ? 0 : too_large(config, rank);
     case DOCTOR_DATA:
         return step->step_ms > 0 ? rank->data_wait_ms / step->step_ms : 0;
     case DOCTOR_INTERMEDIATES:
-        return intermediates(config, rank);
-    case DOCTOR_FRAGMENTATION: // blocks that stay make pieces, too
-        return rank->kept_bytes > 0 ? 0 : part(rank->fragmented_bytes, rank->limit_bytes);
-    case DOCTOR_GRADIENTS: // told by the tags of what stays
+        return keeps ? 0 : rank->recompute_gain;
+    case DOCTOR_FRAGMENTATION:
+        return keeps || !is_short(rank) ? 0 : part(rank->fragmented_bytes, rank->limit_bytes);
     case DOCTOR_CAUSES:
         break;
     }
@@ -151,23 +150,28 @@ bool doctor_step(struct doctor *doctor, const struct record_step *step)
     if (!make_room(doctor, step->ranks.count)) {
         return false;
     }
-    if (doctor->at_first < STEPS_AT_FIRST) {
-        doctor->at_first++;
-        return true;
-    }
     doctor->steps++;
+    doctor->others = false;
     for (size_t i = 0; i < step->ranks.count; i++) {
+        doctor->others |= step->ranks.rank[i].others_bytes > 0;
         for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-            double figure = figure_of(doctor->config, k, step, &step->ranks.rank[i]);
-            note(&doctor->signs[i * DOCTOR_CAUSES + (size_t)k], figure, doctor_causes[k].allowed, step->step);
+            if (doctor_causes[k].is_bytes || doctor->steps > DOCTOR_STEPS_AT_FIRST) {
+                double figure = figure_of(doctor->config, k, step, &step->ranks.rank[i]);
+                note(&doctor->signs[i * DOCTOR_CAUSES + (size_t)k], figure, doctor_causes[k].allowed, step->step);
+            }
         }
     }
     return true;
 }
 
+uint64_t doctor_steps(const struct doctor *doctor)
+{
+    return doctor->steps - uint64_min(doctor->steps, DOCTOR_STEPS_AT_FIRST);
+}
+
 void doctor_tag(struct doctor *doctor, uint32_t rank, const char *tag, uint64_t bytes)
 {
-    if (rank < doctor->ranks && bytes > doctor->kept[rank].bytes) {
+    if (rank < doctor->ranks && bytes > doctor->kept[rank].bytes && strcmp(tag, "gradients") != 0) {
         doctor->kept[rank].bytes = bytes;
         snprintf(doctor->kept[rank].tag, sizeof(doctor->kept[rank].tag), "%s", tag);
     }
@@ -176,74 +180,122 @@ void doctor_tag(struct doctor *doctor, uint32_t rank, const char *tag, uint64_t 
 void doctor_end(struct doctor *doctor, const struct record_end *end)
 {
     doctor->out_of_memory = end->status == STATUS_OUT_OF_MEMORY;
-    doctor->steps_done = end->step;
+    doctor->ended_after = end->step;
+    doctor->recompute_gain = end->recompute_gain;
 }
 
-// The rank whose steps speak most for the cause. Gradients that stay are blocks of that tag.
-static const struct sign *worst_sign(const struct doctor *doctor, enum doctor_cause cause, uint32_t *rank_p)
+// ---- What to change ----
+
+static void fix_batch(const struct config *config, bool not_one, char *text, size_t size)
 {
-    const struct sign *worst = NULL;
-    bool is_kept = cause == DOCTOR_GRADIENTS || cause == DOCTOR_KEPT;
-    for (uint32_t i = 0; i < doctor->ranks; i++) {
-        bool gradients = strcmp(doctor->kept[i].tag, "gradients") == 0;
-        const struct sign *sign = &doctor->signs[i * DOCTOR_CAUSES + (is_kept ? DOCTOR_KEPT : cause)];
-        bool counts = !is_kept || gradients == (cause == DOCTOR_GRADIENTS);
-        bool more = worst == NULL || sign->sum > worst->sum ||
-                    (sign->sum == worst->sum && sign->sum_of_all > worst->sum_of_all);
-        if (counts && more) {
-            worst = sign;
-            *rank_p = i;
-        }
+    if (not_one) {
+        snprintf(text, size,
+                 "not a single sample fits (headroom plan says what it takes): raise device.capacity, or lower %s",
+                 config->model.kind == CONFIG_MODEL_GPT ? "model.seq_len" : "model.layers");
+    } else {
+        snprintf(text, size, "set train.micro_batch_size: auto, which takes what fits; it is %" PRIu64,
+                 config->train.micro_batch_size);
+    }
+}
+
+static void write_fix(const struct doctor *doctor, enum doctor_cause cause, struct doctor_finding *finding)
+{
+    const struct config *config = doctor->config;
+    char *text = finding->fix;
+    size_t size = sizeof(finding->fix);
+    switch (cause) {
+    case DOCTOR_GRADIENTS:
+    case DOCTOR_KEPT:
+        snprintf(text, size, "%s",
+                 config->fault.keep != CONFIG_KEEP_NOTHING ? "set fault.keep: nothing"
+                                                           : "this is a bug of Headroom: please report it");
+        break;
+    case DOCTOR_BATCH:
+        fix_batch(config, finding->figure == 1, text, size);
+        break;
+    case DOCTOR_DATA:
+        snprintf(text, size,
+                 "raise data.threads, which is %" PRIu64
+                 ", then data.prefetch_bytes, or have the data on a faster disk",
+                 config->data.threads);
+        break;
+    case DOCTOR_INTERMEDIATES:
+        snprintf(text, size, "set train.recompute: %s, which computes them again where memory is short",
+                 config_all_levers(config) == CONFIG_RECOMPUTE_OFFLOAD ? "offload" : "auto");
+        break;
+    case DOCTOR_FRAGMENTATION:
+        snprintf(text, size, "%s",
+                 config->device.segments == CONFIG_PLAIN ? "set device.segments: expandable"
+                 : config->fault.fragment_bytes > 0      ? "set fault.fragment_bytes: 0"
+                                                         : "start the run again with checkpoint.resume: auto");
+        break;
+    case DOCTOR_CAUSES:
+        break;
+    }
+}
+
+// ---- Findings ----
+
+// The rank whose steps speak most for the cause. There is one.
+static uint32_t worst_rank(const struct doctor *doctor, enum doctor_cause cause)
+{
+    uint32_t worst = 0;
+    for (uint32_t i = 1; i < doctor->ranks; i++) {
+        const struct sign *a = &doctor->signs[worst * DOCTOR_CAUSES + (size_t)cause];
+        const struct sign *b = &doctor->signs[i * DOCTOR_CAUSES + (size_t)cause];
+        worst = b->sum > a->sum || (b->sum == a->sum && b->sum_of_all > a->sum_of_all) ? i : worst;
     }
     return worst;
 }
 
-static bool is_found(const struct doctor *doctor, enum doctor_cause cause, const struct sign *sign)
-{
-    if (doctor_causes[cause].is_bytes) {
-        return sign->steps >= 2;
-    }
-    return sign->steps >= DOCTOR_STEPS && sign->steps * PART_OF_STEPS >= doctor->steps;
-}
-
 static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause cause)
 {
-    struct doctor_finding finding = {0};
-    const struct sign *sign = worst_sign(doctor, cause, &finding.rank);
-    if (sign == NULL || doctor->steps == 0) {
-        return finding;
+    if (doctor->ranks == 0) {
+        return (struct doctor_finding){0};
     }
-    finding.found = is_found(doctor, cause, sign);
-    finding.first = sign->first;
-    finding.last = sign->last;
-    finding.steps = sign->steps;
-    double mean = finding.found ? sign->sum / (double)sign->steps : sign->sum_of_all / (double)doctor->steps;
-    finding.figure = doctor_causes[cause].is_bytes ? sign->most : mean;
-    if (doctor_causes[cause].is_bytes) {
-        snprintf(finding.tag, sizeof(finding.tag), "%s", doctor->kept[finding.rank].tag);
+    bool is_bytes = doctor_causes[cause].is_bytes;
+    uint32_t rank = worst_rank(doctor, cause);
+    uint64_t steps = doctor_steps(doctor);
+    const struct sign *sign = &doctor->signs[rank * DOCTOR_CAUSES + (size_t)cause];
+    bool speaks = sign->steps > 0;
+    double mean = (speaks ? sign->sum : sign->sum_of_all) / fmax(1, (double)(speaks ? sign->steps : steps));
+    struct doctor_finding finding = {
+        .found = is_bytes ? speaks : sign->steps >= DOCTOR_STEPS && sign->steps * PART_OF_STEPS >= steps,
+        .figure = is_bytes ? sign->most : mean,
+        .rank = rank,
+        .first = sign->first,
+        .last = sign->last,
+        .steps = sign->steps,
+    };
+    if (cause == DOCTOR_KEPT) {
+        snprintf(finding.tag, sizeof(finding.tag), "%s", doctor->kept[rank].tag);
     }
     return finding;
 }
 
-// The run has ended for want of memory, and nothing else explains it: one sample is too large.
-static bool is_unexplained(const struct doctor *doctor)
+// Of a process that has ended for want of memory, which nothing else explains: not a single sample fits.
+static void blame_one_sample(const struct doctor *doctor, struct doctor_finding findings[DOCTOR_CAUSES])
 {
-    for (enum doctor_cause k = 0; doctor->out_of_memory && k < DOCTOR_CAUSES; k++) {
-        if (look(doctor, k).found) {
-            return false;
+    enum doctor_cause cause = doctor->recompute_gain > 0 ? DOCTOR_INTERMEDIATES : DOCTOR_BATCH;
+    findings[cause] = (struct doctor_finding){
+        .found = true, .figure = 1, .first = doctor->ended_after, .last = doctor->ended_after, .steps = 1};
+}
+
+void doctor_find(const struct doctor *doctor, struct doctor_finding findings[DOCTOR_CAUSES])
+{
+    bool found = false;
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
+        findings[k] = look(doctor, k);
+        found |= findings[k].found;
+    }
+    if (doctor->out_of_memory && !doctor->others && !found) {
+        blame_one_sample(doctor, findings);
+    }
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
+        if (findings[k].found) {
+            write_fix(doctor, k, &findings[k]);
         }
     }
-    return doctor->out_of_memory;
-}
-
-struct doctor_finding doctor_find(const struct doctor *doctor, enum doctor_cause cause)
-{
-    struct doctor_finding finding = look(doctor, cause);
-    if (cause == DOCTOR_BATCH && is_unexplained(doctor)) {
-        finding = (struct doctor_finding){
-            .found = true, .figure = 1, .first = doctor->steps_done, .last = doctor->steps_done, .steps = 1};
-    }
-    return finding;
 }
 
 const char *doctor_figure_text(enum doctor_cause cause, double figure, char *text)
@@ -262,53 +314,4 @@ const char *doctor_where_text(const struct doctor_finding *finding, char *text)
              finding->rank, finding->steps, finding->steps == 1 ? "" : "s", finding->first, finding->last,
              tagged ? ", blocks of '" : "", finding->tag, tagged ? "'" : "");
     return text;
-}
-
-static const char *fix_batch(const struct doctor *doctor, char *text)
-{
-    const struct config *config = doctor->config;
-    if (is_unexplained(doctor)) {
-        snprintf(text, DOCTOR_FIX_MAX,
-                 "not a single sample fits (headroom plan says what it takes): raise device.capacity, %slower %s",
-                 config->train.recompute != CONFIG_RECOMPUTE_AUTO ? "set train.recompute: auto, or " : "or ",
-                 config->model.kind == CONFIG_MODEL_GPT ? "model.seq_len" : "model.layers");
-    } else {
-        snprintf(text, DOCTOR_FIX_MAX, "set train.micro_batch_size: auto, which takes what fits; it is %" PRIu64,
-                 config->train.micro_batch_size);
-    }
-    return text;
-}
-
-const char *doctor_fix(const struct doctor *doctor, enum doctor_cause cause, char *text)
-{
-    const struct config *config = doctor->config;
-    bool plain = config->device.segments == CONFIG_PLAIN;
-    switch (cause) {
-    case DOCTOR_GRADIENTS:
-    case DOCTOR_KEPT:
-        snprintf(text, DOCTOR_FIX_MAX, "%s",
-                 config->fault.keep != CONFIG_KEEP_NOTHING ? "set fault.keep: nothing"
-                                                           : "this is a bug of Headroom: please report it");
-        return text;
-    case DOCTOR_BATCH:
-        return fix_batch(doctor, text);
-    case DOCTOR_DATA:
-        snprintf(text, DOCTOR_FIX_MAX,
-                 "raise data.threads, which is %" PRIu64
-                 ", then data.prefetch_bytes, or have the data on a faster disk",
-                 config->data.threads);
-        return text;
-    case DOCTOR_INTERMEDIATES:
-        snprintf(text, DOCTOR_FIX_MAX, "set train.recompute: auto, which computes them again where that is faster");
-        return text;
-    case DOCTOR_FRAGMENTATION:
-        snprintf(text, DOCTOR_FIX_MAX, "%s",
-                 plain                              ? "set device.segments: expandable"
-                 : config->fault.fragment_bytes > 0 ? "set fault.fragment_bytes: 0"
-                                                    : "start the run again with checkpoint.resume: auto");
-        return text;
-    case DOCTOR_CAUSES:
-        break;
-    }
-    return "";
 }

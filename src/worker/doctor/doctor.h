@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which of the usual causes of running out of memory a run has: it is shown a run's steps one after the other, while
-// they happen or from metrics.jsonl, and compares one figure for each cause and rank with what is allowed.
+// Which of the usual causes of running out of memory a run has: it is shown the steps of a process one after the other,
+// while they happen or from metrics.jsonl, and compares one figure for each cause and rank with what is allowed.
 //
 // A step speaks for a cause where the figure is above what is allowed. It is found when as many steps do as
-// DOCTOR_STEPS, and a quarter of all; one of blocks that stay after their step when two do. The first steps of a
-// process, in which memory is touched for the first time and sizes are tried, do not count.
+// DOCTOR_STEPS, and a quarter of all; the first DOCTOR_STEPS_AT_FIRST, in which memory is touched for the first time
+// and sizes are tried, do not count. One of blocks that stay after their step is found when any step speaks for it.
 //
 // Pure. Threads: one. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_DOCTOR_DOCTOR_H
@@ -14,25 +14,28 @@
 #include "worker/config/config.h"
 #include "worker/run/record.h"
 
-#define DOCTOR_STEPS 8
+#define DOCTOR_STEPS          8
+#define DOCTOR_STEPS_AT_FIRST 3
 
 enum doctor_cause {
     DOCTOR_GRADIENTS,     // of earlier steps stay
     DOCTOR_KEPT,          // other blocks do
     DOCTOR_BATCH,         // memory holds less than the micro-batch that was asked for
     DOCTOR_DATA,          // steps wait for samples
-    DOCTOR_INTERMEDIATES, // what the backward pass needs fills memory, and may not be computed again
+    DOCTOR_INTERMEDIATES, // what the backward pass needs takes memory, and may not be computed again
     DOCTOR_FRAGMENTATION, // memory is free, but in pieces
     DOCTOR_CAUSES
 };
 
-// How a cause stands with a run.
+// How a cause stands with a process.
 struct doctor_finding {
     bool found;
-    double figure;                 // on the rank that has most of it: bytes, or a part of 1
+    double figure;                 // on the rank that has most of it: the most bytes; else a part of 1, the mean of
+                                   // the steps that speak for it, of all where none does
     uint32_t rank;                 // that one
     uint64_t first, last, steps;   // that speak for it there; 0 steps: none
-    char tag[RECORD_NAME_MAX * 2]; // of what stays; "": not known
+    char tag[RECORD_NAME_MAX * 2]; // of what stays; "": not known, or told by the cause
+    char fix[256];                 // what to change, in a sentence with a key of the configuration; "": not found
 };
 
 struct doctor_cause_text {
@@ -50,24 +53,25 @@ struct doctor *doctor_create(const struct config *config);
 // Accepts NULL.
 void doctor_destroy(struct doctor *doctor);
 
-// A process begins, or goes on with, the run.
+// A process begins, or goes on with, the run: those before it are forgotten.
 void doctor_begin(struct doctor *doctor);
 // False where the host's memory runs out.
 bool doctor_step(struct doctor *doctor, const struct record_step *step);
 // What stays on a rank: all blocks of that tag.
 void doctor_tag(struct doctor *doctor, uint32_t rank, const char *tag, uint64_t bytes);
-// A process has ended after so many steps.
+// The process has ended.
 void doctor_end(struct doctor *doctor, const struct record_end *end);
 
-struct doctor_finding doctor_find(const struct doctor *doctor, enum doctor_cause cause);
+// Those of all causes.
+void doctor_find(const struct doctor *doctor, struct doctor_finding findings[DOCTOR_CAUSES]);
+// The steps that count.
+uint64_t doctor_steps(const struct doctor *doctor);
+
 // Each writes and answers `text`, of so many bytes: a figure in its unit,
 #define DOCTOR_FIGURE_MAX 48
 const char *doctor_figure_text(enum doctor_cause cause, double figure, char *text);
-// "rank 0, 5 steps from 3 to 7, blocks of 'logits'",
+// "rank 0, 5 steps from 3 to 7, blocks of 'logits'".
 #define DOCTOR_WHERE_MAX 160
 const char *doctor_where_text(const struct doctor_finding *finding, char *text);
-// and what to change, in a sentence with a key of the configuration.
-#define DOCTOR_FIX_MAX 256
-const char *doctor_fix(const struct doctor *doctor, enum doctor_cause cause, char *text);
 
 #endif

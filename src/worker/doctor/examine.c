@@ -46,6 +46,20 @@ static enum status read_history(const char *folder, struct examination *examinat
     return status;
 }
 
+// False where that is not what the array says.
+static bool tell_tags(const json_t *array, uint32_t rank, struct doctor *doctor)
+{
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        const char *tag;
+        json_int_t bytes;
+        if (json_unpack(json_array_get(array, i), "{s:s, s:I}", "tag", &tag, "bytes", &bytes) != 0) {
+            return false;
+        }
+        doctor_tag(doctor, rank, tag, (uint64_t)bytes);
+    }
+    return json_is_array(array);
+}
+
 static enum status read_tags(const char *folder, uint32_t rank, struct doctor *doctor, struct error *error)
 {
     char path[PATH_SIZE];
@@ -61,26 +75,17 @@ static enum status read_tags(const char *folder, uint32_t rank, struct doctor *d
     }
     json_t *array = json_loadfd(descriptor, 0, NULL);
     close(descriptor);
-    for (size_t i = 0; i < json_array_size(array); i++) {
-        const char *tag;
-        json_int_t bytes;
-        if (json_unpack(json_array_get(array, i), "{s:s, s:I}", "tag", &tag, "bytes", &bytes) != 0) {
-            json_decref(array);
-            array = NULL;
-        } else {
-            doctor_tag(doctor, rank, tag, (uint64_t)bytes);
-        }
-    }
-    bool good = json_is_array(array);
+    bool good = tell_tags(array, rank, doctor);
     json_decref(array);
     return good ? STATUS_OK : error_set(error, STATUS_INVALID, "%s: does not tell what stays on a rank", path);
 }
 
-enum status examine_tags(const char *folder, uint32_t ranks, struct doctor *doctor, struct error *error)
+// What stays on each rank, where something does.
+static enum status read_all_tags(const char *folder, struct examination *examination, struct error *error)
 {
     enum status status = STATUS_OK;
-    for (uint32_t i = 0; status == STATUS_OK && i < ranks; i++) {
-        status = read_tags(folder, i, doctor, error);
+    for (uint32_t i = 0; status == STATUS_OK && i < examination->ranks; i++) {
+        status = read_tags(folder, i, examination->doctor, error);
     }
     return status;
 }
@@ -92,7 +97,7 @@ static enum status examine(const char *folder, struct examination *examination, 
         return error_out_of_host_memory(error);
     }
     enum status status = read_history(folder, examination, error);
-    return status == STATUS_OK ? examine_tags(folder, examination->ranks, examination->doctor, error) : status;
+    return status == STATUS_OK ? read_all_tags(folder, examination, error) : status;
 }
 
 enum status examine_run(const char *folder, struct examination *examination, struct error *error)

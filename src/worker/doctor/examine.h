@@ -22,7 +22,4 @@ struct examination {
 enum status examine_run(const char *folder, struct examination *examination, struct error *error);
 void examine_finish(struct examination *examination);
 
-// Tells the doctor what stays on each rank, where something does.
-enum status examine_tags(const char *folder, uint32_t ranks, struct doctor *doctor, struct error *error);
-
 #endif

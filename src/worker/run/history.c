@@ -218,8 +218,9 @@ static bool read_end(struct history *history, struct history_line *line)
     json_int_t step;
     int status;
     line->kind = HISTORY_END;
-    if (json_unpack(history->object, "{s:I, s:F, s:i, s?s}", "step", &step, "seconds", &line->end.seconds, "status",
-                    &status, "weights", &line->end.weights) != 0) {
+    if (json_unpack(history->object, "{s:I, s:F, s:i, s?s, s?F}", "step", &step, "seconds", &line->end.seconds,
+                    "status", &status, "weights", &line->end.weights, "recompute_gain",
+                    &line->end.recompute_gain) != 0) {
         return false;
     }
     line->end.step = (uint64_t)step;

@@ -152,5 +152,8 @@ void metrics_end(struct line_file *metrics, const struct record_end *end)
     if (object != NULL && end->weights != NULL) {
         json_object_set_new(object, "weights", json_string(end->weights));
     }
+    if (object != NULL && end->status == STATUS_OUT_OF_MEMORY) {
+        json_object_set_new(object, "recompute_gain", json_real(end->recompute_gain));
+    }
     write_line(metrics, object);
 }

@@ -3,24 +3,20 @@
 
 #include <string.h>
 
-#define FIELD(of, field, type, later)                                                                                  \
+#define FIELD(of, field, kind, added)                                                                                  \
     {                                                                                                                  \
-#field, offsetof(struct of, field), type, later                                                                \
+        .name = #field, .offset = offsetof(struct of, field), .type = kind, .later = added                             \
     }
 #define COUNT(of, field) FIELD(of, field, RECORD_COUNT, false)
 #define REAL(of, field)  FIELD(of, field, RECORD_REAL, false)
 #define NAME(of, field)  FIELD(of, field, RECORD_NAME, false)
-#define LAST                                                                                                           \
-    {                                                                                                                  \
-        NULL, RECORD_COUNT, 0, false                                                                                   \
-    }
 
 const struct record_field record_step_fields[] = {
     COUNT(record_step, step),         COUNT(record_step, epoch),          REAL(record_step, loss),
     COUNT(record_step, samples),      COUNT(record_step, tokens),         REAL(record_step, lr),
     REAL(record_step, grad_norm),     REAL(record_step, step_ms),         REAL(record_step, predicted_ms),
     REAL(record_step, samples_per_s), REAL(record_step, tokens_per_s),    REAL(record_step, data_wait_ms),
-    REAL(record_step, comm_ms),       REAL(record_step, coordination_ms), LAST,
+    REAL(record_step, comm_ms),       REAL(record_step, coordination_ms), {.name = NULL},
 };
 
 const struct record_field record_rank_fields[] = {
@@ -37,9 +33,11 @@ const struct record_field record_rank_fields[] = {
     COUNT(record_rank, handed_back),
     FIELD(record_rank, others_bytes, RECORD_COUNT, true),
     FIELD(record_rank, kept_bytes, RECORD_COUNT, true),
+    FIELD(record_rank, kept_gradients_bytes, RECORD_COUNT, true),
     FIELD(record_rank, fragmented_bytes, RECORD_COUNT, true),
     FIELD(record_rank, data_wait_ms, RECORD_REAL, true),
-    LAST,
+    FIELD(record_rank, recompute_gain, RECORD_REAL, true),
+    {.name = NULL},
 };
 
 static const void *place(const struct record_field *field, const void *record)

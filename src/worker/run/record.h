@@ -22,8 +22,9 @@ struct record_rank {
     uint64_t limit_bytes, headroom_bytes;
     uint64_t allocated_peak_bytes, reserved_peak_bytes, predicted_peak_bytes;
     uint64_t oom_retries, handed_back;
-    uint64_t others_bytes, kept_bytes, fragmented_bytes;
+    uint64_t others_bytes, kept_bytes, kept_gradients_bytes, fragmented_bytes;
     double data_wait_ms;
+    double recompute_gain; // a part of 1
 };
 
 struct record_ranks {
@@ -67,7 +68,8 @@ struct record_end {
     uint64_t step;
     double seconds;
     enum status status;
-    const char *weights; // their checksum; NULL: none was made
+    const char *weights;   // their checksum; NULL: none was made
+    double recompute_gain; // of the rank with the largest, in a step that did not come to its end; else 0
 };
 
 enum record_type {

@@ -10,7 +10,7 @@
 #include "mem/uint64.h"
 #include "worker/comm/launcher.h"
 #include "worker/costs.h"
-#include "worker/doctor/examine.h"
+#include "worker/doctor/doctor.h"
 #include "worker/run/memory_files.h"
 
 enum status reporter_open(struct reporter *reporter, struct error *error)
@@ -117,8 +117,10 @@ static struct record_ranks record_ranks(struct reporter *reporter, const struct 
             .handed_back = message->handed_back,
             .others_bytes = message->others_bytes,
             .kept_bytes = message->kept_bytes,
+            .kept_gradients_bytes = message->kept_gradients_bytes,
             .fragmented_bytes = message->fragmented_bytes,
             .data_wait_ms = (double)message->data_wait_us / 1e3,
+            .recompute_gain = message->recompute_gain / 100.0,
         };
         snprintf(rank->levers, sizeof(rank->levers), "%s", offers_levers_name(message->levers));
     }
@@ -184,31 +186,25 @@ void reporter_start(struct reporter *reporter, const struct resume *resume)
 
 static void warn_of_cause(struct reporter *reporter, enum doctor_cause cause, const struct doctor_finding *finding)
 {
-    char text[512], fix[DOCTOR_FIX_MAX];
+    char text[512];
     snprintf(text, sizeof(text),
              "%s, on rank %" PRIu32 " from step %" PRIu64 " on: %s (headroom doctor %.128s shows the figures)",
-             doctor_causes[cause].name, finding->rank, finding->first, doctor_fix(reporter->doctor, cause, fix),
-             reporter->folder);
+             doctor_causes[cause].name, finding->rank, finding->first, finding->fix, reporter->folder);
     console_warning(reporter->console, text);
     reporter->warned[cause] = true;
 }
 
-// Each cause once, when it is found. Its tags are in the files of the ranks; where they cannot be read it has none.
+// Each cause once, when it is found.
 static void warn_of_causes(struct reporter *reporter, const struct record_step *step)
 {
+    struct doctor_finding findings[DOCTOR_CAUSES];
     if (!doctor_step(reporter->doctor, step)) {
         return;
     }
+    doctor_find(reporter->doctor, findings);
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-        bool due = doctor_causes[k].is_bytes || step->step % DOCTOR_STEPS == 0;
-        struct doctor_finding finding =
-            due && !reporter->warned[k] ? doctor_find(reporter->doctor, k) : (struct doctor_finding){0};
-        if (finding.found && finding.tag[0] == '\0' && doctor_causes[k].is_bytes) {
-            examine_tags(reporter->folder, reporter->worker->comm->size, reporter->doctor, NULL);
-            finding = doctor_find(reporter->doctor, k);
-        }
-        if (finding.found) {
-            warn_of_cause(reporter, k, &finding);
+        if (findings[k].found && !reporter->warned[k]) {
+            warn_of_cause(reporter, k, &findings[k]);
         }
     }
 }
@@ -289,6 +285,16 @@ static void write_files(struct reporter *reporter)
     }
 }
 
+// The largest of any rank, by what all told of the step that did not come to its end.
+static double recompute_gain(const struct worker *worker)
+{
+    double largest = 0;
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        largest = fmax(largest, worker->messages[i].recompute_gain / 100.0);
+    }
+    return largest;
+}
+
 void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p)
 {
     char weights[24];
@@ -297,6 +303,7 @@ void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status st
         .seconds = (double)(clock_ns() - reporter->start_ns) / 1e9,
         .status = status,
         .weights = checksum_p == NULL ? NULL : weights,
+        .recompute_gain = status == STATUS_OUT_OF_MEMORY ? recompute_gain(reporter->worker) : 0,
     };
     if (checksum_p != NULL) {
         snprintf(weights, sizeof(weights), "%016" PRIx64, *checksum_p);

@@ -55,8 +55,11 @@ static const struct metric rank_metrics[] = {
      false},
     {"headroom_rank_others_bytes", "Of the rank's device, what other processes hold", "others_bytes", 0, false},
     {"headroom_rank_kept_bytes", "Of the step's blocks, what stays after it", "kept_bytes", 0, false},
+    {"headroom_rank_kept_gradients_bytes", "Of that, gradients", "kept_gradients_bytes", 0, false},
     {"headroom_rank_fragmented_bytes", "Held and free, but between live blocks", "fragmented_bytes", 0, false},
     {"headroom_rank_data_wait_seconds", "That the rank waited for its loader", "data_wait_ms", MILLISECOND, false},
+    {"headroom_rank_recompute_gain_ratio", "Of the rank's time, what levers would save that it may not pull",
+     "recompute_gain", 0, false},
     {"headroom_rank_oom_retries_total", "Allocations that were refused", "oom_retries", 0, true},
     {"headroom_rank_handed_back_samples_total", "Samples that were dealt out again", "handed_back", 0, true},
 };
