@@ -29,15 +29,15 @@ struct sign {
     double sum_of_all;
 };
 
-struct kept {
-    char tag[RECORD_NAME_MAX * 2]; // of the most bytes; "": none was told
-    uint64_t bytes;
+struct rank {
+    struct sign signs[DOCTOR_CAUSES];
+    char tag[DOCTOR_TAG_MAX]; // of what stays the most bytes; "": none was told
+    uint64_t tag_bytes;
 };
 
 struct doctor {
     const struct config *config;
-    struct sign *signs; // DOCTOR_CAUSES for each rank
-    struct kept *kept;  // for each rank
+    struct rank *rank; // one after the other
     size_t ranks;
     uint64_t steps;     // all that were shown
     bool others;        // hold some of a device, in the newest
@@ -58,16 +58,14 @@ struct doctor *doctor_create(const struct config *config)
 void doctor_destroy(struct doctor *doctor)
 {
     if (doctor != NULL) {
-        free(doctor->kept);
-        free(doctor->signs);
+        free(doctor->rank);
         free(doctor);
     }
 }
 
 void doctor_begin(struct doctor *doctor)
 {
-    free(doctor->kept);
-    free(doctor->signs);
+    free(doctor->rank);
     *doctor = (struct doctor){.config = doctor->config};
 }
 
@@ -76,15 +74,12 @@ static bool make_room(struct doctor *doctor, size_t ranks)
     if (ranks <= doctor->ranks) {
         return true;
     }
-    struct sign *signs = realloc(doctor->signs, ranks * DOCTOR_CAUSES * sizeof(*signs));
-    doctor->signs = signs != NULL ? signs : doctor->signs;
-    struct kept *kept = realloc(doctor->kept, ranks * sizeof(*kept));
-    doctor->kept = kept != NULL ? kept : doctor->kept;
-    if (signs == NULL || kept == NULL) {
+    struct rank *rank = realloc(doctor->rank, ranks * sizeof(*rank));
+    if (rank == NULL) {
         return false;
     }
-    memset(signs + doctor->ranks * DOCTOR_CAUSES, 0, (ranks - doctor->ranks) * DOCTOR_CAUSES * sizeof(*signs));
-    memset(kept + doctor->ranks, 0, (ranks - doctor->ranks) * sizeof(*kept));
+    memset(rank + doctor->ranks, 0, (ranks - doctor->ranks) * sizeof(*rank));
+    doctor->rank = rank;
     doctor->ranks = ranks;
     return true;
 }
@@ -157,7 +152,7 @@ bool doctor_step(struct doctor *doctor, const struct record_step *step)
         for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
             if (doctor_causes[k].is_bytes || doctor->steps > DOCTOR_STEPS_AT_FIRST) {
                 double figure = figure_of(doctor->config, k, step, &step->ranks.rank[i]);
-                note(&doctor->signs[i * DOCTOR_CAUSES + (size_t)k], figure, doctor_causes[k].allowed, step->step);
+                note(&doctor->rank[i].signs[k], figure, doctor_causes[k].allowed, step->step);
             }
         }
     }
@@ -171,9 +166,9 @@ uint64_t doctor_steps(const struct doctor *doctor)
 
 void doctor_tag(struct doctor *doctor, uint32_t rank, const char *tag, uint64_t bytes)
 {
-    if (rank < doctor->ranks && bytes > doctor->kept[rank].bytes && strcmp(tag, "gradients") != 0) {
-        doctor->kept[rank].bytes = bytes;
-        snprintf(doctor->kept[rank].tag, sizeof(doctor->kept[rank].tag), "%s", tag);
+    if (rank < doctor->ranks && bytes > doctor->rank[rank].tag_bytes && strcmp(tag, "gradients") != 0) {
+        doctor->rank[rank].tag_bytes = bytes;
+        snprintf(doctor->rank[rank].tag, sizeof(doctor->rank[rank].tag), "%s", tag);
     }
 }
 
@@ -241,8 +236,7 @@ static uint32_t worst_rank(const struct doctor *doctor, enum doctor_cause cause)
 {
     uint32_t worst = 0;
     for (uint32_t i = 1; i < doctor->ranks; i++) {
-        const struct sign *a = &doctor->signs[worst * DOCTOR_CAUSES + (size_t)cause];
-        const struct sign *b = &doctor->signs[i * DOCTOR_CAUSES + (size_t)cause];
+        const struct sign *a = &doctor->rank[worst].signs[cause], *b = &doctor->rank[i].signs[cause];
         worst = b->sum > a->sum || (b->sum == a->sum && b->sum_of_all > a->sum_of_all) ? i : worst;
     }
     return worst;
@@ -256,7 +250,7 @@ static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause
     bool is_bytes = doctor_causes[cause].is_bytes;
     uint32_t rank = worst_rank(doctor, cause);
     uint64_t steps = doctor_steps(doctor);
-    const struct sign *sign = &doctor->signs[rank * DOCTOR_CAUSES + (size_t)cause];
+    const struct sign *sign = &doctor->rank[rank].signs[cause];
     bool speaks = sign->steps > 0;
     double mean = (speaks ? sign->sum : sign->sum_of_all) / fmax(1, (double)(speaks ? sign->steps : steps));
     struct doctor_finding finding = {
@@ -268,7 +262,7 @@ static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause
         .steps = sign->steps,
     };
     if (cause == DOCTOR_KEPT) {
-        snprintf(finding.tag, sizeof(finding.tag), "%s", doctor->kept[rank].tag);
+        snprintf(finding.tag, sizeof(finding.tag), "%s", doctor->rank[rank].tag);
     }
     return finding;
 }

@@ -27,15 +27,18 @@ enum doctor_cause {
     DOCTOR_CAUSES
 };
 
+#define DOCTOR_TAG_MAX 32
+#define DOCTOR_FIX_MAX 256
+
 // How a cause stands with a process.
 struct doctor_finding {
     bool found;
-    double figure;                 // on the rank that has most of it: the most bytes; else a part of 1, the mean of
-                                   // the steps that speak for it, of all where none does
-    uint32_t rank;                 // that one
-    uint64_t first, last, steps;   // that speak for it there; 0 steps: none
-    char tag[RECORD_NAME_MAX * 2]; // of what stays; "": not known, or told by the cause
-    char fix[256];                 // what to change, in a sentence with a key of the configuration; "": not found
+    uint32_t rank;               // that has most of it
+    double figure;               // there: the most bytes; else a part of 1, the mean of the steps that speak for it,
+                                 // of all where none does
+    uint64_t first, last, steps; // that speak for it there; 0 steps: none
+    char tag[DOCTOR_TAG_MAX];    // of what stays; "": not known, or told by the cause
+    char fix[DOCTOR_FIX_MAX];    // what to change, in a sentence with a key of the configuration; "": not found
 };
 
 struct doctor_cause_text {

@@ -5,7 +5,7 @@
 
 #define FIELD(of, field, kind, added)                                                                                  \
     {                                                                                                                  \
-        .name = #field, .offset = offsetof(struct of, field), .type = kind, .later = added                             \
+        .name = #field, .offset = offsetof(struct of, field), .type = (kind), .later = (added)                         \
     }
 #define COUNT(of, field) FIELD(of, field, RECORD_COUNT, false)
 #define REAL(of, field)  FIELD(of, field, RECORD_REAL, false)
