@@ -209,17 +209,26 @@ void mem_out_of_memory_format(const struct mem_out_of_memory *report, const stru
     }
 }
 
+// The step's live block behind this one; of NULL the first, and NULL behind the last.
+static struct block *next_kept(struct mem_pool *pool, struct block *block)
+{
+    do {
+        block = pool_next_block(pool, block);
+    } while (block != NULL && (!block->live || block->stays));
+    return block;
+}
+
 static bool same_leak(const struct block *a, const struct block *b)
 {
-    return a->live && !a->stays && a->tag == b->tag && a->step == b->step;
+    return a->tag == b->tag && a->step == b->step;
 }
 
 // Whether it is the first of its tag and step.
 static bool leads(struct mem_pool *pool, const struct block *block)
 {
-    struct block *other = pool_next_block(pool, NULL);
+    struct block *other = next_kept(pool, NULL);
     while (other != block && !same_leak(other, block)) {
-        other = pool_next_block(pool, other);
+        other = next_kept(pool, other);
     }
     return other == block;
 }
@@ -228,12 +237,12 @@ uint64_t mem_pool_leaks(struct mem_pool *pool, char *text, size_t size)
 {
     uint64_t leaks = 0;
     size_t used = append(text, size, 0, "%s", "");
-    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
-        if (!block->live || block->stays || !leads(pool, block)) {
+    for (struct block *block = next_kept(pool, NULL); block != NULL; block = next_kept(pool, block)) {
+        if (!leads(pool, block)) {
             continue;
         }
         uint64_t blocks = 0, bytes = 0;
-        for (struct block *other = block; other != NULL; other = pool_next_block(pool, other)) {
+        for (struct block *other = block; other != NULL; other = next_kept(pool, other)) {
             blocks += same_leak(other, block);
             bytes += same_leak(other, block) ? other->bytes : 0;
         }
@@ -266,9 +275,8 @@ static void add_kept(struct mem_pool_kept *kept, const struct block *block)
 uint64_t mem_pool_kept_bytes(struct mem_pool *pool, const char *tag)
 {
     uint64_t bytes = 0;
-    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
-        bool counts = block->live && !block->stays && strcmp(block->tag->name, tag) == 0;
-        bytes += counts ? block->bytes : 0;
+    for (struct block *block = next_kept(pool, NULL); block != NULL; block = next_kept(pool, block)) {
+        bytes += strcmp(block->tag->name, tag) == 0 ? block->bytes : 0;
     }
     return bytes;
 }
@@ -276,10 +284,7 @@ uint64_t mem_pool_kept_bytes(struct mem_pool *pool, const char *tag)
 size_t mem_pool_kept(struct mem_pool *pool, struct mem_pool_kept *kept, size_t most)
 {
     size_t count = 0;
-    for (struct block *block = pool_next_block(pool, NULL); block != NULL; block = pool_next_block(pool, block)) {
-        if (!block->live || block->stays) {
-            continue;
-        }
+    for (struct block *block = next_kept(pool, NULL); block != NULL; block = next_kept(pool, block)) {
         size_t i = find_kept(kept, count, block->tag->name);
         if (i == most) {
             continue;

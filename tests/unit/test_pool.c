@@ -1114,6 +1114,18 @@ static void a_step_that_leaves_blocks_is_told_which(void **context)
                               "'scratch' (2.00 MiB) since step 4");
     assert_int_equal(mem_pool_leaks(f.pool, text, 8), 4);
     assert_string_equal(text, "1 of 's");
+    struct mem_pool_kept kept[3];
+    assert_int_equal(mem_pool_kept(f.pool, kept, 3), 2);
+    assert_string_equal(kept[0].tag, "scratch");
+    assert_int_equal(kept[0].blocks, 3);
+    assert_int_equal(kept[0].bytes, 3 * MIB);
+    assert_int_equal(kept[0].first_step, 3);
+    assert_int_equal(kept[0].last_step, 4);
+    assert_string_equal(kept[1].tag, "norm");
+    assert_int_equal(kept[1].bytes, 512);
+    assert_int_equal(mem_pool_kept(f.pool, kept, 1), 1);
+    assert_int_equal(mem_pool_kept_bytes(f.pool, "scratch"), 3 * MIB);
+    assert_int_equal(mem_pool_kept_bytes(f.pool, "held"), 0); // what stays is none of the step's
     for (int i = 0; i < 4; i++) {
         give(&f, blocks[i]);
     }
