@@ -6,6 +6,7 @@
 
 #include "mem/uint64.h"
 #include "worker/fixed_sums.h"
+#include "worker/job.h"
 #include "worker/negotiate.h"
 #include "worker/run/memory_files.h"
 #include "worker/samples.h"
@@ -126,7 +127,7 @@ static enum status run(struct worker *worker, struct error *error)
 {
     struct loader *loader = NULL;
     sched_undone_finish(&worker->undone);
-    if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->validation->samples))) {
+    if (!sched_undone_init(&worker->undone, job_grains(worker->config, worker->validation->samples))) {
         return error_out_of_host_memory(error);
     }
     enum status status = run_all(worker, &loader, error);

@@ -7,6 +7,7 @@
 
 #include "mem/device_cpu.h"
 #include "mem/uint64.h"
+#include "worker/advice.h"
 #include "worker/run/memory_files.h"
 #include "worker/samples.h"
 #include "worker/signals.h"
@@ -144,7 +145,7 @@ static uint32_t choose_spokesman(const struct worker *worker)
 
 enum status negotiate_no_plan(struct worker *worker, struct error *error)
 {
-    char advice[WORKER_ADVICE_MAX], grain[WORKER_GRAIN_NAME_MAX];
+    char advice[ADVICE_MAX], grain[ADVICE_GRAIN_NAME_MAX];
     worker->spokesman = choose_spokesman(worker);
     memory_files_out_of_memory(worker, true);
     if (worker->shortage.status != STATUS_OK) {
@@ -163,10 +164,10 @@ enum status negotiate_no_plan(struct worker *worker, struct error *error)
                      "cannot hold %s: such a micro-step needs %" PRIu64 " bytes and the headroom is %" PRIu64
                      " bytes. Of the limit of %" PRIu64 " bytes%s it holds %" PRIu64 " itself%s, and %" PRIu64
                      " are held by others on its device. %s",
-                     worker_grain_name(worker, grain), offers_least_bytes(&worker->offers),
+                     advice_grain_name(worker, grain), offers_least_bytes(&worker->offers),
                      message->report.headroom_bytes, message->limit_bytes,
                      worker->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes, kept,
-                     message->others_bytes, worker_advice(worker, cause, true, advice));
+                     message->others_bytes, advice_out_of_memory(worker, cause, true, advice));
 }
 
 const struct sched_share *negotiate_deal(struct worker *worker, uint64_t samples)

@@ -8,8 +8,10 @@
 #include "mem/range.h"
 #include "mem/uint64.h"
 #include "model/ops.h"
+#include "worker/advice.h"
 #include "worker/faults.h"
 #include "worker/fixed_sums.h"
+#include "worker/job.h"
 #include "worker/random.h"
 #include "worker/run/memory_files.h"
 
@@ -95,7 +97,7 @@ static enum status hold_buffer(struct worker *worker, const struct list *list, s
     }
     buffer->bytes = bytes;
     buffer->slot_bytes = list->inputs_bytes;
-    buffer->slots = worker_slots(worker->device->ops);
+    buffer->slots = job_slots(worker->device->ops);
     for (size_t slot = 0; slot < buffer->slots; slot++) {
         worker->device->ops->event_record(worker->device, worker->slot_used[slot], worker->stream);
     }
@@ -245,16 +247,16 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
 // The pool's last refusal was for good.
 static void note_shortage(struct worker *worker, enum list_purpose purpose)
 {
-    char text[768], advice[WORKER_ADVICE_MAX], grain[WORKER_GRAIN_NAME_MAX];
+    char text[768], advice[ADVICE_MAX], grain[ADVICE_GRAIN_NAME_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
     format_refusal(worker, text, sizeof(text));
-    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "cannot hold %s: %s %s", worker_grain_name(worker, grain), text,
-              worker_advice(worker, report->cause, purpose == LIST_TRAIN, advice));
+    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "cannot hold %s: %s %s", advice_grain_name(worker, grain), text,
+              advice_out_of_memory(worker, report->cause, purpose == LIST_TRAIN, advice));
 }
 
 static uint64_t predict_peak(struct worker *worker, const struct sample_range *range)
 {
-    return worker_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, largest_shape(worker, range));
+    return job_peak_bytes(worker->resting_bytes, worker->prices, range->purpose, largest_shape(worker, range));
 }
 
 void samples_clear_tally(struct worker *worker)
@@ -307,7 +309,7 @@ uint64_t samples_smaller_bytes(struct worker *worker, struct model_shape shape)
 static bool cut_to(struct worker *worker, struct sample_range *range, uint64_t bytes)
 {
     struct sched_report report;
-    struct sched_share share = {.samples = worker_grains(worker->config, range->count)};
+    struct sched_share share = {.samples = job_grains(worker->config, range->count)};
     worker->offers.state.stays = true;
     offers_fill(&worker->offers, next_shape(worker, range).length, bytes, &report);
     worker->offers.state.stays = false;
@@ -446,7 +448,7 @@ static enum status run_range(struct worker *worker, const struct sample_range *r
     if (status != STATUS_OK) {
         return status;
     }
-    message->left += (uint32_t)worker_grains(worker->config, left.count);
+    message->left += (uint32_t)job_grains(worker->config, left.count);
     message->data_wait_us += (uint32_t)((loader_wait_ns(range->loader) - waited_ns) / 1000);
     return STATUS_OK;
 }

@@ -13,6 +13,7 @@
 #include "mem/uint64.h"
 #include "worker/faults.h"
 #include "worker/fixed_sums.h"
+#include "worker/job.h"
 #include "worker/negotiate.h"
 #include "worker/samples.h"
 
@@ -158,7 +159,7 @@ static enum status run_own_share(struct worker *worker, uint64_t step, struct er
     faults_stall(worker, step);
     clear_gradients(worker);
     sched_undone_finish(&worker->undone);
-    if (!sched_undone_init(&worker->undone, worker_grains(worker->config, worker->config->train.global_batch_size))) {
+    if (!sched_undone_init(&worker->undone, job_grains(worker->config, worker->config->train.global_batch_size))) {
         return error_out_of_host_memory(error);
     }
     return run_share(worker, step, share, true, error);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/worker.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -12,146 +11,25 @@
 
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
+#include "worker/advice.h"
 #include "worker/bind.h"
 #include "worker/checkpoint/writer.h"
 #include "worker/faults.h"
 #include "worker/fixed_sums.h"
+#include "worker/job.h"
 #include "worker/run/memory_files.h"
 #include "worker/step.h"
 #include "worker/threads.h"
 #include "worker/warm_up.h"
-
-static enum kernel_precision worker_precision(const struct config *config)
-{
-    return config->train.precision == CONFIG_BF16 ? KERNEL_BF16 : KERNEL_FP32;
-}
-
-struct model_config worker_model_config(const struct config *config)
-{
-    struct model_config model = {.precision = worker_precision(config)};
-    if (config->model.kind == CONFIG_MODEL_MLP) {
-        model.kind = MODEL_MLP;
-        model.mlp.count = config->model.layers_count;
-        model.mlp.activation = config->model.activation == CONFIG_RELU ? MODEL_RELU : MODEL_GELU;
-        for (size_t i = 0; i < config->model.layers_count; i++) {
-            model.mlp.sizes[i] = config->model.layers[i];
-        }
-        return model;
-    }
-    model.kind = MODEL_GPT;
-    model.gpt.vocab_size = config->model.vocab_size;
-    model.gpt.seq_len = config->model.seq_len;
-    model.gpt.blocks = config->model.block_count;
-    model.gpt.heads = config->model.head_count;
-    model.gpt.channels = config->model.channels;
-    return model;
-}
-
-struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps)
-{
-    static const enum optimizer_schedule schedules[] = {
-        [CONFIG_CONSTANT] = SCHEDULE_CONSTANT, [CONFIG_COSINE] = SCHEDULE_COSINE, [CONFIG_LINEAR] = SCHEDULE_LINEAR};
-    return (struct optimizer_config){
-        .kind = config->optimizer.kind == CONFIG_SGD ? OPTIMIZER_SGD : OPTIMIZER_ADAMW,
-        .learning_rate = config->optimizer.learning_rate,
-        .momentum = config->optimizer.momentum,
-        .weight_decay = config->optimizer.weight_decay,
-        .beta1 = config->optimizer.beta1,
-        .beta2 = config->optimizer.beta2,
-        .epsilon = config->optimizer.epsilon,
-        .schedule = schedules[config->optimizer.schedule],
-        .warmup_steps = config->optimizer.warmup_steps,
-        .steps = steps,
-        .final_learning_rate = config->optimizer.final_learning_rate,
-    };
-}
-
-uint64_t worker_steps(const struct config *config, uint64_t train_samples)
-{
-    uint64_t global_batch = config->train.global_batch_size;
-    if (config->train.steps > 0) {
-        return config->train.steps;
-    }
-    return (config->train.epochs * train_samples + global_batch - 1) / global_batch;
-}
 
 uint64_t worker_position(const struct worker *worker, uint64_t step)
 {
     return worker->first_position + (step - worker->first_step) * worker->config->train.global_batch_size;
 }
 
-uint64_t worker_capacity(const struct config *config, uint64_t rank)
-{
-    if (config->device.capacities_count == 0) {
-        return 0;
-    }
-    uint64_t device = rank / config->device.ranks_per_device;
-    return config->device.capacities[config->device.capacities_count == 1 ? 0 : device];
-}
-
-const struct kernels *worker_kernels(const struct config *config, const struct device_ops *device)
-{
-    return kernels_find(device->name, worker_precision(config));
-}
-
-size_t worker_slots(const struct device_ops *device)
-{
-    return device_is_apart(device) ? 2 : 1;
-}
-
-// A block that is held only where it has bytes.
-static uint64_t resting_block_bytes(uint64_t bytes)
-{
-    return bytes == 0 ? 0 : mem_pool_block_bytes(bytes);
-}
-
-uint64_t worker_grain(const struct config *config)
-{
-    return config->train.reproducible ? config->train.grain_size : 1;
-}
-
-uint64_t worker_grains(const struct config *config, uint64_t samples)
-{
-    uint64_t grain = worker_grain(config);
-    return (samples + grain - 1) / grain;
-}
-
-uint64_t worker_share_samples(const struct config *config, const struct sched_share *share)
-{
-    uint64_t grain = worker_grain(config);
-    return uint64_min(share->samples * grain, config->train.global_batch_size - share->first * grain);
-}
-
-struct resting_bytes worker_resting(const struct config *config, const struct model *model, uint64_t workspace_bytes)
-{
-    uint64_t buffer_bytes = mem_pool_block_bytes(model->elements * sizeof(float));
-    struct resting_bytes resting = {
-        .weights = buffer_bytes + resting_block_bytes(model_copy_bytes(model)),
-        .gradients = buffer_bytes,
-        .workspace = resting_block_bytes(workspace_bytes),
-        .sums = mem_pool_block_bytes(sizeof(struct step_values)),
-    };
-    if (config->train.reproducible) {
-        resting.sums += mem_pool_block_bytes(fixed_sums_gradient_bytes(model->elements)) +
-                        mem_pool_block_bytes(sizeof(struct fixed_values));
-    }
-    return resting;
-}
-
-uint64_t worker_resting_bytes(const struct resting_bytes *resting)
-{
-    return resting->weights + resting->gradients + resting->workspace + resting->sums;
-}
-
 struct model_shape worker_shape(const struct worker *worker, const struct sched_share *share)
 {
     return offers_shape(share->micro_batch * worker->grain, worker->model->target_elements, share->levers);
-}
-
-uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
-                           struct model_shape shape)
-{
-    return resting_bytes + mem_pool_block_bytes(price_block_bytes(prices, purpose, shape));
 }
 
 enum status worker_check(struct worker *worker, struct error *error)
@@ -228,7 +106,7 @@ static enum status open_device(struct worker *worker, struct error *error)
     char name[128];
     struct device_config device = {
         .name = device_name(config, worker->comm, worker->job, name, sizeof(name)),
-        .capacity_bytes = worker_capacity(config, worker->comm->rank),
+        .capacity_bytes = job_capacity(config, worker->comm->rank),
         .faulting_addresses = config->device.faulting_addresses,
         .index = worker->place.index,
         .sharers = worker->place.sharers,
@@ -251,81 +129,13 @@ static enum status open_device(struct worker *worker, struct error *error)
     return status;
 }
 
-const char *worker_more_levers(const struct config *config)
-{
-    enum config_recompute all = config_all_levers(config);
-    if (all == config->train.recompute) {
-        return NULL;
-    }
-    return all == CONFIG_RECOMPUTE_OFFLOAD ? "set train.recompute: offload" : "set train.recompute: auto";
-}
-
-// "Do this, do that, or do a third."
-static void join_ways(const char *const *ways, size_t count, char *text)
-{
-    size_t used = 0;
-    for (size_t i = 0; i < count; i++) {
-        const char *before = i == 0 ? "" : i + 1 < count ? ", " : ", or ";
-        used += (size_t)snprintf(text + used, WORKER_ADVICE_MAX - used, "%s%s", before, ways[i]);
-    }
-    snprintf(text + used, WORKER_ADVICE_MAX - used, ".");
-    text[0] = (char)toupper((unsigned char)text[0]);
-}
-
-const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text)
-{
-    const struct config *config = worker->config;
-    const char *ways[5];
-    bool auto_only = config->train.reproducible && config->train.recompute == CONFIG_RECOMPUTE_AUTO;
-    size_t count = 0;
-    if (cause == MEM_CAUSE_FRAGMENTED && config->device.segments == CONFIG_PLAIN) {
-        ways[count++] = "set device.segments: expandable";
-        join_ways(ways, count, text);
-        return text;
-    }
-    if (worker->grain > 1) {
-        ways[count++] = "lower train.grain_size";
-    }
-    const char *more_levers = worker_more_levers(config);
-    bool large = cause == MEM_CAUSE_CAPACITY || cause == MEM_CAUSE_EXTERNAL;
-    if (large && training && more_levers != NULL) {
-        ways[count++] = more_levers;
-    }
-    if (large && worker->resting_bytes > 0 && worker->offers.lacks_host) {
-        ways[count++] = "raise train.offload_bytes";
-    }
-    if (worker->withheld_bytes > 0 && cause != MEM_CAUSE_CAPACITY) {
-        ways[count++] = "lift the limit from outside (headroom limit RUN_DIR --bytes none)";
-    } else if (cause == MEM_CAUSE_EXTERNAL) {
-        ways[count++] = worker->place.sharers > 1 ? "start fewer ranks on a device" : "leave the device to this job";
-    } else if (config->device.capacities_count > 0) {
-        ways[count++] = "raise device.capacity";
-    } else if (config->train.precision != CONFIG_BF16 && !auto_only) {
-        ways[count++] = "set train.precision: bf16";
-    }
-    ways[count++] =
-        config->model.kind == CONFIG_MODEL_GPT ? "lower model.seq_len or model.channels" : "make model.layers smaller";
-    join_ways(ways, count, text);
-    return text;
-}
-
-const char *worker_grain_name(const struct worker *worker, char *text)
-{
-    if (worker->grain <= 1) {
-        snprintf(text, WORKER_GRAIN_NAME_MAX, "a single sample");
-    } else {
-        snprintf(text, WORKER_GRAIN_NAME_MAX, "a grain of %" PRIu64 " samples", worker->grain);
-    }
-    return text;
-}
-
 static enum status out_of_memory(struct worker *worker, const char *tag, bool levers_help, struct error *error)
 {
-    char text[768], advice[WORKER_ADVICE_MAX];
+    char text[768], advice[ADVICE_MAX];
     const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
     mem_out_of_memory_format(report, worker->device->ops, text, sizeof(text));
     return error_set(error, STATUS_OUT_OF_MEMORY, "cannot hold the %s: %s %s", tag, text,
-                     worker_advice(worker, report->cause, levers_help, advice));
+                     advice_out_of_memory(worker, report->cause, levers_help, advice));
 }
 
 static bool trains(const struct worker *worker)
@@ -352,7 +162,7 @@ static enum status hold(struct worker *worker, const char *tag, uint64_t bytes, 
 // All that stays on the device for the whole run but the optimizer's state.
 static enum status hold_resting_memory(struct worker *worker, struct error *error)
 {
-    const struct kernels *kernels = worker_kernels(worker->config, worker->place.ops);
+    const struct kernels *kernels = job_kernels(worker->config, worker->place.ops);
     struct optimizer_memory *optimizer = &worker->optimizer_memory;
     uint64_t bytes = worker->model->elements * sizeof(float);
     device_address workspace = 0;
@@ -494,20 +304,20 @@ static enum status open_data(struct worker *worker, struct error *error)
         status = data_open(config, DATA_VALIDATION, &worker->validation, error);
     }
     if (status == STATUS_OK && worker->train != NULL) {
-        worker->steps = worker_steps(config, worker->train->samples);
+        worker->steps = job_steps(config, worker->train->samples);
     }
     return status;
 }
 
 static enum status make_model(struct worker *worker, struct error *error)
 {
-    struct model_config config = worker_model_config(worker->config);
+    struct model_config config = job_model_config(worker->config);
     enum status status = model_create(&config, &worker->model, error);
     if (status != STATUS_OK) {
         return status;
     }
-    worker->optimizer = worker_optimizer_config(worker->config, worker->steps);
-    worker->prices = price_book_create(worker->model, worker_slots(worker->place.ops));
+    worker->optimizer = job_optimizer_config(worker->config, worker->steps);
+    worker->prices = price_book_create(worker->model, job_slots(worker->place.ops));
     worker->costs = costs_create();
     return worker->prices != NULL && worker->costs != NULL ? STATUS_OK : error_out_of_host_memory(error);
 }
@@ -515,8 +325,8 @@ static enum status make_model(struct worker *worker, struct error *error)
 static enum status make_coordinator(struct worker *worker, struct error *error)
 {
     size_t ranks = worker->comm->size;
-    worker->grain = worker_grain(worker->config);
-    uint64_t grains = worker_grains(worker->config, worker->config->train.global_batch_size);
+    worker->grain = job_grain(worker->config);
+    uint64_t grains = job_grains(worker->config, worker->config->train.global_batch_size);
     fixed_sums_init(&worker->fixed, grains);
     worker->coordinator = sched_coordinator_create(ranks, grains, worker->config->train.micro_batch_size);
     worker->plan = calloc(ranks, sizeof(*worker->plan));
@@ -563,9 +373,9 @@ static enum status make_steps(struct worker *worker, struct error *error)
 // What the rank could give the optimizer's state.
 static uint64_t headroom_for_state(const struct worker *worker)
 {
-    const struct kernels *kernels = worker_kernels(worker->config, worker->place.ops);
-    struct resting_bytes resting = worker_resting(worker->config, worker->model, kernels->workspace_bytes);
-    return mem_pool_headroom_beside(worker_resting_bytes(&resting), mem_pool_headroom(worker->pool),
+    const struct kernels *kernels = job_kernels(worker->config, worker->place.ops);
+    struct resting_bytes resting = job_resting(worker->config, worker->model, kernels->workspace_bytes);
+    return mem_pool_headroom_beside(job_resting_bytes(&resting), mem_pool_headroom(worker->pool),
                                     worker->device->ops->granularity_bytes);
 }
 

@@ -177,49 +177,9 @@ void worker_note(struct worker *worker, const char *what, bool waits);
 // One line into this rank's log.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// "set train.recompute: ...", to what may do with less memory than the configuration allows; NULL: nothing may.
-const char *worker_more_levers(const struct config *config);
-
-// What to change where memory was refused for good, in a sentence; `training`: to a micro-step with a backward pass.
-// Writes and answers `text`, of WORKER_ADVICE_MAX bytes.
-#define WORKER_ADVICE_MAX 256
-const char *worker_advice(const struct worker *worker, enum mem_cause cause, bool training, char *text);
-
-// "a single sample", or "a grain of 4 samples": what a rank does at least. Writes and answers `text`, of
-// WORKER_GRAIN_NAME_MAX bytes.
-#define WORKER_GRAIN_NAME_MAX 48
-const char *worker_grain_name(const struct worker *worker, char *text);
-
-// The config's model and optimizer in the words of src/model/.
-struct model_config worker_model_config(const struct config *config);
-struct optimizer_config worker_optimizer_config(const struct config *config, uint64_t steps);
-// Samples that the coordinator deals out together, and how many of these `samples` are, the last maybe smaller.
-uint64_t worker_grain(const struct config *config);
-uint64_t worker_grains(const struct config *config, uint64_t samples);
-// Samples of a share of the global batch, whose last grain may be smaller.
-uint64_t worker_share_samples(const struct config *config, const struct sched_share *share);
-// What stays allocated between steps but the optimizer's state.
-struct resting_bytes {
-    uint64_t weights; // and the copy that lists work with
-    uint64_t gradients;
-    uint64_t workspace; // of kernels
-    uint64_t sums;      // beside gradients, over all ranks: of losses; of a reproducible run all as integers, too
-};
-struct resting_bytes worker_resting(const struct config *config, const struct model *model, uint64_t workspace_bytes);
-uint64_t worker_resting_bytes(const struct resting_bytes *resting);
-// The peak of micro-steps of this shape over that level.
-uint64_t worker_peak_bytes(uint64_t resting_bytes, struct price_book *prices, enum list_purpose purpose,
-                           struct model_shape shape);
 // Of the share's largest micro-step, of samples of the greatest length.
 struct model_shape worker_shape(const struct worker *worker, const struct sched_share *share);
-// Slots of inputs in a micro-step's block: two where copies run beside kernels.
-size_t worker_slots(const struct device_ops *device);
-const struct kernels *worker_kernels(const struct config *config, const struct device_ops *device);
-// What the configuration gives the rank's device, or the rank of a GPU; 0: what the machine has.
-uint64_t worker_capacity(const struct config *config, uint64_t rank);
 // Where the global batch of step `step` begins in the data.
 uint64_t worker_position(const struct worker *worker, uint64_t step);
-// Steps of the whole run.
-uint64_t worker_steps(const struct config *config, uint64_t train_samples);
 
 #endif

@@ -12,11 +12,12 @@
 #include <cmocka.h>
 
 #include "mem/uint64.h"
+#include "worker/job.h"
 #include "worker/unrestricted.h"
 #include "worker/worker.h"
 
 #define SAMPLES   16
-#define SAMPLE_NS 1000
+#define SAMPLE_NS UINT64_C(1000)
 
 struct fixture {
     struct config config;
@@ -43,7 +44,7 @@ static struct fixture open_fixture(const char *recompute, uint64_t micro_batch)
                  recompute);
     }
     assert_int_equal(config_parse(&f.config, whole, "test", NULL, 0, &error), STATUS_OK);
-    struct model_config model = worker_model_config(&f.config);
+    struct model_config model = job_model_config(&f.config);
     const struct optimizer_state_size state = {0};
     assert_int_equal(model_create(&model, &f.model, &error), STATUS_OK);
     f.prices = price_book_create(f.model, 1);
@@ -95,7 +96,7 @@ static double share_ns(const struct fixture *f, uint64_t levers, uint64_t bytes,
     if (fits == 0 || work == 0) {
         return INFINITY;
     }
-    return work * (ceil((double)SAMPLES / (double)fits) * (double)overhead_ns + SAMPLES * SAMPLE_NS);
+    return work * (ceil((double)SAMPLES / (double)fits) * (double)overhead_ns + (double)(SAMPLES * SAMPLE_NS));
 }
 
 // Of what is allowed, no levers or a head in parts, the faster is in use; what comes after it may save time.

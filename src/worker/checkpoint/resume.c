@@ -8,6 +8,7 @@
 #include "mem/uint64.h"
 #include "worker/checkpoint/model_file.h"
 #include "worker/fixed_sums.h"
+#include "worker/job.h"
 
 #define PIECE (UINT64_C(1) << 18) // elements
 
@@ -286,7 +287,7 @@ static void resume_plan(struct worker *worker, const struct checkpoint_state *st
         grains += state->plan[i].samples;
     }
     if (state->ranks == worker->comm->size &&
-        grains == worker_grains(worker->config, worker->config->train.global_batch_size)) {
+        grains == job_grains(worker->config, worker->config->train.global_batch_size)) {
         sched_coordinator_resume(worker->coordinator, state->plan);
     }
 }

@@ -11,6 +11,7 @@
 #include "worker/commands/job.h"
 #include "worker/evaluate.h"
 #include "worker/failure.h"
+#include "worker/job.h"
 
 static enum status open_worker(struct worker *worker, const struct config *config, struct comm *comm,
                                struct error *error)
@@ -126,7 +127,7 @@ static enum status read_checkpoint(const struct command_line *command, uint32_t 
     snprintf(path, JOB_PATH_MAX, "%s/" CHECKPOINT_CONFIG, found);
     status = read_overridden(command, path, found, config, error);
     if (status == STATUS_OK) { // no step is made: any batch that all ranks have a part of will do
-        uint64_t least = ranks * worker_grain(config);
+        uint64_t least = ranks * job_grain(config);
         config->train.global_batch_size = uint64_max(config->train.global_batch_size, least);
     }
     return status;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "mem/uint64.h"
+#include "worker/advice.h"
 
 // ---- What there is ----
 
@@ -26,8 +27,8 @@ static struct planned_device describe_device(const struct planning *planning)
     }
     return (struct planned_device){
         .granularity_bytes = planning->ops->granularity_bytes,
-        .workspace_bytes = worker_kernels(planning->config, planning->ops)->workspace_bytes,
-        .slots = worker_slots(planning->ops),
+        .workspace_bytes = job_kernels(planning->config, planning->ops)->workspace_bytes,
+        .slots = job_slots(planning->ops),
     };
 }
 
@@ -77,7 +78,7 @@ static enum status machine_capacity(struct planning *planning, uint64_t *capacit
 static uint64_t capacity_of(const struct planning *planning, uint64_t rank)
 {
     return planning->fleet->count > 0 ? fleet_find(planning->fleet, rank)->capacity_bytes
-                                      : worker_capacity(planning->config, rank);
+                                      : job_capacity(planning->config, rank);
 }
 
 // Ranks that share a device count on equal parts of it. The machine's CPU is one device; of GPUs each rank has its own.
@@ -122,7 +123,7 @@ static bool cut_state(struct planning *planning)
     struct shard *shards = calloc(ranks, sizeof(*shards));
     bool made = headroom_bytes != NULL && shards != NULL;
     for (uint64_t i = 0; made && i < ranks; i++) {
-        headroom_bytes[i] = headroom_beside(planning, i, worker_resting_bytes(&planning->resting));
+        headroom_bytes[i] = headroom_beside(planning, i, job_resting_bytes(&planning->resting));
     }
     if (made) {
         shards_cut(elements, headroom_bytes, (uint32_t)ranks, shards);
@@ -141,7 +142,7 @@ static bool cut_state(struct planning *planning)
 
 uint64_t planning_resting_bytes(const struct planning *planning, uint64_t rank, bool away)
 {
-    return worker_resting_bytes(&planning->resting) + planning->rank[rank].state.device_bytes[away];
+    return job_resting_bytes(&planning->resting) + planning->rank[rank].state.device_bytes[away];
 }
 
 static enum status report_rank(struct planning *planning, uint64_t number, struct error *error)
@@ -181,10 +182,10 @@ static enum status report_ranks(struct planning *planning, struct error *error)
 // ---- The first plan ----
 
 // What would make it fit.
-static const char *advise(const struct planning *planning, char text[WORKER_ADVICE_MAX])
+static const char *advise(const struct planning *planning, char text[ADVICE_MAX])
 {
-    const char *more_levers = worker_more_levers(planning->config);
-    snprintf(text, WORKER_ADVICE_MAX, "%s%s%s%s, or make the model smaller", more_levers != NULL ? more_levers : "",
+    const char *more_levers = advice_more_levers(planning->config);
+    snprintf(text, ADVICE_MAX, "%s%s%s%s, or make the model smaller", more_levers != NULL ? more_levers : "",
              more_levers != NULL ? ", " : "",
              planning_offers(planning)->lacks_host ? "raise train.offload_bytes, " : "",
              planning->fleet->count > 0 ? "take larger devices" : "raise device.capacity");
@@ -205,7 +206,7 @@ static uint64_t find_small_rank(const struct planning *planning)
 
 static void judge(struct planning *planning)
 {
-    char advice[WORKER_ADVICE_MAX];
+    char advice[ADVICE_MAX];
     uint64_t small = find_small_rank(planning);
     if (small < planning->ranks) {
         bool away = planning->rank[small].offers.state.away;
@@ -247,7 +248,7 @@ static enum status cut_batch(struct planning *planning, struct error *error)
 {
     const struct config *config = planning->config;
     planning->coordinator = sched_coordinator_create(
-        planning->ranks, worker_grains(config, config->train.global_batch_size), config->train.micro_batch_size);
+        planning->ranks, job_grains(config, config->train.global_batch_size), config->train.micro_batch_size);
     if (planning->coordinator == NULL) {
         return error_out_of_host_memory(error);
     }
@@ -266,13 +267,13 @@ static enum status cut_batch(struct planning *planning, struct error *error)
 static enum status make_model(struct planning *planning, struct error *error)
 {
     const struct config *config = planning->config;
-    struct model_config model = worker_model_config(config);
+    struct model_config model = job_model_config(config);
     enum status status = model_create(&model, &planning->model, error);
     if (status != STATUS_OK) {
         return status;
     }
-    planning->optimizer = worker_optimizer_config(config, config->train.steps);
-    planning->resting = worker_resting(config, planning->model, planning->device.workspace_bytes);
+    planning->optimizer = job_optimizer_config(config, config->train.steps);
+    planning->resting = job_resting(config, planning->model, planning->device.workspace_bytes);
     planning->prices = price_book_create(planning->model, planning->device.slots);
     planning->rank = calloc(planning->ranks, sizeof(*planning->rank));
     planning->reports = calloc(planning->ranks, sizeof(*planning->reports));

@@ -9,7 +9,9 @@
 #define HEADROOM_WORKER_COMMANDS_PLANNING_H
 
 #include "worker/commands/fleet.h"
-#include "worker/worker.h"
+#include "worker/job.h"
+#include "worker/offers.h"
+#include "worker/optimizer_state.h"
 
 // What a rank's peak is made of.
 enum planning_part {

@@ -45,7 +45,7 @@ struct planned_micro_step planning_micro_step(const struct planning *planning, u
     uint64_t resting = planning_resting_bytes(planning, planning->largest_shard, offers_away(levers));
     return (struct planned_micro_step){
         .micro_batch = micro_batch,
-        .peak_bytes = worker_peak_bytes(resting, planning->prices, LIST_TRAIN, shape),
+        .peak_bytes = job_peak_bytes(resting, planning->prices, LIST_TRAIN, shape),
         .slack_bytes = price_slack_bytes(planning->prices, LIST_TRAIN, shape),
         .host_bytes = price_host_bytes(planning->prices, LIST_TRAIN, shape),
         .ms = list_ns(planning, shape) / 1e6,
@@ -54,7 +54,7 @@ struct planned_micro_step planning_micro_step(const struct planning *planning, u
 
 uint64_t planning_next(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
 {
-    uint64_t grain = worker_grain(planning->config), largest = grain;
+    uint64_t grain = job_grain(planning->config), largest = grain;
     for (uint64_t i = 0; i < planning->ranks; i++) {
         largest = uint64_max(largest, planning->reports[i].offers[levers].micro_batch_max * grain);
     }
@@ -70,7 +70,7 @@ static uint64_t largest_micro_batch(const struct planning *planning, uint64_t ra
     for (size_t k = 0; k < OFFERS_SETS; k++) {
         largest = uint64_max(largest, planning->reports[rank].offers[k].micro_batch_max);
     }
-    return largest * worker_grain(planning->config);
+    return largest * job_grain(planning->config);
 }
 
 // The rank's peak, or what it holds between steps where it has no share.
@@ -104,8 +104,8 @@ static struct planned_row row_of(const struct planning *planning, uint64_t rank)
     };
     const struct sched_share *share = planning->plan != NULL ? &planning->plan[rank] : NULL;
     if (share != NULL && share->samples > 0) {
-        row.share = worker_share_samples(planning->config, share);
-        row.micro_batch = share->micro_batch * worker_grain(planning->config);
+        row.share = job_share_samples(planning->config, share);
+        row.micro_batch = share->micro_batch * job_grain(planning->config);
         row.accumulation_steps = share->accumulation_steps;
         row.levers = share->levers;
     }

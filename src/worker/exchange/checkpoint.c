@@ -12,6 +12,7 @@
 #include "worker/config/config.h"
 #include "worker/exchange/target.h"
 #include "worker/exchange/weights.h"
+#include "worker/job.h"
 #include "worker/regular_file.h"
 #include "worker/worker.h"
 
@@ -45,7 +46,7 @@ static enum status make_model(const char *folder, struct weights *weights, struc
     if (status != STATUS_OK) {
         return status;
     }
-    const struct model_config model = worker_model_config(&config);
+    const struct model_config model = job_model_config(&config);
     weights->end_of_text = config.data.end_of_text;
     config_finish(&config);
     if (model.kind != MODEL_GPT) {

@@ -6,6 +6,7 @@
 #include "mem/uint64.h"
 #include "model/ops.h"
 #include "worker/fixed_sums.h"
+#include "worker/job.h"
 #include "worker/worker.h"
 
 // First and last operation that mentions a tensor, and what holds its memory there. Of tensors that are written over
@@ -98,7 +99,7 @@ static const char *category(const struct list *list, const struct life *life, en
 // Of inputs, which a block begins with.
 static uint64_t inputs_bytes(const struct step_memory *memory)
 {
-    return worker_slots(memory->device) * memory->list->inputs_bytes;
+    return job_slots(memory->device) * memory->list->inputs_bytes;
 }
 
 // Inputs are there before the first operation, and to the end. An offset counts from the block's begin.
@@ -139,7 +140,7 @@ static json_t *operations_array(const struct list *list)
 
 static uint64_t state_bytes(const struct step_memory *memory)
 {
-    struct optimizer_config optimizer = worker_optimizer_config(memory->config, 1);
+    struct optimizer_config optimizer = job_optimizer_config(memory->config, 1);
     uint64_t elements = memory->model->elements;
     if (memory->config->train.shard_optimizer) {
         elements = (elements + memory->shape->ranks - 1) / memory->shape->ranks;
@@ -150,8 +151,8 @@ static uint64_t state_bytes(const struct step_memory *memory)
 static json_t *resting_object(const struct step_memory *memory)
 {
     const struct model *model = memory->model;
-    const struct kernels *kernels = worker_kernels(memory->config, memory->device);
-    const struct resting_bytes resting = worker_resting(memory->config, model, kernels->workspace_bytes);
+    const struct kernels *kernels = job_kernels(memory->config, memory->device);
+    const struct resting_bytes resting = job_resting(memory->config, model, kernels->workspace_bytes);
     uint64_t copy = model_copy_bytes(model);
     return json_pack("{s:I, s:I, s:I, s:I, s:I}", "weights", (json_int_t)(resting.weights - copy),
                      "bf16 copy of the weights", (json_int_t)copy, "gradients", (json_int_t)resting.gradients,
@@ -174,14 +175,14 @@ static json_t *memory_object(const struct step_memory *memory)
 
 static enum status price(struct step_memory *memory, json_t **object_p, struct error *error)
 {
-    struct model_config config = worker_model_config(memory->config);
+    struct model_config config = job_model_config(memory->config);
     struct error instead = {0};
     memory->device = place_kind(memory->config, &instead);
     enum status status = model_create(&config, &memory->model, error);
     if (status != STATUS_OK) {
         return status;
     }
-    memory->prices = price_book_create(memory->model, worker_slots(memory->device));
+    memory->prices = price_book_create(memory->model, job_slots(memory->device));
     if (memory->prices != NULL) {
         struct model_shape shape =
             offers_shape(memory->shape->micro_batch, memory->model->target_elements, memory->shape->levers);

@@ -9,6 +9,7 @@
 
 #include "mem/clock.h"
 #include "mem/uint64.h"
+#include "worker/job.h"
 #include "worker/version.h"
 
 #define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
@@ -77,7 +78,7 @@ static void print_plan(struct console *console, uint64_t step, const struct sche
     for (uint32_t i = 0; i < worker->comm->size; i++) {
         const struct sched_share *share = &plan[i];
         fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
-                worker_share_samples(worker->config, share), share->micro_batch * worker->grain,
+                job_share_samples(worker->config, share), share->micro_batch * worker->grain,
                 share->accumulation_steps);
         if (share->levers != MODEL_LEVERS_NONE) {
             fprintf(console->file, " (levers %s)", offers_levers_name(share->levers));

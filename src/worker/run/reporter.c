@@ -11,6 +11,7 @@
 #include "worker/comm/launcher.h"
 #include "worker/costs.h"
 #include "worker/doctor/doctor.h"
+#include "worker/job.h"
 #include "worker/run/memory_files.h"
 
 enum status reporter_open(struct reporter *reporter, struct error *error)
@@ -86,7 +87,7 @@ static void log_plan(struct worker *worker, uint64_t step, const struct sched_sh
 {
     const struct sched_share *share = &plan[worker->comm->rank];
     struct model_shape shape = worker_shape(worker, share);
-    uint64_t first = share->first * worker->grain, samples = worker_share_samples(worker->config, share);
+    uint64_t first = share->first * worker->grain, samples = job_share_samples(worker->config, share);
     if (share->samples == 0) {
         worker_log(worker, "step %" PRIu64 ": cannot hold a sample and rests", step);
         return;
