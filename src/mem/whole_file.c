@@ -3,7 +3,29 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+bool whole_file_is_free(const char *path)
+{
+    struct stat about;
+    return stat(path, &about) != 0 || S_ISREG(about.st_mode);
+}
+
+// Where the file is, behind links. NULL with errno set where what is there is not to be replaced.
+static char *find_place(const char *path)
+{
+    struct stat about;
+    if (lstat(path, &about) != 0) {
+        return errno == ENOENT ? strdup(path) : NULL;
+    }
+    if (stat(path, &about) == 0 && !S_ISREG(about.st_mode)) {
+        errno = S_ISDIR(about.st_mode) ? EISDIR : ENOTSUP;
+        return NULL;
+    }
+    return realpath(path, NULL);
+}
 
 static bool write_part(const char *path, void (*put)(FILE *file, const void *contents), const void *contents,
                        bool on_disk)
@@ -22,14 +44,15 @@ static bool write_part(const char *path, void (*put)(FILE *file, const void *con
     return written;
 }
 
-static bool replace(const char *path, void (*put)(FILE *file, const void *contents), const void *contents, bool on_disk)
+static bool replace_place(const char *place, void (*put)(FILE *file, const void *contents), const void *contents,
+                          bool on_disk)
 {
     char *part = NULL;
-    if (asprintf(&part, "%s.part", path) < 0) {
+    if (asprintf(&part, "%s.part", place) < 0) {
         errno = ENOMEM;
         return false;
     }
-    bool moved = write_part(part, put, contents, on_disk) && rename(part, path) == 0;
+    bool moved = write_part(part, put, contents, on_disk) && rename(part, place) == 0;
     int failure = errno;
     if (!moved) {
         unlink(part);
@@ -37,6 +60,19 @@ static bool replace(const char *path, void (*put)(FILE *file, const void *conten
     free(part);
     errno = failure;
     return moved;
+}
+
+static bool replace(const char *path, void (*put)(FILE *file, const void *contents), const void *contents, bool on_disk)
+{
+    char *place = find_place(path);
+    if (place == NULL) {
+        return false;
+    }
+    bool replaced = replace_place(place, put, contents, on_disk);
+    int failure = errno;
+    free(place);
+    errno = failure;
+    return replaced;
 }
 
 bool whole_file_write(const char *path, void (*put)(FILE *file, const void *contents), const void *contents)

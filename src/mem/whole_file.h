@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A file that is written under another name, `path`.part, and moved into place when it is on the disk, so it is whole
-// or what it was before.
+// A file that is written under another name, its own with .part behind it, and moved into place when it is on the disk,
+// so it is whole or what it was before.
+//
+// Only regular files are replaced. A link stays, and the file that it points to is replaced; a link to nothing, a
+// folder, a device, a pipe and a socket are refused, and stay as they are.
 #ifndef HEADROOM_MEM_WHOLE_FILE_H
 #define HEADROOM_MEM_WHOLE_FILE_H
 
@@ -14,6 +17,8 @@ bool whole_file_write(const char *path, void (*put)(FILE *file, const void *cont
 // The same for what is of use while the machine is up, and nobody waits for the disk: after a crash of the machine it
 // may be cut short.
 bool whole_file_show(const char *path, void (*put)(FILE *file, const void *contents), const void *contents);
+// Whether `path` is that of a regular file, maybe by a link, or nothing can be seen there.
+bool whole_file_is_free(const char *path);
 // The first, of a text.
 bool whole_file_write_text(const char *path, const char *text);
 

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "mem/whole_file.h"
+
 enum status regular_file_refuse(const char *path, const char *what, struct error *error)
 {
     return error_set(error, STATUS_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
@@ -39,6 +41,13 @@ enum status regular_file_check(const char *path, int descriptor, uint64_t *bytes
     fcntl(descriptor, F_SETFL, 0); // there are file systems that refuse to read what they would wait for
     *bytes_p = (uint64_t)about.st_size;
     return STATUS_OK;
+}
+
+enum status regular_file_check_target(const char *name, const char *path, struct error *error)
+{
+    return whole_file_is_free(path)
+               ? STATUS_OK
+               : error_set(error, STATUS_INVALID, "%s %s: is not a regular file; allowed: one, or a new name", name, path);
 }
 
 bool regular_file_read(int descriptor, uint64_t offset, uint64_t bytes, void *to, uint64_t *found_p)

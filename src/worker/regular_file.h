@@ -19,6 +19,8 @@
 enum status regular_file_open(const char *path, int *descriptor_p, uint64_t *bytes_p, struct error *error);
 // The same of what was opened with REGULAR_FILE_FLAGS. On failure the descriptor is closed.
 enum status regular_file_check(const char *path, int descriptor, uint64_t *bytes_p, struct error *error);
+// STATUS_INVALID with "NAME PATH: ..." where whole_file.h would not replace what is there; `name`: what says the path.
+enum status regular_file_check_target(const char *name, const char *path, struct error *error);
 
 // Reads bytes [offset, offset + bytes), fewer where the file ends; answers how many. False with errno set where it
 // cannot be read.

@@ -279,6 +279,10 @@ class Exchange(ExchangeTest):
         self.assertEqual(self.read("model.bin"), "mine")
         self.write("model.bin", "")
         os.mkdir(self.path("empty"))
+        for link, target, kind in (("link.bin", "model.bin", "file"), ("link", "empty", "folder")):
+            os.symlink(target, self.path(link))
+            self.refused(f"{link}: is there already; allowed: a new name, or an empty {kind}", "export", "run-1", link)
+            self.assertTrue(os.path.islink(self.path(link)))
         os.mkdir(self.path("other.part"))
         self.write("other.part/model.safetensors", "half")
         self.refused("other.part: is there already: another process writes it, or was killed; then remove it", "export",

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -317,6 +318,14 @@ class Prometheus(MetricsTest):
         self.assertEqual(run.finished.complaints, ["headroom: warning: nowhere/metrics.prom: cannot write: No such file "
                                                    "or directory; the run goes on"])
         self.assertEqual(len(run.steps), 4)
+
+    def test_what_is_no_file(self):
+        os.mkfifo(self.path("pipe.prom"))
+        finished = self.headroom("train", "mlp.yaml", "metrics.prometheus_file=pipe.prom", ranks=2, code=2)
+        self.assertEqual(finished.complaints, ["headroom: metrics.prometheus_file pipe.prom: is not a regular file; "
+                                               "allowed: one, or a new name"])
+        self.assertFalse(os.path.exists(self.path("runs")))
+        self.assertTrue(stat.S_ISFIFO(os.stat(self.path("pipe.prom")).st_mode))
 
     def test_a_file_that_can_be_written_later(self):
         launch = self.start("train", "mlp.yaml", "run.folder=run", "metrics.prometheus_file=later/metrics.prom", FOR_EVER)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import unittest
 
@@ -336,6 +337,23 @@ class FileTest(ReportTest):
         self.headroom("report", "made-up/", "--output", "elsewhere.html")
         self.assertEqual(self.data(self.read("elsewhere.html"))["run"]["name"], "made-up")
         self.assertFalse(os.path.exists(self.path("made-up/report.html")))
+
+    def test_output_that_is_no_file(self):
+        self.make_up("made-up", 2, 5)
+        os.mkfifo(self.path("pipe"))
+        os.symlink("pipe", self.path("link"))
+        for name in ("pipe", "link"):
+            self.assertEqual(self.headroom("report", "made-up", "--output", name, code=2).err,
+                             f"headroom: --output {name}: is not a regular file; allowed: one, or a new name\n")
+            self.assertTrue(stat.S_ISFIFO(os.stat(self.path(name)).st_mode))
+
+    def test_output_by_a_link(self):
+        self.make_up("made-up", 2, 5)
+        self.write("page.html", "")
+        os.symlink("page.html", self.path("newest.html"))
+        self.headroom("report", "made-up", "--output", "newest.html")
+        self.assertTrue(os.path.islink(self.path("newest.html")))
+        self.assertEqual(self.data(self.read("page.html"))["run"]["name"], "made-up")
 
     def test_bad_input(self):
         self.make_up("made-up", 2, 5)

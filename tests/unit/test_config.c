@@ -844,6 +844,19 @@ static void metrics_are_served_at_a_numeric_address(void **state)
     expect_invalid_override("metrics.csv=1");
 }
 
+static void prometheus_reads_files_of_its_own_ending(void **state)
+{
+    (void)state;
+    struct config config = parse_with("metrics.prometheus_file=a/b.prom");
+    assert_string_equal(config.metrics.prometheus_file, "a/b.prom");
+    config_finish(&config);
+    expect_override_refused("metrics.prometheus_file=metrics.txt",
+                            "command line: metrics.prometheus_file=metrics.txt: 'metrics.txt' does not end in .prom, "
+                            "and node_exporter reads no other files");
+    expect_invalid_override("metrics.prometheus_file=prom");
+    expect_invalid_override("metrics.prometheus_file=a.prom/");
+}
+
 static void shipped_configs_are_valid_and_round_trip(void **state)
 {
     (void)state;
@@ -988,6 +1001,7 @@ int main(void)
         cmocka_unit_test(ranks_must_fit),
         cmocka_unit_test(ranks_that_share_a_device_share_its_capacity),
         cmocka_unit_test(metrics_are_served_at_a_numeric_address),
+        cmocka_unit_test(prometheus_reads_files_of_its_own_ending),
         cmocka_unit_test(shipped_configs_are_valid_and_round_trip),
         cmocka_unit_test(files_that_are_no_configuration),
         cmocka_unit_test(help_has_a_line_for_each_key),

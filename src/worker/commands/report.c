@@ -39,6 +39,9 @@ static enum status parse(char *const *arguments, struct request *request, struct
     if (status == STATUS_OK && request->folder == NULL) {
         return error_set(error, STATUS_INVALID, "report takes: RUN_DIR [--output FILE.html]; no RUN_DIR is given");
     }
+    if (status == STATUS_OK && request->output != NULL) {
+        status = regular_file_check_target("--output", request->output, error);
+    }
     return status;
 }
 

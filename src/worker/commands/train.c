@@ -12,6 +12,7 @@
 #include "worker/commands/job.h"
 #include "worker/failure.h"
 #include "worker/loop.h"
+#include "worker/regular_file.h"
 #include "worker/run/memory_files.h"
 
 // Collective.
@@ -117,7 +118,15 @@ static enum status read_file(const struct command_line *command, uint32_t ranks,
                              struct config *config, struct error *error)
 {
     (void)ranks, (void)path;
-    return config_read(config, command->config_path, command->overrides, command->override_count, error);
+    enum status status = config_read(config, command->config_path, command->overrides, command->override_count, error);
+    if (status != STATUS_OK || config->metrics.prometheus_file == NULL) {
+        return status;
+    }
+    status = regular_file_check_target("metrics.prometheus_file", config->metrics.prometheus_file, error);
+    if (status != STATUS_OK) {
+        config_finish(config);
+    }
+    return status;
 }
 
 int command_train(const struct command_line *command)

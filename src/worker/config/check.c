@@ -213,7 +213,23 @@ static enum status check_run(const struct config *config, struct error *error)
     return check_rules(config, rules, sizeof(rules) / sizeof(rules[0]), error);
 }
 
-static enum status check_metrics(const struct config *config, struct error *error)
+static bool ends_in(const char *text, const char *ending)
+{
+    size_t length = strlen(text), end = strlen(ending);
+    return length >= end && strcmp(text + length - end, ending) == 0;
+}
+
+static enum status check_prometheus_file(const struct config *config, struct error *error)
+{
+    const char *path = config->metrics.prometheus_file;
+    if (path == NULL || ends_in(path, ".prom")) {
+        return STATUS_OK;
+    }
+    return refuse(config, "metrics.prometheus_file", error,
+                  "'%s' does not end in .prom, and node_exporter reads no other files", path);
+}
+
+static enum status check_http_address(const struct config *config, struct error *error)
 {
     const char *address = config->metrics.http_address;
     struct in6_addr number;
@@ -250,8 +266,9 @@ static enum status check_neighbours(const struct config *config, struct error *e
 enum status config_check(const struct config *config, struct error *error)
 {
     enum status (*const checks[])(const struct config *, struct error *) = {
-        check_required, check_train,       check_model,      check_heads, check_data,    check_end_of_text,
-        check_device,   check_device_name, check_neighbours, check_run,   check_metrics,
+        check_required,   check_train,       check_model,           check_heads,
+        check_data,       check_end_of_text, check_device,          check_device_name,
+        check_neighbours, check_run,         check_prometheus_file, check_http_address,
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < sizeof(checks) / sizeof(checks[0]); i++) {

@@ -37,14 +37,15 @@ static bool is_empty_folder(const char *path)
     return entries == 2; // "." and ".."
 }
 
-// What is empty may be replaced.
+// What is empty may be replaced, and is no link.
 static enum status check_free(const char *path, bool is_folder, struct error *error)
 {
     struct stat about;
-    if (stat(path, &about) != 0) {
+    if (lstat(path, &about) != 0) {
         return errno == ENOENT ? STATUS_OK : regular_file_refuse(path, "write", error);
     }
-    bool is_free = is_folder ? is_empty_folder(path) : S_ISREG(about.st_mode) && about.st_size == 0;
+    bool is_free =
+        is_folder ? S_ISDIR(about.st_mode) && is_empty_folder(path) : S_ISREG(about.st_mode) && about.st_size == 0;
     return is_free ? STATUS_OK
                    : error_set(error, STATUS_INVALID, "%s: is there already; allowed: a new name, or an empty %s", path,
                                is_folder ? "folder" : "file");
