@@ -187,7 +187,7 @@ class BadInput(headroom_run.ProgramTest):
                          f"run.folder={folder}", ranks=[None])
 
     def test_a_plan_under_a_launcher(self):
-        self.refused(r"plan runs without a launcher; for N ranks say --ranks N", "plan", "mlp.yaml", ranks=[2])
+        self.refused(r"plan runs without a launcher; see headroom --help", "plan", "mlp.yaml", ranks=[2])
 
     def test_traces(self):
         self.write("trace.csv", "id,lower,upper,size\n0,0,4,100\n1,4,3,100\n")
@@ -195,9 +195,12 @@ class BadInput(headroom_run.ProgramTest):
         self.write("log.csv", "Thread,Time,Action,Pointer,Size,Stream\n1,15:47:02.841961,free,0x200,100,0\n")
         self.refused(r"log\.csv:2: 0x200 is freed but not allocated", "memory", "replay", "log.csv", ranks=[None])
         self.refused(r"none\.csv: No such file", "memory", "replay", "none.csv", ranks=[None])
-        for arguments in ([], ["replay"], ["play", "trace.csv"], ["replay", "trace.csv", "trace.csv"]):
-            self.refused(r"memory takes: replay TRACE\.csv", "memory", *arguments, ranks=[None])
-        self.refused(r"memory runs without a launcher", "memory", "replay", "trace.csv", ranks=[2])
+        for arguments in ([], ["play", "trace.csv"]):
+            self.refused(r"unknown command memory", "memory", *arguments, ranks=[None])
+        self.refused(r"memory replay needs TRACE\.csv", "memory", "replay", ranks=[None])
+        self.refused(r"memory replay does not take 'b'", "memory", "replay", "trace.csv", "b", ranks=[None])
+        self.refused(r"memory snapshot needs PROCESS", "memory", "snapshot", ranks=[None])
+        self.refused(r"memory replay runs without a launcher", "memory", "replay", "trace.csv", ranks=[2])
 
     def test_unwritable_run_folder(self):
         self.refused(r"text\.txt.*: cannot make this folder", "train", "mlp.yaml", "run.folder=text.txt/run")

@@ -194,14 +194,14 @@ class Data(headroom_run.ProgramTest):
 
     def test_command_line(self):
         gpt2 = ("--tokens", "gpt2", "--vocabulary", "encoder.json")
-        self.refused("no INPUT is given")
-        self.refused("unknown option --fast", "a.txt", "--fast")
+        self.refused("data needs INPUT")
+        self.refused("data does not take '--fast'", "a.txt", "--fast")
         self.refused("--tokens words: is neither bytes nor gpt2", "a.txt", "--tokens", "words")
         self.refused("--tokens gpt2 needs --vocabulary encoder.json and --merges", "a.txt", *gpt2)
         self.refused("--vocabulary and --merges are for --tokens gpt2", "a.txt", "--merges", "vocab.bpe")
         self.refused("--shard-tokens 0: .*1 to 2147483647", "a.txt", "--shard-tokens", "0")
         self.refused("--threads many: ", "a.txt", "--threads", "many")
-        for arguments, pattern in ((("a.txt",), "no --to is given"), (("a.txt", "--to"), "--to needs a value"),
+        for arguments, pattern in ((("a.txt",), "data needs --to"), (("a.txt", "--to"), "--to needs a value"),
                                    (("a.txt", "--to", "x/"), "--to 'x/': is no beginning of a file's name"),
                                    (("a.txt", "--to", "x/out"), "x: there is no such folder")):
             finished = self.headroom("data", *arguments, code=2)

@@ -47,7 +47,7 @@ class Doctor(headroom_run.ProgramTest):
         return text, json.loads(self.headroom("doctor", folder, "--json", code=code).out)
 
     def found(self, run):
-        text, told = self.doctor(run, 1)
+        text, told = self.doctor(run, 5)
         names = [cause["cause"] for cause in told["causes"]]
         self.assertEqual(names, list(CAUSES.values()))
         found = [cause for cause in told["causes"] if cause["found"]]
@@ -202,9 +202,9 @@ class Doctor(headroom_run.ProgramTest):
     def test_bad_input(self):
         self.train("mlp.yaml", "train.steps=1")
         self.write("run-1/memory/rank_0.kept.json", "[{}]")
-        for arguments, complaint in (((), "doctor takes: RUN_DIR [--json]; no RUN_DIR is given"),
+        for arguments, complaint in (((), "doctor needs RUN_DIR; see headroom doctor --help"),
                                      (("run-9",), "run-9: No such file or directory; allowed: the folder of a run"),
-                                     (("run-1", "run-1"), "doctor takes one run folder and --json, not 'run-1'"),
+                                     (("run-1", "run-1"), "doctor does not take 'run-1'; see headroom doctor --help"),
                                      (("run-1",), "run-1/memory/rank_0.kept.json: does not tell what stays on a rank")):
             self.assertEqual(self.headroom("doctor", *arguments, code=2).err, f"headroom: {complaint}\n")
 

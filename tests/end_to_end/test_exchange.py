@@ -261,13 +261,14 @@ class Exchange(ExchangeTest):
                      "checkpoint.resume=run-1")
 
     def test_command_lines(self):
-        for arguments in (("export",), ("export", "a"), ("export", "a", "b", "c"), ("export", "--x", "b")):
-            self.refused("export takes: CHECKPOINT DIR, or CHECKPOINT FILE.bin; see headroom --help", *arguments)
-        self.refused("import takes: SOURCE CHECKPOINT; see headroom --help", "import", "a")
+        for arguments, complaint in (((), "needs CHECKPOINT"), (("a",), "needs DIR or FILE.bin"),
+                                     (("a", "b", "c"), "does not take 'c'"), (("--x", "b"), "does not take '--x'")):
+            self.refused(f"export {complaint}; see headroom export --help", "export", *arguments)
+        self.refused("import needs CHECKPOINT; see headroom import --help", "import", "a")
         self.refused("nowhere: is neither a checkpoint nor a run's folder with checkpoints", "export", "nowhere", "new")
         self.refused("nowhere: cannot read: No such file or directory", "import", "nowhere", "new")
         finished = self.headroom("export", "a", "b", ranks=2, code=2)
-        self.assertEqual(finished.complaints, ["headroom: export runs without a launcher"])
+        self.assertEqual(finished.complaints, ["headroom: export runs without a launcher; see headroom --help"])
 
     def test_what_is_there_stays(self):
         self.exported()

@@ -185,9 +185,9 @@ class Generate(headroom_run.ProgramTest):
         self.train("mlp.yaml", "train.steps=1")
         run = ("run-1", "--prompt", "a")
         for pattern, *arguments in (
-                ("generate takes: CHECKPOINT --prompt TEXT; no CHECKPOINT is given",),
-                ("generate takes: CHECKPOINT --prompt TEXT; no --prompt is given", "run-1"),
-                ("generate takes one checkpoint and options, not 'more'", *run, "more"),
+                ("generate needs CHECKPOINT",),
+                ("generate needs --prompt", "run-1"),
+                ("generate does not take 'more'", *run, "more"),
                 ("--prompt needs a value", "run-1", "--prompt"),
                 ("nowhere: ", "nowhere", "--prompt", "a"),
                 ("model.kind: is mlp; allowed here: gpt", "run-2", "--prompt", "a"),

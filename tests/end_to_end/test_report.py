@@ -357,9 +357,9 @@ class FileTest(ReportTest):
 
     def test_bad_input(self):
         self.make_up("made-up", 2, 5)
-        self.assertIn("no RUN_DIR is given", self.headroom("report", code=2).err)
+        self.assertIn("report needs RUN_DIR", self.headroom("report", code=2).err)
         self.assertIn("nowhere", self.headroom("report", "nowhere", code=2).err)
-        self.assertIn("not '--outptu'", self.headroom("report", "made-up", "--outptu", "x", code=2).err)
+        self.assertIn("does not take '--outptu'", self.headroom("report", "made-up", "--outptu", "x", code=2).err)
         self.assertIn("--output needs a value", self.headroom("report", "made-up", "--output", code=2).err)
         self.assertIn("cannot write", self.headroom("report", "made-up", "--output", "no/such/x.html", code=1).err)
         self.write("made-up/metrics.jsonl", "{}\n")

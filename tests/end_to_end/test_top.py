@@ -28,9 +28,9 @@ class Top(headroom_run.ProgramTest):
         self.assertEqual(screen.end(), 0)
 
     def test_bad_input(self):
-        for arguments, complaint in (((), "top takes: RUN_DIR [--once]; no RUN_DIR is given"),
+        for arguments, complaint in (((), "top needs RUN_DIR; see headroom top --help"),
                                      (("run-9",), "run-9: No such file or directory; allowed: the folder of a run"),
-                                     (("a", "b"), "top takes one run folder and --once, not 'b'")):
+                                     (("a", "b"), "top does not take 'b'; see headroom top --help")):
             self.assertEqual(self.headroom("top", *arguments, code=2).err, f"headroom: {complaint}\n")
 
 

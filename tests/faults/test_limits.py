@@ -156,8 +156,8 @@ class Command(headroom_run.ProgramTest):
         self.refused(r"run-9: No such file or directory; allowed: the folder of a run", "run-9", "--bytes", "1GiB")
         self.refused(r"text\.txt: no run's folder: it has no env\.txt .*", "text.txt", "--bytes", "1GiB")
         self.refused(r"run-1/logs: no run's folder: it has no env\.txt .*", "run-1/logs", "--bytes", "1GiB")
-        self.refused(r"limit takes: RUN_DIR \[--rank N\] --bytes SIZE; no RUN_DIR is given", "--bytes", "1GiB")
-        self.refused(r"limit takes one run folder, --rank and --bytes, not 'run-2'", "run-1", "run-2")
+        self.refused(r"limit needs RUN_DIR; see headroom limit --help", "--bytes", "1GiB")
+        self.refused(r"limit does not take 'run-2'; see headroom limit --help", "run-1", "run-2")
         self.write("run-1/limits", "a file where the folder should be")
         self.refused(r"run-1/limits/rank_0: cannot write: Not a directory", "run-1", "--bytes", "1GiB", code=1)
 
@@ -173,12 +173,12 @@ class Command(headroom_run.ProgramTest):
                                 ("0.3", "is not a whole number of bytes")):
             self.refused(rf"command line: --bytes {size}: {size} {complaint}; allowed: 1 to 1024TiB or none", "run-1",
                          "--bytes", size)
-        self.refused(r"limit takes: RUN_DIR \[--rank N\] --bytes SIZE; no --bytes is given", "run-1", "--rank", "1")
-        self.refused(r"--bytes needs a value; see headroom --help", "run-1", "--bytes")
+        self.refused(r"limit needs --bytes; see headroom limit --help", "run-1", "--rank", "1")
+        self.refused(r"--bytes needs a value; see headroom limit --help", "run-1", "--bytes")
         self.assertFalse(os.path.exists(self.path("run-1/limits")))
 
     def test_under_a_launcher(self):
-        self.refused(r"limit runs without a launcher", "run-1", "--bytes", "1GiB", ranks=2)
+        self.refused(r"limit runs without a launcher; see headroom --help", "run-1", "--bytes", "1GiB", ranks=2)
 
 
 if __name__ == "__main__":

@@ -19,22 +19,68 @@ int command_finish(enum status status, struct error *error)
     return (int)status;
 }
 
-enum status command_take_option(char *const **arguments, const struct command_option *options, size_t count,
-                                bool *taken_p, struct error *error)
+static bool is_option(const char *name)
 {
-    const char *name = **arguments;
+    return name[0] == '-';
+}
+
+static const struct command_argument *find_option(const struct command_argument *takes, size_t count, const char *name)
+{
     size_t i = 0;
-    while (i < count && strcmp(name, options[i].name) != 0) {
+    while (i < count && strcmp(takes[i].name, name) != 0) {
         i++;
     }
-    *taken_p = i < count;
-    if (!*taken_p) {
-        return STATUS_OK;
+    return i < count ? &takes[i] : NULL;
+}
+
+// The first that there is room for.
+static const struct command_argument *find_operand(const struct command_argument *takes, size_t count)
+{
+    size_t i = 0;
+    while (i < count && (is_option(takes[i].name) || (takes[i].count == NULL && *takes[i].text != NULL))) {
+        i++;
     }
-    if ((*arguments)[1] == NULL) {
-        return error_set(error, STATUS_INVALID, "%s needs a value; see headroom --help", name);
+    return i < count ? &takes[i] : NULL;
+}
+
+// The option's value, too, at which `*argument` then stands. False where it has none.
+static bool take(const struct command_argument *takes, char *const **argument)
+{
+    if (takes->text == NULL) {
+        *takes->given = true;
+        return true;
     }
-    *options[i].place = *++*arguments;
+    *argument += is_option(takes->name);
+    takes->text[takes->count == NULL ? 0 : (*takes->count)++] = **argument;
+    return **argument != NULL;
+}
+
+static bool is_missing(const struct command_argument *takes)
+{
+    return (takes->needed || !is_option(takes->name)) && *takes->text == NULL;
+}
+
+enum status command_parse(const char *command, const struct command_argument *takes, size_t count,
+                          char *const *arguments, struct error *error)
+{
+    for (; *arguments != NULL; arguments++) {
+        const char *name = *arguments;
+        const struct command_argument *found =
+            is_option(name) ? find_option(takes, count, name) : find_operand(takes, count);
+        if (found == NULL) {
+            return error_set(error, STATUS_INVALID, "%s does not take '%s'; see headroom %s --help", command, name,
+                             command);
+        }
+        if (!take(found, &arguments)) {
+            return error_set(error, STATUS_INVALID, "%s needs a value; see headroom %s --help", name, command);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (is_missing(&takes[i])) {
+            return error_set(error, STATUS_INVALID, "%s needs %s; see headroom %s --help", command, takes[i].name,
+                             command);
+        }
+    }
     return STATUS_OK;
 }
 

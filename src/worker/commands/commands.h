@@ -32,48 +32,47 @@ int command_eval(const struct command_line *command);
 int command_plan(const struct command_line *command);
 // Prints what several policies would make of a made-up job. One process, no device.
 int command_simulate(const struct command_line *command);
-// Prints the keys of scenarios.
-int command_simulate_help(void);
 // Prints the resolved configuration.
 int command_print_config(const struct command_line *command);
-// memory replay TRACE.csv: prints what a trace takes under several allocators. memory snapshot PROCESS ...: asks ranks
-// for one. One process, no device. `arguments` are those behind "memory", and then NULL.
-int command_memory(char *const *arguments);
+// memory replay TRACE.csv: prints what a trace takes under several allocators. One process, no device. `arguments`,
+// here and below, are those behind the command's name, and then NULL.
+int command_memory_replay(char *const *arguments);
+// memory snapshot PROCESS ...: asks ranks for a snapshot of their memory. One process, no device.
+int command_memory_snapshot(char *const *arguments);
 // limit RUN_DIR [--rank N] --bytes SIZE: tells ranks of a run that is under way how much they may hold. One process, no
-// device, on any machine that sees the folder. `arguments` are those behind "limit", and then NULL.
+// device, on any machine that sees the folder.
 int command_limit(char *const *arguments);
-// doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has; 1: it has some. One
-// process, no device. `arguments` are those behind "doctor", and then NULL.
+// doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has; STATUS_FOUND: it has
+// some. One process, no device.
 int command_doctor(char *const *arguments);
-// top RUN_DIR [--once]: shows a run on the terminal while it goes on. One process, no device. `arguments` are those
-// behind "top", and then NULL.
+// top RUN_DIR [--once]: shows a run on the terminal while it goes on. One process, no device.
 int command_top(char *const *arguments);
-// report RUN_DIR [--output FILE.html]: writes a page about a run. One process, no device. `arguments` are those behind
-// "report", and then NULL.
+// report RUN_DIR [--output FILE.html]: writes a page about a run. One process, no device.
 int command_report(char *const *arguments);
 // export CHECKPOINT DIR|FILE.bin: writes a checkpoint's weights as Hugging Face's transformers, or llm.c, read them.
-// One process, no device. `arguments` are those behind "export", and then NULL.
+// One process, no device.
 int command_export(char *const *arguments);
 // import SOURCE CHECKPOINT: the other way round.
 int command_import(char *const *arguments);
-// data INPUT... --to PREFIX [...]: turns text into token shards. One process, no device. `arguments` are those behind
-// "data", and then NULL.
+// data INPUT... --to PREFIX [...]: turns text into token shards. One process, no device.
 int command_data(char *const *arguments);
-// generate CHECKPOINT --prompt TEXT [...]: goes on with a text. One process. `arguments` are those behind "generate",
-// and then NULL.
+// generate CHECKPOINT --prompt TEXT [...]: goes on with a text. One process.
 int command_generate(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.
 int command_finish(enum status status, struct error *error);
-// An option with a value: where its text goes.
-struct command_option {
-    const char *name;
-    const char **place;
+// What a command that takes no configuration may be given.
+struct command_argument {
+    const char *name;  // "--option", or what an operand is called
+    const char **text; // where the option's value goes, or the operand; NULL: the option has no value
+    bool *given;       // of an option without a value: set where it is there
+    size_t *count;     // of the last operand, where it may come again: how many came, with room in `text` for all
+    bool needed;       // an operand always is
 };
-// Whether the next of the arguments is one of these options; then it is taken, and `*arguments` stands at its value.
-// STATUS_INVALID where it has none.
-enum status command_take_option(char *const **arguments, const struct command_option *options, size_t count,
-                                bool *taken_p, struct error *error);
+// Reads the arguments of `command`. Operands come in the order of `takes`, options anywhere. STATUS_INVALID with a line
+// where one is unknown, too much or missing.
+enum status command_parse(const char *command, const struct command_argument *takes, size_t count,
+                          char *const *arguments, struct error *error);
 // Reads an option's value as one of the key, which says what is allowed. STATUS_INVALID with a line where it is none.
 enum status command_scan(const char *option, const struct config_key *key, const char *text, void *value,
                          struct error *error);

@@ -24,7 +24,7 @@
 
 // As a person wrote it; NULL: not given.
 struct request {
-    char **inputs; // room for all arguments
+    const char **inputs; // room for all arguments
     size_t input_count;
     const char *to, *tokens, *vocabulary, *merges, *shard_tokens, *threads;
 };
@@ -37,34 +37,21 @@ struct bar {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_option options[] = {
-        {"--to", &request->to},
-        {"--tokens", &request->tokens},
-        {"--vocabulary", &request->vocabulary},
-        {"--merges", &request->merges},
-        {"--shard-tokens", &request->shard_tokens},
-        {"--threads", &request->threads},
+    const struct command_argument takes[] = {
+        {"INPUT", .text = request->inputs, .count = &request->input_count},
+        {"--to", .text = &request->to, .needed = true},
+        {"--tokens", .text = &request->tokens},
+        {"--vocabulary", .text = &request->vocabulary},
+        {"--merges", .text = &request->merges},
+        {"--shard-tokens", .text = &request->shard_tokens},
+        {"--threads", .text = &request->threads},
     };
-    enum status status = STATUS_OK;
-    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
-        bool taken;
-        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
-        if (status == STATUS_OK && !taken && **arguments == '-') {
-            status = error_set(error, STATUS_INVALID, "unknown option %s; see headroom --help", *arguments);
-        } else if (status == STATUS_OK && !taken) {
-            request->inputs[request->input_count++] = *arguments;
-        }
-    }
-    return status;
+    return command_parse("data", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
 
 static enum status check(const struct request *request, struct error *error)
 {
     bool gpt2 = request->tokens != NULL && strcmp(request->tokens, "gpt2") == 0;
-    if (request->input_count == 0 || request->to == NULL) {
-        return error_set(error, STATUS_INVALID, "data takes: INPUT ... --to PREFIX; no %s is given",
-                         request->input_count == 0 ? "INPUT" : "--to");
-    }
     if (request->to[0] == '\0' || request->to[strlen(request->to) - 1] == '/') {
         return error_set(error, STATUS_INVALID, "--to '%s': is no beginning of a file's name", request->to);
     }
@@ -103,7 +90,7 @@ static enum status read_request(char *const *arguments, struct request *request,
     if (status == STATUS_OK) {
         status = scan_count("--threads", "1024", request->threads, &job->threads, error);
     }
-    job->inputs = request->inputs;
+    job->inputs = (char *const *)request->inputs;
     job->input_count = request->input_count;
     job->prefix = request->to;
     return status;
@@ -196,10 +183,6 @@ int command_data(char *const *arguments)
 {
     struct error error = {0};
     size_t count = 0;
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "data runs without a launcher");
-        return command_misused(&error);
-    }
     while (arguments[count] != NULL) {
         count++;
     }

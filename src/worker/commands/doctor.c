@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 
 struct request {
@@ -104,18 +103,9 @@ static void print_json(const char *folder, const struct examination *patient,
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    for (; *arguments != NULL; arguments++) {
-        if (strcmp(*arguments, "--json") == 0) {
-            request->json = true;
-        } else if (request->folder == NULL && **arguments != '-') {
-            request->folder = *arguments;
-        } else {
-            return error_set(error, STATUS_INVALID, "doctor takes one run folder and --json, not '%s'", *arguments);
-        }
-    }
-    return request->folder != NULL
-               ? STATUS_OK
-               : error_set(error, STATUS_INVALID, "doctor takes: RUN_DIR [--json]; no RUN_DIR is given");
+    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder},
+                                             {"--json", .given = &request->json}};
+    return command_parse("doctor", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
 
 // `*found_p`: how many causes.
@@ -141,10 +131,6 @@ int command_doctor(char *const *arguments)
 {
     struct error error = {0};
     int found = 0;
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "doctor runs without a launcher");
-        return command_misused(&error);
-    }
     int code = command_finish(run(arguments, &found, &error), &error);
-    return code == STATUS_OK && found > 0 ? STATUS_ERROR : code;
+    return code == STATUS_OK && found > 0 ? STATUS_FOUND : code;
 }

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/exchange/weights.h"
 
@@ -38,36 +37,32 @@ static const struct exchange_format *format_by_kind(const char *path)
     return stat(path, &about) == 0 && S_ISDIR(about.st_mode) ? &exchange_huggingface : &exchange_llmc;
 }
 
-static enum status check(const char *name, const char *takes, char *const *arguments, struct error *error)
+static enum status run_export(char *const *arguments, struct error *error)
 {
-    size_t count = 0;
-    while (arguments[count] != NULL && arguments[count][0] != '-') {
-        count++;
-    }
-    if (launcher_started_several()) {
-        return error_set(error, STATUS_INVALID, "%s runs without a launcher", name);
-    }
-    return count == 2 && arguments[2] == NULL
-               ? STATUS_OK
-               : error_set(error, STATUS_INVALID, "%s takes: %s; see headroom --help", name, takes);
+    const char *checkpoint = NULL, *target = NULL;
+    const struct command_argument takes[] = {{"CHECKPOINT", .text = &checkpoint}, {"DIR or FILE.bin", .text = &target}};
+    enum status status = command_parse("export", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
+    return status == STATUS_OK ? convert(&exchange_checkpoint, checkpoint, format_by_ending(target), target, error)
+                               : status;
+}
+
+static enum status run_import(char *const *arguments, struct error *error)
+{
+    const char *source = NULL, *checkpoint = NULL;
+    const struct command_argument takes[] = {{"DIR or FILE.bin", .text = &source}, {"CHECKPOINT", .text = &checkpoint}};
+    enum status status = command_parse("import", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
+    return status == STATUS_OK ? convert(format_by_kind(source), source, &exchange_checkpoint, checkpoint, error)
+                               : status;
 }
 
 int command_export(char *const *arguments)
 {
     struct error error = {0};
-    if (check("export", "CHECKPOINT DIR, or CHECKPOINT FILE.bin", arguments, &error) != STATUS_OK) {
-        return command_misused(&error);
-    }
-    return command_finish(
-        convert(&exchange_checkpoint, arguments[0], format_by_ending(arguments[1]), arguments[1], &error), &error);
+    return command_finish(run_export(arguments, &error), &error);
 }
 
 int command_import(char *const *arguments)
 {
     struct error error = {0};
-    if (check("import", "SOURCE CHECKPOINT", arguments, &error) != STATUS_OK) {
-        return command_misused(&error);
-    }
-    return command_finish(
-        convert(format_by_kind(arguments[0]), arguments[0], &exchange_checkpoint, arguments[1], &error), &error);
+    return command_finish(run_import(arguments, &error), &error);
 }

@@ -11,7 +11,6 @@
 #include "mem/pool.h"
 #include "mem/random.h"
 #include "mem/uint64.h"
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/config/schema.h"
 #include "worker/generate/generator.h"
@@ -44,33 +43,18 @@ struct generation {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_option options[] = {
-        {"--prompt", &request->prompt}, {"--vocabulary", &request->vocabulary},
-        {"--merges", &request->merges}, {"--tokens", &request->tokens},
-        {"--top-k", &request->top_k},   {"--temperature", &request->temperature},
-        {"--seed", &request->seed},     {"--device", &request->device},
-        {"--memory", &request->memory},
+    const struct command_argument takes[] = {
+        {"CHECKPOINT", .text = &request->checkpoint},     {"--prompt", .text = &request->prompt, .needed = true},
+        {"--vocabulary", .text = &request->vocabulary},   {"--merges", .text = &request->merges},
+        {"--tokens", .text = &request->tokens},           {"--top-k", .text = &request->top_k},
+        {"--temperature", .text = &request->temperature}, {"--seed", .text = &request->seed},
+        {"--device", .text = &request->device},           {"--memory", .text = &request->memory},
     };
-    enum status status = STATUS_OK;
-    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
-        bool taken;
-        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
-        if (status == STATUS_OK && !taken && (**arguments == '-' || request->checkpoint != NULL)) {
-            status =
-                error_set(error, STATUS_INVALID, "generate takes one checkpoint and options, not '%s'", *arguments);
-        } else if (status == STATUS_OK && !taken) {
-            request->checkpoint = *arguments;
-        }
-    }
-    return status;
+    return command_parse("generate", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
 
 static enum status check(const struct request *request, struct error *error)
 {
-    if (request->checkpoint == NULL || request->prompt == NULL) {
-        return error_set(error, STATUS_INVALID, "generate takes: CHECKPOINT --prompt TEXT; no %s is given",
-                         request->checkpoint == NULL ? "CHECKPOINT" : "--prompt");
-    }
     if ((request->vocabulary == NULL) != (request->merges == NULL)) {
         return error_set(error, STATUS_INVALID, "--vocabulary encoder.json and --merges vocab.bpe belong together");
     }
@@ -357,9 +341,5 @@ static enum status go_on(char *const *arguments, struct error *error)
 int command_generate(char *const *arguments)
 {
     struct error error = {0};
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "generate runs without a launcher");
-        return command_misused(&error);
-    }
     return command_finish(go_on(arguments, &error), &error);
 }

@@ -10,7 +10,6 @@
 
 #include "mem/pool.h"
 #include "mem/whole_file.h"
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/config/value.h"
 #include "worker/run/limit_file.h"
@@ -28,19 +27,12 @@ struct limit {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_option options[] = {{"--rank", &request->rank}, {"--bytes", &request->bytes}};
-    enum status status = STATUS_OK;
-    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
-        bool taken;
-        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
-        if (status == STATUS_OK && !taken && (**arguments == '-' || request->folder != NULL)) {
-            status = error_set(error, STATUS_INVALID, "limit takes one run folder, --rank and --bytes, not '%s'",
-                               *arguments);
-        } else if (status == STATUS_OK && !taken) {
-            request->folder = *arguments;
-        }
-    }
-    return status;
+    const struct command_argument takes[] = {
+        {"RUN_DIR", .text = &request->folder},
+        {"--rank", .text = &request->rank},
+        {"--bytes", .text = &request->bytes, .needed = true},
+    };
+    return command_parse("limit", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
 
 static enum status scan_ranks(const struct request *request, struct limit *limit, struct error *error)
@@ -67,10 +59,6 @@ static enum status read_request(char *const *arguments, struct limit *limit, str
 {
     struct request request = {0};
     enum status status = parse(arguments, &request, error);
-    if (status == STATUS_OK && (request.folder == NULL || request.bytes == NULL)) {
-        return error_set(error, STATUS_INVALID, "limit takes: RUN_DIR [--rank N] --bytes SIZE; no %s is given",
-                         request.folder == NULL ? "RUN_DIR" : "--bytes");
-    }
     if (status == STATUS_OK) {
         status = command_scan("--bytes", &limit_file_key, request.bytes, &limit->bytes, error);
     }
@@ -145,9 +133,5 @@ static enum status set_limit(char *const *arguments, struct error *error)
 int command_limit(char *const *arguments)
 {
     struct error error = {0};
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "limit runs without a launcher");
-        return command_misused(&error);
-    }
     return command_finish(set_limit(arguments, &error), &error);
 }

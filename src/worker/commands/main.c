@@ -7,36 +7,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
+#include "worker/commands/scenario.h"
 #include "worker/config/config.h"
 #include "worker/run/run_folder.h"
 #include "worker/signals.h"
 
-static const char usage[] =
-    "usage: headroom train CONFIG.yaml [--profile N] [section.key=value ...]\n"
-    "       headroom plan CONFIG.yaml [--ranks N|NxDEVICE,...] [--device NAME|SIZE] [--costs FILE.json] [--json]\n"
-    "                [section.key=value ...]\n"
-    "       headroom simulate SCENARIO.yaml [section.key=value ...]\n"
-    "       headroom memory replay TRACE.csv\n"
-    "       headroom memory snapshot PROCESS ...\n"
-    "       headroom limit RUN_DIR [--rank N] --bytes SIZE|none\n"
-    "       headroom doctor RUN_DIR [--json]\n"
-    "       headroom top RUN_DIR [--once]\n"
-    "       headroom report RUN_DIR [--output FILE.html]\n"
-    "       headroom eval CHECKPOINT [section.key=value ...]\n"
-    "       headroom generate CHECKPOINT --prompt TEXT [--tokens N] [--temperature T] [--top-k K]\n"
-    "                [--seed N] [--vocabulary encoder.json --merges vocab.bpe]\n"
-    "                [--device auto|cpu|cuda] [--memory SIZE]\n"
-    "       headroom export CHECKPOINT DIR|FILE.bin\n"
-    "       headroom import DIR|FILE.bin CHECKPOINT\n"
-    "       headroom data INPUT ... --to PREFIX [--tokens bytes|gpt2]\n"
-    "                [--vocabulary encoder.json --merges vocab.bpe] [--shard-tokens N] "
-    "[--threads N]\n"
-    "       headroom --print-config CONFIG.yaml [section.key=value ...]\n"
-    "       headroom --help | simulate --help | --version\n";
-
-#define OPTIONS_MAX 4
-#define A_NUMBER    "a number from 1 to 4294967295"
+#define OPTIONS_MAX  4
+#define A_NUMBER     "a number from 1 to 4294967295"
+#define USAGE_COLUMN 16
+#define HELP_COLUMN  14 // where it says what a command does
 
 enum option_type { OPTION_NUMBER, OPTION_TEXT, OPTION_FLAG };
 
@@ -48,33 +29,113 @@ struct option {
 };
 
 struct named_command {
-    const char *name;
-    struct option options[OPTIONS_MAX];
+    const char *name;  // one word, or two
+    const char *usage; // what stands behind it; its lines, and those of `help`, are as they are printed
+    const char *help;
+    bool alone; // in a single process, which no launcher has started as one of several
+    // Those that take a configuration.
     int (*run)(const struct command_line *command);
+    struct option options[OPTIONS_MAX];
+    // The others; the arguments are those behind the name, and then NULL.
+    int (*run_other)(char *const *arguments);
 };
 
 static const struct named_command commands[] = {
-    {"eval", {{0}}, command_eval},
-    {"train", {{"--profile", OPTION_NUMBER, offsetof(struct command_line, profile_steps), A_NUMBER}}, command_train},
-    {"plan",
-     {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "N or NxDEVICE,..."},
-      {"--device", OPTION_TEXT, offsetof(struct command_line, device), "a name or a size"},
-      {"--costs", OPTION_TEXT, offsetof(struct command_line, costs_path), "a file"},
-      {"--json", OPTION_FLAG, offsetof(struct command_line, json), NULL}},
-     command_plan},
-    {"simulate", {{0}}, command_simulate},
-    {"--print-config", {{0}}, command_print_config},
+    {.name = "train",
+     .usage = "CONFIG.yaml [--profile N] [section.key=value ...]",
+     .help = "trains as the configuration says; start one process per device with mpirun or srun.\n"
+             "With --profile N only a few steps, of which the last N are timed operation by operation",
+     .run = command_train,
+     .options = {{"--profile", OPTION_NUMBER, offsetof(struct command_line, profile_steps), A_NUMBER}}},
+    {.name = "plan",
+     .usage = "CONFIG.yaml [--ranks N|NxDEVICE,...] [--device NAME|SIZE] [--costs FILE.json] [--json]\n"
+              "[section.key=value ...]",
+     .help = "prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
+             "its last line and exit code (0 or 3) say whether it fits. --device: what every rank has, a\n"
+             "size or a GPU such as h100-80gb; --ranks 8xh100-80gb,8xa100-40gb: of several kinds;\n"
+             "--costs, of an earlier run's folder: also how long it takes; --json: as one JSON object",
+     .alone = true,
+     .run = command_plan,
+     .options = {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "N or NxDEVICE,..."},
+                 {"--device", OPTION_TEXT, offsetof(struct command_line, device), "a name or a size"},
+                 {"--costs", OPTION_TEXT, offsetof(struct command_line, costs_path), "a file"},
+                 {"--json", OPTION_FLAG, offsetof(struct command_line, json), NULL}}},
+    {.name = "simulate",
+     .usage = "SCENARIO.yaml [section.key=value ...]",
+     .help = "prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
+             "simulate --help lists what a scenario may say",
+     .alone = true,
+     .run = command_simulate},
+    {.name = "memory replay",
+     .usage = "TRACE.csv",
+     .help = "prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules",
+     .alone = true,
+     .run_other = command_memory_replay},
+    {.name = "memory snapshot",
+     .usage = "PROCESS ...",
+     .help = "asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens",
+     .alone = true,
+     .run_other = command_memory_snapshot},
+    {.name = "limit",
+     .usage = "RUN_DIR [--rank N] --bytes SIZE|none",
+     .help = "tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, 64KiB,\n"
+             "1.5GiB, 20GB) of their devices; none: what the devices leave again",
+     .alone = true,
+     .run_other = command_limit},
+    {.name = "doctor",
+     .usage = "RUN_DIR [--json]",
+     .help = "prints which of six usual causes of running out of memory a run has, where, and what to change;\n"
+             "exit code 5 where it has some",
+     .alone = true,
+     .run_other = command_doctor},
+    {.name = "top",
+     .usage = "RUN_DIR [--once]",
+     .help = "shows a run on the terminal while it goes on: its ranks, their memory, what happens;\n"
+             "q ends it, arrows and page keys move through the ranks; --once prints one screen",
+     .alone = true,
+     .run_other = command_top},
+    {.name = "report",
+     .usage = "RUN_DIR [--output FILE.html]",
+     .help = "writes one page about a run, also one that is under way or has failed: RUN_DIR/report.html",
+     .alone = true,
+     .run_other = command_report},
+    {.name = "eval",
+     .usage = "CHECKPOINT [section.key=value ...]",
+     .help = "prints the loss of a checkpoint's weights, or of a run's newest, over its validation set; starts\n"
+             "as train does",
+     .run = command_eval},
+    {.name = "generate",
+     .usage = "CHECKPOINT --prompt TEXT [--tokens N] [--temperature T] [--top-k K]\n"
+              "[--seed N] [--vocabulary encoder.json --merges vocab.bpe]\n"
+              "[--device auto|cpu|cuda] [--memory SIZE]",
+     .help = "goes on with a text as a checkpoint's model would: at most N tokens (100), drawn from the K most\n"
+             "likely (50; 0: all) at a temperature (1; 0: always the most likely)",
+     .alone = true,
+     .run_other = command_generate},
+    {.name = "export",
+     .usage = "CHECKPOINT DIR|FILE.bin",
+     .help = "writes a checkpoint's weights, or those of a run's newest: as a folder that Hugging Face's\n"
+             "transformers load, or as a model's file of llm.c",
+     .alone = true,
+     .run_other = command_export},
+    {.name = "import",
+     .usage = "DIR|FILE.bin CHECKPOINT",
+     .help = "writes a checkpoint of such a folder or file, for checkpoint.weights to begin with",
+     .alone = true,
+     .run_other = command_import},
+    {.name = "data",
+     .usage = "INPUT ... --to PREFIX [--tokens bytes|gpt2]\n"
+              "[--vocabulary encoder.json --merges vocab.bpe] [--shard-tokens N] [--threads N]",
+     .help = "turns text, or the texts of JSON lines (*.jsonl), into token shards PREFIX_000000.bin, ...:\n"
+             "as bytes, or by GPT-2's byte-pair encoding",
+     .alone = true,
+     .run_other = command_data},
+    {.name = "--print-config",
+     .usage = "CONFIG.yaml [section.key=value ...]",
+     .help = "prints the whole configuration, defaults included",
+     .run = command_print_config},
 };
-
-// Those that take no configuration.
-static const struct {
-    const char *name;
-    int (*run)(char *const *arguments); // those behind the name, and then NULL
-} others[] = {
-    {"memory", command_memory}, {"limit", command_limit},       {"doctor", command_doctor},
-    {"top", command_top},       {"generate", command_generate}, {"export", command_export},
-    {"import", command_import}, {"data", command_data},         {"report", command_report},
-};
+#define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
 static int misused(const char *why, const char *what)
 {
@@ -83,50 +144,78 @@ static int misused(const char *why, const char *what)
     return command_misused(&error);
 }
 
+// Lines after the first begin at the column.
+static void print_lines(const char *lines, int column, FILE *to)
+{
+    for (; *lines != '\0'; lines++) {
+        fputc(*lines, to);
+        if (*lines == '\n') {
+            fprintf(to, "%*s", column, "");
+        }
+    }
+    fputc('\n', to);
+}
+
+static bool begins_with(const struct named_command *named, const char *word)
+{
+    size_t length = strlen(word);
+    return strncmp(named->name, word, length) == 0 && (named->name[length] == '\0' || named->name[length] == ' ');
+}
+
+// Of the commands that begin with the word; NULL: of all. Answers how many there are.
+static size_t print_usage(const char *word, FILE *to)
+{
+    size_t printed = 0;
+    for (size_t i = 0; i < COMMANDS; i++) {
+        if (word == NULL || begins_with(&commands[i], word)) {
+            fprintf(to, "%s headroom %s ", printed++ == 0 ? "usage:" : "      ", commands[i].name);
+            print_lines(commands[i].usage, USAGE_COLUMN, to);
+        }
+    }
+    if (word == NULL) {
+        fputs("       headroom --help | COMMAND --help | --version\n", to);
+    }
+    return printed;
+}
+
+static void print_what_they_do(const char *word)
+{
+    putchar('\n');
+    for (size_t i = 0; i < COMMANDS; i++) {
+        if (word == NULL || begins_with(&commands[i], word)) {
+            printf("%-*s ", HELP_COLUMN - 1, commands[i].name);
+            print_lines(commands[i].help, HELP_COLUMN, stdout);
+        }
+    }
+}
+
 static int print_help(void)
 {
-    fputs(usage, stdout);
-    fputs(
-        "\n"
-        "train         trains as the configuration says; start one process per device with mpirun or srun.\n"
-        "              With --profile N only a few steps, of which the last N are timed operation by operation\n"
-        "plan          prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
-        "              its last line and exit code (0 or 3) say whether it fits. --device: what every rank has, a\n"
-        "              size or a GPU such as h100-80gb; --ranks 8xh100-80gb,8xa100-40gb: of several kinds;\n"
-        "              --costs, of an earlier run's folder: also how long it takes; --json: as one JSON object\n"
-        "simulate      prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
-        "              simulate --help lists what a scenario may say\n"
-        "memory snapshot asks running ranks, by their process numbers, for a snapshot that PyTorch's viewer opens\n"
-        "memory replay prints what a trace of allocations takes under a layout, the pool, and PyTorch's rules\n"
-        "limit         tells a rank of a run that is under way, or all of them, to hold no more than SIZE (512, "
-        "64KiB,\n"
-        "              1.5GiB, 20GB) of their devices; none: what the devices leave again\n"
-        "doctor        prints which of six usual causes of running out of memory a run has, where, and what to "
-        "change;\n"
-        "              exit code 1 where it has some\n"
-        "top           shows a run on the terminal while it goes on: its ranks, their memory, what happens;\n"
-        "              q ends it, arrows and page keys move through the ranks; --once prints one screen\n"
-        "report        writes one page about a run, also one that is under way or has failed: RUN_DIR/report.html\n"
-        "eval          prints the loss of a checkpoint's weights, or of a run's newest, over its validation set; "
-        "starts\n"
-        "              as train does\n"
-        "generate      goes on with a text as a checkpoint's model would: at most N tokens (100), drawn from the K "
-        "most\n"
-        "              likely (50; 0: all) at a temperature (1; 0: always the most likely)\n"
-        "export        writes a checkpoint's weights, or those of a run's newest: as a folder that Hugging Face's\n"
-        "              transformers load, or as a model's file of llm.c\n"
-        "import        writes a checkpoint of such a folder or file, for checkpoint.weights to begin with\n"
-        "data          turns text, or the texts of JSON lines (*.jsonl), into token shards PREFIX_000000.bin, ...:\n"
-        "              as bytes, or by GPT-2's byte-pair encoding\n"
-        "--print-config prints the whole configuration, defaults included\n"
-        "\n"
-        "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged,\n"
-        "            75 told to stop, and did at a checkpoint\n"
-        "\n"
-        "configuration keys:\n",
-        stdout);
+    struct error error = {0};
+    print_usage(NULL, stdout);
+    print_what_they_do(NULL);
+    fputs("\n"
+          "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged,\n"
+          "            5 the doctor has found causes, 75 told to stop, and did at a checkpoint\n"
+          "\n"
+          "configuration keys:\n",
+          stdout);
     config_print_help(&config_schema, stdout);
-    return STATUS_OK;
+    return command_finish(STATUS_OK, &error);
+}
+
+static int print_command_help(const char *word)
+{
+    struct error error = {0};
+    if (print_usage(word, stdout) == 0) {
+        return misused("unknown command ", word);
+    }
+    print_what_they_do(word);
+    if (strcmp(word, "simulate") == 0) {
+        fputs("\nscenario keys:\n", stdout);
+        config_print_help(&scenario_schema, stdout);
+    }
+    return command_finish(STATUS_OK, &error);
 }
 
 static bool parse_number(const char *text, uint64_t *number_p)
@@ -209,7 +298,7 @@ static int parse(char *const *arguments, const struct named_command *named, char
     return command->config_path == NULL ? misused("no configuration file given", "") : STATUS_OK;
 }
 
-static int run(const struct named_command *named, int argc, char **argv)
+static int run_configured(const struct named_command *named, int argc, char **argv)
 {
     struct command_line command = {.argv = argv};
     char **overrides = calloc((size_t)argc, sizeof(*overrides));
@@ -222,6 +311,37 @@ static int run(const struct named_command *named, int argc, char **argv)
     }
     free(overrides);
     return status;
+}
+
+static int run(const struct named_command *named, int argc, char **argv)
+{
+    if (named->alone && launcher_started_several()) {
+        return misused(named->name, " runs without a launcher");
+    }
+    char *const *arguments = argv + (strchr(named->name, ' ') == NULL ? 2 : 3);
+    return named->run != NULL ? run_configured(named, argc, argv) : named->run_other(arguments);
+}
+
+// That of the first words behind the program's name; NULL: there is none.
+static const struct named_command *find_command(char *const *arguments)
+{
+    for (size_t i = 0; i < COMMANDS; i++) {
+        const char *second = strchr(commands[i].name, ' ');
+        bool found = begins_with(&commands[i], arguments[0]);
+        if (found && (second == NULL || (arguments[1] != NULL && strcmp(arguments[1], second + 1) == 0))) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+// Wherever it stands, so that it can be added to a command line that is refused.
+static bool asks_for_help(char *const *arguments)
+{
+    while (*arguments != NULL && strcmp(*arguments, "--help") != 0) {
+        arguments++;
+    }
+    return *arguments != NULL;
 }
 
 // Files that the program opens must not take the place of a closed standard stream, and a limit on their size is an
@@ -243,7 +363,7 @@ int main(int argc, char **argv)
 {
     prepare_process();
     if (argc < 2) {
-        fputs(usage, stderr);
+        print_usage(NULL, stderr);
         return STATUS_INVALID;
     }
     if (strcmp(argv[1], "--help") == 0) {
@@ -253,18 +373,9 @@ int main(int argc, char **argv)
         run_folder_versions(stdout);
         return STATUS_OK;
     }
-    if (strcmp(argv[1], "simulate") == 0 && argc == 3 && strcmp(argv[2], "--help") == 0) {
-        return command_simulate_help();
+    if (asks_for_help(argv + 2)) {
+        return print_command_help(argv[1]);
     }
-    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
-        if (strcmp(argv[1], others[i].name) == 0) {
-            return others[i].run(argv + 2);
-        }
-    }
-    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-        if (strcmp(argv[1], commands[i].name) == 0) {
-            return run(&commands[i], argc, argv);
-        }
-    }
-    return misused("unknown command ", argv[1]);
+    const struct named_command *named = find_command(argv + 1);
+    return named == NULL ? misused("unknown command ", argv[1]) : run(named, argc, argv);
 }

@@ -13,7 +13,6 @@
 #include "mem/clock.h"
 #include "mem/pool.h"
 #include "mem/replay.h"
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 
 #define LAYOUT_ALIGNMENT UINT64_C(1) // as the traces' own figures are
@@ -149,30 +148,34 @@ static enum status ask_for_snapshot(const char *process, struct error *error)
     return STATUS_OK;
 }
 
-static enum status snapshot(char *const *processes, struct error *error)
+static enum status run_replay(char *const *arguments, struct error *error)
 {
-    enum status status = STATUS_OK;
-    for (size_t i = 0; status == STATUS_OK && processes[i] != NULL; i++) {
-        status = ask_for_snapshot(processes[i], error);
+    const char *path = NULL;
+    const struct command_argument takes[] = {{"TRACE.csv", .text = &path}};
+    enum status status = command_parse("memory replay", takes, 1, arguments, error);
+    return status == STATUS_OK ? replay(path, error) : status;
+}
+
+static enum status run_snapshot(char *const *arguments, struct error *error)
+{
+    enum status status =
+        arguments[0] != NULL
+            ? STATUS_OK
+            : error_set(error, STATUS_INVALID, "memory snapshot needs PROCESS; see headroom memory snapshot --help");
+    for (size_t i = 0; status == STATUS_OK && arguments[i] != NULL; i++) {
+        status = ask_for_snapshot(arguments[i], error);
     }
     return status;
 }
 
-int command_memory(char *const *arguments)
+int command_memory_replay(char *const *arguments)
 {
     struct error error = {0};
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "memory runs without a launcher");
-        return command_misused(&error);
-    }
-    if (arguments[0] != NULL && arguments[1] != NULL) {
-        if (strcmp(arguments[0], "replay") == 0 && arguments[2] == NULL) {
-            return command_finish(replay(arguments[1], &error), &error);
-        }
-        if (strcmp(arguments[0], "snapshot") == 0) {
-            return command_finish(snapshot(arguments + 1, &error), &error);
-        }
-    }
-    error_set(&error, STATUS_INVALID, "memory takes: replay TRACE.csv, or snapshot PROCESS ...; see headroom --help");
-    return command_misused(&error);
+    return command_finish(run_replay(arguments, &error), &error);
+}
+
+int command_memory_snapshot(char *const *arguments)
+{
+    struct error error = {0};
+    return command_finish(run_snapshot(arguments, &error), &error);
 }

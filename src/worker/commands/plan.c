@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/commands/plan_print.h"
 
@@ -61,10 +60,6 @@ static enum status print_config(const struct command_line *command, struct error
 int command_plan(const struct command_line *command)
 {
     struct error error = {0};
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "plan runs without a launcher; for N ranks say --ranks N");
-        return command_misused(&error);
-    }
     return command_finish(plan(command, &error), &error);
 }
 

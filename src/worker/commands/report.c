@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "mem/pool.h"
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/doctor/examine.h"
 #include "worker/offers.h"
@@ -25,24 +24,12 @@ struct request {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_option options[] = {{"--output", &request->output}};
-    enum status status = STATUS_OK;
-    for (; status == STATUS_OK && *arguments != NULL; arguments++) {
-        bool taken;
-        status = command_take_option(&arguments, options, sizeof(options) / sizeof(options[0]), &taken, error);
-        if (status == STATUS_OK && !taken && (**arguments == '-' || request->folder != NULL)) {
-            status = error_set(error, STATUS_INVALID, "report takes one run folder and --output, not '%s'", *arguments);
-        } else if (status == STATUS_OK && !taken) {
-            request->folder = *arguments;
-        }
-    }
-    if (status == STATUS_OK && request->folder == NULL) {
-        return error_set(error, STATUS_INVALID, "report takes: RUN_DIR [--output FILE.html]; no RUN_DIR is given");
-    }
-    if (status == STATUS_OK && request->output != NULL) {
-        status = regular_file_check_target("--output", request->output, error);
-    }
-    return status;
+    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder},
+                                             {"--output", .text = &request->output}};
+    enum status status = command_parse("report", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
+    return status == STATUS_OK && request->output != NULL
+               ? regular_file_check_target("--output", request->output, error)
+               : status;
 }
 
 // The file's text, up to TEXT_MAX of it; empty where it cannot be read: the page says less then.
@@ -187,9 +174,5 @@ static enum status report(char *const *arguments, struct error *error)
 int command_report(char *const *arguments)
 {
     struct error error = {0};
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "report runs without a launcher");
-        return command_misused(&error);
-    }
     return command_finish(report(arguments, &error), &error);
 }

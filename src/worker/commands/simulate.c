@@ -5,10 +5,8 @@
 #include <stdio.h>
 
 #include "sched/simulation.h"
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/commands/scenario.h"
-#include "worker/config/config.h"
 
 static double samples_per_second(const struct sched_outcome *outcome)
 {
@@ -56,17 +54,5 @@ static enum status simulate(const struct command_line *command, struct error *er
 int command_simulate(const struct command_line *command)
 {
     struct error error = {0};
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "simulate runs without a launcher");
-        return command_misused(&error);
-    }
     return command_finish(simulate(command, &error), &error);
-}
-
-int command_simulate_help(void)
-{
-    struct error error = {0};
-    fputs("usage: headroom simulate SCENARIO.yaml [section.key=value ...]\n\nscenario keys:\n", stdout);
-    config_print_help(&scenario_schema, stdout);
-    return command_finish(STATUS_OK, &error);
 }

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/config/config.h"
 #include "worker/run/run_folder.h"
@@ -25,18 +24,9 @@ struct request {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    for (; *arguments != NULL; arguments++) {
-        if (strcmp(*arguments, "--once") == 0) {
-            request->once = true;
-        } else if (request->folder == NULL && **arguments != '-') {
-            request->folder = *arguments;
-        } else {
-            return error_set(error, STATUS_INVALID, "top takes one run folder and --once, not '%s'", *arguments);
-        }
-    }
-    return request->folder != NULL
-               ? STATUS_OK
-               : error_set(error, STATUS_INVALID, "top takes: RUN_DIR [--once]; no RUN_DIR is given");
+    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder},
+                                             {"--once", .given = &request->once}};
+    return command_parse("top", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
 
 // All that has been written since.
@@ -170,10 +160,6 @@ static enum status run(char *const *arguments, struct error *error)
 int command_top(char *const *arguments)
 {
     struct error error = {0};
-    if (launcher_started_several()) {
-        error_set(&error, STATUS_INVALID, "top runs without a launcher");
-        return command_misused(&error);
-    }
     setlocale(LC_CTYPE, "");
     return command_finish(run(arguments, &error), &error);
 }
