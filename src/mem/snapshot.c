@@ -280,7 +280,7 @@ static void put_settings(struct writer *writer, const struct mem_snapshot *snaps
     pickle_dict_end(writer->file);
 }
 
-static void put_snapshot(FILE *file, const void *contents)
+static bool put_snapshot(FILE *file, const void *contents)
 {
     const struct mem_snapshot *snapshot = contents;
     struct writer writer = {.file = file};
@@ -298,6 +298,7 @@ static void put_snapshot(FILE *file, const void *contents)
     put_settings(&writer, snapshot);
     pickle_dict_end(file);
     pickle_end(file);
+    return true;
 }
 
 enum status mem_snapshot_write(const char *path, const struct mem_snapshot *snapshot, struct error *error)

@@ -27,15 +27,15 @@ static char *find_place(const char *path)
     return realpath(path, NULL);
 }
 
-static bool write_part(const char *path, void (*put)(FILE *file, const void *contents), const void *contents,
+static bool write_part(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents,
                        bool on_disk)
 {
     FILE *file = fopen(path, "w");
     if (file == NULL) {
         return false;
     }
-    put(file, contents);
-    bool written = ferror(file) == 0 && fflush(file) == 0 && (!on_disk || fsync(fileno(file)) == 0);
+    bool written =
+        put(file, contents) && ferror(file) == 0 && fflush(file) == 0 && (!on_disk || fsync(fileno(file)) == 0);
     int failure = errno;
     if (fclose(file) != 0 && written) {
         return false;
@@ -44,7 +44,7 @@ static bool write_part(const char *path, void (*put)(FILE *file, const void *con
     return written;
 }
 
-static bool replace_place(const char *place, void (*put)(FILE *file, const void *contents), const void *contents,
+static bool replace_place(const char *place, bool (*put)(FILE *file, const void *contents), const void *contents,
                           bool on_disk)
 {
     char *part = NULL;
@@ -62,7 +62,7 @@ static bool replace_place(const char *place, void (*put)(FILE *file, const void 
     return moved;
 }
 
-static bool replace(const char *path, void (*put)(FILE *file, const void *contents), const void *contents, bool on_disk)
+static bool replace(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents, bool on_disk)
 {
     char *place = find_place(path);
     if (place == NULL) {
@@ -75,19 +75,19 @@ static bool replace(const char *path, void (*put)(FILE *file, const void *conten
     return replaced;
 }
 
-bool whole_file_write(const char *path, void (*put)(FILE *file, const void *contents), const void *contents)
+bool whole_file_write(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents)
 {
     return replace(path, put, contents, true);
 }
 
-bool whole_file_show(const char *path, void (*put)(FILE *file, const void *contents), const void *contents)
+bool whole_file_show(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents)
 {
     return replace(path, put, contents, false);
 }
 
-static void put_text(FILE *file, const void *text)
+static bool put_text(FILE *file, const void *text)
 {
-    fputs(text, file);
+    return fputs(text, file) >= 0;
 }
 
 bool whole_file_write_text(const char *path, const char *text)

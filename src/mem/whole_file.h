@@ -11,12 +11,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-// `put` writes the contents; what fails there is seen by ferror. False with errno set where the file could not be
-// written.
-bool whole_file_write(const char *path, void (*put)(FILE *file, const void *contents), const void *contents);
+// `put` writes the contents; false, with errno set, where it does not have them all. What fails to be written is seen
+// by ferror. False with errno set where the file could not be written.
+bool whole_file_write(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents);
 // The same for what is of use while the machine is up, and nobody waits for the disk: after a crash of the machine it
 // may be cut short.
-bool whole_file_show(const char *path, void (*put)(FILE *file, const void *contents), const void *contents);
+bool whole_file_show(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents);
 // Whether `path` is that of a regular file, maybe by a link, or nothing can be seen there.
 bool whole_file_is_free(const char *path);
 // The first, of a text.

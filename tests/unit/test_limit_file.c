@@ -65,9 +65,9 @@ static void write_text(struct fixture *f, const char *text)
     assert_int_equal(fclose(file), 0);
 }
 
-static void put(FILE *file, const void *text)
+static bool put(FILE *file, const void *text)
 {
-    fputs(text, file);
+    return fputs(text, file) >= 0;
 }
 
 static void expect(struct fixture *f, enum limit_news news, uint64_t bytes)

@@ -91,6 +91,24 @@ static void test_a_link_stays(void **state)
     assert_int_equal(unlink("link") | rmdir("folder"), 0);
 }
 
+static bool put_half(FILE *file, const void *contents)
+{
+    fputs(contents, file);
+    errno = EIO;
+    return false;
+}
+
+static void test_half_a_file_is_none(void **state)
+{
+    (void)state;
+    assert_true(whole_file_write_text("plain", "first"));
+    assert_false(whole_file_write("plain", put_half, "half"));
+    assert_int_equal(errno, EIO);
+    assert_text("plain", "first");
+    assert_int_equal(access("plain.part", F_OK), -1);
+    assert_int_equal(unlink("plain"), 0);
+}
+
 static void test_where_nothing_can_be_written(void **state)
 {
     (void)state;
@@ -110,6 +128,7 @@ int main(void)
         cmocka_unit_test(test_a_file_is_made_and_replaced),
         cmocka_unit_test(test_what_is_no_file_stays),
         cmocka_unit_test(test_a_link_stays),
+        cmocka_unit_test(test_half_a_file_is_none),
         cmocka_unit_test(test_where_nothing_can_be_written),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_folder);

@@ -76,10 +76,11 @@ static enum status make_folder(const struct limit *limit, struct error *error)
     return STATUS_OK;
 }
 
-static void put_size(FILE *file, const void *bytes)
+static bool put_size(FILE *file, const void *bytes)
 {
     config_value_print(&limit_file_key, bytes, file);
     fputc('\n', file);
+    return true;
 }
 
 static bool put_file(const char *path, uint64_t bytes)

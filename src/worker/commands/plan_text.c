@@ -155,9 +155,8 @@ static void print_speed(const struct planning *planning)
     struct planned_speed speed = planning_speed(planning);
     bool tokens = planning->config->model.kind == CONFIG_MODEL_GPT;
     if (speed.step_ms > 0) {
-        printf("\nat most %.0f %s/s: micro-steps alone take %.2f ms a step where every rank is as fast as the one that "
-               "was "
-               "measured\n",
+        printf("\nat most %.0f %s/s: micro-steps alone take %.2f ms a step where every rank is as fast as the one "
+               "that was measured\n",
                tokens ? speed.tokens_per_s : speed.samples_per_s, tokens ? "tokens" : "samples", speed.step_ms);
     }
 }

@@ -230,12 +230,13 @@ static int put_escaped(const char *text, size_t length, void *to)
     return ferror(file) ? -1 : 0;
 }
 
-static void put_page(FILE *file, const void *contents)
+static bool put_page(FILE *file, const void *contents)
 {
     const char *data = strstr(report_template, REPORT_TEMPLATE_DATA);
     fwrite(report_template, 1, (size_t)(data - report_template), file);
-    json_dump_callback(contents, put_escaped, file, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    bool put = json_dump_callback(contents, put_escaped, file, JSON_COMPACT | JSON_REAL_PRECISION(9)) == 0;
     fputs(data + strlen(REPORT_TEMPLATE_DATA), file);
+    return put;
 }
 
 enum status page_write(const char *path, const struct page *page, struct error *error)

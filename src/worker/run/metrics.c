@@ -29,7 +29,7 @@ struct earlier {
 };
 
 // The lines that tell of what is done before the step.
-static void put_lines(FILE *to, const void *contents)
+static bool put_lines(FILE *to, const void *contents)
 {
     const struct earlier *earlier = contents;
     char *line = NULL;
@@ -40,6 +40,7 @@ static void put_lines(FILE *to, const void *contents)
         }
     }
     free(line);
+    return feof(earlier->file) != 0;
 }
 
 // Where a run goes on, what an earlier process has written of steps that are done again goes.

@@ -100,14 +100,15 @@ static void add_row(void *context, const struct record_step *step)
 struct beginning {
     const char *folder;
     size_t ranks;
+    struct error *error; // why what was done before cannot be read
 };
 
-static void put_beginning(FILE *to, const void *contents)
+static bool put_beginning(FILE *to, const void *contents)
 {
     const struct beginning *beginning = contents;
     put_header(to, beginning->ranks);
     fputc('\n', to);
-    (void)read_steps(beginning->folder, add_row, &(struct table){to, beginning->ranks}, NULL); // as it could be before
+    return read_steps(beginning->folder, add_row, &(struct table){to, beginning->ranks}, beginning->error) == STATUS_OK;
 }
 
 static enum status begin(struct csv *csv, const struct sink_place *place, struct error *error)
@@ -119,8 +120,13 @@ static enum status begin(struct csv *csv, const struct sink_place *place, struct
         return status;
     }
     snprintf(path, sizeof(path), "%s/metrics.csv", place->folder);
-    bool begun = whole_file_write(path, put_beginning, &(struct beginning){place->folder, csv->ranks});
+    struct error why = {0};
+    bool begun = whole_file_write(path, put_beginning, &(struct beginning){place->folder, csv->ranks, &why});
     csv->file = begun ? line_file_open(path, false) : NULL;
+    if (why.status != STATUS_OK) {
+        *error = why;
+        return why.status;
+    }
     return csv->file == NULL ? regular_file_refuse(path, "write", error) : STATUS_OK;
 }
 

@@ -37,9 +37,10 @@ static enum status open_file(const struct sink_place *place, void **sink_p, stru
     return STATUS_OK;
 }
 
-static void put(FILE *to, const void *exposition)
+static bool put(FILE *to, const void *exposition)
 {
     exposition_put(to, exposition);
+    return true;
 }
 
 static void replace(struct prometheus_file *file)
