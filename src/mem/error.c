@@ -3,7 +3,8 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
+
+#include "mem/printable.h"
 
 enum status error_set(struct error *error, enum status status, const char *format, ...)
 {
@@ -13,9 +14,7 @@ enum status error_set(struct error *error, enum status status, const char *forma
         va_start(arguments, format);
         vsnprintf(error->text, sizeof(error->text), format, arguments);
         va_end(arguments);
-        for (char *end = strchr(error->text, '\n'); end != NULL; end = strchr(end, '\n')) {
-            *end = ' '; // a name from outside may hold one
-        }
+        printable(error->text, error->text, sizeof(error->text)); // a name from outside may hold anything
     }
     return status;
 }

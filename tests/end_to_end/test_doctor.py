@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import unittest
 
 import headroom_run
@@ -198,6 +199,35 @@ class Doctor(headroom_run.ProgramTest):
         go_on(60, "train.micro_batch_size=auto")
         text, told = self.doctor(headroom_run.Run(self.path("run"), None), 0)
         self.assertEqual([cause["steps"] for cause in told["causes"]], [0] * 6)
+
+    def test_a_name_that_is_no_text(self):
+        """Of a folder that was copied: bytes that are no UTF-8, and what would clear a terminal."""
+        self.train("mlp.yaml", "train.steps=5")
+        name = os.fsencode(self.folder) + b"/r\xff\x1b[2J"
+        os.rename(self.path("run-1"), name)
+        told = subprocess.run([headroom_run.HEADROOM, "doctor", name, "--json"], capture_output=True, check=True).stdout
+        self.assertEqual(json.loads(told)["run"], f"{self.folder}/r?\x1b[2J")
+        self.assertEqual(len(json.loads(told)["causes"]), 6)
+        text = subprocess.run([headroom_run.HEADROOM, "doctor", name], capture_output=True, check=True).stdout
+        self.assertTrue(text.startswith(os.fsencode(self.folder) + b"/r\xff?[2J: 5 steps on 1 rank"), text)
+
+    def test_a_tag_that_is_no_name(self):
+        """It would give the terminal another title; or it is cut within a character."""
+        run = self.provoke("kept")
+        folder = os.path.basename(run.path)
+        self.write(f"{folder}/memory/rank_0.kept.json", json.dumps([{"tag": "ä" * 200, "bytes": 1000}]))
+        self.assertEqual(len(json.loads(self.headroom("doctor", folder, "--json", code=5).out)["causes"]), 6)
+        self.write(f"{folder}/memory/rank_0.kept.json", json.dumps([{"tag": "\x1b]0;title", "bytes": 1000}]))
+        text = self.headroom("doctor", folder, code=5).out
+        self.assertIn("blocks of '?]0;title'", text)
+        self.assertNotIn("\x1b", text)
+
+    def test_more_ranks_than_there_are(self):
+        self.train("mlp.yaml", "train.steps=1")
+        self.write("run-1/env.txt", "ranks 4294967295\n")
+        for command in ("doctor", "report", "top"):
+            self.assertEqual(self.headroom(command, "run-1", code=2).err, "headroom: run-1/env.txt: ranks 4294967295: is "
+                             "no number of ranks; allowed: 1 to 1048576\n")
 
     def test_bad_input(self):
         self.train("mlp.yaml", "train.steps=1")

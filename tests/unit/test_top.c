@@ -95,6 +95,18 @@ static void test_events(void **state)
     assert_true(shows(top, "ended after 3 steps with exit code 3"));
 }
 
+static void test_what_would_move_the_cursor(void **state)
+{
+    struct top *top = *state;
+    top_init(top, "a\033[2Jrun", 100);
+    snprintf(ranks[0].levers, sizeof(ranks[0].levers), "%s", "\033c");
+    note_step(top, 0);
+    top_note(top, &(struct history_line){.kind = HISTORY_CHECKPOINT, .checkpoint = {.step = 1, .error = "no\nroom"}});
+    assert_true(shows(top, "headroom top  a?[2Jrun  step 1/100"));
+    assert_true(shows(top, " ?c "));
+    assert_true(shows(top, "after 1 steps: no checkpoint: no?room"));
+}
+
 // Its file is written anew and read from the first step on.
 static void test_a_run_that_goes_on(void **state)
 {
@@ -143,6 +155,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_it_shows, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_events, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_would_move_the_cursor, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_run_that_goes_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_any_screen, set_up, tear_down),
     };

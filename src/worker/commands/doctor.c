@@ -5,10 +5,14 @@
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
+#include "mem/printable.h"
 #include "worker/commands/commands.h"
+#include "worker/json_text.h"
+#include "worker/run/run_folder.h"
 
 struct request {
     const char *folder;
@@ -17,8 +21,9 @@ struct request {
 
 static void print_end(const char *folder, const struct examination *patient)
 {
-    printf("%s: %" PRIu64 " step%s on %" PRIu32 " rank%s, ", folder, patient->steps, patient->steps == 1 ? "" : "s",
-           patient->ranks, patient->ranks == 1 ? "" : "s");
+    char name[RUN_FOLDER_MAX];
+    printf("%s: %" PRIu64 " step%s on %" PRIu32 " rank%s, ", printable(folder, name, sizeof(name)), patient->steps,
+           patient->steps == 1 ? "" : "s", patient->ranks, patient->ranks == 1 ? "" : "s");
     if (patient->ended) {
         printf("ended with exit code %d%s\n\n", (int)patient->status,
                patient->status == STATUS_OUT_OF_MEMORY ? ": out of memory" : "");
@@ -44,8 +49,8 @@ static void print_finding(enum doctor_cause cause, const struct doctor_finding *
     char figure[DOCTOR_FIGURE_MAX], where[DOCTOR_WHERE_MAX];
     const struct doctor_cause_text *text = &doctor_causes[cause];
     printf("\n%s\n  found: %s %s\n  where: %s\n  do: %s\n", text->name,
-           doctor_figure_text(cause, finding->figure, figure), text->figure, doctor_where_text(finding, where),
-           finding->fix);
+           doctor_figure_text(cause, finding->figure, figure), text->figure,
+           printable(doctor_where_text(finding, where), where, sizeof(where)), finding->fix);
 }
 
 static int count_found(const struct doctor_finding findings[DOCTOR_CAUSES])
@@ -75,30 +80,57 @@ static void print_text(const char *folder, const struct examination *patient,
     printf("\n%d of %d causes found\n", count_found(findings), (int)DOCTOR_CAUSES);
 }
 
+// null where it is none, as of steps that took no time.
+static json_t *figure_value(double figure)
+{
+    return isfinite(figure) ? json_real(figure) : json_null();
+}
+
 static json_t *cause_object(enum doctor_cause cause, const struct doctor_finding *finding)
 {
     const struct doctor_cause_text *text = &doctor_causes[cause];
-    return json_pack("{ss sb ss ss sf sf sI sI sI sI ss ss?}", "cause", text->name, "found", (int)finding->found,
-                     "figure_of", text->figure, "unit", text->is_bytes ? "bytes" : "1", "figure", finding->figure,
-                     "allowed", text->allowed, "rank", (json_int_t)finding->rank, "first_step",
-                     (json_int_t)finding->first, "last_step", (json_int_t)finding->last, "steps",
-                     (json_int_t)finding->steps, "tag", finding->tag, "fix", finding->found ? finding->fix : NULL);
+    return json_pack("{ss sb ss ss so sf sI sI sI sI so ss?}", "cause", text->name, "found", (int)finding->found,
+                     "figure_of", text->figure, "unit", text->is_bytes ? "bytes" : "1", "figure",
+                     figure_value(finding->figure), "allowed", text->allowed, "rank", (json_int_t)finding->rank,
+                     "first_step", (json_int_t)finding->first, "last_step", (json_int_t)finding->last, "steps",
+                     (json_int_t)finding->steps, "tag", json_text(finding->tag), "fix",
+                     finding->found ? finding->fix : NULL);
 }
 
-static void print_json(const char *folder, const struct examination *patient,
-                       const struct doctor_finding findings[DOCTOR_CAUSES])
+// NULL where the host's memory runs out, here and below.
+static json_t *cause_objects(const struct doctor_finding findings[DOCTOR_CAUSES])
 {
     json_t *causes = json_array();
-    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-        json_array_append_new(causes, cause_object(k, &findings[k]));
+    for (enum doctor_cause k = 0; causes != NULL && k < DOCTOR_CAUSES; k++) {
+        if (json_array_append_new(causes, cause_object(k, &findings[k])) != 0) {
+            json_decref(causes);
+            causes = NULL;
+        }
     }
-    json_t *object =
-        json_pack("{ss sI sI sI so so}", "run", folder, "steps", (json_int_t)patient->steps, "steps_that_count",
-                  (json_int_t)doctor_steps(patient->doctor), "ranks", (json_int_t)patient->ranks, "status",
-                  patient->ended ? json_integer(patient->status) : json_null(), "causes", causes);
-    json_dumpf(object, stdout, JSON_INDENT(2));
-    putchar('\n');
+    return causes;
+}
+
+static json_t *run_object(const char *folder, const struct examination *patient,
+                          const struct doctor_finding findings[DOCTOR_CAUSES])
+{
+    return json_pack("{so sI sI sI so so}", "run", json_text(folder), "steps", (json_int_t)patient->steps,
+                     "steps_that_count", (json_int_t)doctor_steps(patient->doctor), "ranks", (json_int_t)patient->ranks,
+                     "status", patient->ended ? json_integer(patient->status) : json_null(), "causes",
+                     cause_objects(findings));
+}
+
+static enum status print_json(const char *folder, const struct examination *patient,
+                              const struct doctor_finding findings[DOCTOR_CAUSES], struct error *error)
+{
+    json_t *object = run_object(folder, patient, findings);
+    char *text = object == NULL ? NULL : json_dumps(object, JSON_INDENT(2));
     json_decref(object);
+    if (text == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    puts(text);
+    free(text);
+    return STATUS_OK;
 }
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
@@ -117,13 +149,18 @@ static enum status run(char *const *arguments, int *found_p, struct error *error
     if (status == STATUS_OK) {
         status = examine_run(request.folder, &patient, error);
     }
-    if (status == STATUS_OK) {
-        struct doctor_finding findings[DOCTOR_CAUSES];
-        doctor_find(patient.doctor, findings);
-        *found_p = count_found(findings);
-        (request.json ? print_json : print_text)(request.folder, &patient, findings);
-        examine_finish(&patient);
+    if (status != STATUS_OK) {
+        return status;
     }
+    struct doctor_finding findings[DOCTOR_CAUSES];
+    doctor_find(patient.doctor, findings);
+    if (request.json) {
+        status = print_json(request.folder, &patient, findings, error);
+    } else {
+        print_text(request.folder, &patient, findings);
+    }
+    *found_p = count_found(findings);
+    examine_finish(&patient);
     return status;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "worker/commands/plan_print.h"
+#include "worker/json_text.h"
 
 static json_t *count(uint64_t number)
 {
@@ -18,25 +19,37 @@ static json_t *real(double number)
 
 static json_t *text_or_null(const char *text)
 {
-    return text != NULL && text[0] != '\0' ? json_string(text) : json_null();
+    return text != NULL && text[0] != '\0' ? json_text(text) : json_null();
+}
+
+// Frees the array and answers NULL where it is not whole.
+static json_t *if_whole(json_t *array, bool whole)
+{
+    if (!whole) {
+        json_decref(array);
+    }
+    return whole ? array : NULL;
+}
+
+static json_t *micro_step_object(const struct planning *planning, uint64_t micro_batch, uint64_t levers)
+{
+    struct planned_micro_step step = planning_micro_step(planning, micro_batch, levers);
+    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "levers", offers_levers_name(levers), "micro_batch",
+                     count(micro_batch), "predicted_peak_bytes", count(step.peak_bytes), "host_bytes",
+                     count(step.host_bytes), "ms", real(step.ms));
 }
 
 static json_t *micro_steps(const struct planning *planning)
 {
     json_t *array = json_array();
+    bool whole = array != NULL;
     for (size_t k = 0; k < OFFERS_SETS; k++) {
-        if (planning_offers(planning)->work[k] == 0) {
-            continue;
-        }
-        for (uint64_t n = planning_next(planning, 0, k); n > 0; n = planning_next(planning, n, k)) {
-            struct planned_micro_step step = planning_micro_step(planning, n, k);
-            json_array_append_new(array,
-                                  json_pack("{s:s, s:o, s:o, s:o, s:o}", "levers", offers_levers_name(k), "micro_batch",
-                                            count(n), "predicted_peak_bytes", count(step.peak_bytes), "host_bytes",
-                                            count(step.host_bytes), "ms", real(step.ms)));
+        uint64_t first = planning_offers(planning)->work[k] > 0 ? planning_next(planning, 0, k) : 0;
+        for (uint64_t n = first; whole && n > 0; n = planning_next(planning, n, k)) {
+            whole = json_array_append_new(array, micro_step_object(planning, n, k)) == 0;
         }
     }
-    return array;
+    return if_whole(array, whole);
 }
 
 static json_t *row_object(const struct planned_row *row)
@@ -58,12 +71,13 @@ static json_t *row_object(const struct planned_row *row)
 static json_t *rows(const struct planning *planning)
 {
     json_t *array = json_array();
-    for (uint64_t first = 0; first < planning->ranks;) {
+    bool whole = array != NULL;
+    for (uint64_t first = 0; whole && first < planning->ranks;) {
         struct planned_row row = planning_row(planning, first);
-        json_array_append_new(array, row_object(&row));
+        whole = json_array_append_new(array, row_object(&row)) == 0;
         first = row.last + 1;
     }
-    return array;
+    return if_whole(array, whole);
 }
 
 enum status plan_print_json(const struct planning *planning, struct error *error)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "mem/pool.h"
+#include "mem/printable.h"
 #include "worker/commands/commands.h"
 #include "worker/doctor/examine.h"
 #include "worker/offers.h"
@@ -115,9 +116,9 @@ static void examine(const char *folder, struct findings *findings)
 static void print_outcome(const char *path)
 {
     struct stat about;
-    char size[MEM_SIZE_TEXT_MAX];
+    char name[RUN_FOLDER_MAX], size[MEM_SIZE_TEXT_MAX];
     if (stat(path, &about) == 0) {
-        printf("%s: %s\n", path, mem_size_text((uint64_t)about.st_size, size));
+        printf("%s: %s\n", printable(path, name, sizeof(name)), mem_size_text((uint64_t)about.st_size, size));
     }
 }
 

@@ -6,25 +6,12 @@
 #include <string.h>
 
 #include "mem/whole_file.h"
+#include "worker/json_text.h"
 #include "worker/offers.h"
 #include "worker/regular_file.h"
 #include "worker/report/template.h"
 
 #define EXACT_MAX 9007199254740992.0 // every integer up to here is a double
-
-static json_t *text_value(const char *text)
-{
-    json_t *value = json_string(text);
-    char *plain = value == NULL ? strdup(text) : NULL;
-    for (char *c = plain; c != NULL && *c != '\0'; c++) {
-        *c = *c & '\x80' ? '?' : *c;
-    }
-    if (plain != NULL) {
-        value = json_string(plain);
-    }
-    free(plain);
-    return value;
-}
 
 static json_t *number_value(double number)
 {
@@ -154,7 +141,7 @@ static json_t *event_object(const struct digest_event *event)
         json_object_set_new(object, "status", json_integer(event->status));
         return object;
     }
-    json_object_set_new(object, "text", text_value(event->text));
+    json_object_set_new(object, "text", json_text(event->text));
     json_object_set_new(object, "ranks", json_integer((json_int_t)event->ranks));
     return object;
 }
@@ -177,8 +164,8 @@ static json_t *total_value(const struct columns *columns, const char *name)
 static json_t *run_object(const struct page *page)
 {
     const struct digest *digest = page->digest;
-    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:b, s:b, s:o, s:o, s:o, s:o}", "name", text_value(page->name),
-                     "environment", text_value(page->environment), "configuration", text_value(page->configuration),
+    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:b, s:b, s:o, s:o, s:o, s:o}", "name", json_text(page->name),
+                     "environment", json_text(page->environment), "configuration", json_text(page->configuration),
                      "steps", (json_int_t)digest->step_count, "ranks", (json_int_t)digest->ranks, "newest_ranks",
                      (json_int_t)digest->newest_ranks, "ended", digest->ended, "resumed", digest->resumed, "newest",
                      digest->step_count > 0 ? newest_object(&digest->newest) : json_null(), "samples",
@@ -198,9 +185,9 @@ static json_t *findings_array(const struct page *page)
     for (size_t i = 0; i < page->finding_count; i++) {
         const struct page_finding *finding = &page->findings[i];
         json_array_append_new(array,
-                              json_pack("{s:o, s:o, s:o, s:o, s:o}", "cause", text_value(finding->cause), "figure",
-                                        text_value(finding->figure), "threshold", text_value(finding->threshold),
-                                        "where", text_value(finding->where), "fix", text_value(finding->fix)));
+                              json_pack("{s:o, s:o, s:o, s:o, s:o}", "cause", json_text(finding->cause), "figure",
+                                        json_text(finding->figure), "threshold", json_text(finding->threshold), "where",
+                                        json_text(finding->where), "fix", json_text(finding->fix)));
     }
     return array;
 }
@@ -209,7 +196,7 @@ static json_t *page_object(const struct page *page)
 {
     const struct digest *digest = page->digest;
     json_t *memory =
-        page->memory != NULL ? json_incref(page->memory) : json_pack("{s:o}", "why", text_value(page->memory_why));
+        page->memory != NULL ? json_incref(page->memory) : json_pack("{s:o}", "why", json_text(page->memory_why));
     return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "run", run_object(page), "findings",
                      findings_array(page), "steps", steps_object(&digest->steps), "evaluations",
                      evaluations_object(&digest->evaluations), "checkpoints", checkpoints_object(digest), "levers",

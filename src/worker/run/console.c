@@ -8,8 +8,10 @@
 #include <string.h>
 
 #include "mem/clock.h"
+#include "mem/printable.h"
 #include "mem/uint64.h"
 #include "worker/job.h"
+#include "worker/run/line_file.h"
 #include "worker/version.h"
 
 #define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
@@ -111,6 +113,7 @@ static void print_choices(const struct console *console)
 
 void console_start(struct console *console, const char *folder, const struct resume *resume)
 {
+    char name[RUN_FOLDER_MAX], found[sizeof(resume->found)], weights[sizeof(resume->weights)];
     const struct worker *worker = console->worker;
     uint64_t global_batch = worker->config->train.global_batch_size;
     fprintf(console->file,
@@ -119,12 +122,13 @@ void console_start(struct console *console, const char *folder, const struct res
             HEADROOM_VERSION, worker->config->model.kind == CONFIG_MODEL_MLP ? "mlp" : "gpt", worker->model->weights,
             worker->comm->size, plural(worker->comm->size), worker->comm->ops->name,
             worker->device->ops->description(worker->device), worker->steps, plural(worker->steps), global_batch,
-            plural(global_batch), folder);
+            plural(global_batch), printable(folder, name, sizeof(name)));
     print_choices(console);
     if (resume->found[0] != '\0') {
-        fprintf(console->file, "goes on after step %" PRIu64 ", from %s\n", worker->first_step, resume->found);
+        fprintf(console->file, "goes on after step %" PRIu64 ", from %s\n", worker->first_step,
+                printable(resume->found, found, sizeof(found)));
     } else if (resume->weights[0] != '\0') {
-        fprintf(console->file, "begins with the weights of %s\n", resume->weights);
+        fprintf(console->file, "begins with the weights of %s\n", printable(resume->weights, weights, sizeof(weights)));
     }
     print_plan(console, worker->first_step, worker->plan);
     fflush(console->file);
@@ -236,11 +240,12 @@ void console_evaluation(struct console *console, uint64_t steps_done, const stru
 
 void console_warning(struct console *console, const char *text)
 {
+    char warning[LINE_FILE_WARNING_MAX];
     if (console != NULL) {
         close_line(console);
         fflush(console->file);
     }
-    fprintf(stderr, "headroom: warning: %s\n", text);
+    fprintf(stderr, "headroom: warning: %s\n", printable(text, warning, sizeof(warning)));
 }
 
 void console_checkpoint(struct console *console, const struct checkpoint_report *checkpoint)
@@ -281,6 +286,7 @@ static void print_ranks(const struct console *console)
 
 void console_end(struct console *console, const char *folder, const struct record_end *end)
 {
+    char name[RUN_FOLDER_MAX];
     close_line(console);
     if (console->ranks[0].share.most > 0) { // a step was done
         print_ranks(console);
@@ -296,6 +302,6 @@ void console_end(struct console *console, const char *folder, const struct recor
                 "checkpoint.resume=auto",
                 end->step, console->worker->steps);
     }
-    fprintf(console->file, "\nrun folder: %s\n", folder);
+    fprintf(console->file, "\nrun folder: %s\n", printable(folder, name, sizeof(name)));
     fflush(console->file);
 }

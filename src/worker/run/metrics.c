@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "mem/whole_file.h"
+#include "worker/json_text.h"
 #include "worker/regular_file.h"
 #include "worker/run/run_folder.h"
 
@@ -131,8 +132,8 @@ void metrics_evaluation(struct line_file *metrics, const struct record_evaluatio
 
 void metrics_resume(struct line_file *metrics, const struct record_resume *resume)
 {
-    write_line(metrics, json_pack("{ss sI sI ss}", "event", "resume", "step", (json_int_t)resume->step, "ranks",
-                                  (json_int_t)resume->ranks, "from", resume->from));
+    write_line(metrics, json_pack("{ss sI sI so}", "event", "resume", "step", (json_int_t)resume->step, "ranks",
+                                  (json_int_t)resume->ranks, "from", json_text(resume->from)));
 }
 
 void metrics_checkpoint(struct line_file *metrics, const struct record_checkpoint *checkpoint)
@@ -141,7 +142,7 @@ void metrics_checkpoint(struct line_file *metrics, const struct record_checkpoin
                                "written", (int)checkpoint->written, "bytes", (json_int_t)checkpoint->bytes, "pause_ms",
                                checkpoint->pause_ms, "write_ms", checkpoint->write_ms);
     if (object != NULL && !checkpoint->written) {
-        json_object_set_new(object, "error", json_string(checkpoint->error));
+        json_object_set_new(object, "error", json_text(checkpoint->error));
     }
     write_line(metrics, object);
 }

@@ -16,9 +16,11 @@
 #include "kernels/kernels.h"
 #include "mem/whole_file.h"
 #include "worker/comm/reduce.h"
+#include "worker/regular_file.h"
 #include "worker/version.h"
 
 #define FOLDERS_TRIED 10000
+#define RANKS_LINE    "ranks "
 
 // A full or broken disk is nobody's mistake in the configuration.
 static enum status cannot(struct error *error, const char *what, const char *path)
@@ -133,8 +135,8 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     }
     repeat_environment(folder, file);
     run_folder_versions(file);
-    fprintf(file, "started %s\nhost %s\nsystem %s %s %s\nranks %" PRIu32 "\nfolder %s\ncommand", started, host.nodename,
-            host.sysname, host.release, host.machine, ranks,
+    fprintf(file, "started %s\nhost %s\nsystem %s %s %s\n" RANKS_LINE "%" PRIu32 "\nfolder %s\ncommand", started,
+            host.nodename, host.sysname, host.release, host.machine, ranks,
             getcwd(folder_now, sizeof(folder_now)) == NULL ? "?" : folder_now);
     for (; *argv != NULL; argv++) {
         fprintf(file, " %s", *argv);
@@ -146,19 +148,6 @@ static enum status write_environment(const char *folder, uint32_t ranks, char *c
     return status;
 }
 
-// Of the latest process; 0: the file does not say.
-static uint32_t find_ranks(FILE *environment)
-{
-    char line[256];
-    uint32_t ranks = 0;
-    while (fgets(line, sizeof(line), environment) != NULL) {
-        if (strncmp(line, "ranks ", strlen("ranks ")) == 0) {
-            ranks = (uint32_t)strtoul(line + strlen("ranks "), NULL, 10);
-        }
-    }
-    return ranks;
-}
-
 enum status run_folder_write_rank(const char *path, const char *part, uint32_t rank, const char *text,
                                   struct error *error)
 {
@@ -166,6 +155,36 @@ enum status run_folder_write_rank(const char *path, const char *part, uint32_t r
     snprintf(folder, sizeof(folder), "%s/%s", path, part);
     snprintf(name, sizeof(name), "rank_%" PRIu32 ".json", rank);
     return run_folder_write(folder, name, text, error);
+}
+
+// "ranks N", as the environment tells.
+static enum status scan_ranks(const char *path, const char *line, uint32_t *ranks_p, struct error *error)
+{
+    char *end;
+    const char *text = line + strlen(RANKS_LINE);
+    unsigned long long ranks = strtoull(text, &end, 10);
+    if (*text < '1' || *text > '9' || *end != '\n' || ranks > RUN_FOLDER_RANKS_MAX) {
+        return error_set(error, STATUS_INVALID, "%s: ranks %.*s: is no number of ranks; allowed: 1 to %d", path,
+                         (int)strcspn(text, "\n"), text, RUN_FOLDER_RANKS_MAX);
+    }
+    *ranks_p = (uint32_t)ranks;
+    return STATUS_OK;
+}
+
+// Of the latest process; 0: the file does not say.
+static enum status find_ranks(const char *path, FILE *environment, uint32_t *ranks_p, struct error *error)
+{
+    enum status status = STATUS_OK;
+    char *line = NULL;
+    size_t room = 0;
+    *ranks_p = 0;
+    while (status == STATUS_OK && getline(&line, &room, environment) > 0) {
+        if (strncmp(line, RANKS_LINE, strlen(RANKS_LINE)) == 0) {
+            status = scan_ranks(path, line, ranks_p, error);
+        }
+    }
+    free(line);
+    return status;
 }
 
 enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error)
@@ -176,17 +195,22 @@ enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error
         return error_set(error, STATUS_INVALID, "%s: %s; allowed: the folder of a run", folder, strerror(errno));
     }
     snprintf(path, sizeof(path), "%s/env.txt", folder);
-    FILE *file = fopen(path, "r");
-    uint32_t ranks = file == NULL ? 0 : find_ranks(file);
+    int descriptor;
+    uint64_t bytes;
+    bool is_there = regular_file_open(path, &descriptor, &bytes, NULL) == STATUS_OK;
+    FILE *file = is_there ? fdopen(descriptor, "r") : NULL;
+    *ranks_p = 0;
+    enum status status = file == NULL ? STATUS_OK : find_ranks(path, file, ranks_p, error);
     if (file != NULL) {
         fclose(file);
+    } else if (is_there) {
+        close(descriptor);
     }
-    if (ranks == 0) {
+    if (status == STATUS_OK && *ranks_p == 0) {
         return error_set(error, STATUS_INVALID, "%s: no run's folder: it has no env.txt that tells a number of ranks",
                          folder);
     }
-    *ranks_p = ranks;
-    return STATUS_OK;
+    return status;
 }
 
 static bool goes_on(const struct config *config)

@@ -23,7 +23,8 @@
 #include "worker/config/config.h"
 #include "worker/run/line_file.h"
 
-#define RUN_FOLDER_MAX 4096
+#define RUN_FOLDER_MAX       4096
+#define RUN_FOLDER_RANKS_MAX 1048576 // as many ranks as a configuration can name
 
 struct run_folder {
     char path[RUN_FOLDER_MAX];
@@ -54,7 +55,8 @@ enum status run_folder_write(const char *folder, const char *name, const char *t
 enum status run_folder_write_rank(const char *path, const char *part, uint32_t rank, const char *text,
                                   struct error *error);
 
-// How many ranks the run has. STATUS_INVALID where this is no run's folder. Not collective; for any process.
+// How many ranks the run has, at most RUN_FOLDER_RANKS_MAX. STATUS_INVALID where this is no run's folder. Not
+// collective; for any process.
 enum status run_folder_ranks(const char *folder, uint32_t *ranks_p, struct error *error);
 
 // The last part of a run folder's path, which has no slash at its end.

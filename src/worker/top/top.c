@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "mem/pool.h"
+#include "mem/printable.h"
 #include "mem/uint64.h"
 
 #define AVERAGED    32 // steps
@@ -133,6 +134,7 @@ static void __attribute__((format(printf, 3, 4))) put(struct page *page, enum to
     va_start(arguments, format);
     vsnprintf(row->text, page->width + 1, format, arguments);
     va_end(arguments);
+    printable(row->text, row->text, sizeof(row->text));
     row->style = style;
 }
 
