@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """headroom top: one screen without a terminal; on one it follows a run until a key ends it."""
 
+import json
+
 import headroom_run
 
 
@@ -15,6 +17,19 @@ class Top(headroom_run.ProgramTest):
                 self.assertRegex(out, rf"(?m)^{rank['rank']} +\[[#o.]{{24}}\] .* {rank['share']} +{rank['micro_batch']} x "
                                       rf"{rank['accumulation_steps']} +{rank['levers']} +{rank['oom_retries']}$")
             self.assertIn("\nended after 12 steps with exit code 0\n", out)
+
+    def test_all_ranks_without_a_terminal(self):
+        run = self.train("mlp.yaml", "train.steps=2")
+        step = run.steps[-1]
+        step["ranks"] = [dict(step["ranks"][0], rank=rank) for rank in range(200)]
+        self.write("run-1/metrics.jsonl", json.dumps(step) + "\n")
+        out = self.headroom("top", "run-1").out
+        self.assertEqual([int(line.split()[0]) for line in out.splitlines() if "[" in line], list(range(200)))
+        self.assertNotIn("ranks 0 to", out)
+
+    def test_steps_by_epochs(self):
+        self.train("mlp.yaml", "train.steps=0", "train.epochs=1")
+        self.assertRegex(self.headroom("top", "run-1").out, r"^headroom top  run-1  step 6  loss [\d.]+  ")
 
     def test_a_run_under_way(self):
         launch = self.start("train", "mlp.yaml", "run.folder=run", "train.steps=1000000", ranks=2)

@@ -11,6 +11,7 @@
 #include "worker/top/top.h"
 
 #define RANKS 40
+#define ROWS  100
 
 static struct record_rank ranks[RANKS];
 
@@ -49,10 +50,10 @@ static int tear_down(void **state)
 
 static bool shows(const struct top *top, const char *text)
 {
-    struct top_row rows[TOP_ROWS_MAX];
+    struct top_row rows[ROWS];
     bool found = false;
-    top_draw(top, 0, 160, 100, rows);
-    for (size_t i = 0; i < 100; i++) {
+    top_draw(top, 0, 160, ROWS, rows);
+    for (size_t i = 0; i < ROWS; i++) {
         found = found || strstr(rows[i].text, text) != NULL;
     }
     return found;
@@ -67,6 +68,26 @@ static void test_what_it_shows(void **state)
     assert_true(shows(top, "left 0:09  "));
     assert_true(
         shows(top, "[##################...ooo]   12.00 MiB   18.00 MiB   24.00 MiB       10      5 x 2     none "));
+}
+
+static void test_steps_that_are_not_known(void **state)
+{
+    struct top *top = *state;
+    top_init(top, "a run", 0);
+    note_step(top, 39);
+    assert_true(shows(top, "  step 40  loss "));
+    assert_true(shows(top, "left ?  waiting"));
+}
+
+static void test_ranks_that_are_not_shown(void **state)
+{
+    static struct top_row rows[ROWS];
+    struct top *top = *state;
+    note_step(top, 0);
+    assert_int_equal(top_draw(top, 5, 160, 20, rows), 10);
+    assert_string_equal(rows[2].text, "ranks 5 to 14 of 40; arrows and page keys move");
+    assert_int_equal(top_draw(top, 0, 160, top_height(top), rows), RANKS);
+    assert_string_equal(rows[2].text, "");
 }
 
 static void test_events(void **state)
@@ -124,7 +145,7 @@ static void test_a_run_that_goes_on(void **state)
 // On every size of a screen each row is within it, ranks are in order, and the newest event is the last.
 static void test_any_screen(void **state)
 {
-    static struct top_row rows[TOP_ROWS_MAX];
+    static struct top_row rows[ROWS];
     struct top *top = *state;
     for (uint64_t i = 0; i < 100; i++) {
         ranks[0].oom_retries = 1;
@@ -154,6 +175,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_it_shows, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_steps_that_are_not_known, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_ranks_that_are_not_shown, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_events, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_would_move_the_cursor, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_run_that_goes_on, set_up, tear_down),

@@ -91,7 +91,7 @@ static const struct named_command commands[] = {
     {.name = "top",
      .usage = "RUN_DIR [--once]",
      .help = "shows a run on the terminal while it goes on: its ranks, their memory, what happens;\n"
-             "q ends it, arrows and page keys move through the ranks; --once prints one screen",
+             "q ends it, arrows and page keys move through the ranks; --once prints all of them once",
      .alone = true,
      .run_other = command_top},
     {.name = "report",

@@ -4,17 +4,19 @@
 #include <curses.h>
 #include <locale.h>
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 #include <unistd.h>
 
+#include "mem/uint64.h"
 #include "worker/commands/commands.h"
 #include "worker/config/config.h"
 #include "worker/run/run_folder.h"
 #include "worker/top/top.h"
 
 #define TENTHS_BETWEEN 5 // seconds, of what the screen shows
+#define ROWS_MAX       256
 #define ONCE_COLUMNS   160
-#define ONCE_ROWS      64
+#define ONCE_ROWS      64 // or as many as all ranks take
 #define KEY_ESCAPE     27
 
 struct request {
@@ -45,29 +47,33 @@ static enum status follow(struct history *history, struct top *top, struct error
 
 static enum status print_once(struct history *history, struct top *top, struct error *error)
 {
-    static struct top_row rows[ONCE_ROWS];
     enum status status = follow(history, top, error);
     if (status != STATUS_OK) {
         return status;
     }
-    top_draw(top, 0, ONCE_COLUMNS, ONCE_ROWS, rows);
-    size_t last = ONCE_ROWS;
+    size_t height = uint64_max(top_height(top), ONCE_ROWS), last = height;
+    struct top_row *rows = calloc(height, sizeof(*rows));
+    if (rows == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    top_draw(top, 0, ONCE_COLUMNS, height, rows);
     while (last > 0 && rows[last - 1].text[0] == '\0') {
         last--;
     }
     for (size_t i = 0; i < last; i++) {
         puts(rows[i].text);
     }
+    free(rows);
     return STATUS_OK;
 }
 
 // Answers how many ranks are shown.
 static size_t draw(const struct top *top, size_t first_rank)
 {
-    static struct top_row rows[TOP_ROWS_MAX];
+    static struct top_row rows[ROWS_MAX];
     static const attr_t attributes[] = {[TOP_PLAIN] = A_NORMAL, [TOP_TITLE] = A_BOLD, [TOP_HEADER] = A_REVERSE};
     size_t width = (size_t)COLS < TOP_COLUMNS_MAX ? (size_t)COLS : TOP_COLUMNS_MAX;
-    size_t height = (size_t)LINES < TOP_ROWS_MAX ? (size_t)LINES : TOP_ROWS_MAX;
+    size_t height = (size_t)LINES < ROWS_MAX ? (size_t)LINES : ROWS_MAX;
     size_t shown = top_draw(top, first_rank, width, height, rows);
     erase();
     for (size_t i = 0; i < height; i++) {
@@ -98,6 +104,7 @@ static enum status run_screen(struct history *history, struct top *top, struct e
     for (int key = ERR; status == STATUS_OK && key != 'q' && key != KEY_ESCAPE;) {
         status = follow(history, top, error);
         if (status == STATUS_OK) {
+            first_rank = first_rank < top->step.ranks.count ? first_rank : 0; // the run may go on with fewer
             size_t shown = draw(top, first_rank);
             key = getch();
             first_rank = scroll_ranks(key, first_rank, shown, top->step.ranks.count);
@@ -110,7 +117,7 @@ static enum status show(struct history *history, struct top *top, struct error *
 {
     SCREEN *screen = newterm(NULL, stdout, stdin);
     if (screen == NULL) {
-        return error_set(error, STATUS_INVALID, "top: TERM names no terminal that it knows; --once prints one screen");
+        return error_set(error, STATUS_INVALID, "top: TERM names no terminal that it knows; --once prints it once");
     }
     cbreak();
     noecho();

@@ -16,6 +16,7 @@
 #define HEAD_ROWS   4
 #define EVENT_ROWS  6 // with a line above them
 #define LEAST_RANKS 1
+#define PROGRESS    48 // bytes
 
 void top_init(struct top *top, const char *folder, uint64_t steps)
 {
@@ -138,6 +139,29 @@ static void __attribute__((format(printf, 3, 4))) put(struct page *page, enum to
     row->style = style;
 }
 
+static const char *step_text(const struct top *top, char text[PROGRESS])
+{
+    uint64_t done = top->step.step + 1;
+    if (top->steps > 0) {
+        snprintf(text, PROGRESS, "%" PRIu64 "/%" PRIu64, done, top->steps);
+    } else {
+        snprintf(text, PROGRESS, "%" PRIu64, done);
+    }
+    return text;
+}
+
+static const char *left_text(const struct top *top, char text[PROGRESS])
+{
+    uint64_t left = top->steps > top->step.step ? top->steps - top->step.step - 1 : 0;
+    uint64_t seconds = top->ended ? 0 : (uint64_t)((double)left * top->mean_step_ms / 1e3);
+    if (top->steps > 0 || top->ended) {
+        snprintf(text, PROGRESS, "%" PRIu64 ":%02" PRIu64, seconds / 60, seconds % 60);
+    } else {
+        snprintf(text, PROGRESS, "?");
+    }
+    return text;
+}
+
 static void put_title(struct page *page, const struct top *top)
 {
     if (!top->seen) {
@@ -146,15 +170,13 @@ static void put_title(struct page *page, const struct top *top)
         return;
     }
     const struct record_step *step = &top->step;
-    uint64_t left = top->steps > step->step ? top->steps - step->step - 1 : 0;
-    uint64_t seconds = top->ended ? 0 : (uint64_t)((double)left * top->mean_step_ms / 1e3);
-    put(page, TOP_TITLE, "headroom top  %s  step %" PRIu64 "/%" PRIu64 "  loss %.4f  %.0f tokens/s  %.1f ms/step",
-        top->folder, step->step + 1, top->steps, step->loss, step->tokens_per_s, step->step_ms);
+    char progress[PROGRESS], left[PROGRESS];
+    put(page, TOP_TITLE, "headroom top  %s  step %s  loss %.4f  %.0f tokens/s  %.1f ms/step", top->folder,
+        step_text(top, progress), step->loss, step->tokens_per_s, step->step_ms);
     put(page, TOP_PLAIN,
-        "left %" PRIu64 ":%02" PRIu64 "  waiting for data %.1f ms  all-reduce %.1f ms  coordination %.2f ms  "
-        "retries %" PRIu64 "  handed back %" PRIu64,
-        seconds / 60, seconds % 60, step->data_wait_ms, step->comm_ms, step->coordination_ms, top->retries,
-        top->handed_back);
+        "left %s  waiting for data %.1f ms  all-reduce %.1f ms  coordination %.2f ms  retries %" PRIu64
+        "  handed back %" PRIu64,
+        left_text(top, left), step->data_wait_ms, step->comm_ms, step->coordination_ms, top->retries, top->handed_back);
 }
 
 // Of the limit: '#' the step's peak, 'o' what others hold, '.' what is left.
@@ -180,14 +202,25 @@ static void put_rank(struct page *page, size_t number, const struct record_rank 
         rank->micro_batch, rank->accumulation_steps, rank->share == 0 ? "rests" : rank->levers, rank->oom_retries);
 }
 
+// Says so where they are not all.
+static void put_range(struct page *page, size_t first, size_t shown, size_t count)
+{
+    if (shown < count) {
+        put(page, TOP_PLAIN, "ranks %zu to %zu of %zu; arrows and page keys move", first, first + shown - 1, count);
+    } else {
+        put(page, TOP_PLAIN, "%s", "");
+    }
+}
+
 static size_t put_ranks(struct page *page, const struct top *top, size_t first_rank, size_t room)
 {
-    size_t count = top->seen ? top->step.ranks.count : 0, shown = 0;
-    put(page, TOP_PLAIN, "%s", "");
+    size_t count = top->seen ? top->step.ranks.count : 0, left = count > first_rank ? count - first_rank : 0;
+    size_t shown = left < room ? left : room;
+    put_range(page, first_rank, shown, count);
     put(page, TOP_HEADER, "%-5s %-26s %11s %11s %11s %8s %14s %-9s %7s", "rank", "peak #  others o", "headroom", "peak",
         "limit", "share", "micro-batch", "levers", "retries");
-    for (; shown < room && first_rank + shown < count; shown++) {
-        put_rank(page, first_rank + shown, &top->step.ranks.rank[first_rank + shown]);
+    for (size_t i = first_rank; i < first_rank + shown; i++) {
+        put_rank(page, i, &top->step.ranks.rank[i]);
     }
     return shown;
 }
@@ -199,6 +232,11 @@ static void put_events(struct page *page, const struct top *top)
     for (uint64_t n = top->event_count - uint64_min(kept, room); n < top->event_count; n++) {
         put(page, TOP_PLAIN, "%s", top->events[n % TOP_EVENTS]);
     }
+}
+
+size_t top_height(const struct top *top)
+{
+    return HEAD_ROWS + (top->seen ? top->step.ranks.count : 0) + EVENT_ROWS;
 }
 
 size_t top_draw(const struct top *top, size_t first_rank, size_t width, size_t height, struct top_row *rows)

@@ -11,7 +11,6 @@
 #define TOP_EVENTS      64  // the newest that are kept
 #define TOP_EVENT_MAX   160 // bytes, with the one that ends it
 #define TOP_COLUMNS_MAX 256
-#define TOP_ROWS_MAX    256
 
 struct top {
     const char *folder;
@@ -39,7 +38,10 @@ struct top_row {
     char text[TOP_COLUMNS_MAX + 1];
 };
 
-// Fills rows[height], of at most `width` columns (both up to their maxima), with ranks from `first_rank` on as far as
+// How many rows show all ranks.
+size_t top_height(const struct top *top);
+
+// Fills rows[height], of at most `width` columns (up to TOP_COLUMNS_MAX), with ranks from `first_rank` on as far as
 // they fit, and the newest events below. Answers how many ranks are shown.
 size_t top_draw(const struct top *top, size_t first_rank, size_t width, size_t height, struct top_row *rows);
 
