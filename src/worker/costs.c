@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/printable.h"
+#include "worker/json_text.h"
 #include "worker/run/run_folder.h"
 
 // Each measurement weighs 63/64 of the next one: about the last 64 count, of which a micro-step has one for each block.
@@ -151,14 +153,17 @@ static json_t *cost_object(const struct costs *costs, const struct cost *cost)
                      cost->by_flops ? "flop" : "byte", "ns_per_unit", cost->ns / cost->units * costs->slowness);
 }
 
-enum status costs_write(const struct costs *costs, const char *run_folder, uint32_t rank, struct error *error)
+enum status costs_write(const struct costs *costs, const struct costs_device *device, const char *run_folder,
+                        uint32_t rank, struct error *error)
 {
     json_t *array = json_array();
     for (size_t i = 0; i < costs->count; i++) {
         json_array_append_new(array, cost_object(costs, &costs->costs[i]));
     }
-    char *text = json_dumps(array, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
-    json_decref(array);
+    json_t *object =
+        json_pack("{s{ss so} so}", "device", "kind", device->kind, "name", json_text(device->name), "costs", array);
+    char *text = object == NULL ? NULL : json_dumps(object, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+    json_decref(object);
     if (text == NULL) {
         return error_out_of_host_memory(error);
     }
@@ -185,20 +190,37 @@ static bool read_cost(const json_t *object, struct costs *costs)
     return by_flops || strcmp(unit, "byte") == 0;
 }
 
-enum status costs_read(const char *path, struct costs **costs_p, struct error *error)
+// Older files are the array alone.
+static bool read_device(const json_t *file, struct costs_device *device)
+{
+    const char *kind, *name;
+    *device = (struct costs_device){0};
+    if (json_is_array(file)) {
+        return true;
+    }
+    if (json_unpack((json_t *)file, "{s:{s:s, s:s}}", "device", "kind", &kind, "name", &name) != 0) {
+        return false;
+    }
+    snprintf(device->kind, sizeof(device->kind), "%s", kind);
+    printable(name, device->name, sizeof(device->name));
+    return true;
+}
+
+enum status costs_read(const char *path, struct costs **costs_p, struct costs_device *device_p, struct error *error)
 {
     json_error_t why;
-    json_t *array = json_load_file(path, 0, &why);
-    if (array == NULL) {
+    json_t *file = json_load_file(path, 0, &why);
+    if (file == NULL) {
         return error_set(error, STATUS_INVALID, "%s:%d: %s", path, why.line < 1 ? 1 : why.line, why.text);
     }
     struct costs *costs = costs_create();
-    bool good = json_is_array(array);
+    const json_t *array = json_is_array(file) ? file : json_object_get(file, "costs");
+    bool good = json_is_array(array) && read_device(file, device_p);
     size_t count = json_array_size(array), i = 0;
     for (; costs != NULL && good && i < count; i++) {
         good = read_cost(json_array_get(array, i), costs);
     }
-    json_decref(array);
+    json_decref(file);
     if (costs == NULL) {
         return error_out_of_host_memory(error);
     }

@@ -14,7 +14,15 @@
 #include "mem/error.h"
 #include "worker/op_timer.h"
 
+#define COSTS_DEVICE_MAX 128 // bytes of a name, with the zero at its end
+
 struct costs;
+
+// On what they were measured.
+struct costs_device {
+    char kind[16]; // "cpu", "cuda"; "": an older file does not say
+    char name[COSTS_DEVICE_MAX];
+};
 
 // NULL when the host's memory runs out.
 struct costs *costs_create(void);
@@ -29,9 +37,10 @@ void costs_observe(struct costs *costs, const struct op_timing *timings, size_t 
 double costs_list_ns(const struct costs *costs, const struct list *list);
 
 // As costs/rank_N.json of the run folder, as run_folder_write does.
-enum status costs_write(const struct costs *costs, const char *run_folder, uint32_t rank, struct error *error);
+enum status costs_write(const struct costs *costs, const struct costs_device *device, const char *run_folder,
+                        uint32_t rank, struct error *error);
 // STATUS_INVALID with a line that names the file and what is wrong; STATUS_ERROR when the host's memory runs out. The
 // caller owns the costs.
-enum status costs_read(const char *path, struct costs **costs_p, struct error *error);
+enum status costs_read(const char *path, struct costs **costs_p, struct costs_device *device_p, struct error *error);
 
 #endif

@@ -85,6 +85,8 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"--costs needs a file", "plan", "gpt.yaml", "--costs", ranks=[None])
         self.refused(r"nowhere\.json:1: ", "plan", "gpt.yaml", "--costs", "nowhere.json", ranks=[None])
         for text, complaint in (("[", r":1: "), ("{}", ": of 0 entries 0 is no cost"), ("[]", ": of 0 entries 0 is no"),
+                                ('{"costs": [{"operation": "add", "tensor": "x", "unit": "byte", "ns_per_unit": 1}]}',
+                                 ": entry 0 is no cost"),
                                 ('[{"operation": "add", "tensor": "x", "unit": "mile", "ns_per_unit": 1}]',
                                  ": entry 1 is no cost of an operation; a run of several steps writes such files to")):
             self.write("costs.json", text)

@@ -229,9 +229,23 @@ class Plan(headroom_run.ProgramTest):
             line = f"{step['micro_batch']} +[\\d.]+ \\w+ +{step['predicted_peak_bytes']} +{step['ms']:.2f}"
             self.assertRegex(text, rf"(?m)^{line}$")
         speed = f"at most {planned['tokens_per_s']:.0f} tokens/s: micro-steps alone take {planned['step_ms']:.2f} ms"
-        self.assertIn(speed, text)
+        self.assertIn(f"{speed} a step where every rank is as fast as the CPU that was measured\n", text)
+        self.assertEqual(planned["costs_of"], "CPU")
         self.assertEqual((planned["fits"], planned["why"]), (True, None))
         self.assertEqual(planned["device_kind"], "cpu")
+
+    def test_costs_of_another_kind_of_device(self):
+        run = self.train("gpt.yaml", "train.steps=20")
+        path = f"{run.path}/costs/rank_0.json"
+        finished = self.headroom("plan", "gpt.yaml", "device.kind=auto", "--device", "h100-80gb", "--costs", path, code=2)
+        self.assertEqual(finished.err, f"headroom: --costs {path}: they were measured with device.kind cpu (CPU), and the "
+                                       "plan is for cuda; take those of a run there, or leave them out\n")
+        self.assertEqual(finished.out, "")
+        with open(path, encoding="utf-8") as file:
+            costs = json.load(file)["costs"]
+        self.write("older.json", json.dumps(costs))
+        out = self.headroom("plan", "gpt.yaml", "device.kind=auto", "--device", "h100-80gb", "--costs", "older.json").out
+        self.assertIn("as fast as the device that was measured", out)
 
     def test_speed_is_that_of_the_slowest_rank(self):
         run = self.train("gpt.yaml", "train.steps=20")

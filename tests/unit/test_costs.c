@@ -143,6 +143,8 @@ static void they_outlast_the_run(void **state)
     char folder[] = "/tmp/test_costs.XXXXXX", part[48], path[64];
     struct list list;
     struct costs *costs = costs_create(), *again;
+    const struct costs_device device = {.kind = "cuda", .name = "a \"GPU\"\033[2J"};
+    struct costs_device measured;
     struct error error;
     assert_non_null(mkdtemp(folder));
     snprintf(part, sizeof(part), "%s/costs", folder);
@@ -151,8 +153,10 @@ static void they_outlast_the_run(void **state)
     make_list(MODEL_LEVERS_NONE, 3, &list);
     observe(costs, &list, 1);
     observe(costs, &list, 2);
-    assert_int_equal(costs_write(costs, folder, 3, &error), STATUS_OK);
-    assert_int_equal(costs_read(path, &again, &error), STATUS_OK);
+    assert_int_equal(costs_write(costs, &device, folder, 3, &error), STATUS_OK);
+    assert_int_equal(costs_read(path, &again, &measured, &error), STATUS_OK);
+    assert_string_equal(measured.kind, "cuda");
+    assert_string_equal(measured.name, "a \"GPU\"?[2J");
     assert_close(costs_list_ns(again, &list), costs_list_ns(costs, &list), 1e-4);
     costs_destroy(again);
     costs_destroy(costs);
@@ -160,6 +164,24 @@ static void they_outlast_the_run(void **state)
     unlink(path);
     rmdir(part);
     rmdir(folder);
+}
+
+// It is no object, and names no device.
+static void an_older_file_is_read(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/test_costs.XXXXXX";
+    struct costs *costs;
+    struct costs_device measured = {.kind = "cpu", .name = "CPU"};
+    FILE *file = fdopen(mkstemp(path), "w");
+    assert_non_null(file);
+    fputs("[{\"operation\": \"add\", \"tensor\": \"x\", \"unit\": \"byte\", \"ns_per_unit\": 1}]", file);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(costs_read(path, &costs, &measured, NULL), STATUS_OK);
+    assert_string_equal(measured.kind, "");
+    assert_string_equal(measured.name, "");
+    costs_destroy(costs);
+    unlink(path);
 }
 
 int main(void)
@@ -170,6 +192,7 @@ int main(void)
         cmocka_unit_test(levers_that_were_never_pulled_are_compared),
         cmocka_unit_test(a_slower_device_changes_no_relation),
         cmocka_unit_test(they_outlast_the_run),
+        cmocka_unit_test(an_older_file_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,13 +83,13 @@ static json_t *rows(const struct planning *planning)
 enum status plan_print_json(const struct planning *planning, struct error *error)
 {
     struct planned_speed speed = planning_speed(planning);
-    json_t *object = json_pack("{s:b, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "fits",
-                               planning->misfit.status == STATUS_OK, "why", text_or_null(planning->misfit.text),
-                               "device_kind", planning->ops != NULL ? planning->ops->name : "cuda", "why_cpu",
-                               text_or_null(planning->instead.text), "weights", count(planning->model->weights),
-                               "global_batch_size", count(planning->config->train.global_batch_size), "step_ms",
-                               real(speed.step_ms), "samples_per_s", real(speed.samples_per_s), "tokens_per_s",
-                               real(speed.tokens_per_s), "micro_steps", micro_steps(planning), "ranks", rows(planning));
+    json_t *object = json_pack(
+        "{s:b, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "fits", planning->misfit.status == STATUS_OK,
+        "why", text_or_null(planning->misfit.text), "device_kind", planning_kind(planning), "why_cpu",
+        text_or_null(planning->instead.text), "weights", count(planning->model->weights), "global_batch_size",
+        count(planning->config->train.global_batch_size), "costs_of", text_or_null(planning->measured.name), "step_ms",
+        real(speed.step_ms), "samples_per_s", real(speed.samples_per_s), "tokens_per_s", real(speed.tokens_per_s),
+        "micro_steps", micro_steps(planning), "ranks", rows(planning));
     char *text = object == NULL ? NULL : json_dumps(object, JSON_INDENT(1));
     json_decref(object);
     if (text == NULL) {

@@ -154,10 +154,12 @@ static void print_speed(const struct planning *planning)
 {
     struct planned_speed speed = planning_speed(planning);
     bool tokens = planning->config->model.kind == CONFIG_MODEL_GPT;
+    const char *measured = planning->measured.name[0] != '\0' ? planning->measured.name : "device";
     if (speed.step_ms > 0) {
-        printf("\nat most %.0f %s/s: micro-steps alone take %.2f ms a step where every rank is as fast as the one "
+        printf("\nat most %.0f %s/s: micro-steps alone take %.2f ms a step where every rank is as fast as the %s "
                "that was measured\n",
-               tokens ? speed.tokens_per_s : speed.samples_per_s, tokens ? "tokens" : "samples", speed.step_ms);
+               tokens ? speed.tokens_per_s : speed.samples_per_s, tokens ? "tokens" : "samples", speed.step_ms,
+               measured);
     }
 }
 
@@ -197,11 +199,20 @@ static void print_fit(const struct planning *planning)
            mem_size_text(row.peak_bytes, peak), mem_size_text(row.limit_bytes, limit));
 }
 
-void plan_print_text(const struct planning *planning)
+// What the machine has decided, and not who asks.
+static void print_kind(const struct planning *planning)
 {
+    bool is_auto = planning->config->device.kind == CONFIG_DEVICE_AUTO;
     if (planning->instead.text[0] != '\0') {
         printf("device.kind auto: for the CPU, because %s\n\n", planning->instead.text);
+    } else if (is_auto && planning->fleet->count > 0 && !planning->fleet->has_gpus) {
+        printf("device.kind auto: for GPUs, as this machine has some\n\n");
     }
+}
+
+void plan_print_text(const struct planning *planning)
+{
+    print_kind(planning);
     print_resting(planning);
     print_all_micro_steps(planning);
     print_shares(planning);

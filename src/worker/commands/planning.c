@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "mem/uint64.h"
 #include "worker/advice.h"
@@ -46,6 +47,24 @@ static enum status choose_devices(struct planning *planning, struct config *conf
     }
     planning->device = describe_device(planning);
     return status;
+}
+
+const char *planning_kind(const struct planning *planning)
+{
+    return is_cpu(planning) ? "cpu" : "cuda";
+}
+
+static enum status read_costs(struct planning *planning, const char *path, struct error *error)
+{
+    enum status status = costs_read(path, &planning->costs, &planning->measured, error);
+    const char *kind = planning->measured.kind;
+    if (status != STATUS_OK || kind[0] == '\0' || strcmp(kind, planning_kind(planning)) == 0) {
+        return status;
+    }
+    return error_set(error, STATUS_INVALID,
+                     "--costs %s: they were measured with device.kind %s (%s), and the plan is for %s; take those of a "
+                     "run there, or leave them out",
+                     path, kind, planning->measured.name, planning_kind(planning));
 }
 
 // As many as there are capacities, unless the user says.
@@ -288,7 +307,7 @@ enum status planning_create(struct config *config, const struct fleet *fleet, co
     enum status status = choose_devices(planning, config, error);
     planning->ranks = rank_count(planning);
     if (status == STATUS_OK && costs_path != NULL) {
-        status = costs_read(costs_path, &planning->costs, error);
+        status = read_costs(planning, costs_path, error);
     }
     if (status == STATUS_OK) {
         status = config_check_ranks(config, planning->ranks, error);

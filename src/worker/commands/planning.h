@@ -49,6 +49,7 @@ struct planning {
     struct optimizer_config optimizer;
     struct price_book *prices;
     struct costs *costs;          // NULL: not known
+    struct costs_device measured; // on which they were
     struct resting_bytes resting; // without the optimizer's state
     struct device_usage usage;    // of this machine's device, where it was asked; else zeros
     struct planned_rank *rank;
@@ -76,13 +77,16 @@ struct planned_speed {
     double step_ms, samples_per_s, tokens_per_s;
 };
 
-// `costs_path`: what operations cost, as a run has written it, or NULL. The configuration and the fleet must outlive
-// the planning; the fleet's devices take the place of the configuration's. Not fitting is no failure. STATUS_INVALID
-// with a line, STATUS_ERROR where the host's memory runs out or this machine's device cannot be opened. The caller owns
-// it, also where it failed.
+// `costs_path`: what operations cost, as a run on such a kind of device has written it, or NULL. The configuration and
+// the fleet must outlive the planning; the fleet's devices take the place of the configuration's. Not fitting is no
+// failure. STATUS_INVALID with a line, STATUS_ERROR where the host's memory runs out or this machine's device cannot be
+// opened. The caller owns it, also where it failed.
 enum status planning_create(struct config *config, const struct fleet *fleet, const char *costs_path,
                             struct planning *planning, struct error *error);
 void planning_destroy(struct planning *planning);
+
+// "cpu", "cuda": the kind of device that is planned for.
+const char *planning_kind(const struct planning *planning);
 
 // The ranks from `first` on.
 struct planned_row planning_row(const struct planning *planning, uint64_t first);

@@ -272,6 +272,15 @@ static void count_losses(struct reporter *reporter)
     }
 }
 
+static enum status write_costs(const struct worker *worker, const char *folder, struct error *error)
+{
+    struct costs_device device;
+    const struct device_ops *ops = worker->device->ops;
+    snprintf(device.kind, sizeof(device.kind), "%s", ops->name);
+    snprintf(device.name, sizeof(device.name), "%s", ops->description(worker->device));
+    return costs_write(worker->costs, &device, folder, worker->comm->rank, error);
+}
+
 // The statistics of memory and costs are of use to a later plan, but no part of the training.
 static void write_files(struct reporter *reporter)
 {
@@ -281,7 +290,7 @@ static void write_files(struct reporter *reporter)
         console_warning(reporter->console, error.text);
     }
     if (worker->profile == NULL && // which takes the times of operations for itself
-        costs_write(worker->costs, reporter->folder, worker->comm->rank, &error) != STATUS_OK) {
+        write_costs(worker, reporter->folder, &error) != STATUS_OK) {
         console_warning(reporter->console, error.text);
     }
 }
