@@ -400,11 +400,35 @@ class Http(MetricsTest):
         self.assertEqual({answer[0] for answer in answers}, {200})
         for answer in answers:
             self.assertIn(("headroom_step", (("run", "run"),)), parse_exposition(answer[2]))
-        silent = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(100)]
+        silent = self.connect(400)
         self.wait_for_steps(launch, "run", self.steps_done("run") + 10)
+        self.assertEqual(self.ask()[0], 200)
         for connection in silent:
             connection.close()
-        self.assertEqual(self.ask()[0], 200)
+
+    def connect(self, count):
+        return [socket.create_connection(("127.0.0.1", self.port)) for _ in range(count)]
+
+    def test_slow_clients(self):
+        """A hundred that never come to the end of their question are in nobody's way."""
+        self.start_serving()
+        slow = self.connect(100)
+        with concurrent.futures.ThreadPoolExecutor(1) as client:
+            answer = client.submit(self.ask)
+            while not answer.done():
+                for connection in slow:
+                    connection.send(b"x")
+                concurrent.futures.wait([answer], timeout=0.5)
+            self.assertEqual(answer.result()[0], 200)
+        for connection in slow:
+            connection.close()
+
+    def test_a_connection_for_each_question(self):
+        self.start_serving()
+        with socket.create_connection(("127.0.0.1", self.port), timeout=MINUTE_S) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        self.assertRegex(answer, rb"(?s)^HTTP/1\.1 404 .*\r\nConnection: close\r\n.*there is /metrics only\n$")
 
     def test_a_port_that_is_taken(self):
         with socket.socket() as other:

@@ -15,8 +15,8 @@
 #include "worker/sinks/exposition.h"
 #include "worker/sinks/sink.h"
 
-#define CONNECTIONS_MAX      64 // more wait
-#define CONNECTION_TIMEOUT_S 10
+#define CONNECTIONS_MAX      256 // more wait
+#define CONNECTION_TIMEOUT_S 2   // of silence
 
 struct http {
     struct MHD_Daemon *daemon;
@@ -27,6 +27,12 @@ struct http {
     bool changed; // since the page was made
 };
 
+// A connection is there for one question, so none is kept that asks for nothing.
+static void close_after(struct MHD_Response *response)
+{
+    MHD_add_response_header(response, "Connection", "close");
+}
+
 static void set_page(struct http *http, char *text, size_t bytes)
 {
     struct MHD_Response *page = MHD_create_response_from_buffer(bytes, text, MHD_RESPMEM_MUST_FREE);
@@ -35,6 +41,7 @@ static void set_page(struct http *http, char *text, size_t bytes)
         return;
     }
     MHD_add_response_header(page, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+    close_after(page);
     if (http->page != NULL) {
         MHD_destroy_response(http->page); // once it has been sent to all who asked
     }
@@ -74,7 +81,11 @@ static enum MHD_Result answer(void *context, struct MHD_Connection *connection, 
 
 static struct MHD_Response *make_response(const char *text)
 {
-    return MHD_create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *response = MHD_create_response_from_buffer(strlen(text), (void *)text, MHD_RESPMEM_PERSISTENT);
+    if (response != NULL) {
+        close_after(response);
+    }
+    return response;
 }
 
 // -1 with errno set.
