@@ -13,7 +13,6 @@ enum status {
     STATUS_INVALID = 2,       // the user's input is wrong: usage, config, data
     STATUS_OUT_OF_MEMORY = 3, // not enough device memory
     STATUS_DIVERGED = 4,      // the loss is no longer finite
-    STATUS_FOUND = 5,         // headroom doctor: the run has some of the causes that it looks for
     STATUS_STOPPED = 75,      // told to stop, and did at a checkpoint: to be started again (EX_TEMPFAIL of sysexits.h)
 };
 

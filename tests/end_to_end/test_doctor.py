@@ -48,7 +48,7 @@ class Doctor(headroom_run.ProgramTest):
         return text, json.loads(self.headroom("doctor", folder, "--json", code=code).out)
 
     def found(self, run):
-        text, told = self.doctor(run, 5)
+        text, told = self.doctor(run, 1)
         names = [cause["cause"] for cause in told["causes"]]
         self.assertEqual(names, list(CAUSES.values()))
         found = [cause for cause in told["causes"] if cause["found"]]
@@ -216,9 +216,9 @@ class Doctor(headroom_run.ProgramTest):
         run = self.provoke("kept")
         folder = os.path.basename(run.path)
         self.write(f"{folder}/memory/rank_0.kept.json", json.dumps([{"tag": "ä" * 200, "bytes": 1000}]))
-        self.assertEqual(len(json.loads(self.headroom("doctor", folder, "--json", code=5).out)["causes"]), 6)
+        self.assertEqual(len(json.loads(self.headroom("doctor", folder, "--json", code=1).out)["causes"]), 6)
         self.write(f"{folder}/memory/rank_0.kept.json", json.dumps([{"tag": "\x1b]0;title", "bytes": 1000}]))
-        text = self.headroom("doctor", folder, code=5).out
+        text = self.headroom("doctor", folder, code=1).out
         self.assertIn("blocks of '?]0;title'", text)
         self.assertNotIn("\x1b", text)
 
@@ -228,6 +228,12 @@ class Doctor(headroom_run.ProgramTest):
         for command in ("doctor", "report", "top"):
             self.assertEqual(self.headroom(command, "run-1", code=2).err, "headroom: run-1/env.txt: ranks 4294967295: is "
                              "no number of ranks; allowed: 1 to 1048576\n")
+
+    def test_what_is_not_told_is_no_finding(self):
+        run = self.provoke("kept")
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            self.assertEqual(subprocess.run([headroom_run.HEADROOM, "doctor", run.path], stdout=full,
+                                            stderr=subprocess.DEVNULL, check=False).returncode, 2)
 
     def test_bad_input(self):
         self.train("mlp.yaml", "train.steps=1")

@@ -42,8 +42,8 @@ int command_memory_snapshot(char *const *arguments);
 // limit RUN_DIR [--rank N] --bytes SIZE: tells ranks of a run that is under way how much they may hold. One process, no
 // device, on any machine that sees the folder.
 int command_limit(char *const *arguments);
-// doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has; STATUS_FOUND: it has
-// some. One process, no device.
+// doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has. As of grep the exit
+// code is 0: none, 1: some, 2: it cannot say. One process, no device.
 int command_doctor(char *const *arguments);
 // top RUN_DIR [--once]: shows a run on the terminal while it goes on. One process, no device.
 int command_top(char *const *arguments);

@@ -169,5 +169,5 @@ int command_doctor(char *const *arguments)
     struct error error = {0};
     int found = 0;
     int code = command_finish(run(arguments, &found, &error), &error);
-    return code == STATUS_OK && found > 0 ? STATUS_FOUND : code;
+    return code == STATUS_OK ? found > 0 : STATUS_INVALID;
 }
