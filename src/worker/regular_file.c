@@ -47,7 +47,8 @@ enum status regular_file_check_target(const char *name, const char *path, struct
 {
     return whole_file_is_free(path)
                ? STATUS_OK
-               : error_set(error, STATUS_INVALID, "%s %s: is not a regular file; allowed: one, or a new name", name, path);
+               : error_set(error, STATUS_INVALID, "%s %s: is not a regular file; allowed: one, or a new name", name,
+                           path);
 }
 
 bool regular_file_read(int descriptor, uint64_t offset, uint64_t bytes, void *to, uint64_t *found_p)
