@@ -13,6 +13,7 @@ import random
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
@@ -201,6 +202,12 @@ class Screen:
             self.read()
         os.close(self.terminal)
         return self.process.returncode
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def no_number(text):

@@ -354,14 +354,12 @@ class Prometheus(MetricsTest):
 class Http(MetricsTest):
     def setUp(self):
         super().setUp()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = headroom_run.free_port()
 
-    def ask(self, path="/metrics", method="GET"):
+    def ask(self, path="/metrics", method="GET", **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=MINUTE_S)
         try:
-            connection.request(method, path)
+            connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.getheader("Content-Type"), answer.read().decode()
         finally:
@@ -386,11 +384,29 @@ class Http(MetricsTest):
 
     def test_other_questions(self):
         self.start_serving()
-        for path in ("/", "/metrics/", "/metrics.json", "/../env.txt", "/" + 5000 * "x"):
+        for path in ("/", "/metrics/", "/metrics.json", "/metrics.jsonl/", "/resolved.yaml", "/../env.txt", "/" + 5000 * "x"):
             self.assertEqual(self.ask(path)[0], 404, path)
         self.assertEqual(self.ask("/metrics?name=headroom_loss")[0], 200)
         self.assertEqual(self.ask(method="HEAD")[::2], (200, ""))
         self.assertEqual(self.ask(method="POST")[0], 405)
+
+    def test_lines(self):
+        """/metrics.jsonl is the file, or the bytes of it that are asked for."""
+        self.start_serving()
+        status, kind, text = self.ask("/metrics.jsonl")
+        self.assertEqual((status, kind), (200, "application/x-ndjson"))
+        self.assertGreater(len(text), 100)
+        self.assertEqual(self.read("run/metrics.jsonl")[:len(text)], text)
+        for asked, found in (("0-0", text[:1]), ("10-89", text[10:90])):
+            self.assertEqual(self.ask("/metrics.jsonl", Range=f"bytes={asked}")[::2], (206, found), asked)
+        status, _, rest = self.ask("/metrics.jsonl", Range="bytes=50-")
+        self.assertEqual((status, rest[:40]), (206, text[50:90]))
+        self.assertEqual(self.ask("/metrics.jsonl", Range=f"bytes={1 << 60}-")[::2], (416, ""))
+        for other in ("bytes=", "bytes=x", "bytes=9-3", "bytes=-5", "bytes=1-2,4-5", "lines=1-2", "bytes=1-2x"):
+            status, _, whole = self.ask("/metrics.jsonl", Range=other)
+            self.assertEqual((status, whole[:len(text)]), (200, text), other)
+        self.assertEqual(self.ask("/metrics.jsonl", "HEAD")[::2], (200, ""))
+        self.assertEqual(self.ask("/metrics.jsonl", "POST")[0], 405)
 
     def test_many_clients(self):
         """Those that ask are answered, those that ask for nothing hold nobody up for good."""
@@ -443,9 +459,7 @@ class Http(MetricsTest):
 
 class Together(MetricsTest):
     def test_the_log_says_how_long_they_took(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = headroom_run.free_port()
         run = self.train("mlp.yaml", "metrics.csv=true", "metrics.tensorboard=true", "train.steps=3",
                          "metrics.prometheus_file=metrics.prom", f"metrics.http_port={port}", ranks=2)
         self.assertEqual(re.findall(r"(?m)^(metrics\.\w+) took \d+\.\d{3} ms in all, at most \d+\.\d{3} ms at a time$", run.logs[0]),

@@ -79,6 +79,15 @@ static void test_steps_that_are_not_known(void **state)
     assert_true(shows(top, "left ?  waiting"));
 }
 
+static void test_trouble(void **state)
+{
+    struct top *top = *state;
+    top->trouble = "host: Connection refused";
+    assert_true(shows(top, "host: Connection refused"));
+    top_note(top, &(struct history_line){.kind = HISTORY_END, .end = {.step = 3}});
+    assert_false(shows(top, "host: Connection refused")); // whoever has ended need not answer
+}
+
 static void test_ranks_that_are_not_shown(void **state)
 {
     static struct top_row rows[ROWS];
@@ -176,6 +185,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_it_shows, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_steps_that_are_not_known, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_trouble, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_ranks_that_are_not_shown, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_events, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_would_move_the_cursor, set_up, tear_down),

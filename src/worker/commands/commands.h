@@ -45,7 +45,8 @@ int command_limit(char *const *arguments);
 // doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has. As of grep the exit
 // code is 0: none, 1: some, 2: it cannot say. One process, no device.
 int command_doctor(char *const *arguments);
-// top RUN_DIR [--once]: shows a run on the terminal while it goes on. One process, no device.
+// top RUN_DIR|HOST[:PORT] [--once]: shows a run on the terminal while it goes on, from its folder or through its HTTP
+// endpoint. One process, no device.
 int command_top(char *const *arguments);
 // report RUN_DIR [--output FILE.html]: writes a page about a run. One process, no device.
 int command_report(char *const *arguments);

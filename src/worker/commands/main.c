@@ -89,9 +89,10 @@ static const struct named_command commands[] = {
      .alone = true,
      .run_other = command_doctor},
     {.name = "top",
-     .usage = "RUN_DIR [--once]",
+     .usage = "RUN_DIR|HOST[:PORT] [--once]",
      .help = "shows a run on the terminal while it goes on: its ranks, their memory, what happens;\n"
-             "q ends it, arrows and page keys move through the ranks; --once prints all of them once",
+             "q ends it, arrows and page keys move through the ranks; --once prints all of them once.\n"
+             "HOST: of another machine, through the run's metrics.http_port (9464)",
      .alone = true,
      .run_other = command_top},
     {.name = "report",

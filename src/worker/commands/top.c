@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// headroom top: a run on the screen, while it goes on.
+// headroom top: a run on the screen, while it goes on, from its folder or through its HTTP endpoint.
 #include <curses.h>
 #include <locale.h>
 #include <stdio.h>
@@ -10,53 +10,77 @@
 #include "mem/uint64.h"
 #include "worker/commands/commands.h"
 #include "worker/config/config.h"
+#include "worker/run/endpoint.h"
 #include "worker/run/run_folder.h"
+#include "worker/top/remote.h"
 #include "worker/top/top.h"
 
-#define TENTHS_BETWEEN 5 // seconds, of what the screen shows
+#define TENTHS_BETWEEN (ENDPOINT_PERIOD_MS / 100) // seconds, of what the screen shows
 #define ROWS_MAX       256
 #define ONCE_COLUMNS   160
 #define ONCE_ROWS      64 // or as many as all ranks take
 #define KEY_ESCAPE     27
 
 struct request {
-    const char *folder;
+    const char *run;
     bool once;
+};
+
+struct view {
+    struct history *history; // of a folder, or
+    struct remote *remote;   // of another machine
+    struct top top;
 };
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder},
+    const struct command_argument takes[] = {{"RUN_DIR|HOST[:PORT]", .text = &request->run},
                                              {"--once", .given = &request->once}};
     return command_parse("top", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
 
+static enum status next_line(struct view *view, struct history_line *line_p, struct error *error)
+{
+    return view->remote != NULL ? remote_next(view->remote, line_p, error) : history_next(view->history, line_p, error);
+}
+
+// Another run may answer by now.
+static void note_remote(struct view *view)
+{
+    view->top.folder = remote_folder(view->remote);
+    view->top.steps = remote_steps(view->remote);
+    view->top.trouble = remote_trouble(view->remote);
+}
+
 // All that has been written since.
-static enum status follow(struct history *history, struct top *top, struct error *error)
+static enum status follow(struct view *view, struct error *error)
 {
     struct history_line line;
-    enum status status = history_next(history, &line, error);
+    enum status status = next_line(view, &line, error);
     while (status == STATUS_OK && line.kind != HISTORY_NOTHING) {
-        if (!top_note(top, &line)) {
+        if (!top_note(&view->top, &line)) {
             return error_out_of_host_memory(error);
         }
-        status = history_next(history, &line, error);
+        status = next_line(view, &line, error);
+    }
+    if (view->remote != NULL) {
+        note_remote(view);
     }
     return status;
 }
 
-static enum status print_once(struct history *history, struct top *top, struct error *error)
+static enum status print_once(struct view *view, struct error *error)
 {
-    enum status status = follow(history, top, error);
+    enum status status = follow(view, error);
     if (status != STATUS_OK) {
         return status;
     }
-    size_t height = uint64_max(top_height(top), ONCE_ROWS), last = height;
+    size_t height = uint64_max(top_height(&view->top), ONCE_ROWS), last = height;
     struct top_row *rows = calloc(height, sizeof(*rows));
     if (rows == NULL) {
         return error_out_of_host_memory(error);
     }
-    top_draw(top, 0, ONCE_COLUMNS, height, rows);
+    top_draw(&view->top, 0, ONCE_COLUMNS, height, rows);
     while (last > 0 && rows[last - 1].text[0] == '\0') {
         last--;
     }
@@ -97,23 +121,24 @@ static size_t scroll_ranks(int key, size_t first_rank, size_t shown, size_t rank
     return first_rank;
 }
 
-static enum status run_screen(struct history *history, struct top *top, struct error *error)
+static enum status run_screen(struct view *view, struct error *error)
 {
+    const struct record_ranks *ranks = &view->top.step.ranks;
     size_t first_rank = 0;
     enum status status = STATUS_OK;
     for (int key = ERR; status == STATUS_OK && key != 'q' && key != KEY_ESCAPE;) {
-        status = follow(history, top, error);
+        status = follow(view, error);
         if (status == STATUS_OK) {
-            first_rank = first_rank < top->step.ranks.count ? first_rank : 0; // the run may go on with fewer
-            size_t shown = draw(top, first_rank);
+            first_rank = first_rank < ranks->count ? first_rank : 0; // the run may go on with fewer
+            size_t shown = draw(&view->top, first_rank);
             key = getch();
-            first_rank = scroll_ranks(key, first_rank, shown, top->step.ranks.count);
+            first_rank = scroll_ranks(key, first_rank, shown, ranks->count);
         }
     }
     return status;
 }
 
-static enum status show(struct history *history, struct top *top, struct error *error)
+static enum status show(struct view *view, struct error *error)
 {
     SCREEN *screen = newterm(NULL, stdout, stdin);
     if (screen == NULL) {
@@ -124,7 +149,7 @@ static enum status show(struct history *history, struct top *top, struct error *
     keypad(stdscr, TRUE);
     curs_set(0);
     halfdelay(TENTHS_BETWEEN);
-    enum status status = run_screen(history, top, error);
+    enum status status = run_screen(view, error);
     endwin();
     delscreen(screen);
     return status;
@@ -144,23 +169,32 @@ static uint64_t steps_of(const char *folder)
     return steps;
 }
 
+static enum status open_view(const char *run, struct view *view, struct error *error)
+{
+    if (remote_is_address(run)) {
+        top_init(&view->top, run, 0);
+        return remote_open(run, &view->remote, error);
+    }
+    top_init(&view->top, run, steps_of(run));
+    return history_open(run, &view->history, error);
+}
+
 static enum status run(char *const *arguments, struct error *error)
 {
     struct request request = {0};
-    struct history *history;
-    static struct top top;
+    static struct view view;
     enum status status = parse(arguments, &request, error);
     if (status == STATUS_OK) {
-        status = history_open(request.folder, &history, error);
+        status = open_view(request.run, &view, error);
     }
     if (status != STATUS_OK) {
         return status;
     }
-    top_init(&top, request.folder, steps_of(request.folder));
     bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-    status = request.once || !terminal ? print_once(history, &top, error) : show(history, &top, error);
-    top_finish(&top);
-    history_close(history);
+    status = request.once || !terminal ? print_once(&view, error) : show(&view, error);
+    top_finish(&view.top);
+    remote_close(view.remote);
+    history_close(view.history);
     return status;
 }
 

@@ -204,7 +204,7 @@ const struct config_key config_keys[] = {
      .help = "file that holds the newest figures for the textfile collector of Prometheus's node_exporter, so it ends "
              "in .prom; null: none"},
     {"metrics.http_port", CONFIG_TYPE_COUNT, ONE(metrics.http_port), RANGE("0", "65535"), .fallback = "0",
-     .help = "port at which rank 0 answers Prometheus with the newest figures, at /metrics; 0: none"},
+     .help = "port at which rank 0 answers Prometheus with the newest figures, at /metrics, and headroom top; 0: none"},
     {"metrics.http_address", CONFIG_TYPE_TEXT, ONE(metrics.http_address), .fallback = "127.0.0.1",
      .help = "address at which it does, as a number; 0.0.0.0: all of the machine's"},
 

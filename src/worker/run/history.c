@@ -41,19 +41,30 @@ static enum status open_file(struct history *history, struct error *error)
     return STATUS_OK;
 }
 
-enum status history_open(const char *folder, struct history **history_p, struct error *error)
+enum status history_create(const char *name, struct history **history_p, struct error *error)
 {
-    uint32_t ranks;
-    enum status status = run_folder_ranks(folder, &ranks, error);
-    if (status != STATUS_OK) {
-        return status;
-    }
     struct history *history = calloc(1, sizeof(*history));
     if (history == NULL) {
         return error_out_of_host_memory(error);
     }
-    snprintf(history->path, sizeof(history->path), "%s/metrics.jsonl", folder);
-    status = open_file(history, error);
+    snprintf(history->path, sizeof(history->path), "%s", name);
+    *history_p = history;
+    return STATUS_OK;
+}
+
+enum status history_open(const char *folder, struct history **history_p, struct error *error)
+{
+    uint32_t ranks;
+    char path[RUN_FOLDER_MAX + 16];
+    struct history *history = NULL;
+    snprintf(path, sizeof(path), "%s/metrics.jsonl", folder);
+    enum status status = run_folder_ranks(folder, &ranks, error);
+    if (status == STATUS_OK) {
+        status = history_create(path, &history, error);
+    }
+    if (status == STATUS_OK) {
+        status = open_file(history, error);
+    }
     if (status != STATUS_OK) {
         history_close(history);
         return status;
@@ -94,7 +105,6 @@ static bool read_line(struct history *history, size_t *length_p)
         fseek(history->file, begin, SEEK_SET);
         return false;
     }
-    history->number++;
     *length_p = (size_t)length - 1;
     return true;
 }
@@ -251,6 +261,19 @@ static bool read_object(struct history *history, struct history_line *line)
     return true;
 }
 
+enum status history_read(struct history *history, const char *text, size_t length, struct history_line *line_p,
+                         struct error *error)
+{
+    history->number++;
+    json_decref(history->object);
+    history->object = json_loadb(text, length, 0, NULL);
+    if (!read_object(history, line_p)) {
+        return error_set(error, STATUS_INVALID, "%s:%" PRIu64 ": is no line of a run's metrics", history->path,
+                         history->number);
+    }
+    return STATUS_OK;
+}
+
 enum status history_next(struct history *history, struct history_line *line_p, struct error *error)
 {
     size_t length;
@@ -265,14 +288,5 @@ enum status history_next(struct history *history, struct history_line *line_p, s
         }
         found = read_line(history, &length);
     }
-    if (!found) {
-        return STATUS_OK;
-    }
-    json_decref(history->object);
-    history->object = json_loadb(history->text, length, 0, NULL);
-    if (!read_object(history, line_p)) {
-        return error_set(error, STATUS_INVALID, "%s:%" PRIu64 ": is no line of a run's metrics", history->path,
-                         history->number);
-    }
-    return STATUS_OK;
+    return found ? history_read(history, history->text, length, line_p, error) : STATUS_OK;
 }

@@ -35,6 +35,8 @@ struct history_line {
 // Opens FOLDER/metrics.jsonl; the caller owns the history. STATUS_INVALID with a line where the folder is no run's,
 // STATUS_ERROR where the file cannot be read.
 enum status history_open(const char *folder, struct history **history_p, struct error *error);
+// One of lines that come from elsewhere, which errors call `name`.
+enum status history_create(const char *name, struct history **history_p, struct error *error);
 // Accepts NULL.
 void history_close(struct history *history);
 
@@ -42,5 +44,8 @@ void history_close(struct history *history);
 // anew, its first line is the next. Does not block but on the disk. STATUS_INVALID with file and line where it is none
 // of a run's, after which the history can only be closed.
 enum status history_next(struct history *history, struct history_line *line_p, struct error *error);
+// The same of a line that came from elsewhere, without its newline.
+enum status history_read(struct history *history, const char *text, size_t length, struct history_line *line_p,
+                         struct error *error);
 
 #endif

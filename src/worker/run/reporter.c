@@ -319,11 +319,11 @@ void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status st
         snprintf(weights, sizeof(weights), "%016" PRIx64, *checksum_p);
     }
     write_files(reporter);
-    sinks_close(reporter->sinks);
-    reporter->sinks = NULL;
     if (reporter->metrics != NULL) {
         metrics_end(reporter->metrics, &end);
     }
+    sinks_close(reporter->sinks); // which show the end to whoever follows the run
+    reporter->sinks = NULL;
     count_losses(reporter);
     if (reporter->console != NULL) {
         console_end(reporter->console, reporter->folder, &end);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Answers Prometheus at /metrics, in a thread of its own. That thread sees a copy of the newest figures and nothing
-// else of the training.
+// Answers Prometheus at /metrics, and who follows the run at /metrics.jsonl, in a thread of its own. That thread sees a
+// copy of the newest figures, that file, and nothing else of the training.
 #include <errno.h>
 #include <inttypes.h>
 #include <microhttpd.h>
@@ -9,10 +9,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "mem/clock.h"
+#include "worker/run/endpoint.h"
 #include "worker/run/run_folder.h"
 #include "worker/sinks/exposition.h"
+#include "worker/sinks/http_lines.h"
 #include "worker/sinks/sink.h"
 
 #define CONNECTIONS_MAX      256 // more wait
@@ -22,9 +26,11 @@ struct http {
     struct MHD_Daemon *daemon;
     struct MHD_Response *page; // the daemon's thread alone uses it; NULL: there is none yet
     struct MHD_Response *not_found, *not_allowed;
+    struct http_lines *lines;
     pthread_mutex_t mutex; // over what follows
     struct exposition *exposition;
-    bool changed; // since the page was made
+    bool changed;         // since the page was made
+    uint64_t followed_ns; // when lines were last asked for; 0: never
 };
 
 // A connection is there for one question, so none is kept that asks for nothing.
@@ -64,19 +70,33 @@ static void renew_page(struct http *http)
     }
 }
 
+static enum MHD_Result answer_metrics(struct http *http, struct MHD_Connection *connection)
+{
+    renew_page(http);
+    return http->page == NULL ? MHD_NO : MHD_queue_response(connection, MHD_HTTP_OK, http->page);
+}
+
+static enum MHD_Result answer_lines(struct http *http, struct MHD_Connection *connection)
+{
+    pthread_mutex_lock(&http->mutex);
+    http->followed_ns = clock_ns();
+    pthread_mutex_unlock(&http->mutex);
+    return http_lines_answer(http->lines, connection);
+}
+
 static enum MHD_Result answer(void *context, struct MHD_Connection *connection, const char *path, const char *method,
                               const char *version, const char *upload, size_t *upload_bytes_p, void **request_p)
 {
     (void)version, (void)upload, (void)upload_bytes_p, (void)request_p;
     struct http *http = context;
-    if (strcmp(path, "/metrics") != 0) {
+    bool metrics = strcmp(path, ENDPOINT_METRICS) == 0;
+    if (!metrics && strcmp(path, ENDPOINT_LINES) != 0) {
         return MHD_queue_response(connection, MHD_HTTP_NOT_FOUND, http->not_found);
     }
     if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0) {
         return MHD_queue_response(connection, MHD_HTTP_METHOD_NOT_ALLOWED, http->not_allowed);
     }
-    renew_page(http);
-    return http->page == NULL ? MHD_NO : MHD_queue_response(connection, MHD_HTTP_OK, http->page);
+    return metrics ? answer_metrics(http, connection) : answer_lines(http, connection);
 }
 
 static struct MHD_Response *make_response(const char *text)
@@ -132,15 +152,30 @@ static void destroy_response(struct MHD_Response *response)
     }
 }
 
+// Whoever follows the run is to see its last line.
+static void wait_for_followers(struct http *http)
+{
+    const uint64_t long_ns = 2 * ENDPOINT_PERIOD_MS * UINT64_C(1000000);
+    pthread_mutex_lock(&http->mutex);
+    bool followed = http->followed_ns > 0 && clock_ns() - http->followed_ns < long_ns;
+    pthread_mutex_unlock(&http->mutex);
+    if (followed) {
+        nanosleep(&(struct timespec){.tv_sec = (time_t)(long_ns / 1000000000), .tv_nsec = (long)(long_ns % 1000000000)},
+                  NULL);
+    }
+}
+
 static void close_http(void *sink)
 {
     struct http *http = sink;
     if (http->daemon != NULL) {
+        wait_for_followers(http);
         MHD_stop_daemon(http->daemon); // which closes the listener
     }
     destroy_response(http->page);
     destroy_response(http->not_found);
     destroy_response(http->not_allowed);
+    http_lines_destroy(http->lines);
     exposition_destroy(http->exposition);
     pthread_mutex_destroy(&http->mutex);
     free(http);
@@ -171,10 +206,11 @@ static enum status open_http(const struct sink_place *place, void **sink_p, stru
     }
     pthread_mutex_init(&http->mutex, NULL);
     http->changed = true;
+    http->lines = http_lines_create(place);
     http->exposition = exposition_create(run_folder_name(place->folder), place->ranks);
-    http->not_found = make_response("there is /metrics only\n");
+    http->not_found = make_response("there are " ENDPOINT_METRICS " and " ENDPOINT_LINES "\n");
     http->not_allowed = make_response("allowed: GET, HEAD\n");
-    bool made = http->exposition != NULL && http->not_found != NULL && http->not_allowed != NULL;
+    bool made = http->lines != NULL && http->exposition != NULL && http->not_found != NULL && http->not_allowed != NULL;
     enum status status = made ? start_daemon(http, place->config, error) : error_out_of_host_memory(error);
     if (status != STATUS_OK) {
         close_http(http);

@@ -17,8 +17,8 @@
 // Lives as long as the sink.
 struct sink_place {
     const struct config *config;
-    const char *folder; // of the run, with the metrics.jsonl of what was done before
-    uint64_t first_step;
+    const char *folder;         // of the run, with the metrics.jsonl of what was done before
+    uint64_t first_step, steps; // the latter of the whole run
     size_t ranks;
 };
 
@@ -39,6 +39,6 @@ struct sink_ops {
 extern const struct sink_ops sink_tensorboard;     // RUN/tensorboard/
 extern const struct sink_ops sink_csv;             // RUN/metrics.csv
 extern const struct sink_ops sink_prometheus_file; // where the configuration says
-extern const struct sink_ops sink_http;            // /metrics
+extern const struct sink_ops sink_http;            // /metrics, /metrics.jsonl
 
 #endif

@@ -47,7 +47,7 @@ struct sinks *sinks_open(struct worker *worker, const char *folder, struct conso
     }
     sinks->worker = worker;
     sinks->console = console;
-    sinks->place = (struct sink_place){worker->config, folder, worker->first_step, worker->comm->size};
+    sinks->place = (struct sink_place){worker->config, folder, worker->first_step, worker->steps, worker->comm->size};
     for (size_t i = 0; i < SINKS_MAX; i++) {
         if (all_sinks[i]->is_chosen(worker->config)) {
             open_sink(sinks, all_sinks[i]);

@@ -202,10 +202,12 @@ static void put_rank(struct page *page, size_t number, const struct record_rank 
         rank->micro_batch, rank->accumulation_steps, rank->share == 0 ? "rests" : rank->levers, rank->oom_retries);
 }
 
-// Says so where they are not all.
-static void put_range(struct page *page, size_t first, size_t shown, size_t count)
+// Says why nothing new is known, or so where they are not all.
+static void put_range(struct page *page, const struct top *top, size_t first, size_t shown, size_t count)
 {
-    if (shown < count) {
+    if (top->trouble != NULL && !top->ended) {
+        put(page, TOP_TITLE, "%s", top->trouble);
+    } else if (shown < count) {
         put(page, TOP_PLAIN, "ranks %zu to %zu of %zu; arrows and page keys move", first, first + shown - 1, count);
     } else {
         put(page, TOP_PLAIN, "%s", "");
@@ -216,7 +218,7 @@ static size_t put_ranks(struct page *page, const struct top *top, size_t first_r
 {
     size_t count = top->seen ? top->step.ranks.count : 0, left = count > first_rank ? count - first_rank : 0;
     size_t shown = left < room ? left : room;
-    put_range(page, first_rank, shown, count);
+    put_range(page, top, first_rank, shown, count);
     put(page, TOP_HEADER, "%-5s %-26s %11s %11s %11s %8s %14s %-9s %7s", "rank", "peak #  others o", "headroom", "peak",
         "limit", "share", "micro-batch", "levers", "retries");
     for (size_t i = first_rank; i < first_rank + shown; i++) {

@@ -15,6 +15,7 @@
 struct top {
     const char *folder;
     uint64_t steps;          // of the whole run; 0: not known
+    const char *trouble;     // why nothing new is known; NULL: there is none
     struct record_step step; // the newest, if `seen`; with ranks of its own
     bool seen, ended;
     struct record_end end;
