@@ -15,6 +15,8 @@ from headroom_run import GPT_CAPACITIES, MLP_CAPACITIES, ProgramTest, Run, main
 
 CHROMIUM = shutil.which("chromium")
 LARGEST_PAGE = 10_000_000  # bytes, of 1,000 ranks
+OCCASIONAL = {"held by others": "others_bytes", "kept after the step": "kept_bytes", "fragmented": "fragmented_bytes",
+              "waiting for data": "data_wait_ms"}  # shown where some rank has any
 RESTING = ["weights", "gradients", "optimizer state"]
 
 
@@ -67,13 +69,16 @@ class Page(html.parser.HTMLParser):
         return [row[number] for row in self.tables[table][1:]]
 
 
-def made_up_step(step, ranks, **refused):
-    """refused: of the rank `at`, in the step."""
+def made_up_step(step, ranks, others_bytes=0, **refused):
+    """refused: of the rank `at`, in the step. Others hold memory beside the last rank."""
     first = {"rank": 0, "share": 4, "micro_batch": 2, "accumulation_steps": 2, "levers": "none", "limit_bytes": 1 << 34,
              "headroom_bytes": 0, "allocated_peak_bytes": 9 << 30, "reserved_peak_bytes": 10 << 30,
-             "predicted_peak_bytes": 9 << 30, "oom_retries": 0, "handed_back": 0}
+             "predicted_peak_bytes": 9 << 30, "oom_retries": 0, "handed_back": 0, "others_bytes": 0, "kept_bytes": 0,
+             "fragmented_bytes": 0, "data_wait_ms": 0}
     all_ranks = [dict(first, rank=rank, headroom_bytes=(7919 * step + 104729 * rank) % 1_000_003 * 5_003)
                  for rank in range(ranks)]
+    if ranks > 0:
+        all_ranks[-1]["others_bytes"] = others_bytes
     if refused:
         all_ranks[refused["at"]]["oom_retries"] = 1
     return {"step": step, "epoch": 0, "loss": 2 + (31 * step % 97) / 97, "samples": 4 * ranks, "tokens": 4 * ranks,
@@ -105,13 +110,13 @@ class ReportTest(ProgramTest):
         self.assertEqual(complaints, [])
         return Page(dom)
 
-    def make_up(self, folder, ranks, steps, refused_step=None):
+    def make_up(self, folder, ranks, steps, refused_step=None, others_bytes=0):
         os.mkdir(self.path(folder))
         self.write(f"{folder}/env.txt", f"headroom 0.1.0\nranks {ranks}\n")
         with open(self.path(f"{folder}/metrics.jsonl"), "w", encoding="utf-8") as file:
             for step in range(steps):
                 refused = {"at": ranks // 3} if step == refused_step else {}
-                file.write(json.dumps(made_up_step(step, ranks, **refused)) + "\n")
+                file.write(json.dumps(made_up_step(step, ranks, others_bytes, **refused)) + "\n")
 
     def data(self, text):
         return json.loads(re.search(r'<script id="data" type="application/json">([^<]*)</script>', text)[1])
@@ -141,6 +146,9 @@ class BrowserTest(ReportTest):
         self.assertEqual(page.column("table-waits", "coordination"), [step["coordination_ms"] for step in run.steps])
         if run.evaluations:
             self.assertEqual(page.column("table-loss-points", "loss"), run.evaluation_losses)
+        self.assert_ranks(page, run)
+
+    def assert_ranks(self, page, run):
         ranks = max(len(step["ranks"]) for step in run.steps)
         of_rank = lambda rank, key: [step["ranks"][rank][key] for step in run.steps if rank < len(step["ranks"])]
         self.assertEqual(page.column("table-rank", "headroom"), of_rank(0, "headroom_bytes"))
@@ -152,6 +160,15 @@ class BrowserTest(ReportTest):
                                 ("largest micro-batch", "micro_batch", max), ("refused", "oom_retries", sum),
                                 ("handed back", "handed_back", sum)):
             self.assertEqual(page.column("table-ranks", name), [over(of_rank(rank, key)) for rank in range(ranks)])
+        for name, key in OCCASIONAL.items():
+            most = [max(of_rank(rank, key)) for rank in range(ranks)]
+            if any(most):
+                self.assertEqual(page.column("table-rank", name), of_rank(0, key))
+                self.assertEqual(page.column("table-ranks", f"most {name}"), most)
+            else:
+                self.assertNotIn(name, page.tables["table-rank"][0])
+                self.assertNotIn(f"most {name}", page.tables["table-ranks"][0])
+            self.assertEqual(name in page.text, any(most), name)
 
     def assert_memory(self, page, run):
         """What is priced is what the allocator saw in the newest step."""
@@ -179,6 +196,18 @@ class BrowserTest(ReportTest):
         self.assert_memory(page, run)
         self.assertIn("✓ done", page.text)
         self.assertEqual(page.titles, ["Training", "Ranks", "Memory within a step", "Record"])
+
+    def test_what_few_runs_have(self):
+        """Blocks that stay, memory in pieces and waits; another program's memory, and a run that has none of it."""
+        run = self.train("gpt.yaml", "train.steps=6", "fault.keep=logits", "fault.rank=1", "device.capacity=4MiB",
+                         "fault.read_ms=3", "fault.fragment_bytes=256KiB", ranks=2)
+        for key in ("kept_bytes", "fragmented_bytes", "data_wait_ms"):
+            self.assertGreater(max(run.of_rank(1, key)), 0, key)
+        self.assert_ranks(self.page(run.path), run)
+        for others in (0, 5 << 30):
+            folder = f"made-up-{others}"
+            self.make_up(folder, 2, 5, others_bytes=others)
+            self.assert_ranks(self.page(folder), Run(self.path(folder), None))
 
     def test_language_model(self):
         for overrides in ([GPT_CAPACITIES], ["train.recompute=full"], ["train.recompute=offload", "train.precision=bf16"],

@@ -23,6 +23,10 @@ const struct digest_lane digest_lanes[] = {
     {"levers", false},
     {"oom_retries", true},
     {"handed_back", true},
+    {"others_bytes", false},
+    {"kept_bytes", false},
+    {"fragmented_bytes", false},
+    {"data_wait_ms", false},
     {NULL, false},
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a report shows of a run's history, in bounded memory whatever the number of steps: 20 MB for 1,000 ranks.
+// What a report shows of a run's history, in bounded memory whatever the number of steps: 27 MB for 1,000 ranks.
 //
 // Threads: one at a time. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_REPORT_DIGEST_H
@@ -18,7 +18,7 @@ struct digest_lane {
 };
 
 extern const struct digest_lane digest_lanes[]; // closed by one without a field
-#define DIGEST_LANES 9
+#define DIGEST_LANES 13
 
 enum digest_series { DIGEST_EVALUATION_LOSS, DIGEST_EVALUATION_ACCURACY, DIGEST_EVALUATION_SERIES };
 

@@ -4,21 +4,35 @@
 
 const LANES_SHOWN = 16;  // more ranks are folded
 
+const has = (rank, field) => highest(lane(field, rank).max, lanes.count) > 0;
+const anywhere = (field) => everyRank.some((rank) => has(rank, field));
+
+// Told only where some rank has any.
+const OCCASIONAL = [
+  {name: "held by others", field: "others_bytes", format: bytes, style: "others"},
+  {name: "kept after the step", field: "kept_bytes", format: bytes, style: "kept"},
+  {name: "fragmented", field: "fragmented_bytes", format: bytes, style: "fragmented"},
+  {name: "waiting for data", field: "data_wait_ms", format: milliseconds, style: "waiting"}
+].filter(({field}) => anywhere(field));
+const WAITING = OCCASIONAL.filter(({field}) => field === "data_wait_ms");
+
+// strained: which of several values counts.
 const MEMORY_LINES = [
-  {name: "limit", style: "limit", field: "limit_bytes"},
-  {name: "allocated peak", style: "first", field: "allocated_peak_bytes"},
-  {name: "headroom", style: "third", field: "headroom_bytes"}
+  {name: "limit", style: "limit", field: "limit_bytes", strained: "min"},
+  {name: "allocated peak", style: "first", field: "allocated_peak_bytes", strained: "max"},
+  {name: "headroom", style: "third", field: "headroom_bytes", strained: "min"}
 ];
+const OCCASIONAL_LINES = OCCASIONAL.filter(({format}) => format === bytes).map((one) => ({...one, strained: "max"}));
 const LANE_LEGEND = [
-  ...MEMORY_LINES, {name: "reserved peak", style: "fill-held", as: "fill"}, {name: "micro-batch", style: "second"},
-  {name: "levers", style: "lever", as: "fill"}, {name: "refused", style: "mark-bad", as: "up"},
-  {name: "handed back", style: "mark-moved", as: "diamond"}
+  ...MEMORY_LINES, ...OCCASIONAL_LINES, {name: "reserved peak", style: "fill-held", as: "fill"},
+  {name: "micro-batch", style: "second"}, ...WAITING, {name: "levers", style: "lever", as: "fill"},
+  {name: "refused", style: "mark-bad", as: "up"}, {name: "handed back", style: "mark-moved", as: "diamond"}
 ];
 const RANK_FIELDS = [
   ["headroom", "headroom_bytes", bytes], ["allocated peak", "allocated_peak_bytes", bytes],
   ["reserved peak", "reserved_peak_bytes", bytes], ["limit", "limit_bytes", bytes], ["share", "share", number],
   ["micro-batch", "micro_batch", number], ["levers", "levers", levers], ["refused", "oom_retries", number],
-  ["handed back", "handed_back", number]
+  ["handed back", "handed_back", number], ...OCCASIONAL.map(({name, field, format}) => [name, field, format])
 ];
 
 function rankText(rank, i) {
@@ -56,17 +70,15 @@ function marks(read, x, y, shape, style) {
 
 const laneViews = [];  // which have one cursor
 
-const anywhere = (field) => everyRank.some((rank) => highest(lane(field, rank).max, lanes.count) > 0);
-
-// From top to bottom: memory, micro-batch, levers, marks.
-const LANE_TOP = 8, LANE_MEMORY = 118, LANE_MICRO = [158, 130], LANE_LEVERS = 164;
+// From top to bottom: memory, micro-batch, waiting, levers, marks.
+const LANE_TOP = 8, LANE_MEMORY = 118, LANE_MICRO = [158, 130], LANE_WAITING = [198, 170];
+const LANE_LEVERS = WAITING.length > 0 ? 204 : 164;
 const LANE_MARKS = LANE_LEVERS + (anywhere("levers") ? 16 : 0);
 const LANE_BOTTOM = LANE_MARKS + (anywhere("oom_retries") || anywhere("handed_back") ? 22 : 0);
 
-function memoryLine(frame, rank, {field, style}) {
+function memoryLine(frame, rank, {field, style, strained}) {
   const {place, level} = frame, read = lane(field, rank), count = lanes.count;
-  const strained = field === "allocated_peak_bytes" ? read.max : read.min;
-  const line = svg("path", {class: `line ${style}`, d: stairs(count, place, level(strained))});
+  const line = svg("path", {class: `line ${style}`, d: stairs(count, place, level(read[strained]))});
   if (read.exact) {
     return [line];
   }
@@ -78,19 +90,26 @@ function reservedArea({place, level, y}, rank) {
   return svg("path", {class: "fill-held", d: band(lanes.count, place, level(read.max, () => y(0)), level(read.max))});
 }
 
-function microBatch({place, level}, rank) {
-  const read = lane("micro_batch", rank), largest = highest(read.max, lanes.count) ?? 0;
-  const line = stairs(lanes.count, place, level(read.max, scale([0, Math.max(1, largest)], LANE_MICRO)));
-  const text = (y, words) => svg("text", {x: LEFT - 6, y, "text-anchor": "end"}, words);
-  return [svg("path", {class: "line second", d: line}), text(141, `up to ${number(largest)}`), text(154, "at once")];
+// A line below the memory, from 0 to the rank's most, which is told in words.
+function stripe({place, level}, rank, {field, style, heights, words}) {
+  const read = lane(field, rank), most = highest(read.max, lanes.count) ?? 0;
+  const line = stairs(lanes.count, place, level(read.max, scale([0, most || 1], heights)));
+  const text = (y, told) => svg("text", {x: LEFT - 6, y, "text-anchor": "end"}, told);
+  const [first, second] = words(most);
+  return [svg("path", {class: `line ${style}`, d: line}), text(heights[1] + 11, first), text(heights[1] + 24, second)];
 }
 
+const STRIPES = [
+  {field: "micro_batch", style: "second", heights: LANE_MICRO, words: (most) => [`up to ${number(most)}`, "at once"]},
+  ...WAITING.map((one) => ({...one, heights: LANE_WAITING, words: (most) => [milliseconds(most), "waiting"]}))
+];
+
 function drawLane(frame, rank) {
-  const {place} = frame;
+  const {place} = frame, occasional = OCCASIONAL_LINES.filter(({field}) => has(rank, field));
   return [
     axes(frame, LANE_BOTTOM, bytes), reservedArea(frame, rank),
-    ...MEMORY_LINES.flatMap((line) => memoryLine(frame, rank, line)), ...microBatch(frame, rank),
-    ...leverRuns(lane("levers", rank), place, LANE_LEVERS),
+    ...[...MEMORY_LINES, ...occasional].flatMap((line) => memoryLine(frame, rank, line)),
+    ...STRIPES.flatMap((one) => stripe(frame, rank, one)), ...leverRuns(lane("levers", rank), place, LANE_LEVERS),
     ...marks(lane("oom_retries", rank), place, LANE_MARKS, "M0 0L4.5 9H-4.5Z", "mark-bad"),
     ...marks(lane("handed_back", rank), place, LANE_MARKS + 11, "M0 -1L4 4L0 9L-4 4Z", "mark-moved"),
     cursorLine(LANE_TOP, LANE_BOTTOM)
@@ -136,14 +155,16 @@ function summaryOf(rank) {
     figure(highest(lane("reserved_peak_bytes", rank).max, count), bytes),
     figure(lowest(lane("micro_batch", rank).min, count), number),
     figure(highest(lane("micro_batch", rank).max, count), number),
-    figure(sum(lane("oom_retries", rank).max, count), number), figure(sum(lane("handed_back", rank).max, count), number)
+    figure(sum(lane("oom_retries", rank).max, count), number),
+    figure(sum(lane("handed_back", rank).max, count), number),
+    ...OCCASIONAL.map(({field, format}) => figure(highest(lane(field, rank).max, count), format))
   ];
 }
 
 function summaryTable() {
   const heads = [
     "rank", "lowest limit", "lowest headroom", "allocated peak", "reserved peak", "smallest micro-batch",
-    "largest micro-batch", "refused", "handed back"
+    "largest micro-batch", "refused", "handed back", ...OCCASIONAL.map(({name}) => `most ${name}`)
   ];
   return behind("All ranks as a table", table("table-ranks", "Over all steps", heads, everyRank.map(summaryOf)));
 }
@@ -180,7 +201,8 @@ const HEAT_FIELDS = [
   ["Allocated peak", "allocated_peak_bytes", "max", bytes], ["Reserved peak", "reserved_peak_bytes", "max", bytes],
   ["Limit", "limit_bytes", "min", bytes], ["Share", "share", "max", number],
   ["Micro-batch", "micro_batch", "min", number], ["Levers", "levers", "max", levers],
-  ["Refused allocations", "oom_retries", "max", number], ["Samples handed back", "handed_back", "max", number]
+  ["Refused allocations", "oom_retries", "max", number], ["Samples handed back", "handed_back", "max", number],
+  ...OCCASIONAL.map(({name, field, format}) => [name[0].toUpperCase() + name.slice(1), field, "max", format])
 ].map(([name, field, strained, format]) => ({name, field, strained, format}));
 
 // values[rank][column]
@@ -328,7 +350,8 @@ function heat(chosen) {
 // The least that the lanes of all ranks have room for.
 function mostBytes() {
   const of = (field) => everyRank.map((rank) => highest(lane(field, rank).max, lanes.count) ?? 0);
-  return [...of("limit_bytes"), ...of("reserved_peak_bytes")].reduce((a, b) => Math.max(a, b), 1) * 1.04;
+  const all = ["limit_bytes", "reserved_peak_bytes", "others_bytes"].flatMap(of);
+  return 1.04 * all.reduce((a, b) => Math.max(a, b), 1);
 }
 
 function fewRanks() {

@@ -8,7 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "mem/uint64.h"
 #include "worker/regular_file.h"
 #include "worker/run/endpoint.h"
 #include "worker/run/run_folder.h"
