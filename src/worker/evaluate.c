@@ -77,7 +77,10 @@ static enum status run_share(struct worker *worker, struct loader **loader, cons
                                       UINT64_MAX, mine.samples);
     // The allocation decides whether one fits, and its failure tells why not.
     mine.micro_batch = worker->config->train.reproducible ? 1 : uint64_max(fits, 1);
+    worker_begin_progress(worker, worker->comm->size > 1 ? "validation on rank 0" : "validation", PROGRESS_SAMPLES,
+                          uint64_min(mine.samples * worker->grain, worker->validation->samples));
     enum status status = samples_run(worker, &samples, error);
+    progress_end(&worker->progress);
     worker->message.report.headroom_bytes = headroom_bytes;
     worker->message.micro_batch = (uint32_t)(mine.micro_batch * worker->grain);
     worker->message.accumulation_steps += (uint32_t)((mine.samples + mine.micro_batch - 1) / mine.micro_batch);

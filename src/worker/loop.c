@@ -115,7 +115,8 @@ static enum status finish_steps(struct loop *loop, uint64_t left, struct error *
         if (worker->profile != NULL) {
             profile_step(worker->profile, worker, result);
         }
-        reporter_step(loop->reporter, result);
+        reporter_step(loop->reporter, result,
+                      loop->checkpoints == NULL ? -1 : checkpoint_writer_part(loop->checkpoints));
         report_checkpoint(loop);
     }
     return STATUS_OK;

@@ -391,6 +391,7 @@ static enum status run_micro_steps(struct worker *worker, struct sample_range *r
         range_end();
         if (status == STATUS_OK) {
             note_done(worker, range, count);
+            progress_add(&worker->progress, count);
             range->first += count;
             range->count -= count;
             trimmed = false;

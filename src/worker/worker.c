@@ -43,6 +43,13 @@ void worker_note(struct worker *worker, const char *what, bool waits)
     watchdog_note(worker->watchdog, worker->present_step, what, waits);
 }
 
+void worker_begin_progress(struct worker *worker, const char *what, enum progress_unit unit, uint64_t total)
+{
+    if (worker->comm->rank == 0) {
+        progress_begin(&worker->progress, what, unit, total, worker->config->run.log_seconds);
+    }
+}
+
 void worker_log(struct worker *worker, const char *format, ...)
 {
     if (worker->log == NULL) {

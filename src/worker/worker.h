@@ -23,6 +23,7 @@
 #include "worker/optimizer_state.h"
 #include "worker/place.h"
 #include "worker/profile.h"
+#include "worker/progress.h"
 #include "worker/run/limit_file.h"
 #include "worker/stopwatch.h"
 #include "worker/transfers.h"
@@ -150,6 +151,7 @@ struct worker {
     struct memory_files *memory_files; // NULL before the run has a folder
     struct limit_file limit;           // from outside
     struct watchdog *watchdog;         // NULL: none
+    struct progress progress;          // of a phase that is no step, on rank 0
     uint64_t present_step;             // that it is told of
 
     struct line_file *log; // this rank's; NULL before the run has a folder
@@ -173,6 +175,9 @@ enum status worker_check(struct worker *worker, struct error *error);
 
 // Tells the watchdog that the rank came further: it does `what`, a string that stays, or `waits` for others in it.
 void worker_note(struct worker *worker, const char *what, bool waits);
+
+// Begins worker->progress where this is rank 0, which shows its own part of what all do.
+void worker_begin_progress(struct worker *worker, const char *what, enum progress_unit unit, uint64_t total);
 
 // One line into this rank's log.
 void worker_log(struct worker *worker, const char *format, ...) __attribute__((format(printf, 2, 3)));

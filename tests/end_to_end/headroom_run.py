@@ -197,6 +197,10 @@ class Screen:
     def type(self, keys):
         os.write(self.terminal, keys.encode())
 
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
     def end(self):
         while self.process.poll() is None:
             self.read()

@@ -108,9 +108,29 @@ class RunFolder(headroom_run.ProgramTest):
             screen = headroom_run.Screen(self.folder, "train", "mlp.yaml", "comm.kind=self", "train.steps=6",
                                          "device.capacity=1152KiB", "train.micro_batch_size=64", "fault.read_ms=1",
                                          "data.validation_samples=0", LC_ALL=locale)
-            self.addCleanup(screen.process.kill)
+            self.addCleanup(screen.kill)
             screen.wait_for(rf"step \d+/6  memory {bar}  loss .*  left \d+:\d\d\x1b\[\?7h\r\x1b\[K")
             self.assertEqual(screen.end(), 0)
+
+    def test_saving_on_a_terminal(self):
+        """Beside the steps that go on meanwhile."""
+        screen = headroom_run.Screen(self.folder, "train", "mlp.yaml", "comm.kind=self", "run.folder=run",
+                                     "model.layers=[32, 4096, 2048, 10]", "train.steps=1000000",
+                                     "train.global_batch_size=8", "checkpoint.every=20", "checkpoint.keep_last=1")
+        self.addCleanup(screen.kill)
+        screen.wait_for(r"step \d+/1000000  memory [^\r\n]*left \d+:\d\d  saving \d+ %")
+
+    def test_a_long_validation(self):
+        """A line that changes on a terminal, one a second elsewhere."""
+        job = ("train", "mlp.yaml", "comm.kind=self", "train.steps=1", "data.validation_samples=1000000000",
+               "device.capacity=4MiB", "run.log_seconds=1")
+        screen = headroom_run.Screen(self.folder, *job)
+        self.addCleanup(screen.kill)
+        screen.wait_for(r"\r\x1b\[Kvalidation  \[=* *\] \d+ %  \d+ of 1000000000 samples  \d+ samples/s  left \d+:\d\d")
+        launch = self.start(*job, before=["sh", "-c", "exec \"$@\" >out.txt", "into-a-file"])
+        line = re.compile(r"^validation  \d+ %  \d+ of 1000000000 samples  \d+ samples/s  left \d+:\d\d$", re.MULTILINE)
+        self.wait_for(launch, lambda: os.path.exists(self.path("out.txt")) and line.search(self.read("out.txt")), "no line")
+        self.assertNotRegex(self.read("out.txt"), r"[\r\x1b]")
 
     def test_console_by_seconds(self):
         """Steps that take less than that have no line but the last one."""

@@ -95,7 +95,7 @@ enum status hashed_file_write_text(const char *path, const char *text, struct fi
 }
 
 static enum status sum_pieces(int descriptor, uint64_t bytes, const char *path, void *piece, XXH3_state_t *hash,
-                              struct file_sum *sum_p, struct error *error)
+                              struct progress *progress, struct file_sum *sum_p, struct error *error)
 {
     XXH3_64bits_reset(hash);
     *sum_p = (struct file_sum){0};
@@ -105,12 +105,13 @@ static enum status sum_pieces(int descriptor, uint64_t bytes, const char *path, 
             return regular_file_refuse(path, "read", error);
         }
         XXH3_64bits_update(hash, piece, found);
+        progress_add(progress, found);
     }
     sum_p->xxh3 = XXH3_64bits_digest(hash);
     return STATUS_OK;
 }
 
-enum status file_sum(const char *path, struct file_sum *sum_p, struct error *error)
+enum status file_sum(const char *path, struct progress *progress, struct file_sum *sum_p, struct error *error)
 {
     int descriptor;
     uint64_t bytes;
@@ -121,7 +122,7 @@ enum status file_sum(const char *path, struct file_sum *sum_p, struct error *err
     void *piece = malloc(PIECE_BYTES);
     XXH3_state_t *hash = XXH3_createState();
     status = piece == NULL || hash == NULL ? error_out_of_host_memory(error)
-                                           : sum_pieces(descriptor, bytes, path, piece, hash, sum_p, error);
+                                           : sum_pieces(descriptor, bytes, path, piece, hash, progress, sum_p, error);
     XXH3_freeState(hash);
     free(piece);
     close(descriptor);

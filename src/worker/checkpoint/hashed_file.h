@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "mem/error.h"
+#include "worker/progress.h"
 
 struct file_sum {
     uint64_t bytes, xxh3;
@@ -28,7 +29,8 @@ void hashed_file_abandon(struct hashed_file *file);
 // Makes a file of a text, and blocks until it is on the disk.
 enum status hashed_file_write_text(const char *path, const char *text, struct file_sum *sum_p, struct error *error);
 
-// Reads a whole file. STATUS_INVALID where it is not there or no file, STATUS_ERROR where it cannot be read.
-enum status file_sum(const char *path, struct file_sum *sum_p, struct error *error);
+// Reads a whole file, and adds its bytes to the progress. STATUS_INVALID where it is not there or no file, STATUS_ERROR
+// where it cannot be read.
+enum status file_sum(const char *path, struct progress *progress, struct file_sum *sum_p, struct error *error);
 
 #endif

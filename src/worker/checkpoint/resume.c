@@ -149,6 +149,7 @@ static enum status load_range(struct worker *worker, const struct safetensors *f
         status = safetensors_read(file, tensor, first, count, piece, error);
         if (status == STATUS_OK) {
             take(worker, range->number, (uint64_t)(range->begin + (int64_t)first), count, piece);
+            progress_add(&worker->progress, count * sizeof(*piece));
         }
     }
     free(piece);
@@ -294,8 +295,11 @@ static void resume_plan(struct worker *worker, const struct checkpoint_state *st
 
 static enum status go_on(struct worker *worker, const struct resume *resume, struct error *error)
 {
+    size_t states = optimizer_state_count(&worker->optimizer);
+    uint64_t elements = worker->model->weights + states * worker->state.shard.elements;
+    worker_begin_progress(worker, "reading the checkpoint", PROGRESS_BYTES, elements * sizeof(float));
     enum status status = load_model_file(worker, resume->found, error);
-    if (status == STATUS_OK && optimizer_state_count(&worker->optimizer) > 0) {
+    if (status == STATUS_OK && states > 0) {
         status = load_state_files(worker, resume, error);
     }
     if (status == STATUS_OK) {
@@ -307,12 +311,15 @@ static enum status go_on(struct worker *worker, const struct resume *resume, str
         fixed_sums_resume(&worker->fixed, resume->state.sum_exponent);
         resume_plan(worker, &resume->state);
     }
+    progress_end(&worker->progress);
     return status;
 }
 
 static enum status begin_anew(struct worker *worker, const struct resume *resume, struct error *error)
 {
+    worker_begin_progress(worker, "reading weights", PROGRESS_BYTES, worker->model->weights * sizeof(float));
     enum status status = load_model_file(worker, resume->weights, error);
+    progress_end(&worker->progress);
     return status == STATUS_OK ? worker_check(worker, error) : status;
 }
 

@@ -138,13 +138,14 @@ static enum status damaged(const char *folder, const char *file, const char *wha
     return error_set(error, STATUS_INVALID, "%s/%s: damaged: %s", folder, file, what);
 }
 
-static enum status check_file(const char *folder, const char *name, const json_t *entry, struct error *error)
+static enum status check_file(const char *folder, const char *name, const json_t *entry, struct progress *progress,
+                              struct error *error)
 {
     char path[CHECKPOINT_PATH_MAX + NAME_MAX];
     struct file_sum sum;
     uint64_t bytes;
     snprintf(path, sizeof(path), "%s/%s", folder, name);
-    enum status status = file_sum(path, &sum, error);
+    enum status status = file_sum(path, progress, &sum, error);
     const char *expected = json_string_value(json_object_get(entry, "xxh3"));
     if (status != STATUS_OK) {
         return status;
@@ -158,15 +159,29 @@ static enum status check_file(const char *folder, const char *name, const json_t
     return STATUS_OK;
 }
 
+// As they are told to have.
+static uint64_t bytes_of_files(json_t *files)
+{
+    uint64_t sum = 0, bytes;
+    const char *name;
+    json_t *entry;
+    json_object_foreach(files, name, entry)
+    {
+        sum += get_uint64(entry, "bytes", &bytes) ? bytes : 0;
+    }
+    return sum;
+}
+
 // Those of the optimizer's state are as many as there are beside the two that are always there.
-static enum status check_files(const char *folder, const json_t *files, uint32_t *optimizer_files_p,
-                               struct error *error)
+static enum status check_files(const char *folder, json_t *files, uint32_t *optimizer_files_p, struct error *error)
 {
     static const char *const known[] = {CHECKPOINT_MODEL, CHECKPOINT_CONFIG};
     const size_t always = sizeof(known) / sizeof(known[0]);
     size_t count = json_object_size(files);
     *optimizer_files_p = count > always ? (uint32_t)(count - always) : 0;
     enum status status = STATUS_OK;
+    struct progress progress;
+    progress_begin(&progress, "checking the checkpoint", PROGRESS_BYTES, bytes_of_files(files), 0);
     for (size_t i = 0; i < always + *optimizer_files_p && status == STATUS_OK; i++) {
         char name[CHECKPOINT_NAME_MAX];
         if (i < always) {
@@ -176,8 +191,9 @@ static enum status check_files(const char *folder, const json_t *files, uint32_t
         }
         const json_t *entry = json_object_get(files, name);
         status = entry == NULL ? damaged(folder, CHECKPOINT_STATE, "it names not all files", error)
-                               : check_file(folder, name, entry, error);
+                               : check_file(folder, name, entry, &progress, error);
     }
+    progress_end(&progress);
     return status;
 }
 

@@ -41,7 +41,7 @@ struct checkpoint_writer {
     struct rank_part part;         // this rank's
     struct rank_part *parts;       // of all ranks that write
     uint32_t part_count;
-    uint64_t given; // elements that were given to be written, ever; atomic
+    uint64_t given; // elements of the checkpoint that were given to be written; atomic
     pthread_t thread;
     pthread_mutex_t mutex; // over what follows
     pthread_cond_t changed;
@@ -129,6 +129,13 @@ static void make_copy(struct checkpoint_writer *writer)
 
 // To the disk --------------------------------------------------------------------------------------------------------
 
+// Training waits meanwhile.
+static void note_direct(struct checkpoint_writer *writer, uint64_t elements)
+{
+    worker_note(writer->worker, "a checkpoint", false);
+    progress_add(&writer->worker->progress, elements * sizeof(float));
+}
+
 static enum status give_weights(void *context, size_t number, uint64_t first, uint64_t count, float *values,
                                 struct error *error)
 {
@@ -137,7 +144,7 @@ static enum status give_weights(void *context, size_t number, uint64_t first, ui
     __atomic_fetch_add(&writer->given, count, __ATOMIC_RELAXED);
     first += writer->worker->model->parameters[number].offset;
     if (writer->direct) {
-        worker_note(writer->worker, "a checkpoint", false);
+        note_direct(writer, count);
         read_weights(writer->worker, first, count, values);
     } else {
         memcpy(values, writer->copy + first, count * sizeof(*values));
@@ -152,7 +159,7 @@ static enum status give_state(void *context, size_t number, uint64_t first, uint
     struct checkpoint_writer *writer = context;
     __atomic_fetch_add(&writer->given, count, __ATOMIC_RELAXED);
     if (writer->direct) {
-        worker_note(writer->worker, "a checkpoint", false);
+        note_direct(writer, count);
         optimizer_state_read(writer->worker, number, first, count, values);
     } else {
         memcpy(values, copy_of_state(writer, number) + first, count * sizeof(*values));
@@ -311,11 +318,18 @@ static void *work_when_due(void *argument)
 
 // Between the two ----------------------------------------------------------------------------------------------------
 
+static void begin_progress(struct checkpoint_writer *writer)
+{
+    uint64_t bytes = checkpoint_copy_bytes(writer->worker);
+    worker_begin_progress(writer->worker, "saving the checkpoint", PROGRESS_BYTES, bytes);
+}
+
 // A slow disk is no rank that has stopped, so the watchdog is told as long as the thread comes further.
 static void wait_for_thread(struct checkpoint_writer *writer)
 {
     uint64_t seen = 0;
     worker_note(writer->worker, "a checkpoint", false);
+    begin_progress(writer);
     pthread_mutex_lock(&writer->mutex);
     while (is_at_work(writer)) {
         const struct timespec until = clock_after(CLOCK_REALTIME, NOTE_NS);
@@ -323,10 +337,12 @@ static void wait_for_thread(struct checkpoint_writer *writer)
         if (given != seen) {
             worker_note(writer->worker, "a checkpoint", false);
         }
+        progress_add(&writer->worker->progress, (given - seen) * sizeof(float));
         seen = given;
         pthread_cond_timedwait(&writer->changed, &writer->mutex, &until);
     }
     pthread_mutex_unlock(&writer->mutex);
+    progress_end(&writer->worker->progress);
 }
 
 static void describe(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due)
@@ -335,6 +351,7 @@ static void describe(struct checkpoint_writer *writer, uint64_t steps, bool eval
     struct checkpoint_state *state = &writer->state;
     writer->report = (struct checkpoint_report){.step = steps};
     writer->part = (struct rank_part){0};
+    __atomic_store_n(&writer->given, 0, __ATOMIC_RELAXED);
     state->step = steps;
     state->samples = worker_position(worker, steps);
     state->sum_exponent = worker->fixed.exponent;
@@ -363,7 +380,13 @@ static void start_files(struct checkpoint_writer *writer)
     struct worker *worker = writer->worker;
     make_copy(writer);
     writer->part.error.status = worker_check(worker, &writer->part.error);
-    set_stage(writer, writer->direct ? work(writer, FILES) : FILES);
+    if (!writer->direct) {
+        set_stage(writer, FILES);
+        return;
+    }
+    begin_progress(writer);
+    set_stage(writer, work(writer, FILES));
+    progress_end(&worker->progress);
 }
 
 void checkpoint_writer_start(struct checkpoint_writer *writer, uint64_t steps, bool evaluation_due, uint64_t since_ns)
@@ -400,6 +423,13 @@ void checkpoint_writer_settle(struct checkpoint_writer *writer)
         checkpoint_writer_agree(writer);
         wait_for_thread(writer);
     }
+}
+
+double checkpoint_writer_part(struct checkpoint_writer *writer)
+{
+    uint64_t given = __atomic_load_n(&writer->given, __ATOMIC_RELAXED), bytes = checkpoint_copy_bytes(writer->worker);
+    enum stage stage = get_stage(writer);
+    return stage == IDLE || stage == DONE || bytes == 0 ? -1 : (double)(given * sizeof(float)) / (double)bytes;
 }
 
 bool checkpoint_writer_read(struct checkpoint_writer *writer, struct checkpoint_report *report_p)

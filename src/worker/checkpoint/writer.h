@@ -47,6 +47,9 @@ void checkpoint_writer_settle(struct checkpoint_writer *writer);
 // Whether a checkpoint has been finished whose report was not read yet; only on rank 0.
 bool checkpoint_writer_read(struct checkpoint_writer *writer, struct checkpoint_report *report_p);
 
+// The part of this rank's files that was given to the disk, from 0 to 1, while a checkpoint is under way; else -1.
+double checkpoint_writer_part(struct checkpoint_writer *writer);
+
 // Bytes of host memory, of worker->staging, that the copy takes.
 uint64_t checkpoint_copy_bytes(const struct worker *worker);
 

@@ -8,29 +8,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mem/clock.h"
-#include "mem/pool.h"
 #include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
 #include "worker/config/schema.h"
+#include "worker/progress.h"
 #include "worker/signals.h"
 #include "worker/tokenize/encoder.h"
 #include "worker/tokenize/shards.h"
 #include "worker/tokenize/tokenize.h"
 
-#define SHARD_TOKENS   UINT64_C(100000000)
-#define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
-#define BAR_WIDTH      30
+#define SHARD_TOKENS UINT64_C(100000000)
 
 // As a person wrote it; NULL: not given.
 struct request {
     const char **inputs; // room for all arguments
     size_t input_count;
     const char *to, *tokens, *vocabulary, *merges, *shard_tokens, *threads;
-};
-
-struct bar {
-    uint64_t start_ns, line_ns; // of the whole, of the last change
 };
 
 // Reading the command line --------------------------------------------------------------------------------------------
@@ -98,34 +91,11 @@ static enum status read_request(char *const *arguments, struct request *request,
 
 // What a person sees --------------------------------------------------------------------------------------------------
 
-static void draw(const struct bar *bar, const struct tokenize_totals *totals)
+static void note_progress(void *context, const struct tokenize_totals *totals)
 {
-    char done[MEM_SIZE_TEXT_MAX], all[MEM_SIZE_TEXT_MAX], drawn[BAR_WIDTH + 1];
-    double part = totals->bytes_read < totals->bytes ? (double)totals->bytes_read / (double)totals->bytes : 1;
-    double seconds = (double)(bar->line_ns - bar->start_ns) / 1e9;
-    memset(drawn, ' ', BAR_WIDTH);
-    memset(drawn, '=', (size_t)(part * BAR_WIDTH));
-    drawn[BAR_WIDTH] = '\0';
-    printf("\r\033[K[%s] %3.0f %%  %s of %s  %.1f MB/s  %.1f M tokens", drawn, 100 * part,
-           mem_size_text(totals->bytes_read, done), mem_size_text(totals->bytes, all),
-           (double)totals->bytes_read / 1e6 / seconds, (double)totals->tokens / 1e6);
-    fflush(stdout);
-}
-
-static void draw_now_and_then(void *context, const struct tokenize_totals *totals)
-{
-    struct bar *bar = context;
-    uint64_t now_ns = clock_ns();
-    if (now_ns - bar->line_ns >= LINE_PERIOD_NS) {
-        bar->line_ns = now_ns;
-        draw(bar, totals);
-    }
-}
-
-static void draw_nothing(void *context, const struct tokenize_totals *totals)
-{
-    (void)context;
-    (void)totals;
+    struct progress *progress = context;
+    progress->total = totals->bytes;
+    progress_add(progress, totals->bytes_read - progress->done);
 }
 
 static const char *plural(uint64_t count)
@@ -147,16 +117,13 @@ static void print_outcome(const struct tokenize_job *job, const struct tokenize_
 static enum status run(struct tokenize_job *job, struct error *error)
 {
     struct tokenize_totals totals;
-    struct bar bar = {.start_ns = clock_ns()};
-    bool terminal = launcher_is_watched();
-    bar.line_ns = bar.start_ns;
-    job->progress = terminal ? draw_now_and_then : draw_nothing;
-    job->context = &bar;
+    struct progress progress;
+    progress_begin(&progress, "tokenizing", PROGRESS_BYTES, 0, 0);
+    job->progress = note_progress;
+    job->context = &progress;
     signals_block_ends();
     enum status status = tokenize(job, &totals, error);
-    if (terminal) {
-        fputs("\r\033[K", stdout);
-    }
+    progress_end(&progress);
     if (status == STATUS_OK) {
         print_outcome(job, &totals);
     }

@@ -85,10 +85,11 @@ static enum status evaluate_weights(const struct command_line *command, struct c
     return status;
 }
 
-// The ranks and devices that a checkpoint was trained on say nothing of those that are here.
+// The ranks and devices that a checkpoint was trained on say nothing of those that are here, and what is printed is the
+// loss.
 static const char *const here[] = {
     "comm.kind=auto",     "comm.reduce=auto",          "device.kind=auto",     "device.name=null",
-    "device.capacity=[]", "device.ranks_per_device=1", "device.neighbours=[]",
+    "device.capacity=[]", "device.ranks_per_device=1", "device.neighbours=[]", "run.log_seconds=0",
 };
 #define HERE (sizeof(here) / sizeof(here[0]))
 

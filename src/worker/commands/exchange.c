@@ -8,6 +8,35 @@
 
 #include "worker/commands/commands.h"
 #include "worker/exchange/weights.h"
+#include "worker/progress.h"
+
+// Weights that are read, and counted.
+struct counted {
+    const struct weights *weights;
+    struct progress progress;
+};
+
+static enum status read_counted(void *context, size_t number, uint64_t first, uint64_t count, float *values,
+                                struct error *error)
+{
+    struct counted *counted = context;
+    enum status status = counted->weights->read(counted->weights->context, number, first, count, values, error);
+    progress_add(&counted->progress, count * sizeof(*values));
+    return status;
+}
+
+static enum status write_counted(const struct exchange_format *to, const char *target, const struct weights *weights,
+                                 struct error *error)
+{
+    struct counted counted = {.weights = weights};
+    struct weights read = *weights;
+    read.read = read_counted;
+    read.context = &counted;
+    progress_begin(&counted.progress, "writing weights", PROGRESS_BYTES, weights->model->weights * sizeof(float), 0);
+    enum status status = to->write(target, &read, error);
+    progress_end(&counted.progress);
+    return status;
+}
 
 static enum status convert(const struct exchange_format *from, const char *source, const struct exchange_format *to,
                            const char *target, struct error *error)
@@ -17,7 +46,7 @@ static enum status convert(const struct exchange_format *from, const char *sourc
     if (status != STATUS_OK) {
         return status;
     }
-    status = to->write(target, &weights, error);
+    status = write_counted(to, target, &weights, error);
     if (status == STATUS_OK) {
         printf("%s: %" PRIu64 " weights\n", target, weights.model->weights);
     }

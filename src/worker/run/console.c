@@ -175,7 +175,7 @@ static void print_bars(struct console *console, const struct step_message *messa
     fputs(ranks > BARS_MAX ? "..." : "", console->file);
 }
 
-static void print_progress(struct console *console, const struct step_result *result)
+static void print_progress(struct console *console, const struct step_result *result, double saved)
 {
     uint64_t done = result->step + 1, left = console->worker->steps - done;
     double mean_seconds = (double)(clock_ns() - console->steps_ns) / 1e9 / (double)(done - console->worker->first_step);
@@ -189,6 +189,9 @@ static void print_progress(struct console *console, const struct step_result *re
     fprintf(console->file, "  loss %.4f  grad norm %.3f  lr %.2e  %.0f %s/s  %.1f ms/step  left %" PRIu64 ":%02" PRIu64,
             result->loss, result->gradient_norm, result->learning_rate, work / ((double)result->step_ns / 1e9),
             unit == 't' ? "tokens" : "samples", (double)result->step_ns / 1e6, eta / 60, eta % 60);
+    if (saved >= 0) {
+        fprintf(console->file, "  saving %.0f %%", 100 * saved);
+    }
 }
 
 // Where the console is no terminal.
@@ -202,7 +205,7 @@ static bool line_due(const struct console *console, uint64_t done, uint64_t now_
     return done % config->run.log_every == 0;
 }
 
-void console_step(struct console *console, const struct step_result *result)
+void console_step(struct console *console, const struct step_result *result, double saved)
 {
     const struct worker *worker = console->worker;
     uint64_t done = result->step + 1, now_ns = clock_ns();
@@ -211,12 +214,12 @@ void console_step(struct console *console, const struct step_result *result)
     if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
         fputs(NO_WRAP, console->file);
-        print_progress(console, result);
+        print_progress(console, result, saved);
         fputs(WRAP, console->file);
         console->line_open = true;
         console->line_ns = now_ns;
     } else if (!console->terminal && (line_due(console, done, now_ns) || done == worker->steps)) {
-        print_progress(console, result);
+        print_progress(console, result, saved);
         fputc('\n', console->file);
         console->line_ns = now_ns;
     }

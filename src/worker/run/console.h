@@ -19,7 +19,8 @@ struct console *console_create(FILE *file, bool terminal, const struct worker *w
 void console_destroy(struct console *console);
 
 void console_start(struct console *console, const char *folder, const struct resume *resume);
-void console_step(struct console *console, const struct step_result *result);
+// `saved`: the part of a checkpoint that is written meanwhile; below 0: none is.
+void console_step(struct console *console, const struct step_result *result, double saved);
 void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation);
 // One that could not be written is a warning.
 void console_checkpoint(struct console *console, const struct checkpoint_report *checkpoint);

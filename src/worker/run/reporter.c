@@ -210,14 +210,14 @@ static void warn_of_causes(struct reporter *reporter, const struct record_step *
     }
 }
 
-void reporter_step(struct reporter *reporter, const struct step_result *result)
+void reporter_step(struct reporter *reporter, const struct step_result *result, double saved)
 {
     struct worker *worker = reporter->worker;
     if (result->plan_changed) {
         log_plan(worker, result->step + 1, result->next_plan);
     }
     if (worker->comm->rank == 0) {
-        console_step(reporter->console, result);
+        console_step(reporter->console, result, saved);
         const struct record_step step = record_step(reporter, result);
         metrics_step(reporter->metrics, &step);
         sinks_step(reporter->sinks, &step);

@@ -34,7 +34,8 @@ void reporter_close(struct reporter *reporter);
 
 // Where what they have to say cannot be written they warn, and the run goes on.
 void reporter_start(struct reporter *reporter, const struct resume *resume);
-void reporter_step(struct reporter *reporter, const struct step_result *result);
+// `saved`: as for console_step.
+void reporter_step(struct reporter *reporter, const struct step_result *result, double saved);
 void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const struct evaluation *evaluation);
 void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint);
 // Also writes what a run leaves behind of memory and costs, on every rank, and says how many lines are missing.
