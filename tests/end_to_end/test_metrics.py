@@ -22,6 +22,8 @@ import headroom_run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MINUTE_S = 60
+METRIC = r"headroom_\w+"
+UNITS = {"bytes": "bytes", "seconds": "s", "ratio": "percentunit"}  # end of a metric's name: unit of Grafana
 FOR_EVER = "train.steps=1000000"
 COUNTED = {"samples": "headroom_samples_total", "tokens": "headroom_tokens_total"}
 STEP_METRICS = {  # key of metrics.jsonl: metric, and what one of the key's units is in the metric's
@@ -46,6 +48,10 @@ RANK_COUNTED = {"oom_retries": "headroom_rank_oom_retries_total",
                 "handed_back": "headroom_rank_handed_back_samples_total"}
 VALIDATION_METRICS = {"step": "headroom_validation_steps", "loss": "headroom_validation_loss",
                       "accuracy": "headroom_validation_accuracy_ratio"}
+
+
+with open(f"{HERE}/../../docs/grafana.json", encoding="utf-8") as grafana:
+    DASHBOARD = json.load(grafana)
 
 
 def crc32c(data):
@@ -269,9 +275,12 @@ class Prometheus(MetricsTest):
         self.assert_near(parse_exposition(text), self.expected("run-1", run.steps, run.evaluations), "the file")
         self.assertEqual([name for name in os.listdir(self.folder) if "prom" in name], ["metrics.prom"])
 
-    def test_promtool_accepts_it(self):
+    def need_promtool(self):
         if shutil.which("promtool") is None:
             self.skipTest("there is no promtool (Debian: prometheus)")
+
+    def test_promtool_accepts_it(self):
+        self.need_promtool()
         checked = self.run_text(["promtool", "check", "metrics"], self.train_once()[1])
         self.assertEqual((checked.returncode, checked.stdout), (0, ""))
 
@@ -343,12 +352,58 @@ class Prometheus(MetricsTest):
         exported = {name for name, _ in STEP_METRICS.values()}.union(
             ["headroom_rank_levers"], *(metrics.values() for metrics in (COUNTED, RANK_METRICS, RANK_TIMES,
                                                                         RANK_COUNTED, VALIDATION_METRICS)))
-        with open(f"{HERE}/../../docs/grafana.json", encoding="utf-8") as file:
-            dashboard = json.load(file)
-        queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-        queries += [variable["query"]["query"] for variable in dashboard["templating"]["list"]]
-        self.assertEqual({name for query in queries for name in re.findall(r"headroom_\w+", query)}, exported)
-        self.assertEqual(len({panel["id"] for panel in dashboard["panels"]}), len(dashboard["panels"]))
+        queries = self.queries() + [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"]]
+        self.assertEqual({name for query in queries for name in re.findall(METRIC, query)}, exported)
+
+    def queries(self):
+        return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+    def test_the_dashboards_queries(self):
+        """Prometheus' own parser reads them, a run's name in place of the variable."""
+        self.need_promtool()
+        rules = [{"record": f"panel:query_{i}", "expr": query.replace("$run", "run")}
+                 for i, query in enumerate(self.queries())]
+        self.write("rules.yaml", json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+        checked = self.run_text(["promtool", "check", "rules", self.path("rules.yaml")], "")
+        self.assertEqual(checked.returncode, 0, checked.stdout)
+        self.assertIn(f"SUCCESS: {len(rules)} rules found", checked.stdout)
+
+    def test_grafana_asks_for_the_dashboards_data_source(self):
+        """All that asks it names the input that an import fills in."""
+        (source,) = DASHBOARD["__inputs"]
+        self.assertEqual((source["name"], source["type"], source["pluginId"]), ("DS_PROMETHEUS", "datasource", "prometheus"))
+        asking = [*DASHBOARD["panels"], *DASHBOARD["templating"]["list"],
+                  *(target for panel in DASHBOARD["panels"] for target in panel["targets"])]
+        for one in asking:
+            self.assertEqual(one["datasource"], {"type": "prometheus", "uid": "${DS_PROMETHEUS}"})
+        required = {(one["type"], one["id"]): one["version"] for one in DASHBOARD["__requires"]}
+        panels = {("panel", panel["type"]) for panel in DASHBOARD["panels"]}
+        self.assertEqual(set(required), panels | {("grafana", "grafana"), ("datasource", "prometheus")})
+        self.assertEqual((DASHBOARD["uid"], required["grafana", "grafana"], DASHBOARD["schemaVersion"]),
+                         ("headroom", "9.0.0", 36))  # that version's
+
+    def test_the_dashboards_panels(self):
+        """Each has a number and a place of its own, the unit of its metrics, and names what its lines are of."""
+        self.assertEqual(len({panel["id"] for panel in DASHBOARD["panels"]}), len(DASHBOARD["panels"]))
+        taken = set()
+        for panel in DASHBOARD["panels"]:
+            place = panel["gridPos"]
+            cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+            self.assertLess(max(x for x, _ in cells), 24, panel["title"])
+            self.assertFalse(cells & taken, panel["title"])
+            taken |= cells
+            self.assertEqual(len({target["refId"] for target in panel["targets"]}), len(panel["targets"]))
+            for target in panel["targets"]:
+                self.check_target(panel, target)
+
+    def check_target(self, panel, target):
+        (metric,) = re.findall(METRIC, target["expr"])
+        ending = metric.rpartition("_")[2]
+        if ending in UNITS and not metric.endswith("_per_second"):
+            self.assertEqual(panel["fieldConfig"]["defaults"]["unit"], UNITS[ending], metric)
+        if panel["type"] != "table":
+            self.assertIn("{{run}}", target["legendFormat"])
+            self.assertEqual("{{rank}}" in target["legendFormat"], metric.startswith("headroom_rank_"), metric)
 
 
 class Http(MetricsTest):
