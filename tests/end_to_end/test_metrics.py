@@ -22,6 +22,7 @@ import headroom_run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MINUTE_S = 60
+LONGEST_LINE = headroom_run.LONGEST_LINE
 METRIC = r"headroom_\w+"
 UNITS = {"bytes": "bytes", "seconds": "s", "ratio": "percentunit"}  # end of a metric's name: unit of Grafana
 FOR_EVER = "train.steps=1000000"
@@ -371,7 +372,8 @@ class Prometheus(MetricsTest):
     def test_grafana_asks_for_the_dashboards_data_source(self):
         """All that asks it names the input that an import fills in."""
         (source,) = DASHBOARD["__inputs"]
-        self.assertEqual((source["name"], source["type"], source["pluginId"]), ("DS_PROMETHEUS", "datasource", "prometheus"))
+        self.assertEqual([source[key] for key in ("name", "type", "pluginId")],
+                         ["DS_PROMETHEUS", "datasource", "prometheus"])
         asking = [*DASHBOARD["panels"], *DASHBOARD["templating"]["list"],
                   *(target for panel in DASHBOARD["panels"] for target in panel["targets"])]
         for one in asking:
@@ -439,7 +441,8 @@ class Http(MetricsTest):
 
     def test_other_questions(self):
         self.start_serving()
-        for path in ("/", "/metrics/", "/metrics.json", "/metrics.jsonl/", "/resolved.yaml", "/../env.txt", "/" + 5000 * "x"):
+        for path in ("/", "/metrics/", "/metrics.json", "/metrics.jsonl/", "/resolved.yaml", "/../env.txt",
+                     "/" + 5000 * "x"):
             self.assertEqual(self.ask(path)[0], 404, path)
         self.assertEqual(self.ask("/metrics?name=headroom_loss")[0], 200)
         self.assertEqual(self.ask(method="HEAD")[::2], (200, ""))
@@ -513,6 +516,45 @@ class Http(MetricsTest):
 
 
 class Together(MetricsTest):
+    """All of them at once."""
+
+    def stopped(self, launch):
+        """What the process has done when it stands still: steps, calls that write, their bytes; bytes of its files."""
+        process = f"/proc/{launch.process.pid}"
+        launch.process.send_signal(signal.SIGSTOP)
+        while self.content(f"{process}/stat").rpartition(") ")[2][0] != "T":
+            time.sleep(0.01)
+        done = {key: int(value) for key, value in re.findall(r"(\w+): (\d+)", self.content(f"{process}/io"))}
+        files = glob.glob(self.path("run/metrics.*")) + glob.glob(self.path("run/tensorboard/*"))
+        grown = sum(os.path.getsize(path) for path in files)
+        state = (self.steps_done("run"), done["syscw"], done["wchar"], grown, time.monotonic())
+        launch.process.send_signal(signal.SIGCONT)
+        return len(files), state
+
+    def content(self, path):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def test_a_steady_step_writes_each_figure_once(self):
+        """One call for each file that grows by steps, and no byte beside; Prometheus' file now and then."""
+        if not os.path.exists("/proc/self/io"):
+            self.skipTest("the kernel does not count what a process writes (/proc/PID/io)")
+        launch = self.start("train", "mlp.yaml", FOR_EVER, "run.folder=run", "run.log_seconds=1000000",
+                            "comm.kind=self", "metrics.csv=true", "metrics.tensorboard=true",
+                            "metrics.prometheus_file=metrics.prom",
+                            f"metrics.http_port={headroom_run.free_port()}", "data.validation_samples=0")
+        self.wait_for_steps(launch, "run", 50)  # its plan has settled
+        count, first = self.stopped(launch)
+        self.wait_for_steps(launch, "run", first[0] + 500)
+        _, last = self.stopped(launch)
+        steps, calls, written, grown, seconds = (after - before for before, after in zip(first, last))
+        replaced = 2 + seconds // 5
+        size = os.path.getsize(self.path("metrics.prom"))
+        print(f"{calls / steps:.3f} calls and {written / steps:.0f} bytes a step, {grown / steps:.0f} of them in files")
+        self.assertEqual(count, 3)
+        self.assertLessEqual(calls, count * (steps + 1) + 8 * replaced)
+        self.assertLessEqual(written, grown + LONGEST_LINE + 2 * size * replaced)
+
     def test_the_log_says_how_long_they_took(self):
         port = headroom_run.free_port()
         run = self.train("mlp.yaml", "metrics.csv=true", "metrics.tensorboard=true", "train.steps=3",

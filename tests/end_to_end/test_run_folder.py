@@ -129,7 +129,8 @@ class RunFolder(headroom_run.ProgramTest):
         screen.wait_for(r"\r\x1b\[Kvalidation  \[=* *\] \d+ %  \d+ of 1000000000 samples  \d+ samples/s  left \d+:\d\d")
         launch = self.start(*job, before=["sh", "-c", "exec \"$@\" >out.txt", "into-a-file"])
         line = re.compile(r"^validation  \d+ %  \d+ of 1000000000 samples  \d+ samples/s  left \d+:\d\d$", re.MULTILINE)
-        self.wait_for(launch, lambda: os.path.exists(self.path("out.txt")) and line.search(self.read("out.txt")), "no line")
+        self.wait_for(launch, lambda: os.path.exists(self.path("out.txt")) and line.search(self.read("out.txt")),
+                      "no line")
         self.assertNotRegex(self.read("out.txt"), r"[\r\x1b]")
 
     def test_console_by_seconds(self):

@@ -41,30 +41,29 @@ static enum status open_file(struct history *history, struct error *error)
     return STATUS_OK;
 }
 
-enum status history_create(const char *name, struct history **history_p, struct error *error)
+struct history *history_create(const char *name)
 {
     struct history *history = calloc(1, sizeof(*history));
-    if (history == NULL) {
-        return error_out_of_host_memory(error);
+    if (history != NULL) {
+        snprintf(history->path, sizeof(history->path), "%s", name);
     }
-    snprintf(history->path, sizeof(history->path), "%s", name);
-    *history_p = history;
-    return STATUS_OK;
+    return history;
 }
 
 enum status history_open(const char *folder, struct history **history_p, struct error *error)
 {
     uint32_t ranks;
     char path[RUN_FOLDER_MAX + 16];
-    struct history *history = NULL;
-    snprintf(path, sizeof(path), "%s/metrics.jsonl", folder);
     enum status status = run_folder_ranks(folder, &ranks, error);
-    if (status == STATUS_OK) {
-        status = history_create(path, &history, error);
+    if (status != STATUS_OK) {
+        return status;
     }
-    if (status == STATUS_OK) {
-        status = open_file(history, error);
+    snprintf(path, sizeof(path), "%s/metrics.jsonl", folder);
+    struct history *history = history_create(path);
+    if (history == NULL) {
+        return error_out_of_host_memory(error);
     }
+    status = open_file(history, error);
     if (status != STATUS_OK) {
         history_close(history);
         return status;

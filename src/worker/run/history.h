@@ -35,8 +35,8 @@ struct history_line {
 // Opens FOLDER/metrics.jsonl; the caller owns the history. STATUS_INVALID with a line where the folder is no run's,
 // STATUS_ERROR where the file cannot be read.
 enum status history_open(const char *folder, struct history **history_p, struct error *error);
-// One of lines that come from elsewhere, which errors call `name`.
-enum status history_create(const char *name, struct history **history_p, struct error *error);
+// One of lines that come from elsewhere, which errors call `name`. NULL when the host's memory runs out.
+struct history *history_create(const char *name);
 // Accepts NULL.
 void history_close(struct history *history);
 

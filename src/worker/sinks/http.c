@@ -155,7 +155,7 @@ static void destroy_response(struct MHD_Response *response)
 // Whoever follows the run is to see its last line.
 static void wait_for_followers(struct http *http)
 {
-    const uint64_t long_ns = 2 * ENDPOINT_PERIOD_MS * UINT64_C(1000000);
+    const uint64_t long_ns = UINT64_C(2000000) * ENDPOINT_PERIOD_MS;
     pthread_mutex_lock(&http->mutex);
     bool followed = http->followed_ns > 0 && clock_ns() - http->followed_ns < long_ns;
     pthread_mutex_unlock(&http->mutex);

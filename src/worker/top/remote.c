@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "worker/run/endpoint.h"
 
@@ -122,11 +123,11 @@ static enum status begin(struct remote *remote, struct error *error)
     curl_free(remote->folder);
     history_close(remote->history);
     remote->folder = folder;
-    remote->history = NULL;
     remote->steps = strtoull(header_of(remote, ENDPOINT_STEPS), NULL, 10);
     remote->offset = 0;
     snprintf(remote->tag, sizeof(remote->tag), "%s", header_of(remote, "ETag"));
-    return folder == NULL ? error_out_of_host_memory(error) : history_create(remote->url, &remote->history, error);
+    remote->history = history_create(remote->url);
+    return folder == NULL || remote->history == NULL ? error_out_of_host_memory(error) : STATUS_OK;
 }
 
 static enum status ask_whoever_answers(struct remote *remote, struct error *error)
@@ -168,28 +169,35 @@ static CURLUcode extend_path(CURLU *parts)
     return code;
 }
 
-// Of the lines. STATUS_INVALID with a line where the address is none.
-static enum status make_url(struct remote *remote, struct error *error)
+static CURLUcode make_parts(CURLU *parts, const char *address)
 {
     char *text;
-    bool is_url = strstr(remote->address, "://") != NULL;
-    if (asprintf(&text, "%s%s", is_url ? "" : "http://", remote->address) < 0) {
-        return error_out_of_host_memory(error);
+    bool is_url = strstr(address, "://") != NULL;
+    if (asprintf(&text, "%s%s", is_url ? "" : "http://", address) < 0) {
+        return CURLUE_OUT_OF_MEMORY;
     }
-    CURLU *parts = curl_url();
     CURLUcode code = curl_url_set(parts, CURLUPART_URL, text, 0);
+    free(text);
     if (code == CURLUE_OK && !is_url) {
         code = set_port(parts);
     }
+    return code == CURLUE_OK ? extend_path(parts) : code;
+}
+
+// Of the lines. NULL with a line where the address is none.
+static char *make_url(const struct remote *remote, struct error *error)
+{
+    char *url = NULL;
+    CURLU *parts = curl_url();
+    CURLUcode code = make_parts(parts, remote->address);
     if (code == CURLUE_OK) {
-        code = extend_path(parts);
-    }
-    if (code == CURLUE_OK) {
-        code = curl_url_get(parts, CURLUPART_URL, &remote->url, 0);
+        code = curl_url_get(parts, CURLUPART_URL, &url, 0);
     }
     curl_url_cleanup(parts);
-    free(text);
-    return code == CURLUE_OK ? STATUS_OK : refuse(remote, STATUS_INVALID, curl_url_strerror(code), error);
+    if (code != CURLUE_OK) {
+        refuse(remote, STATUS_INVALID, curl_url_strerror(code), error);
+    }
+    return url;
 }
 
 static void set_options(struct remote *remote)
@@ -211,15 +219,22 @@ static enum status open_address(struct remote *remote, struct error *error)
     if (remote->curl == NULL) {
         return error_out_of_host_memory(error);
     }
-    enum status status = make_url(remote, error);
-    if (status != STATUS_OK) {
-        return status;
+    remote->url = make_url(remote, error);
+    if (remote->url == NULL) {
+        return error->status;
     }
     if (strncmp(remote->url, "http", strlen("http")) != 0) {
         return refuse(remote, STATUS_INVALID, "no URL that is known; allowed: http, https", error);
     }
     set_options(remote);
     return ask_whoever_answers(remote, error);
+}
+
+bool remote_is_address(const char *run)
+{
+    struct stat about;
+    bool is_folder = stat(run, &about) == 0 && S_ISDIR(about.st_mode);
+    return !is_folder && (strstr(run, "://") != NULL || strchr(run, '/') == NULL);
 }
 
 enum status remote_open(const char *address, struct remote **remote_p, struct error *error)

@@ -7,9 +7,14 @@
 #ifndef HEADROOM_WORKER_TOP_REMOTE_H
 #define HEADROOM_WORKER_TOP_REMOTE_H
 
+#include <stdbool.h>
+
 #include "worker/run/history.h"
 
 struct remote;
+
+// Whether `run` is an address and no folder: none of that name is there, and it has no slash that is not of a URL.
+bool remote_is_address(const char *run);
 
 // Asks `address` for the first time: HOST, HOST:PORT or a URL, under which the endpoint's paths are. The caller owns
 // the remote. Blocks for five seconds at most. STATUS_INVALID with a line where the address is none, its host is not
