@@ -2,7 +2,6 @@
 #include "worker/commands/fleet.h"
 
 #include <ctype.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "worker/config/refuse.h"
@@ -126,6 +125,13 @@ enum status fleet_read(const char *ranks, const char *device, struct fleet *flee
     }
     enum status status = ranks == NULL ? STATUS_OK : read_ranks(ranks, names_devices, fleet, error);
     return status == STATUS_OK && device != NULL ? read_device(device, fleet, error) : status;
+}
+
+void fleet_print_devices(FILE *to)
+{
+    for (size_t i = 0; i < KNOWN_DEVICES; i++) {
+        fprintf(to, "%s%s", i > 0 ? ", " : "", known[i].name);
+    }
 }
 
 const struct fleet_group *fleet_find(const struct fleet *fleet, uint64_t rank)

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "mem/error.h"
 
@@ -40,6 +41,9 @@ struct fleet {
 // `ranks` is N or "NxDEVICE,NxDEVICE", `device` a name or a size, for all ranks; NULL: not given. STATUS_INVALID with a
 // line that says what is allowed.
 enum status fleet_read(const char *ranks, const char *device, struct fleet *fleet, struct error *error);
+
+// The names of devices that it knows, separated by commas.
+void fleet_print_devices(FILE *to);
 
 // That of the rank, where devices were said.
 const struct fleet_group *fleet_find(const struct fleet *fleet, uint64_t rank);

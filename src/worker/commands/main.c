@@ -9,6 +9,7 @@
 
 #include "worker/comm/launcher.h"
 #include "worker/commands/commands.h"
+#include "worker/commands/fleet.h"
 #include "worker/commands/scenario.h"
 #include "worker/config/config.h"
 #include "worker/run/run_folder.h"
@@ -53,7 +54,8 @@ static const struct named_command commands[] = {
      .help = "prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
              "its last line and exit code (0 or 3) say whether it fits. --device: what every rank has, a\n"
              "size or a GPU such as h100-80gb; --ranks 8xh100-80gb,8xa100-40gb: of several kinds;\n"
-             "--costs, of an earlier run's folder: also how long it takes; --json: as one JSON object",
+             "--costs, of an earlier run's folder: also how long it takes; --json: as one JSON object.\n"
+             "plan --help lists the GPUs that it knows",
      .alone = true,
      .run = command_plan,
      .options = {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "N or NxDEVICE,..."},
@@ -212,6 +214,11 @@ static int print_command_help(const char *word)
         return misused("unknown command ", word);
     }
     print_what_they_do(word);
+    if (strcmp(word, "plan") == 0) {
+        fputs("\ndevices: ", stdout);
+        fleet_print_devices(stdout);
+        putchar('\n');
+    }
     if (strcmp(word, "simulate") == 0) {
         fputs("\nscenario keys:\n", stdout);
         config_print_help(&scenario_schema, stdout);
