@@ -33,13 +33,27 @@ struct named_command {
     const char *name;  // one word, or two
     const char *usage; // what stands behind it; its lines, and those of `help`, are as they are printed
     const char *help;
-    bool alone; // in a single process, which no launcher has started as one of several
+    void (*more_help)(void); // what else --help prints of it alone; NULL: nothing
+    bool alone;              // in a single process, which no launcher has started as one of several
     // Those that take a configuration.
     int (*run)(const struct command_line *command);
     struct option options[OPTIONS_MAX];
     // The others; the arguments are those behind the name, and then NULL.
     int (*run_other)(char *const *arguments);
 };
+
+static void print_devices(void)
+{
+    fputs("\ndevices: ", stdout);
+    fleet_print_devices(stdout);
+    putchar('\n');
+}
+
+static void print_scenario_keys(void)
+{
+    fputs("\nscenario keys:\n", stdout);
+    config_print_help(&scenario_schema, stdout);
+}
 
 static const struct named_command commands[] = {
     {.name = "train",
@@ -56,6 +70,7 @@ static const struct named_command commands[] = {
              "size or a GPU such as h100-80gb; --ranks 8xh100-80gb,8xa100-40gb: of several kinds;\n"
              "--costs, of an earlier run's folder: also how long it takes; --json: as one JSON object.\n"
              "plan --help lists the GPUs that it knows",
+     .more_help = print_devices,
      .alone = true,
      .run = command_plan,
      .options = {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "N or NxDEVICE,..."},
@@ -66,6 +81,7 @@ static const struct named_command commands[] = {
      .usage = "SCENARIO.yaml [section.key=value ...]",
      .help = "prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
              "simulate --help lists what a scenario may say",
+     .more_help = print_scenario_keys,
      .alone = true,
      .run = command_simulate},
     {.name = "memory replay",
@@ -189,6 +205,9 @@ static void print_what_they_do(const char *word)
             printf("%-*s ", HELP_COLUMN - 1, commands[i].name);
             print_lines(commands[i].help, HELP_COLUMN, stdout);
         }
+        if (word != NULL && begins_with(&commands[i], word) && commands[i].more_help != NULL) {
+            commands[i].more_help();
+        }
     }
 }
 
@@ -214,15 +233,6 @@ static int print_command_help(const char *word)
         return misused("unknown command ", word);
     }
     print_what_they_do(word);
-    if (strcmp(word, "plan") == 0) {
-        fputs("\ndevices: ", stdout);
-        fleet_print_devices(stdout);
-        putchar('\n');
-    }
-    if (strcmp(word, "simulate") == 0) {
-        fputs("\nscenario keys:\n", stdout);
-        config_print_help(&scenario_schema, stdout);
-    }
     return command_finish(STATUS_OK, &error);
 }
 
