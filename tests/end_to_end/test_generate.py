@@ -85,7 +85,7 @@ class Eval(headroom_run.ProgramTest):
     def test_what_is_wrong(self):
         self.train("gpt.yaml", "train.steps=2")
         for pattern, *arguments in (
-                ("no configuration file given",),
+                ("eval needs CHECKPOINT",),
                 ("nowhere: is neither a checkpoint nor a run's folder with checkpoints", "nowhere"),
                 (r"run-1/checkpoints/step_00000002/config\.yaml: has no validation set; set data\.validation_path", "run-1",
                  "data.validation_fraction=0"),

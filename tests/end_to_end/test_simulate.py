@@ -56,7 +56,7 @@ class Simulate(headroom_run.ProgramTest):
             self.refused(rf"levers\.{key}=\[2, 3\]: does not begin with 1; allowed: ", "scenario.yaml",
                          "levers.times=[1, 2]", "levers.samples=[1, 3]", f"levers.{key}=[2, 3]")
         self.refused(r"none\.yaml: No such file", "none.yaml")
-        self.refused(r"no configuration file given")
+        self.refused(r"simulate needs SCENARIO\.yaml; see headroom simulate --help")
 
 
 if __name__ == "__main__":

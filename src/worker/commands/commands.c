@@ -33,11 +33,16 @@ static const struct command_argument *find_option(const struct command_argument 
     return i < count ? &takes[i] : NULL;
 }
 
-// The first that there is room for.
-static const struct command_argument *find_operand(const struct command_argument *takes, size_t count)
+static bool can_be(const struct command_argument *takes, const char *text)
+{
+    bool has_room = !is_option(takes->name) && (takes->count != NULL || *takes->text == NULL);
+    return has_room && (takes->fits == NULL || takes->fits(text));
+}
+
+static const struct command_argument *find_operand(const struct command_argument *takes, size_t count, const char *text)
 {
     size_t i = 0;
-    while (i < count && (is_option(takes[i].name) || (takes[i].count == NULL && *takes[i].text != NULL))) {
+    while (i < count && !can_be(&takes[i], text)) {
         i++;
     }
     return i < count ? &takes[i] : NULL;
@@ -55,18 +60,13 @@ static bool take(const struct command_argument *takes, char *const **argument)
     return **argument != NULL;
 }
 
-static bool is_missing(const struct command_argument *takes)
-{
-    return (takes->needed || !is_option(takes->name)) && *takes->text == NULL;
-}
-
 enum status command_parse(const char *command, const struct command_argument *takes, size_t count,
                           char *const *arguments, struct error *error)
 {
     for (; *arguments != NULL; arguments++) {
         const char *name = *arguments;
         const struct command_argument *found =
-            is_option(name) ? find_option(takes, count, name) : find_operand(takes, count);
+            is_option(name) ? find_option(takes, count, name) : find_operand(takes, count, name);
         if (found == NULL) {
             return error_set(error, STATUS_INVALID, "%s does not take '%s'; see headroom %s --help", command, name,
                              command);
@@ -76,7 +76,7 @@ enum status command_parse(const char *command, const struct command_argument *ta
         }
     }
     for (size_t i = 0; i < count; i++) {
-        if (is_missing(&takes[i])) {
+        if (takes[i].needed && *takes[i].text == NULL) {
             return error_set(error, STATUS_INVALID, "%s needs %s; see headroom %s --help", command, takes[i].name,
                              command);
         }

@@ -62,16 +62,17 @@ int command_generate(char *const *arguments);
 // The end of a command that prints: what it printed must have been written, and a failure's line goes to the standard
 // error. Answers the exit code.
 int command_finish(enum status status, struct error *error);
-// What a command that takes no configuration may be given.
+// What a command may be given.
 struct command_argument {
     const char *name;  // "--option", or what an operand is called
     const char **text; // where the option's value goes, or the operand; NULL: the option has no value
     bool *given;       // of an option without a value: set where it is there
     size_t *count;     // of the last operand, where it may come again: how many came, with room in `text` for all
-    bool needed;       // an operand always is
+    bool (*fits)(const char *text); // whether it can be this operand; NULL: any text can
+    bool needed;
 };
-// Reads the arguments of `command`. Operands come in the order of `takes`, options anywhere. STATUS_INVALID with a line
-// where one is unknown, too much or missing.
+// Reads the arguments of `command`. An operand is the first of `takes` that has room and that it fits, options stand
+// anywhere. STATUS_INVALID with a line where one is unknown, too much or missing.
 enum status command_parse(const char *command, const struct command_argument *takes, size_t count,
                           char *const *arguments, struct error *error);
 // Reads an option's value as one of the key, which says what is allowed. STATUS_INVALID with a line where it is none.

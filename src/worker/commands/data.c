@@ -31,7 +31,7 @@ struct request {
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
     const struct command_argument takes[] = {
-        {"INPUT", .text = request->inputs, .count = &request->input_count},
+        {"INPUT", .text = request->inputs, .count = &request->input_count, .needed = true},
         {"--to", .text = &request->to, .needed = true},
         {"--tokens", .text = &request->tokens},
         {"--vocabulary", .text = &request->vocabulary},

@@ -135,7 +135,7 @@ static enum status print_json(const char *folder, const struct examination *pati
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder},
+    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder, .needed = true},
                                              {"--json", .given = &request->json}};
     return command_parse("doctor", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }

@@ -69,7 +69,8 @@ static const struct exchange_format *format_by_kind(const char *path)
 static enum status run_export(char *const *arguments, struct error *error)
 {
     const char *checkpoint = NULL, *target = NULL;
-    const struct command_argument takes[] = {{"CHECKPOINT", .text = &checkpoint}, {"DIR or FILE.bin", .text = &target}};
+    const struct command_argument takes[] = {{"CHECKPOINT", .text = &checkpoint, .needed = true},
+                                             {"DIR or FILE.bin", .text = &target, .needed = true}};
     enum status status = command_parse("export", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
     return status == STATUS_OK ? convert(&exchange_checkpoint, checkpoint, format_by_ending(target), target, error)
                                : status;
@@ -78,7 +79,8 @@ static enum status run_export(char *const *arguments, struct error *error)
 static enum status run_import(char *const *arguments, struct error *error)
 {
     const char *source = NULL, *checkpoint = NULL;
-    const struct command_argument takes[] = {{"DIR or FILE.bin", .text = &source}, {"CHECKPOINT", .text = &checkpoint}};
+    const struct command_argument takes[] = {{"DIR or FILE.bin", .text = &source, .needed = true},
+                                             {"CHECKPOINT", .text = &checkpoint, .needed = true}};
     enum status status = command_parse("import", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
     return status == STATUS_OK ? convert(format_by_kind(source), source, &exchange_checkpoint, checkpoint, error)
                                : status;

@@ -44,11 +44,16 @@ struct generation {
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
     const struct command_argument takes[] = {
-        {"CHECKPOINT", .text = &request->checkpoint},     {"--prompt", .text = &request->prompt, .needed = true},
-        {"--vocabulary", .text = &request->vocabulary},   {"--merges", .text = &request->merges},
-        {"--tokens", .text = &request->tokens},           {"--top-k", .text = &request->top_k},
-        {"--temperature", .text = &request->temperature}, {"--seed", .text = &request->seed},
-        {"--device", .text = &request->device},           {"--memory", .text = &request->memory},
+        {"CHECKPOINT", .text = &request->checkpoint, .needed = true},
+        {"--prompt", .text = &request->prompt, .needed = true},
+        {"--vocabulary", .text = &request->vocabulary},
+        {"--merges", .text = &request->merges},
+        {"--tokens", .text = &request->tokens},
+        {"--top-k", .text = &request->top_k},
+        {"--temperature", .text = &request->temperature},
+        {"--seed", .text = &request->seed},
+        {"--device", .text = &request->device},
+        {"--memory", .text = &request->memory},
     };
     return command_parse("generate", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }

@@ -28,7 +28,7 @@ struct limit {
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
     const struct command_argument takes[] = {
-        {"RUN_DIR", .text = &request->folder},
+        {"RUN_DIR", .text = &request->folder, .needed = true},
         {"--rank", .text = &request->rank},
         {"--bytes", .text = &request->bytes, .needed = true},
     };

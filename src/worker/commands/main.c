@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,19 +14,10 @@
 #include "worker/run/run_folder.h"
 #include "worker/signals.h"
 
-#define OPTIONS_MAX  4
-#define A_NUMBER     "a number from 1 to 4294967295"
+#define OPTIONS_MAX  5
+#define OPERAND_MAX  32
 #define USAGE_COLUMN 16
 #define HELP_COLUMN  14 // where it says what a command does
-
-enum option_type { OPTION_NUMBER, OPTION_TEXT, OPTION_FLAG };
-
-struct option {
-    const char *name; // NULL: there is none
-    enum option_type type;
-    size_t place;      // of its value in a struct command_line
-    const char *needs; // what the value is; NULL: it has none
-};
 
 struct named_command {
     const char *name;  // one word, or two
@@ -37,7 +27,7 @@ struct named_command {
     bool alone;              // in a single process, which no launcher has started as one of several
     // Those that take a configuration.
     int (*run)(const struct command_line *command);
-    struct option options[OPTIONS_MAX];
+    const char *options[OPTIONS_MAX]; // that they have, up to the first NULL
     // The others; the arguments are those behind the name, and then NULL.
     int (*run_other)(char *const *arguments);
 };
@@ -61,7 +51,7 @@ static const struct named_command commands[] = {
      .help = "trains as the configuration says; start one process per device with mpirun or srun.\n"
              "With --profile N only a few steps, of which the last N are timed operation by operation",
      .run = command_train,
-     .options = {{"--profile", OPTION_NUMBER, offsetof(struct command_line, profile_steps), A_NUMBER}}},
+     .options = {"--profile"}},
     {.name = "plan",
      .usage = "CONFIG.yaml [--ranks N|NxDEVICE,...] [--device NAME|SIZE] [--costs FILE.json] [--json]\n"
               "[section.key=value ...]",
@@ -73,10 +63,7 @@ static const struct named_command commands[] = {
      .more_help = print_devices,
      .alone = true,
      .run = command_plan,
-     .options = {{"--ranks", OPTION_TEXT, offsetof(struct command_line, ranks), "N or NxDEVICE,..."},
-                 {"--device", OPTION_TEXT, offsetof(struct command_line, device), "a name or a size"},
-                 {"--costs", OPTION_TEXT, offsetof(struct command_line, costs_path), "a file"},
-                 {"--json", OPTION_FLAG, offsetof(struct command_line, json), NULL}}},
+     .options = {"--ranks", "--device", "--costs", "--json"}},
     {.name = "simulate",
      .usage = "SCENARIO.yaml [section.key=value ...]",
      .help = "prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
@@ -218,7 +205,7 @@ static int print_help(void)
     print_what_they_do(NULL);
     fputs("\n"
           "exit codes: 0 done, 1 error, 2 usage, configuration or data, 3 out of memory, 4 diverged,\n"
-          "            5 the doctor has found causes, 75 told to stop, and did at a checkpoint\n"
+          "            75 told to stop, and did at a checkpoint; those of doctor are its own\n"
           "\n"
           "configuration keys:\n",
           stdout);
@@ -236,17 +223,6 @@ static int print_command_help(const char *word)
     return command_finish(STATUS_OK, &error);
 }
 
-static bool parse_number(const char *text, uint64_t *number_p)
-{
-    char *end;
-    if (text == NULL || *text < '1' || *text > '9') {
-        return false;
-    }
-    unsigned long long number = strtoull(text, &end, 10);
-    *number_p = number;
-    return *end == '\0' && number <= UINT32_MAX;
-}
-
 // section.key=value
 static bool is_override(const char *argument)
 {
@@ -259,74 +235,56 @@ static bool is_override(const char *argument)
     return key[strspn(key, letters)] == '=';
 }
 
-static const struct option *find_option(const struct named_command *named, const char *argument)
+static bool has_option(const struct named_command *named, const char *name)
 {
-    for (size_t i = 0; i < OPTIONS_MAX; i++) {
-        const struct option *option = &named->options[i];
-        if (option->name != NULL && strcmp(argument, option->name) == 0) {
-            return option;
-        }
+    size_t i = 0;
+    while (named->options[i] != NULL && strcmp(named->options[i], name) != 0) {
+        i++;
     }
-    return NULL;
+    return named->options[i] != NULL;
 }
 
-// The option at `*argument`, which goes on to its value where it has one.
-static int parse_option(const struct option *option, char *const **argument, struct command_line *command)
+// `overrides` has room for all arguments.
+static enum status parse(char *const *arguments, const struct named_command *named, const char **overrides,
+                         struct command_line *command, struct error *error)
 {
-    void *place = (char *)command + option->place;
-    char needs[64];
-    if (option->type == OPTION_FLAG) {
-        *(bool *)place = true;
-        return STATUS_OK;
-    }
-    const char *text = *++*argument;
-    bool good = text != NULL;
-    if (option->type == OPTION_NUMBER) {
-        good = parse_number(text, place);
-    } else {
-        *(const char **)place = text;
-    }
-    snprintf(needs, sizeof(needs), " needs %s", option->needs);
-    return good ? STATUS_OK : misused(option->name, needs);
-}
-
-// Reads CONFIG.yaml [--option VALUE] [section.key=value ...]. `overrides` has room for all arguments.
-static int parse(char *const *arguments, const struct named_command *named, char **overrides,
-                 struct command_line *command)
-{
-    command->overrides = overrides;
-    for (; *arguments != NULL; arguments++) {
-        char *argument = *arguments;
-        const struct option *option = find_option(named, argument);
-        if (option != NULL) {
-            int status = parse_option(option, &arguments, command);
-            if (status != STATUS_OK) {
-                return status;
-            }
-        } else if (argument[0] == '-') {
-            return misused("unknown option ", argument);
-        } else if (is_override(argument)) {
-            overrides[command->override_count++] = argument;
-        } else if (command->config_path == NULL) {
-            command->config_path = argument;
-        } else {
-            return misused("not of the form section.key=value: ", argument);
+    const struct config_key steps = {.type = CONFIG_TYPE_COUNT, .min = "1", .max = "4294967295"};
+    const char *profile = NULL;
+    char operand[OPERAND_MAX];
+    snprintf(operand, sizeof(operand), "%.*s", (int)strcspn(named->usage, " "), named->usage);
+    const struct command_argument all[] = {
+        {"section.key=value", .text = overrides, .count = &command->override_count, .fits = is_override},
+        {operand, .text = &command->config_path, .needed = true},
+        {"--profile", .text = &profile},
+        {"--ranks", .text = &command->ranks},
+        {"--device", .text = &command->device},
+        {"--costs", .text = &command->costs_path},
+        {"--json", .given = &command->json},
+    };
+    struct command_argument takes[sizeof(all) / sizeof(all[0])];
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i].name[0] != '-' || has_option(named, all[i].name)) {
+            takes[count++] = all[i];
         }
     }
-    return command->config_path == NULL ? misused("no configuration file given", "") : STATUS_OK;
+    enum status status = command_parse(named->name, takes, count, arguments, error);
+    return status == STATUS_OK && profile != NULL
+               ? command_scan("--profile", &steps, profile, &command->profile_steps, error)
+               : status;
 }
 
 static int run_configured(const struct named_command *named, int argc, char **argv)
 {
     struct command_line command = {.argv = argv};
-    char **overrides = calloc((size_t)argc, sizeof(*overrides));
+    struct error error = {0};
+    const char **overrides = calloc((size_t)argc, sizeof(*overrides));
     if (overrides == NULL) {
         return misused("out of host memory", "");
     }
-    int status = parse(argv + 2, named, overrides, &command);
-    if (status == STATUS_OK) {
-        status = named->run(&command);
-    }
+    command.overrides = (char *const *)overrides;
+    int status = (int)parse(argv + 2, named, overrides, &command, &error);
+    status = status == STATUS_OK ? named->run(&command) : command_misused(&error);
     free(overrides);
     return status;
 }

@@ -151,7 +151,7 @@ static enum status ask_for_snapshot(const char *process, struct error *error)
 static enum status run_replay(char *const *arguments, struct error *error)
 {
     const char *path = NULL;
-    const struct command_argument takes[] = {{"TRACE.csv", .text = &path}};
+    const struct command_argument takes[] = {{"TRACE.csv", .text = &path, .needed = true}};
     enum status status = command_parse("memory replay", takes, 1, arguments, error);
     return status == STATUS_OK ? replay(path, error) : status;
 }

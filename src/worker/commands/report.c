@@ -25,7 +25,7 @@ struct request {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder},
+    const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder, .needed = true},
                                              {"--output", .text = &request->output}};
     enum status status = command_parse("report", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
     return status == STATUS_OK && request->output != NULL

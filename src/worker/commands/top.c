@@ -34,7 +34,7 @@ struct view {
 
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
-    const struct command_argument takes[] = {{"RUN_DIR|HOST[:PORT]", .text = &request->run},
+    const struct command_argument takes[] = {{"RUN_DIR|HOST[:PORT]", .text = &request->run, .needed = true},
                                              {"--once", .given = &request->once}};
     return command_parse("top", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
