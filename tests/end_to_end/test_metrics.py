@@ -502,7 +502,7 @@ class Http(MetricsTest):
         with socket.create_connection(("127.0.0.1", self.port), timeout=MINUTE_S) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
             answer = b"".join(iter(lambda: connection.recv(4096), b""))
-        self.assertRegex(answer, rb"(?s)^HTTP/1\.1 404 .*\r\nConnection: close\r\n.*there is /metrics only\n$")
+        self.assertRegex(answer, rb"(?s)^HTTP/1\.1 404 .*\r\nConnection: close\r\n.*there are /metrics and /metrics.jsonl\n$")
 
     def test_a_port_that_is_taken(self):
         with socket.socket() as other:

@@ -4,8 +4,12 @@
 
 const LANES_SHOWN = 16;  // more ranks are folded
 
-const has = (rank, field) => highest(lane(field, rank).max, lanes.count) > 0;
-const anywhere = (field) => everyRank.some((rank) => has(rank, field));
+const mostOf = (field) => everyRank.map((rank) => highest(lane(field, rank).max, lanes.count) ?? 0);
+const anywhere = (field) => mostOf(field).some((value) => value > 0);
+
+// The least that the lanes of all ranks have room for.
+const MOST_BYTES =
+  1.04 * ["limit_bytes", "reserved_peak_bytes", "others_bytes"].flatMap(mostOf).reduce((a, b) => Math.max(a, b), 1);
 
 // Told only where some rank has any.
 const OCCASIONAL = [
@@ -22,7 +26,12 @@ const MEMORY_LINES = [
   {name: "allocated peak", style: "first", field: "allocated_peak_bytes", strained: "max"},
   {name: "headroom", style: "third", field: "headroom_bytes", strained: "min"}
 ];
-const OCCASIONAL_LINES = OCCASIONAL.filter(({format}) => format === bytes).map((one) => ({...one, strained: "max"}));
+
+// Drawn where a line would not lie at the bottom all the time.
+const isVisible = (rank, {field}) => highest(lane(field, rank).max, lanes.count) > MOST_BYTES / 100;
+const OCCASIONAL_LINES =
+  OCCASIONAL.filter((one) => one.format === bytes && everyRank.some((rank) => isVisible(rank, one)))
+    .map((one) => ({...one, strained: "max"}));
 const LANE_LEGEND = [
   ...MEMORY_LINES, ...OCCASIONAL_LINES, {name: "reserved peak", style: "fill-held", as: "fill"},
   {name: "micro-batch", style: "second"}, ...WAITING, {name: "levers", style: "lever", as: "fill"},
@@ -105,7 +114,7 @@ const STRIPES = [
 ];
 
 function drawLane(frame, rank) {
-  const {place} = frame, occasional = OCCASIONAL_LINES.filter(({field}) => has(rank, field));
+  const {place} = frame, occasional = OCCASIONAL_LINES.filter((line) => isVisible(rank, line));
   return [
     axes(frame, LANE_BOTTOM, bytes), reservedArea(frame, rank),
     ...[...MEMORY_LINES, ...occasional].flatMap((line) => memoryLine(frame, rank, line)),
@@ -116,8 +125,8 @@ function drawLane(frame, rank) {
   ];
 }
 
-// `most`: bytes at the top. Another rank is shown by setting `rank` and drawing again.
-function rankLane(rank, most) {
+// Another rank is shown by setting `rank` and drawing again.
+function rankLane(rank) {
   const view = {rank, cursor: Math.max(0, lanes.count - 1)};
   const plot = svg("svg", {...PLOT, height: LANE_BOTTOM + 20}), readout = readoutElement(), title = html("h3", {});
   let drawn = null;
@@ -126,7 +135,7 @@ function rankLane(rank, most) {
     placeCursor(plot, drawn, view.cursor);
   };
   view.draw = () => {
-    drawn = frame(plot.clientWidth, LANE_MEMORY, LANE_TOP, lanes, 0, most);
+    drawn = frame(plot.clientWidth, LANE_MEMORY, LANE_TOP, lanes, 0, MOST_BYTES);
     title.textContent = `Rank ${view.rank}`;
     plot.setAttribute(
       "aria-label", `Memory, micro-batch and levers of rank ${view.rank}. Arrow keys move along the steps.`);
@@ -347,25 +356,18 @@ function heat(chosen) {
   return view;
 }
 
-// The least that the lanes of all ranks have room for.
-function mostBytes() {
-  const of = (field) => everyRank.map((rank) => highest(lane(field, rank).max, lanes.count) ?? 0);
-  const all = ["limit_bytes", "reserved_peak_bytes", "others_bytes"].flatMap(of);
-  return 1.04 * all.reduce((a, b) => Math.max(a, b), 1);
-}
-
 function fewRanks() {
-  const holder = html("div", {}, rankTable(0)), most = mostBytes();
+  const holder = html("div", {}, rankTable(0));
   const chooser = rankChooser((rank) => holder.replaceChildren(rankTable(rank)));
   return [
-    legend(LANE_LEGEND), ...everyRank.map((rank) => rankLane(rank, most).element),
+    legend(LANE_LEGEND), ...everyRank.map((rank) => rankLane(rank).element),
     html(
       "section", {class: "panel"}, summaryTable(), behind("The steps of one rank as a table", chooser.element, holder))
   ];
 }
 
 function manyRanks() {
-  const view = rankLane(0, mostBytes()), holder = html("div", {}, rankTable(0));
+  const view = rankLane(0), holder = html("div", {}, rankTable(0));
   const show = (rank) => {
     view.rank = rank;
     view.draw();
