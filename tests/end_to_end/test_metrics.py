@@ -545,7 +545,7 @@ class Together(MetricsTest):
                             f"metrics.http_port={headroom_run.free_port()}", "data.validation_samples=0")
         self.wait_for_steps(launch, "run", 50)  # its plan has settled
         count, first = self.stopped(launch)
-        self.wait_for_steps(launch, "run", first[0] + 500)
+        self.wait_for_steps(launch, "run", first[0] + 200)
         _, last = self.stopped(launch)
         steps, calls, written, grown, seconds = (after - before for before, after in zip(first, last))
         replaced = 2 + seconds // 5

@@ -15,8 +15,8 @@
 #define ENDPOINT_FOLDER "Headroom-Run"   // the run's folder, with what is no letter or digit as %XX
 #define ENDPOINT_STEPS  "Headroom-Steps" // of the whole run; 0: not known
 
-// A follower asks again after this long, and an endpoint that is followed ends no sooner than twice that after the
-// last line.
+// A follower asks again after this long. An endpoint that was followed until twice that ago ends once it has told the
+// last line, and this long after.
 #define ENDPOINT_PERIOD_MS 500
 
 #endif

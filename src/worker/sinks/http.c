@@ -19,8 +19,9 @@
 #include "worker/sinks/http_lines.h"
 #include "worker/sinks/sink.h"
 
-#define CONNECTIONS_MAX      256 // more wait
-#define CONNECTION_TIMEOUT_S 2   // of silence
+#define CONNECTIONS_MAX      256                  // more wait
+#define CONNECTION_TIMEOUT_S 2                    // of silence
+#define FOLLOWERS_NS         UINT64_C(5000000000) // that the end waits for who follows the run
 
 struct http {
     struct MHD_Daemon *daemon;
@@ -31,6 +32,8 @@ struct http {
     struct exposition *exposition;
     bool changed;         // since the page was made
     uint64_t followed_ns; // when lines were last asked for; 0: never
+    bool told_all;        // someone was told all lines
+    pthread_cond_t told;
 };
 
 // A connection is there for one question, so none is kept that asks for nothing.
@@ -78,10 +81,14 @@ static enum MHD_Result answer_metrics(struct http *http, struct MHD_Connection *
 
 static enum MHD_Result answer_lines(struct http *http, struct MHD_Connection *connection)
 {
+    bool all;
+    enum MHD_Result result = http_lines_answer(http->lines, connection, &all);
     pthread_mutex_lock(&http->mutex);
     http->followed_ns = clock_ns();
+    http->told_all = http->told_all || all;
+    pthread_cond_signal(&http->told);
     pthread_mutex_unlock(&http->mutex);
-    return http_lines_answer(http->lines, connection);
+    return result;
 }
 
 static enum MHD_Result answer(void *context, struct MHD_Connection *connection, const char *path, const char *method,
@@ -152,16 +159,19 @@ static void destroy_response(struct MHD_Response *response)
     }
 }
 
-// Whoever follows the run is to see its last line.
+// Whoever follows the run is to see its last line, and others who do a period later.
 static void wait_for_followers(struct http *http)
 {
-    const uint64_t long_ns = UINT64_C(2000000) * ENDPOINT_PERIOD_MS;
+    const uint64_t period_ns = UINT64_C(1000000) * ENDPOINT_PERIOD_MS;
+    const struct timespec until = clock_after(CLOCK_REALTIME, FOLLOWERS_NS), period = {.tv_nsec = (long)period_ns};
     pthread_mutex_lock(&http->mutex);
-    bool followed = http->followed_ns > 0 && clock_ns() - http->followed_ns < long_ns;
+    bool followed = http->followed_ns > 0 && clock_ns() - http->followed_ns < 2 * period_ns;
+    http->told_all = !followed;
+    while (!http->told_all && pthread_cond_timedwait(&http->told, &http->mutex, &until) == 0) {
+    }
     pthread_mutex_unlock(&http->mutex);
     if (followed) {
-        nanosleep(&(struct timespec){.tv_sec = (time_t)(long_ns / 1000000000), .tv_nsec = (long)(long_ns % 1000000000)},
-                  NULL);
+        nanosleep(&period, NULL);
     }
 }
 
@@ -177,6 +187,7 @@ static void close_http(void *sink)
     destroy_response(http->not_allowed);
     http_lines_destroy(http->lines);
     exposition_destroy(http->exposition);
+    pthread_cond_destroy(&http->told);
     pthread_mutex_destroy(&http->mutex);
     free(http);
 }
@@ -205,6 +216,7 @@ static enum status open_http(const struct sink_place *place, void **sink_p, stru
         return error_out_of_host_memory(error);
     }
     pthread_mutex_init(&http->mutex, NULL);
+    pthread_cond_init(&http->told, NULL);
     http->changed = true;
     http->lines = http_lines_create(place);
     http->exposition = exposition_create(run_folder_name(place->folder), place->ranks);

@@ -109,11 +109,12 @@ static struct MHD_Response *make_response(int descriptor, uint64_t bytes, const 
     return response;
 }
 
-enum MHD_Result http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection)
+enum MHD_Result http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection, bool *all_p)
 {
     int descriptor;
     uint64_t bytes;
     unsigned code;
+    *all_p = false;
     const struct part part = scan_part(MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Range"));
     if (regular_file_open(lines->path, &descriptor, &bytes, NULL) != STATUS_OK) {
         return MHD_NO;
@@ -122,6 +123,7 @@ enum MHD_Result http_lines_answer(const struct http_lines *lines, struct MHD_Con
     if (response == NULL) {
         return MHD_NO;
     }
+    *all_p = !part.asked || part.last >= bytes - 1;
     add_headers(lines, response);
     enum MHD_Result result = MHD_queue_response(connection, code, response);
     MHD_destroy_response(response);

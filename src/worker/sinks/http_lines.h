@@ -18,7 +18,8 @@ struct http_lines *http_lines_create(const struct sink_place *place);
 // Accepts NULL.
 void http_lines_destroy(struct http_lines *lines);
 
-// Queues the answer. MHD_NO where there is none: the connection is then closed.
-enum MHD_Result http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection);
+// Queues the answer, and says whether it goes up to the end of what there is. MHD_NO where there is none: the
+// connection is then closed.
+enum MHD_Result http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection, bool *all_p);
 
 #endif

@@ -125,9 +125,12 @@ static enum status begin(struct remote *remote, struct error *error)
     remote->folder = folder;
     remote->steps = strtoull(header_of(remote, ENDPOINT_STEPS), NULL, 10);
     remote->offset = 0;
-    snprintf(remote->tag, sizeof(remote->tag), "%s", header_of(remote, "ETag"));
     remote->history = history_create(remote->url);
-    return folder == NULL || remote->history == NULL ? error_out_of_host_memory(error) : STATUS_OK;
+    if (folder == NULL || remote->history == NULL) {
+        return error_out_of_host_memory(error);
+    }
+    snprintf(remote->tag, sizeof(remote->tag), "%s", header_of(remote, "ETag"));
+    return STATUS_OK;
 }
 
 static enum status ask_whoever_answers(struct remote *remote, struct error *error)

@@ -17,14 +17,14 @@ struct remote;
 bool remote_is_address(const char *run);
 
 // Asks `address` for the first time: HOST, HOST:PORT or a URL, under which the endpoint's paths are. The caller owns
-// the remote. Blocks for five seconds at most. STATUS_INVALID with a line where the address is none, its host is not
+// the remote. Blocks for ten seconds at most. STATUS_INVALID with a line where the address is none, its host is not
 // known or something else answers; STATUS_ERROR where nothing does.
 enum status remote_open(const char *address, struct remote **remote_p, struct error *error);
 // Accepts NULL.
 void remote_close(struct remote *remote);
 
 // The next line. HISTORY_NOTHING ends what was there when it was asked, and the next call asks again. Where another run
-// answers by then, its first line is the next. Blocks for five seconds at most; that nothing answers is no failure.
+// answers by then, its first line is the next. Blocks for ten seconds at most; that nothing answers is no failure.
 // STATUS_INVALID with a line where what answers is none of a run's, after which the remote can only be closed.
 enum status remote_next(struct remote *remote, struct history_line *line_p, struct error *error);
 
