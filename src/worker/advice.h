@@ -13,7 +13,6 @@ const char *advice_more_levers(const struct config *config);
 
 // What to change where memory was refused for good, in a sentence; `training`: to a micro-step with a backward pass.
 // Writes and answers `text`, of ADVICE_MAX bytes.
-#define ADVICE_MAX 256
 const char *advice_out_of_memory(const struct worker *worker, enum mem_cause cause, bool training, char *text);
 
 // "a single sample", or "a grain of 4 samples": what a rank does at least. Writes and answers `text`, of

@@ -54,7 +54,8 @@ static bool has_loader(struct worker *worker, struct loader **loader)
     struct error error;
     if (*loader == NULL && open_loader(worker, loader, &error) != STATUS_OK) {
         worker_log(worker, "%s", error.text);
-        error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "%s", error.text);
+        worker->shortage = (struct shortage){.cause = MEM_CAUSE_CAPACITY};
+        error_set(&worker->shortage.error, STATUS_OUT_OF_MEMORY, "%s", error.text);
     }
     return *loader != NULL;
 }
@@ -113,7 +114,7 @@ static enum status run_all(struct worker *worker, struct loader **loader, struct
         if (shares == NULL) { // every rank has its shortage
             memory_files_out_of_memory(worker, true);
             worker->spokesman = 0;
-            *error = worker->shortage;
+            *error = worker->shortage.error;
             return error->status;
         }
         status = run_share(worker, loader, &shares[worker->comm->rank], error);

@@ -143,31 +143,36 @@ static uint32_t choose_spokesman(const struct worker *worker)
     return rank < UINT32_MAX ? rank : 0;
 }
 
-enum status negotiate_no_plan(struct worker *worker, struct error *error)
+// Nothing was refused: the plan knows that there is no room.
+static void note_shortage(struct worker *worker)
 {
-    char advice[ADVICE_MAX], grain[ADVICE_GRAIN_NAME_MAX];
-    worker->spokesman = choose_spokesman(worker);
-    memory_files_out_of_memory(worker, true);
-    if (worker->shortage.status != STATUS_OK) {
-        *error = worker->shortage;
-        return error->status;
-    }
+    char grain[ADVICE_GRAIN_NAME_MAX], kept[96] = "";
     const struct step_message *message = &worker->message;
+    struct shortage *shortage = &worker->shortage;
     bool promised = message->others_bytes + worker->withheld_bytes > 0 && fits_alone(worker);
-    enum mem_cause cause = promised ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
-    char kept[96] = "";
+    shortage->cause = promised ? MEM_CAUSE_EXTERNAL : MEM_CAUSE_CAPACITY;
     if (message->kept_bytes > 0) {
         snprintf(kept, sizeof(kept), ", %" PRIu64 " are blocks of earlier steps (headroom doctor names them)",
                  message->kept_bytes);
     }
-    return error_set(error, STATUS_OUT_OF_MEMORY,
-                     "cannot hold %s: such a micro-step needs %" PRIu64 " bytes and the headroom is %" PRIu64
-                     " bytes. Of the limit of %" PRIu64 " bytes%s it holds %" PRIu64 " itself%s, and %" PRIu64
-                     " are held by others on its device. %s",
-                     advice_grain_name(worker, grain), offers_least_bytes(&worker->offers),
-                     message->report.headroom_bytes, message->limit_bytes,
-                     worker->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes, kept,
-                     message->others_bytes, advice_out_of_memory(worker, cause, true, advice));
+    error_set(&shortage->error, STATUS_OUT_OF_MEMORY,
+              "cannot hold %s: such a micro-step needs %" PRIu64 " bytes and the headroom is %" PRIu64
+              " bytes. Of the limit of %" PRIu64 " bytes%s it holds %" PRIu64 " itself%s, and %" PRIu64
+              " are held by others on its device. %s",
+              advice_grain_name(worker, grain), offers_least_bytes(&worker->offers), message->report.headroom_bytes,
+              message->limit_bytes, worker->withheld_bytes > 0 ? " that headroom limit set" : "", worker->resting_bytes,
+              kept, message->others_bytes, advice_out_of_memory(worker, shortage->cause, true, shortage->advice));
+}
+
+enum status negotiate_no_plan(struct worker *worker, struct error *error)
+{
+    worker->spokesman = choose_spokesman(worker);
+    memory_files_out_of_memory(worker, true);
+    if (worker->shortage.error.status == STATUS_OK) {
+        note_shortage(worker);
+    }
+    *error = worker->shortage.error;
+    return error->status;
 }
 
 const struct sched_share *negotiate_deal(struct worker *worker, uint64_t samples)

@@ -106,9 +106,10 @@ static enum status hold_buffer(struct worker *worker, const struct list *list, s
 
 static void note_host_shortage(struct worker *worker, const char *what, uint64_t bytes)
 {
-    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY,
+    worker->shortage = (struct shortage){.cause = MEM_CAUSE_CAPACITY};
+    error_set(&worker->shortage.error, STATUS_OUT_OF_MEMORY,
               "the host has no %" PRIu64 " bytes for %s. Lower train.offload_bytes.", bytes, what);
-    worker_log(worker, "%s It does without.", worker->shortage.text);
+    worker_log(worker, "%s It does without.", worker->shortage.error.text);
 }
 
 bool samples_hold_host(struct worker *worker, uint64_t bytes)
@@ -247,11 +248,12 @@ static void log_out_of_memory(struct worker *worker, uint64_t first, uint64_t co
 // The pool's last refusal was for good.
 static void note_shortage(struct worker *worker, enum list_purpose purpose)
 {
-    char text[768], advice[ADVICE_MAX], grain[ADVICE_GRAIN_NAME_MAX];
-    const struct mem_out_of_memory *report = mem_pool_out_of_memory(worker->pool);
+    char text[768], grain[ADVICE_GRAIN_NAME_MAX];
+    struct shortage *shortage = &worker->shortage;
+    shortage->cause = mem_pool_out_of_memory(worker->pool)->cause;
     format_refusal(worker, text, sizeof(text));
-    error_set(&worker->shortage, STATUS_OUT_OF_MEMORY, "cannot hold %s: %s %s", advice_grain_name(worker, grain), text,
-              advice_out_of_memory(worker, report->cause, purpose == LIST_TRAIN, advice));
+    error_set(&shortage->error, STATUS_OUT_OF_MEMORY, "cannot hold %s: %s %s", advice_grain_name(worker, grain), text,
+              advice_out_of_memory(worker, shortage->cause, purpose == LIST_TRAIN, shortage->advice));
 }
 
 static uint64_t predict_peak(struct worker *worker, const struct sample_range *range)
@@ -277,7 +279,7 @@ void samples_begin(struct worker *worker)
         .predicted_peak_bytes = worker->resting_bytes,
     };
     worker->message.report.refused = false;
-    worker->shortage.status = STATUS_OK;
+    worker->shortage = (struct shortage){0};
     worker->buckets_started = 0;
     mem_pool_reset_peaks(worker->pool);
     samples_clear_tally(worker);

@@ -80,6 +80,15 @@ struct fixed_sums {
     int64_t limit;            // of such an integer
 };
 
+#define ADVICE_MAX 256
+
+// Why a rank cannot hold a sample of a step.
+struct shortage {
+    struct error error; // STATUS_OK: it can
+    enum mem_cause cause;
+    char advice[ADVICE_MAX]; // what to change, in a sentence; "": no more than the error says
+};
+
 #define WORKER_SLOTS_MAX 2
 
 struct worker {
@@ -142,7 +151,7 @@ struct worker {
     bool early_buckets;            // they are summed while the list still runs
     bool times_operations;         // of the next micro-step
     bool spent;                    // this rank could not hold a sample of it
-    struct error shortage;         // why not; STATUS_OK: it can
+    struct shortage shortage;      // why not
     uint32_t spokesman;            // the rank that says why the job ends for want of memory
     struct step_message message;   // this rank's
     struct step_message *messages; // every rank's, after a step or an evaluation

@@ -55,8 +55,9 @@ class Doctor(headroom_run.ProgramTest):
         self.assertEqual(re.findall(r"^(\S.*?)  .*  FOUND$", text, re.MULTILINE), [c["cause"] for c in found])
         self.assertIn(f"\n{len(found)} of 6 causes found\n", text)
         for cause in found:
-            self.assertRegex(text, rf"(?m)^{cause['cause']}\n  found: .*\n  where: rank {cause['rank']}, {cause['steps']} "
-                                   rf"steps? from {cause['first_step']} to {cause['last_step']}.*\n"
+            first, last, steps = cause["first_step"], cause["last_step"], cause["steps"]
+            where = f"at the run's end after {last}" if cause["ended"] else f"{steps} steps? from {first} to {last}"
+            self.assertRegex(text, rf"(?m)^{cause['cause']}\n  found: .*\n  where: rank {cause['rank']}, {where}.*\n"
                                    rf"  do: {re.escape(cause['fix'])}$")
         return found
 
@@ -152,8 +153,42 @@ class Doctor(headroom_run.ProgramTest):
         run = self.provoke("intermediates", "device.capacity=576KiB", codes=(3,))
         self.assertEqual(run.steps, [])
         (found,) = self.found(run)
-        self.assertEqual(found["cause"], "batch too large")
-        self.assertIn("not a single sample fits", found["fix"])
+        self.assertEqual((found["cause"], found["ended"]), ("batch too large", True))
+        self.assertIn(found["fix"], run.finished.err)
+        run = self.provoke("intermediates", "train.reproducible=true", "train.grain_size=32", "device.capacity=1200KiB",
+                           codes=(3,))
+        (found,) = self.found(run)
+        self.assertIn("Lower train.grain_size", found["fix"])
+
+    def test_the_rank_that_ends_it(self):
+        """Rank 0 is too small whatever it does."""
+        run = self.provoke("intermediates", "device.capacity=[576KiB, 640KiB]", ranks=2, codes=(3,))
+        told = self.doctor(run, 1)[1]
+        names = [cause["cause"] for cause in told["causes"] if cause["found"]]
+        rank = int(re.search(r"^headroom: rank (\d) ", run.finished.err, re.MULTILINE)[1])
+        self.assertEqual(told["shortage"]["rank"], rank)
+        self.assertEqual(names, ["intermediates saved on the device" if rank == 1 else "batch too large"])
+
+    def test_none_of_the_six(self):
+        """Others hold the device: the run's own advice is repeated."""
+        run = self.provoke("batch", "train.micro_batch_size=auto", "device.capacity=2MiB", "train.offload_bytes=0",
+                           "device.neighbours=[{rank: 0, bytes: 1480KiB, from_step: 6, to_step: 300}]", codes=(3,))
+        text, told = self.doctor(run, 1)
+        self.assertEqual([cause for cause in told["causes"] if cause["found"]], [])
+        self.assertEqual(told["shortage"]["cause"], "external")
+        self.assertIn("eave the device to this job", told["shortage"]["advice"])
+        self.assertIn(told["shortage"]["advice"], run.finished.err)
+        self.assertIn(f"\nnone of these\n  found: memory ran out, cause: external\n  where: rank 0\n"
+                      f"  do: {told['shortage']['advice']}\n", text)
+
+    def test_begun_anew_after_its_end(self):
+        """In the same folder, without a checkpoint to go on from."""
+        folder = self.provoke("intermediates", "checkpoint.resume=auto", codes=(3,)).path
+        self.headroom("train", str(SOURCE / "causes/intermediates.yaml"), "comm.kind=self", "checkpoint.resume=auto",
+                      f"run.folder={folder}", "train.recompute=auto", "train.steps=12")
+        run = headroom_run.Run(folder, None)
+        told = self.doctor(run, 0)[1]
+        self.assertEqual((told["status"], told["shortage"], len(run.steps)), (0, None, 12))
 
     def test_healthy_runs(self):
         for config, capacities in (("mlp.yaml", headroom_run.MLP_CAPACITIES), ("gpt.yaml", headroom_run.GPT_CAPACITIES),

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cmocka.h>
 #include <string.h>
@@ -74,6 +75,13 @@ static struct doctor_finding find(const struct doctor *doctor, enum doctor_cause
     return findings[cause];
 }
 
+static void end(struct doctor *doctor, const char *cause, bool recompute)
+{
+    doctor_end(doctor, &(struct record_end){.step = 5,
+                                            .status = STATUS_OUT_OF_MEMORY,
+                                            .shortage = {.rank = 1, cause, recompute, "Do that."}});
+}
+
 // A rank at the allowed figure of each cause, and just above it.
 static struct record_rank allowed_rank(enum doctor_cause cause, bool above)
 {
@@ -90,7 +98,7 @@ static struct record_rank allowed_rank(enum doctor_cause cause, bool above)
         rank.data_wait_ms = above ? 1.001 : 1;
     } else if (cause == DOCTOR_FRAGMENTATION) {
         rank.fragmented_bytes = 100 + above;
-        rank.accumulation_steps = 2;
+        rank.oom_retries = 1;
     }
     return rank;
 }
@@ -115,30 +123,65 @@ static void test_what_is_allowed(void **state)
     }
 }
 
+// The rank holds the micro-batch that is asked for, or all of its share, without levers.
 static void test_pieces_that_nobody_needs_are_no_finding(void **state)
 {
     struct record_rank rank = allowed_rank(DOCTOR_FRAGMENTATION, true);
-    rank.accumulation_steps = 1;
-    struct doctor *doctor = doctor_create(*state);
+    struct config config = *(const struct config *)*state;
+    rank.oom_retries = 0;
+    rank.share = 8;
+    rank.accumulation_steps = 2;
+    struct doctor *doctor = doctor_create(&config);
     show(doctor, 0, STEPS_AT_FIRST + 20, rank);
     assert_found(doctor, -1);
+    doctor_begin(doctor);
+    config.train.micro_batch_size = 0;
+    show(doctor, 0, STEPS_AT_FIRST + 20, rank);
+    assert_found(doctor, DOCTOR_FRAGMENTATION);
+    doctor_begin(doctor);
+    rank.micro_batch = 8;
+    show(doctor, 0, STEPS_AT_FIRST + 20, rank);
+    assert_found(doctor, -1);
+    doctor_begin(doctor);
+    snprintf(rank.levers, sizeof(rank.levers), "full");
+    config.train.recompute = CONFIG_RECOMPUTE_AUTO;
+    show(doctor, 0, STEPS_AT_FIRST + 20, rank);
+    assert_found(doctor, DOCTOR_FRAGMENTATION);
     doctor_destroy(doctor);
 }
 
-// Blocks that stay make pieces and small micro-batches, and recomputing makes room: one cause is named.
+// Blocks that stay lie between others, pieces leave no room for intermediates, and these none for a micro-batch: one
+// cause is named.
 static void test_what_follows_from_another_cause_is_none(void **state)
 {
     struct record_rank rank = allowed_rank(DOCTOR_BATCH, true);
-    rank.recompute_gain = 0.11;
     struct doctor *doctor = doctor_create(*state);
+    rank.recompute_gain = 0.11;
     show(doctor, 0, STEPS_AT_FIRST + 20, rank);
     assert_found(doctor, DOCTOR_INTERMEDIATES);
     doctor_begin(doctor);
-    rank.fragmented_bytes = 200;
-    rank.accumulation_steps = 2;
+    rank.fragmented_bytes = 101;
+    show(doctor, 0, STEPS_AT_FIRST + 20, rank);
+    assert_found(doctor, DOCTOR_FRAGMENTATION);
+    doctor_begin(doctor);
     rank.kept_bytes = 1;
     show(doctor, 0, STEPS_AT_FIRST + 20, rank);
     assert_found(doctor, DOCTOR_KEPT);
+    doctor_destroy(doctor);
+}
+
+// Rank 0 has more of it, but too seldom.
+static void test_a_rank_hides_no_other(void **state)
+{
+    struct record_rank ranks[RANKS] = {healthy_rank(), allowed_rank(DOCTOR_DATA, true)};
+    struct doctor *doctor = doctor_create(*state);
+    for (uint64_t i = 0; i < 100; i++) {
+        ranks[0].data_wait_ms = i % 5 == 0 ? 9 : 0;
+        const struct record_step step = {.step = i, .step_ms = 10, .ranks = {ranks, RANKS}};
+        assert_true(doctor_step(doctor, &step));
+    }
+    assert_found(doctor, DOCTOR_DATA);
+    assert_int_equal(find(doctor, DOCTOR_DATA).rank, 1);
     doctor_destroy(doctor);
 }
 
@@ -171,7 +214,7 @@ static void test_a_process_before_is_forgotten(void **state)
         show(doctor, 0, 50, allowed_rank(k, true));
         doctor_tag(doctor, 1, "logits", 20);
         assert_found(doctor, (int)k);
-        doctor_end(doctor, &(struct record_end){.step = 50, .status = STATUS_OUT_OF_MEMORY});
+        end(doctor, "capacity", false);
         doctor_begin(doctor);
         assert_int_equal(doctor_steps(doctor), 0);
         assert_found(doctor, -1);
@@ -200,27 +243,51 @@ static void test_what_stays_is_named(void **state)
     doctor_destroy(doctor);
 }
 
-// It is what a run that ended for want of memory has, if it has nothing else, and no others were on its devices.
-static void test_a_sample_too_large(void **state)
+static void test_memory_runs_out(void **state)
 {
-    struct record_end end = {.step = 5, .status = STATUS_OUT_OF_MEMORY};
-    struct record_rank beside = healthy_rank();
+    static const struct {
+        const char *cause;
+        bool recompute;
+        int found; // -1: it is none of the six
+    } ends[] = {
+        {"capacity", false, DOCTOR_BATCH},
+        {"capacity", true, DOCTOR_INTERMEDIATES},
+        {"fragmented", true, DOCTOR_FRAGMENTATION},
+        {"pending", false, DOCTOR_FRAGMENTATION},
+        {"external", true, -1},
+        {"injected", false, -1},
+    };
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        struct doctor *doctor = doctor_create(*state);
+        assert_null(doctor_shortage(doctor));
+        end(doctor, ends[i].cause, ends[i].recompute);
+        assert_found(doctor, ends[i].found);
+        assert_string_equal(doctor_shortage(doctor)->cause, ends[i].cause);
+        if (ends[i].found >= 0) {
+            struct doctor_finding finding = find(doctor, (enum doctor_cause)ends[i].found);
+            assert_true(finding.ended);
+            assert_int_equal(finding.rank, 1);
+            assert_string_equal(finding.fix, "Do that.");
+        }
+        doctor_destroy(doctor);
+    }
+}
+
+// Blocks that stay explain the end, other causes do not; and a run that ended otherwise has no such cause.
+static void test_what_explains_an_end(void **state)
+{
     struct doctor *doctor = doctor_create(*state);
-    doctor_end(doctor, &end);
-    assert_found(doctor, DOCTOR_BATCH);
-    assert_non_null(strstr(find(doctor, DOCTOR_BATCH).fix, "not a single sample fits"));
-    end.recompute_gain = 1;
-    doctor_end(doctor, &end);
-    assert_found(doctor, DOCTOR_INTERMEDIATES);
-    assert_non_null(strstr(find(doctor, DOCTOR_INTERMEDIATES).fix, "train.recompute: auto"));
-    beside.others_bytes = 1;
-    show(doctor, 0, 5, beside);
-    assert_found(doctor, -1);
-    show(doctor, 5, 5, allowed_rank(DOCTOR_KEPT, true));
+    show(doctor, 0, 5, allowed_rank(DOCTOR_KEPT, true));
+    end(doctor, "capacity", false);
     assert_found(doctor, DOCTOR_KEPT);
+    doctor_begin(doctor);
+    show(doctor, 0, STEPS_AT_FIRST + 20, allowed_rank(DOCTOR_DATA, true));
+    end(doctor, "capacity", false);
+    assert_true(find(doctor, DOCTOR_DATA).found && find(doctor, DOCTOR_BATCH).ended);
     doctor_begin(doctor);
     doctor_end(doctor, &(struct record_end){.step = 5, .status = STATUS_OK});
     assert_found(doctor, -1);
+    assert_null(doctor_shortage(doctor));
     doctor_destroy(doctor);
 }
 
@@ -244,10 +311,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_is_allowed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pieces_that_nobody_needs_are_no_finding, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_follows_from_another_cause_is_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_rank_hides_no_other, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_how_many_steps_it_takes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_process_before_is_forgotten, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_stays_is_named, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_a_sample_too_large, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_memory_runs_out, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_explains_an_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_more_ranks_when_it_goes_on, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

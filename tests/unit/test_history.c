@@ -149,9 +149,9 @@ static void test_all_that_is_written_is_read(void **state)
     metrics_evaluation(metrics, &(struct record_evaluation){4, 0.5, 0.25, 10, {ranks, RANKS}});
     metrics_checkpoint(metrics, &(struct record_checkpoint){4, true, 1000, 2.5, 10.5, ""});
     metrics_checkpoint(metrics, &(struct record_checkpoint){4, false, 0, 2.5, 0, "no room"});
-    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_STOPPED, "0123", 0});
-    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_OK, NULL, 0});
-    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_OUT_OF_MEMORY, NULL, 0.25});
+    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_STOPPED, "0123", {0}});
+    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_OK, NULL, {0}});
+    metrics_end(metrics, &(struct record_end){4, 12.5, STATUS_OUT_OF_MEMORY, NULL, {1, "capacity", true, "Do that."}});
     line_file_close(metrics);
 
     struct history *history = open_history();
@@ -181,9 +181,13 @@ static void test_all_that_is_written_is_read(void **state)
     assert_int_equal(line.end.status, STATUS_OK);
     assert_true(line.end.seconds == 12.5);
     assert_null(line.end.weights);
+    assert_null(line.end.shortage.cause);
     line = next_line(history, HISTORY_END);
     assert_int_equal(line.end.status, STATUS_OUT_OF_MEMORY);
-    assert_true(line.end.recompute_gain == 0.25);
+    assert_int_equal(line.end.shortage.rank, 1);
+    assert_string_equal(line.end.shortage.cause, "capacity");
+    assert_true(line.end.shortage.recompute);
+    assert_string_equal(line.end.shortage.advice, "Do that.");
     assert_nothing(history);
     history_close(history);
 }

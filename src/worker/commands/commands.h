@@ -43,7 +43,7 @@ int command_memory_snapshot(char *const *arguments);
 // device, on any machine that sees the folder.
 int command_limit(char *const *arguments);
 // doctor RUN_DIR [--json]: prints which of the usual causes of running out of memory a run has. As of grep the exit
-// code is 0: none, 1: some, 2: it cannot say. One process, no device.
+// code is 0: none, 1: some, or its memory ran out, 2: it cannot say. One process, no device.
 int command_doctor(char *const *arguments);
 // top RUN_DIR|HOST[:PORT] [--once]: shows a run on the terminal while it goes on, from its folder or through its HTTP
 // endpoint. One process, no device.

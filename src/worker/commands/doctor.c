@@ -39,18 +39,16 @@ static void print_table(const struct doctor_finding findings[DOCTOR_CAUSES])
         const struct doctor_cause_text *cause = &doctor_causes[k];
         char figure[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX];
         printf("%-36s%-44s%12s%12s%s\n", cause->name, cause->figure, doctor_figure_text(k, findings[k].figure, figure),
-               cause->allowed > 0 ? doctor_figure_text(k, cause->allowed, allowed) : "none",
-               findings[k].found ? "  FOUND" : "");
+               doctor_allowed_text(k, allowed), findings[k].found ? "  FOUND" : "");
     }
 }
 
 static void print_finding(enum doctor_cause cause, const struct doctor_finding *finding)
 {
-    char figure[DOCTOR_FIGURE_MAX], where[DOCTOR_WHERE_MAX];
-    const struct doctor_cause_text *text = &doctor_causes[cause];
-    printf("\n%s\n  found: %s %s\n  where: %s\n  do: %s\n", text->name,
-           doctor_figure_text(cause, finding->figure, figure), text->figure,
-           printable(doctor_where_text(finding, where), where, sizeof(where)), finding->fix);
+    char found[DOCTOR_FOUND_MAX], where[DOCTOR_WHERE_MAX], fix[DOCTOR_FIX_MAX];
+    printf("\n%s\n  found: %s\n  where: %s\n  do: %s\n", doctor_causes[cause].name,
+           doctor_found_text(cause, finding, found), printable(doctor_where_text(finding, where), where, sizeof(where)),
+           printable(finding->fix, fix, sizeof(fix)));
 }
 
 static int count_found(const struct doctor_finding findings[DOCTOR_CAUSES])
@@ -60,6 +58,20 @@ static int count_found(const struct doctor_finding findings[DOCTOR_CAUSES])
         found += findings[k].found;
     }
     return found;
+}
+
+// Where memory ran out for another reason than the six.
+static void print_shortage(const struct doctor_shortage *shortage, const struct doctor_finding findings[DOCTOR_CAUSES])
+{
+    char advice[DOCTOR_FIX_MAX];
+    bool explained = findings[DOCTOR_GRADIENTS].found || findings[DOCTOR_KEPT].found;
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
+        explained |= findings[k].ended;
+    }
+    if (shortage != NULL && !explained) {
+        printf("\nnone of these\n  found: memory ran out, cause: %s\n  where: rank %" PRIu32 "\n  do: %s\n",
+               shortage->cause, shortage->rank, printable(shortage->advice, advice, sizeof(advice)));
+    }
 }
 
 static void print_text(const char *folder, const struct examination *patient,
@@ -72,8 +84,9 @@ static void print_text(const char *folder, const struct examination *patient,
             print_finding(k, &findings[k]);
         }
     }
+    print_shortage(doctor_shortage(patient->doctor), findings);
     uint64_t steps = doctor_steps(patient->doctor);
-    if (steps < DOCTOR_STEPS) {
+    if (steps < DOCTOR_STEPS && doctor_shortage(patient->doctor) == NULL) {
         printf("\n%" PRIu64 " steps count, the first %d of a process not among them; for figures in %% it takes %d\n",
                steps, DOCTOR_STEPS_AT_FIRST, DOCTOR_STEPS);
     }
@@ -89,11 +102,11 @@ static json_t *figure_value(double figure)
 static json_t *cause_object(enum doctor_cause cause, const struct doctor_finding *finding)
 {
     const struct doctor_cause_text *text = &doctor_causes[cause];
-    return json_pack("{ss sb ss ss so sf sI sI sI sI so ss?}", "cause", text->name, "found", (int)finding->found,
+    return json_pack("{ss sb ss ss so sf sI sI sI sI sb so ss?}", "cause", text->name, "found", (int)finding->found,
                      "figure_of", text->figure, "unit", text->is_bytes ? "bytes" : "1", "figure",
                      figure_value(finding->figure), "allowed", text->allowed, "rank", (json_int_t)finding->rank,
                      "first_step", (json_int_t)finding->first, "last_step", (json_int_t)finding->last, "steps",
-                     (json_int_t)finding->steps, "tag", json_text(finding->tag), "fix",
+                     (json_int_t)finding->steps, "ended", (int)finding->ended, "tag", json_text(finding->tag), "fix",
                      finding->found ? finding->fix : NULL);
 }
 
@@ -110,13 +123,21 @@ static json_t *cause_objects(const struct doctor_finding findings[DOCTOR_CAUSES]
     return causes;
 }
 
+static json_t *shortage_object(const struct doctor_shortage *shortage)
+{
+    return shortage == NULL
+               ? json_null()
+               : json_pack("{sI so sb so}", "rank", (json_int_t)shortage->rank, "cause", json_text(shortage->cause),
+                           "recompute", (int)shortage->recompute, "advice", json_text(shortage->advice));
+}
+
 static json_t *run_object(const char *folder, const struct examination *patient,
                           const struct doctor_finding findings[DOCTOR_CAUSES])
 {
-    return json_pack("{so sI sI sI so so}", "run", json_text(folder), "steps", (json_int_t)patient->steps,
+    return json_pack("{so sI sI sI so so so}", "run", json_text(folder), "steps", (json_int_t)patient->steps,
                      "steps_that_count", (json_int_t)doctor_steps(patient->doctor), "ranks", (json_int_t)patient->ranks,
-                     "status", patient->ended ? json_integer(patient->status) : json_null(), "causes",
-                     cause_objects(findings));
+                     "status", patient->ended ? json_integer(patient->status) : json_null(), "shortage",
+                     shortage_object(doctor_shortage(patient->doctor)), "causes", cause_objects(findings));
 }
 
 static enum status print_json(const char *folder, const struct examination *patient,
@@ -140,8 +161,7 @@ static enum status parse(char *const *arguments, struct request *request, struct
     return command_parse("doctor", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
 }
 
-// `*found_p`: how many causes.
-static enum status run(char *const *arguments, int *found_p, struct error *error)
+static enum status run(char *const *arguments, bool *healthy_p, struct error *error)
 {
     struct request request = {0};
     struct examination patient;
@@ -159,7 +179,7 @@ static enum status run(char *const *arguments, int *found_p, struct error *error
     } else {
         print_text(request.folder, &patient, findings);
     }
-    *found_p = count_found(findings);
+    *healthy_p = count_found(findings) == 0 && doctor_shortage(patient.doctor) == NULL;
     examine_finish(&patient);
     return status;
 }
@@ -167,7 +187,7 @@ static enum status run(char *const *arguments, int *found_p, struct error *error
 int command_doctor(char *const *arguments)
 {
     struct error error = {0};
-    int found = 0;
-    int code = command_finish(run(arguments, &found, &error), &error);
-    return code == STATUS_OK ? found > 0 : STATUS_INVALID;
+    bool healthy = true;
+    int code = command_finish(run(arguments, &healthy, &error), &error);
+    return code == STATUS_OK ? !healthy : STATUS_INVALID;
 }

@@ -75,7 +75,7 @@ static json_t *price_step(const char *configuration, const struct digest *digest
 struct findings {
     size_t count;
     struct page_finding finding[DOCTOR_CAUSES];
-    char figure[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX + 64], threshold[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX];
+    char figure[DOCTOR_CAUSES][DOCTOR_FOUND_MAX], threshold[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX];
     char where[DOCTOR_CAUSES][DOCTOR_WHERE_MAX];
     struct doctor_finding found[DOCTOR_CAUSES];
 };
@@ -84,13 +84,10 @@ static void add_finding(struct findings *findings, enum doctor_cause cause)
 {
     const struct doctor_finding *found = &findings->found[cause];
     size_t i = findings->count++;
-    char figure[DOCTOR_FIGURE_MAX];
-    snprintf(findings->figure[i], sizeof(findings->figure[i]), "%s %s",
-             doctor_figure_text(cause, found->figure, figure), doctor_causes[cause].figure);
     findings->finding[i] = (struct page_finding){
         .cause = doctor_causes[cause].name,
-        .figure = findings->figure[i],
-        .threshold = doctor_figure_text(cause, doctor_causes[cause].allowed, findings->threshold[i]),
+        .figure = doctor_found_text(cause, found, findings->figure[i]),
+        .threshold = doctor_allowed_text(cause, findings->threshold[i]),
         .where = doctor_where_text(found, findings->where[i]),
         .fix = found->fix,
     };

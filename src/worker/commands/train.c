@@ -46,6 +46,22 @@ static enum status open_run(const struct command_line *command, struct worker *w
     return status == STATUS_OK ? failure_agree(comm, reporter_open(reporter, error), error) : status;
 }
 
+// What the rank that says why memory ran out has to say: it writes its advice. Collective.
+static struct record_shortage gather_shortage(struct worker *worker, char advice[ADVICE_MAX])
+{
+    uint32_t rank = worker->spokesman;
+    struct shortage *all = comm_gather(worker->comm, &worker->shortage, sizeof(worker->shortage));
+    struct record_shortage shortage = {
+        .rank = rank,
+        .cause = mem_cause_name(all[rank].cause),
+        .recompute = worker->messages[rank].recompute_gain == 100,
+        .advice = advice,
+    };
+    memcpy(advice, all[rank].advice, ADVICE_MAX);
+    free(all);
+    return shortage;
+}
+
 // What comes after the last step.
 static void end(struct worker *worker, struct reporter *reporter, uint64_t steps_done, enum status status)
 {
@@ -55,7 +71,12 @@ static void end(struct worker *worker, struct reporter *reporter, uint64_t steps
     if (summed && checksum_weights(worker, &checksum, &error) != STATUS_OK) {
         failure_alone(worker, &error);
     }
-    reporter_end(reporter, steps_done, status, summed ? &checksum : NULL);
+    char advice[ADVICE_MAX];
+    struct record_shortage shortage = {0};
+    if (status == STATUS_OUT_OF_MEMORY) {
+        shortage = gather_shortage(worker, advice);
+    }
+    reporter_end(reporter, steps_done, status, summed ? &checksum : NULL, &shortage);
     if (first && worker->profile != NULL) {
         profile_print(worker->profile, worker, stdout);
     }

@@ -39,11 +39,10 @@ struct doctor {
     const struct config *config;
     struct rank *rank; // one after the other
     size_t ranks;
-    uint64_t steps;     // all that were shown
-    bool others;        // hold some of a device, in the newest
-    bool out_of_memory; // it has ended so, after so many steps
+    uint64_t steps; // all that were shown
+    bool ran_out;   // of memory, in the end, after so many steps
     uint64_t ended_after;
-    double recompute_gain; // then
+    struct doctor_shortage shortage; // then
 };
 
 struct doctor *doctor_create(const struct config *config)
@@ -96,47 +95,84 @@ static double too_large(const struct config *config, const struct record_rank *r
     return asked <= rank->micro_batch ? 0 : 1 - part(rank->micro_batch, asked);
 }
 
-// More memory would be of use to the rank.
-static bool is_short(const struct record_rank *rank)
+// Levers that were pulled to make room; without a choice none are.
+static bool pulls_levers(const struct config *config, const struct record_rank *rank)
 {
-    return rank->share == 0 || rank->accumulation_steps > 1 || rank->oom_retries > 0;
+    const char *first = config->train.reproducible ? "head" : "none";
+    return config->train.recompute == CONFIG_RECOMPUTE_AUTO && strcmp(rank->levers, first) != 0;
 }
 
-// Blocks that stay lie between others, and leave less for the micro-batch: they are the cause then, and recomputing is
-// where it would make room.
+// More memory would be of use to the rank.
+static bool is_short(const struct config *config, const struct record_rank *rank)
+{
+    uint64_t most = config->train.micro_batch_size == 0 ? rank->share : config->train.micro_batch_size;
+    return rank->share == 0 || rank->micro_batch < uint64_min(most, rank->share) || rank->oom_retries > 0 ||
+           pulls_levers(config, rank);
+}
+
 static double figure_of(const struct config *config, enum doctor_cause cause, const struct record_step *step,
                         const struct record_rank *rank)
 {
-    bool keeps = rank->kept_bytes > 0;
-    bool gains = rank->recompute_gain > doctor_causes[DOCTOR_INTERMEDIATES].allowed;
     switch (cause) {
     case DOCTOR_GRADIENTS:
         return (double)rank->kept_gradients_bytes;
     case DOCTOR_KEPT:
         return (double)(rank->kept_bytes - uint64_min(rank->kept_bytes, rank->kept_gradients_bytes));
     case DOCTOR_BATCH:
-        return keeps || gains ? 0 : too_large(config, rank);
+        return too_large(config, rank);
     case DOCTOR_DATA:
         return step->step_ms > 0 ? rank->data_wait_ms / step->step_ms : 0;
     case DOCTOR_INTERMEDIATES:
-        return keeps ? 0 : rank->recompute_gain;
+        return rank->recompute_gain;
     case DOCTOR_FRAGMENTATION:
-        return keeps || !is_short(rank) ? 0 : part(rank->fragmented_bytes, rank->limit_bytes);
+        return is_short(config, rank) ? part(rank->fragmented_bytes, rank->limit_bytes) : 0;
     case DOCTOR_CAUSES:
         break;
     }
     return 0;
 }
 
-static void note(struct sign *sign, double figure, double allowed, uint64_t step)
+static bool is_above(enum doctor_cause cause, double figure)
+{
+    return figure > doctor_causes[cause].allowed;
+}
+
+// Where memory is short for one cause, others may follow from it: blocks that stay lie between others, pieces leave no
+// room for intermediates, and these none for a micro-batch.
+static void drop_what_follows(double figures[DOCTOR_CAUSES])
+{
+    static const enum doctor_cause order[] = {DOCTOR_FRAGMENTATION, DOCTOR_INTERMEDIATES, DOCTOR_BATCH};
+    bool explained =
+        is_above(DOCTOR_GRADIENTS, figures[DOCTOR_GRADIENTS]) || is_above(DOCTOR_KEPT, figures[DOCTOR_KEPT]);
+    for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+        figures[order[i]] = explained ? 0 : figures[order[i]];
+        explained |= is_above(order[i], figures[order[i]]);
+    }
+}
+
+static void note(struct sign *sign, enum doctor_cause cause, double figure, uint64_t step)
 {
     sign->sum_of_all += figure;
-    if (figure > allowed) {
+    if (is_above(cause, figure)) {
         sign->first = sign->steps == 0 ? step : sign->first;
         sign->last = step;
         sign->steps++;
         sign->sum += figure;
         sign->most = fmax(sign->most, figure);
+    }
+}
+
+static void note_rank(struct doctor *doctor, size_t rank, const struct record_step *step)
+{
+    double figures[DOCTOR_CAUSES];
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
+        figures[k] = figure_of(doctor->config, k, step, &step->ranks.rank[rank]);
+    }
+    drop_what_follows(figures);
+    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
+        if (doctor_causes[k].is_bytes || doctor->steps > DOCTOR_STEPS_AT_FIRST) {
+            note(&doctor->rank[rank].signs[k], k, figures[k], step->step);
+        }
     }
 }
 
@@ -146,15 +182,8 @@ bool doctor_step(struct doctor *doctor, const struct record_step *step)
         return false;
     }
     doctor->steps++;
-    doctor->others = false;
     for (size_t i = 0; i < step->ranks.count; i++) {
-        doctor->others |= step->ranks.rank[i].others_bytes > 0;
-        for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-            if (doctor_causes[k].is_bytes || doctor->steps > DOCTOR_STEPS_AT_FIRST) {
-                double figure = figure_of(doctor->config, k, step, &step->ranks.rank[i]);
-                note(&doctor->rank[i].signs[k], figure, doctor_causes[k].allowed, step->step);
-            }
-        }
+        note_rank(doctor, i, step);
     }
     return true;
 }
@@ -174,24 +203,22 @@ void doctor_tag(struct doctor *doctor, uint32_t rank, const char *tag, uint64_t 
 
 void doctor_end(struct doctor *doctor, const struct record_end *end)
 {
-    doctor->out_of_memory = end->status == STATUS_OUT_OF_MEMORY;
+    doctor->ran_out = end->status == STATUS_OUT_OF_MEMORY;
     doctor->ended_after = end->step;
-    doctor->recompute_gain = end->recompute_gain;
+    if (end->shortage.cause != NULL) {
+        doctor->shortage.rank = (uint32_t)end->shortage.rank;
+        doctor->shortage.recompute = end->shortage.recompute;
+        snprintf(doctor->shortage.cause, sizeof(doctor->shortage.cause), "%s", end->shortage.cause);
+        snprintf(doctor->shortage.advice, sizeof(doctor->shortage.advice), "%s", end->shortage.advice);
+    }
+}
+
+const struct doctor_shortage *doctor_shortage(const struct doctor *doctor)
+{
+    return doctor->ran_out ? &doctor->shortage : NULL;
 }
 
 // ---- What to change ----
-
-static void fix_batch(const struct config *config, bool not_one, char *text, size_t size)
-{
-    if (not_one) {
-        snprintf(text, size,
-                 "not a single sample fits (headroom plan says what it takes): raise device.capacity, or lower %s",
-                 config->model.kind == CONFIG_MODEL_GPT ? "model.seq_len" : "model.layers");
-    } else {
-        snprintf(text, size, "set train.micro_batch_size: auto, which takes what fits; it is %" PRIu64,
-                 config->train.micro_batch_size);
-    }
-}
 
 static void write_fix(const struct doctor *doctor, enum doctor_cause cause, struct doctor_finding *finding)
 {
@@ -206,7 +233,8 @@ static void write_fix(const struct doctor *doctor, enum doctor_cause cause, stru
                                                            : "this is a bug of Headroom: please report it");
         break;
     case DOCTOR_BATCH:
-        fix_batch(config, finding->figure == 1, text, size);
+        snprintf(text, size, "set train.micro_batch_size: auto, which takes what fits; it is %" PRIu64,
+                 config->train.micro_batch_size);
         break;
     case DOCTOR_DATA:
         snprintf(text, size,
@@ -231,13 +259,31 @@ static void write_fix(const struct doctor *doctor, enum doctor_cause cause, stru
 
 // ---- Findings ----
 
-// The rank whose steps speak most for the cause. There is one.
+static bool is_found(const struct doctor *doctor, enum doctor_cause cause, const struct sign *sign)
+{
+    if (doctor_causes[cause].is_bytes) {
+        return sign->steps > 0;
+    }
+    return sign->steps >= DOCTOR_STEPS && sign->steps * PART_OF_STEPS >= doctor_steps(doctor);
+}
+
+// Whether `a` speaks more for the cause.
+static bool says_more(const struct doctor *doctor, enum doctor_cause cause, const struct sign *a, const struct sign *b)
+{
+    bool found[] = {is_found(doctor, cause, a), is_found(doctor, cause, b)};
+    if (found[0] != found[1]) {
+        return found[0];
+    }
+    return a->sum > b->sum || (a->sum == b->sum && a->sum_of_all > b->sum_of_all);
+}
+
+// There is one.
 static uint32_t worst_rank(const struct doctor *doctor, enum doctor_cause cause)
 {
     uint32_t worst = 0;
     for (uint32_t i = 1; i < doctor->ranks; i++) {
-        const struct sign *a = &doctor->rank[worst].signs[cause], *b = &doctor->rank[i].signs[cause];
-        worst = b->sum > a->sum || (b->sum == a->sum && b->sum_of_all > a->sum_of_all) ? i : worst;
+        bool more = says_more(doctor, cause, &doctor->rank[i].signs[cause], &doctor->rank[worst].signs[cause]);
+        worst = more ? i : worst;
     }
     return worst;
 }
@@ -247,15 +293,14 @@ static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause
     if (doctor->ranks == 0) {
         return (struct doctor_finding){0};
     }
-    bool is_bytes = doctor_causes[cause].is_bytes;
     uint32_t rank = worst_rank(doctor, cause);
-    uint64_t steps = doctor_steps(doctor);
     const struct sign *sign = &doctor->rank[rank].signs[cause];
     bool speaks = sign->steps > 0;
-    double mean = (speaks ? sign->sum : sign->sum_of_all) / fmax(1, (double)(speaks ? sign->steps : steps));
+    double sum = speaks ? sign->sum : sign->sum_of_all;
+    double steps = (double)(speaks ? sign->steps : uint64_max(1, doctor_steps(doctor)));
     struct doctor_finding finding = {
-        .found = is_bytes ? speaks : sign->steps >= DOCTOR_STEPS && sign->steps * PART_OF_STEPS >= steps,
-        .figure = is_bytes ? sign->most : mean,
+        .found = is_found(doctor, cause, sign),
+        .figure = doctor_causes[cause].is_bytes ? sign->most : sum / steps,
         .rank = rank,
         .first = sign->first,
         .last = sign->last,
@@ -267,28 +312,47 @@ static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause
     return finding;
 }
 
-// Of a process that has ended for want of memory, which nothing else explains: not a single sample fits.
-static void blame_one_sample(const struct doctor *doctor, struct doctor_finding findings[DOCTOR_CAUSES])
+// Why there was no room for a single sample in the end; DOCTOR_CAUSES: it is none of these.
+static enum doctor_cause cause_of_end(const struct doctor *doctor)
 {
-    enum doctor_cause cause = doctor->recompute_gain > 0 ? DOCTOR_INTERMEDIATES : DOCTOR_BATCH;
-    findings[cause] = (struct doctor_finding){
-        .found = true, .figure = 1, .first = doctor->ended_after, .last = doctor->ended_after, .steps = 1};
+    const char *cause = doctor->shortage.cause;
+    if (!doctor->ran_out) {
+        return DOCTOR_CAUSES;
+    }
+    if (strcmp(cause, mem_cause_name(MEM_CAUSE_FRAGMENTED)) == 0 ||
+        strcmp(cause, mem_cause_name(MEM_CAUSE_PENDING)) == 0) {
+        return DOCTOR_FRAGMENTATION;
+    }
+    if (strcmp(cause, mem_cause_name(MEM_CAUSE_CAPACITY)) == 0) {
+        return doctor->shortage.recompute ? DOCTOR_INTERMEDIATES : DOCTOR_BATCH;
+    }
+    return DOCTOR_CAUSES;
+}
+
+static void find_end(const struct doctor *doctor, struct doctor_finding *finding)
+{
+    *finding = (struct doctor_finding){
+        .found = true,
+        .ended = true,
+        .figure = 1,
+        .rank = doctor->shortage.rank,
+        .first = doctor->ended_after,
+        .last = doctor->ended_after,
+    };
+    snprintf(finding->fix, sizeof(finding->fix), "%s", doctor->shortage.advice);
 }
 
 void doctor_find(const struct doctor *doctor, struct doctor_finding findings[DOCTOR_CAUSES])
 {
-    bool found = false;
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         findings[k] = look(doctor, k);
-        found |= findings[k].found;
-    }
-    if (doctor->out_of_memory && !doctor->others && !found) {
-        blame_one_sample(doctor, findings);
-    }
-    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         if (findings[k].found) {
             write_fix(doctor, k, &findings[k]);
         }
+    }
+    enum doctor_cause end = cause_of_end(doctor);
+    if (end != DOCTOR_CAUSES && !findings[DOCTOR_GRADIENTS].found && !findings[DOCTOR_KEPT].found) {
+        find_end(doctor, &findings[end]);
     }
 }
 
@@ -301,9 +365,40 @@ const char *doctor_figure_text(enum doctor_cause cause, double figure, char *tex
     return text;
 }
 
+const char *doctor_allowed_text(enum doctor_cause cause, char *text)
+{
+    if (doctor_causes[cause].allowed > 0) {
+        return doctor_figure_text(cause, doctor_causes[cause].allowed, text);
+    }
+    snprintf(text, DOCTOR_FIGURE_MAX, "none");
+    return text;
+}
+
+const char *doctor_found_text(enum doctor_cause cause, const struct doctor_finding *finding, char *text)
+{
+    static const char *const ends[DOCTOR_CAUSES] = {
+        [DOCTOR_BATCH] = "there is no room for the smallest micro-step",
+        [DOCTOR_INTERMEDIATES] = "there is room for the smallest micro-step only where they are computed again",
+        [DOCTOR_FRAGMENTATION] = "there is room for the smallest micro-step only in pieces",
+    };
+    char figure[DOCTOR_FIGURE_MAX];
+    if (finding->ended) {
+        snprintf(text, DOCTOR_FOUND_MAX, "%s", ends[cause]);
+    } else {
+        snprintf(text, DOCTOR_FOUND_MAX, "%s %s", doctor_figure_text(cause, finding->figure, figure),
+                 doctor_causes[cause].figure);
+    }
+    return text;
+}
+
 const char *doctor_where_text(const struct doctor_finding *finding, char *text)
 {
     bool tagged = finding->tag[0] != '\0';
+    if (finding->ended) {
+        snprintf(text, DOCTOR_WHERE_MAX, "rank %" PRIu32 ", at the run's end after %" PRIu64 " step%s", finding->rank,
+                 finding->first, finding->first == 1 ? "" : "s");
+        return text;
+    }
     snprintf(text, DOCTOR_WHERE_MAX, "rank %" PRIu32 ", %" PRIu64 " step%s from %" PRIu64 " to %" PRIu64 "%s%s%s",
              finding->rank, finding->steps, finding->steps == 1 ? "" : "s", finding->first, finding->last,
              tagged ? ", blocks of '" : "", finding->tag, tagged ? "'" : "");

@@ -222,19 +222,32 @@ static bool read_resume(struct history *history, struct history_line *line)
     return true;
 }
 
+static bool read_shortage(json_t *object, struct record_shortage *shortage)
+{
+    json_int_t rank;
+    int recompute;
+    if (json_unpack(object, "{s:I, s:s, s:b, s:s}", "rank", &rank, "cause", &shortage->cause, "recompute", &recompute,
+                    "advice", &shortage->advice) != 0) {
+        return false;
+    }
+    shortage->rank = (uint64_t)rank;
+    shortage->recompute = recompute;
+    return true;
+}
+
 static bool read_end(struct history *history, struct history_line *line)
 {
     json_int_t step;
     int status;
+    json_t *shortage = NULL;
     line->kind = HISTORY_END;
-    if (json_unpack(history->object, "{s:I, s:F, s:i, s?s, s?F}", "step", &step, "seconds", &line->end.seconds,
-                    "status", &status, "weights", &line->end.weights, "recompute_gain",
-                    &line->end.recompute_gain) != 0) {
+    if (json_unpack(history->object, "{s:I, s:F, s:i, s?s, s?o}", "step", &step, "seconds", &line->end.seconds,
+                    "status", &status, "weights", &line->end.weights, "shortage", &shortage) != 0) {
         return false;
     }
     line->end.step = (uint64_t)step;
     line->end.status = (enum status)status;
-    return true;
+    return shortage == NULL || read_shortage(shortage, &line->end.shortage);
 }
 
 static const struct {

@@ -12,14 +12,15 @@
 #include "worker/regular_file.h"
 #include "worker/run/run_folder.h"
 
-// Whether a line tells of what is done before step `first_step`. One that was written in part does not.
+// Whether a line tells of what is done before step `first_step`, at which the run goes on; of one that begins there is
+// nothing. One that was written in part does not.
 static bool is_before(const char *line, size_t length, uint64_t first_step)
 {
     json_t *object = json_loadb(line, length, 0, NULL);
     const json_t *step = json_object_get(object, "step");
     uint64_t number = (uint64_t)json_integer_value(step);
     bool counts = json_object_get(object, "event") != NULL; // an event's is a number of steps done
-    bool before = json_is_integer(step) && number + !counts <= first_step;
+    bool before = first_step > 0 && json_is_integer(step) && number + !counts <= first_step;
     json_decref(object);
     return before;
 }
@@ -154,8 +155,11 @@ void metrics_end(struct line_file *metrics, const struct record_end *end)
     if (object != NULL && end->weights != NULL) {
         json_object_set_new(object, "weights", json_string(end->weights));
     }
-    if (object != NULL && end->status == STATUS_OUT_OF_MEMORY) {
-        json_object_set_new(object, "recompute_gain", json_real(end->recompute_gain));
+    const struct record_shortage *shortage = &end->shortage;
+    if (object != NULL && shortage->cause != NULL) {
+        json_object_set_new(object, "shortage",
+                            json_pack("{sI ss sb ss}", "rank", (json_int_t)shortage->rank, "cause", shortage->cause,
+                                      "recompute", (int)shortage->recompute, "advice", shortage->advice));
     }
     write_line(metrics, object);
 }

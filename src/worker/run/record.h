@@ -64,12 +64,20 @@ struct record_resume {
     const char *from;
 };
 
+// Why memory ran out for good.
+struct record_shortage {
+    uint64_t rank;      // that says why
+    const char *cause;  // of mem_cause_name
+    bool recompute;     // it could with levers that train.recompute keeps it from
+    const char *advice; // what to change, in a sentence; "": none
+};
+
 struct record_end {
     uint64_t step;
     double seconds;
     enum status status;
-    const char *weights;   // their checksum; NULL: none was made
-    double recompute_gain; // of the rank with the largest, in a step that did not come to its end; else 0
+    const char *weights;             // their checksum; NULL: none was made
+    struct record_shortage shortage; // of STATUS_OUT_OF_MEMORY; else without a cause
 };
 
 enum record_type {

@@ -295,17 +295,8 @@ static void write_files(struct reporter *reporter)
     }
 }
 
-// The largest of any rank, by what all told of the step that did not come to its end.
-static double recompute_gain(const struct worker *worker)
-{
-    double largest = 0;
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        largest = fmax(largest, worker->messages[i].recompute_gain / 100.0);
-    }
-    return largest;
-}
-
-void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p)
+void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p,
+                  const struct record_shortage *shortage)
 {
     char weights[24];
     const struct record_end end = {
@@ -313,7 +304,7 @@ void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status st
         .seconds = (double)(clock_ns() - reporter->start_ns) / 1e9,
         .status = status,
         .weights = checksum_p == NULL ? NULL : weights,
-        .recompute_gain = status == STATUS_OUT_OF_MEMORY ? recompute_gain(reporter->worker) : 0,
+        .shortage = *shortage,
     };
     if (checksum_p != NULL) {
         snprintf(weights, sizeof(weights), "%016" PRIx64, *checksum_p);

@@ -39,7 +39,8 @@ void reporter_step(struct reporter *reporter, const struct step_result *result, 
 void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const struct evaluation *evaluation);
 void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint);
 // Also writes what a run leaves behind of memory and costs, on every rank, and says how many lines are missing.
-// `checksum_p`: of the weights; NULL: it was not made.
-void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p);
+// `checksum_p`: of the weights; NULL: it was not made. `shortage`: without a cause where there is none.
+void reporter_end(struct reporter *reporter, uint64_t steps_done, enum status status, const uint64_t *checksum_p,
+                  const struct record_shortage *shortage);
 
 #endif
