@@ -167,8 +167,8 @@ static void a_mistake_is_named_with_its_line(void **state)
         {TAGGED AT "allocate,0x200,1152921504606846976,0,x\n", ":2: sizes add up to 2^60 bytes or more"},
         {TAGGED AT "allocate failure,0x0,1,0,x\n", ": there is no buffer in it"},
         {"Thread,Time,Action,Pointer,Size,Stream,\n", ":1: 'Thread,Time,Action,Pointer,Size,Stream,' is not"},
-        {HEADER "1,2,3,4\r1,2,3,5\n", ":2: '1,2,3,4\r1,2,3,5' is not four numbers below 2^63"},
-        {HEADER "1,2,3,4\r\r\n", ":2: '1,2,3,4\r' is not four numbers below 2^63"},
+        {HEADER "1,2,3,4\r1,2,3,5\n", ":2: '1,2,3,4?1,2,3,5' is not four numbers below 2^63"},
+        {HEADER "1,2,3,4\r\r\n", ":2: '1,2,3,4?' is not four numbers below 2^63"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct mem_trace trace;
