@@ -355,7 +355,7 @@ class FileTest(ReportTest):
         run = self.train("gpt.yaml", "fault.keep=logits", "device.capacity=4MiB", "train.steps=12")
         self.assertEqual(self.data(self.report(run.path))["findings"], [
             {"cause": "tensors kept too long", "figure": self.figure(run) + " other blocks that stay after their step",
-             "threshold": "0 bytes", "where": "rank 0, 12 steps from 0 to 11, blocks of 'logits'",
+             "threshold": "none", "where": "rank 0, 12 steps from 0 to 11, blocks of 'logits'",
              "fix": "set fault.keep: nothing"}])
         self.assertEqual(self.data(self.report(self.train("gpt.yaml", "train.steps=12").path))["findings"], [])
 
