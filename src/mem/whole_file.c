@@ -27,13 +27,18 @@ static char *find_place(const char *path)
     return realpath(path, NULL);
 }
 
-static bool write_part(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents,
-                       bool on_disk)
+// What is there of that name was left by a process that was killed.
+static FILE *open_part(const char *part)
 {
-    FILE *file = fopen(path, "w");
-    if (file == NULL) {
-        return false;
+    FILE *file = fopen(part, "wxe"); // follows no link, and waits for no pipe
+    if (file == NULL && errno == EEXIST && unlink(part) == 0) {
+        file = fopen(part, "wxe");
     }
+    return file;
+}
+
+static bool write_part(FILE *file, bool (*put)(FILE *file, const void *contents), const void *contents, bool on_disk)
+{
     bool written =
         put(file, contents) && ferror(file) == 0 && fflush(file) == 0 && (!on_disk || fsync(fileno(file)) == 0);
     int failure = errno;
@@ -48,30 +53,25 @@ static bool replace_place(const char *place, bool (*put)(FILE *file, const void 
                           bool on_disk)
 {
     char *part = NULL;
-    if (asprintf(&part, "%s.part", place) < 0) {
-        errno = ENOMEM;
+    if (asprintf(&part, "%s.%d.part", place, (int)gettid()) < 0) {
         return false;
     }
-    bool moved = write_part(part, put, contents, on_disk) && rename(part, place) == 0;
-    int failure = errno;
-    if (!moved) {
+    FILE *file = open_part(part);
+    bool moved = file != NULL && write_part(file, put, contents, on_disk) && rename(part, place) == 0;
+    if (file != NULL && !moved) {
+        int failure = errno;
         unlink(part);
+        errno = failure;
     }
     free(part);
-    errno = failure;
     return moved;
 }
 
 static bool replace(const char *path, bool (*put)(FILE *file, const void *contents), const void *contents, bool on_disk)
 {
     char *place = find_place(path);
-    if (place == NULL) {
-        return false;
-    }
-    bool replaced = replace_place(place, put, contents, on_disk);
-    int failure = errno;
+    bool replaced = place != NULL && replace_place(place, put, contents, on_disk);
     free(place);
-    errno = failure;
     return replaced;
 }
 

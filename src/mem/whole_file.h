@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A file that is written under another name, its own with .part behind it, and moved into place when it is on the disk,
-// so it is whole or what it was before.
+// A file that is written under another name, PATH.N.part with the number of the writing thread, and moved into place
+// when it is on the disk, so it is whole or what it was before. Of several writers the last to be done wins.
 //
 // Only regular files are replaced. A link stays, and the file that it points to is replaced; a link to nothing, a
 // folder, a device, a pipe and a socket are refused, and stay as they are.
+//
+// Threads: any.
 #ifndef HEADROOM_MEM_WHOLE_FILE_H
 #define HEADROOM_MEM_WHOLE_FILE_H
 

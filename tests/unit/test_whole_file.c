@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "mem/whole_file.h"
@@ -55,7 +56,6 @@ static void test_a_file_is_made_and_replaced(void **state)
     assert_true(whole_file_is_free("plain"));
     assert_true(whole_file_write_text("plain", "second"));
     assert_text("plain", "second");
-    assert_int_equal(access("plain.part", F_OK), -1);
     assert_int_equal(unlink("plain"), 0);
 }
 
@@ -105,8 +105,50 @@ static void test_half_a_file_is_none(void **state)
     assert_false(whole_file_write("plain", put_half, "half"));
     assert_int_equal(errno, EIO);
     assert_text("plain", "first");
-    assert_int_equal(access("plain.part", F_OK), -1);
     assert_int_equal(unlink("plain"), 0);
+}
+
+// Another process writes the same file meanwhile.
+static bool put_after_another(FILE *file, const void *contents)
+{
+    int outcome = -1;
+    pid_t other = fork();
+    if (other == 0) {
+        _exit(whole_file_write_text("plain", "of another") ? 0 : 1);
+    }
+    waitpid(other, &outcome, 0);
+    assert_int_equal(outcome, 0);
+    assert_text("plain", "of another");
+    return fputs(contents, file) >= 0;
+}
+
+static void test_two_writers(void **state)
+{
+    (void)state;
+    assert_true(whole_file_write("plain", put_after_another, "of the last"));
+    assert_text("plain", "of the last");
+    assert_int_equal(unlink("plain"), 0);
+}
+
+static void test_what_was_left_under_the_other_name(void **state)
+{
+    (void)state;
+    char part[64];
+    mode_t mask = umask(027);
+    snprintf(part, sizeof(part), "plain.%d.part", (int)gettid());
+    assert_true(whole_file_write_text("other", "of another"));
+    assert_int_equal(symlink("other", part), 0);
+    assert_true(whole_file_write_text("plain", "first"));
+    assert_int_equal(kind_of("plain"), S_IFREG);
+    assert_text("other", "of another");
+    assert_int_equal(mkfifo(part, 0600), 0);
+    assert_true(whole_file_write_text("plain", "second"));
+    assert_text("plain", "second");
+    struct stat about;
+    assert_int_equal(stat("plain", &about), 0);
+    assert_int_equal(about.st_mode & 0777, 0640);
+    umask(mask);
+    assert_int_equal(unlink("plain") | unlink("other"), 0);
 }
 
 static void test_where_nothing_can_be_written(void **state)
@@ -116,6 +158,7 @@ static void test_where_nothing_can_be_written(void **state)
     assert_int_equal(errno, ENOENT);
 }
 
+// Nothing must be left in it.
 static int remove_folder(void **state)
 {
     (void)state;
@@ -129,6 +172,8 @@ int main(void)
         cmocka_unit_test(test_what_is_no_file_stays),
         cmocka_unit_test(test_a_link_stays),
         cmocka_unit_test(test_half_a_file_is_none),
+        cmocka_unit_test(test_two_writers),
+        cmocka_unit_test(test_what_was_left_under_the_other_name),
         cmocka_unit_test(test_where_nothing_can_be_written),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_folder);
