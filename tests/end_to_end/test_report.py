@@ -370,12 +370,20 @@ class FileTest(ReportTest):
 
     def test_output_that_is_no_file(self):
         self.make_up("made-up", 2, 5)
-        os.mkfifo(self.path("pipe"))
-        os.symlink("pipe", self.path("link"))
-        for name in ("pipe", "link"):
+        os.mkfifo(self.path("pipe.html"))
+        os.symlink("pipe.html", self.path("link.html"))
+        for name in ("pipe.html", "link.html"):
             self.assertEqual(self.headroom("report", "made-up", "--output", name, code=2).err,
                              f"headroom: --output {name}: is not a regular file; allowed: one, or a new name\n")
             self.assertTrue(stat.S_ISFIFO(os.stat(self.path(name)).st_mode))
+
+    def test_output_that_is_no_page(self):
+        self.make_up("made-up", 2, 5)
+        metrics = self.read("made-up/metrics.jsonl")
+        for name in ("made-up/metrics.jsonl", "elsewhere", "a.html/b"):
+            self.assertEqual(self.headroom("report", "made-up", "--output", name, code=2).err,
+                             f"headroom: --output {name}: does not end in .html\n")
+        self.assertEqual(self.read("made-up/metrics.jsonl"), metrics)
 
     def test_output_by_a_link(self):
         self.make_up("made-up", 2, 5)

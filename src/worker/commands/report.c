@@ -23,14 +23,20 @@ struct request {
     const char *folder, *output; // output NULL: not given
 };
 
+static enum status check_output(const char *path, struct error *error)
+{
+    const char *ending = strrchr(path, '.');
+    return ending != NULL && strcmp(ending, ".html") == 0
+               ? regular_file_check_target("--output", path, error)
+               : error_set(error, STATUS_INVALID, "--output %s: does not end in .html", path);
+}
+
 static enum status parse(char *const *arguments, struct request *request, struct error *error)
 {
     const struct command_argument takes[] = {{"RUN_DIR", .text = &request->folder, .needed = true},
                                              {"--output", .text = &request->output}};
     enum status status = command_parse("report", takes, sizeof(takes) / sizeof(takes[0]), arguments, error);
-    return status == STATUS_OK && request->output != NULL
-               ? regular_file_check_target("--output", request->output, error)
-               : status;
+    return status == STATUS_OK && request->output != NULL ? check_output(request->output, error) : status;
 }
 
 // The file's text, up to TEXT_MAX of it; empty where it cannot be read: the page says less then.
