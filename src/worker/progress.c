@@ -9,11 +9,11 @@
 #include "mem/pool.h"
 #include "mem/uint64.h"
 #include "worker/comm/launcher.h"
+#include "worker/terminal.h"
 
 #define TERMINAL_PERIOD_NS UINT64_C(100000000)
 #define SECOND_NS          UINT64_C(1000000000)
 #define BAR_WIDTH          30
-#define CLEAR_LINE         "\r\033[K"
 
 void progress_begin(struct progress *progress, const char *what, enum progress_unit unit, uint64_t total,
                     uint64_t log_seconds)
@@ -57,9 +57,9 @@ static void print_line(const struct progress *progress)
 
 static void show(struct progress *progress)
 {
-    fputs(progress->terminal ? CLEAR_LINE : "", stdout);
+    fputs(progress->terminal ? TERMINAL_CLEAR_LINE TERMINAL_NO_WRAP : "", stdout);
     print_line(progress);
-    fputs(progress->terminal ? "" : "\n", stdout);
+    fputs(progress->terminal ? TERMINAL_WRAP : "\n", stdout);
     fflush(stdout);
     progress->line_open = progress->terminal;
 }
@@ -80,7 +80,7 @@ void progress_add(struct progress *progress, uint64_t count)
 void progress_end(struct progress *progress)
 {
     if (progress->line_open) {
-        fputs(CLEAR_LINE, stdout);
+        fputs(TERMINAL_CLEAR_LINE, stdout);
         fflush(stdout);
     }
     *progress = (struct progress){0};

@@ -126,7 +126,8 @@ class RunFolder(headroom_run.ProgramTest):
                "device.capacity=4MiB", "run.log_seconds=1")
         screen = headroom_run.Screen(self.folder, *job)
         self.addCleanup(screen.kill)
-        screen.wait_for(r"\r\x1b\[Kvalidation  \[=* *\] \d+ %  \d+ of 1000000000 samples  \d+ samples/s  left \d+:\d\d")
+        screen.wait_for(r"\r\x1b\[K\x1b\[\?7lvalidation  \[=* *\] \d+ %  \d+ of 1000000000 samples  \d+ samples/s  "
+                        r"left \d+:\d\d\x1b\[\?7h")
         launch = self.start(*job, before=["sh", "-c", "exec \"$@\" >out.txt", "into-a-file"])
         line = re.compile(r"^validation  \d+ %  \d+ of 1000000000 samples  \d+ samples/s  left \d+:\d\d$", re.MULTILINE)
         self.wait_for(launch, lambda: os.path.exists(self.path("out.txt")) and line.search(self.read("out.txt")),

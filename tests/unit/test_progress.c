@@ -103,13 +103,14 @@ static void run_half(uint64_t log_seconds, useconds_t pause_us)
     progress_add(&progress, 1 << 20);
 }
 
-// A slow machine may show a line more.
+// Its lines do not wrap. A slow machine may show a line more.
 static void test_a_terminal(void **state)
 {
     run_half(0, TERMINAL_US);
-    assert_matches(read_output(*state),
-                   "^(\r\033\\[Kreading  \\[=+ +\\] (33|50) %  1\\.[05]0 MiB of 3\\.00 MiB  [0-9]+\\.[0-9] MB/s  left "
-                   "[0-9]+:[0-9]{2})+\r\033\\[K$");
+    assert_matches(
+        read_output(*state),
+        "^(\r\033\\[K\033\\[\\?7lreading  \\[=+ +\\] (33|50) %  1\\.[05]0 MiB of 3\\.00 MiB  [0-9]+\\.[0-9] MB/s  left "
+        "[0-9]+:[0-9]{2}\033\\[\\?7h)+\r\033\\[K$");
 }
 
 static void test_a_log(void **state)
@@ -138,7 +139,7 @@ static void test_more_than_all(void **state)
     usleep(TERMINAL_US);
     progress_add(&progress, 12);
     assert_matches(read_output(*state),
-                   "validation  \\[={30}\\] 100 %  10 of 10 samples  [0-9]+ samples/s  left 0:00$");
+                   "validation  \\[={30}\\] 100 %  10 of 10 samples  [0-9]+ samples/s  left 0:00\033\\[\\?7h$");
 }
 
 static void test_one_that_did_not_begin(void **state)

@@ -12,13 +12,12 @@
 #include "mem/uint64.h"
 #include "worker/job.h"
 #include "worker/run/line_file.h"
+#include "worker/terminal.h"
 #include "worker/version.h"
 
 #define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
-#define NO_WRAP        "\033[?7l"          // what the terminal is too narrow for is not shown
-#define WRAP           "\033[?7h"
-#define BARS_MAX       32 // ranks whose memory it shows
-#define LEVELS         8  // of a bar
+#define BARS_MAX       32                  // ranks whose memory it shows
+#define LEVELS         8                   // of a bar
 
 struct range {
     uint64_t least, most;
@@ -68,7 +67,7 @@ void console_destroy(struct console *console)
 static void close_line(struct console *console)
 {
     if (console->line_open) {
-        fputs("\r\033[K", console->file);
+        fputs(TERMINAL_CLEAR_LINE, console->file);
         console->line_open = false;
     }
 }
@@ -213,9 +212,9 @@ void console_step(struct console *console, const struct step_result *result, dou
     note_memory(console, result->messages);
     if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
         close_line(console);
-        fputs(NO_WRAP, console->file);
+        fputs(TERMINAL_NO_WRAP, console->file);
         print_progress(console, result, saved);
-        fputs(WRAP, console->file);
+        fputs(TERMINAL_WRAP, console->file);
         console->line_open = true;
         console->line_ns = now_ns;
     } else if (!console->terminal && (line_due(console, done, now_ns) || done == worker->steps)) {
