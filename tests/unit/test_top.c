@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -77,6 +78,21 @@ static void test_steps_that_are_not_known(void **state)
     note_step(top, 39);
     assert_true(shows(top, "  step 40  loss "));
     assert_true(shows(top, "left ?  waiting"));
+}
+
+static void test_times_that_are_none(void **state)
+{
+    static const double times_ms[] = {1e308, INFINITY, NAN, -1};
+    struct top *top = *state;
+    for (size_t i = 0; i < sizeof(times_ms) / sizeof(times_ms[0]); i++) {
+        const struct history_line line = {.kind = HISTORY_STEP,
+                                          .step = {.step_ms = times_ms[i], .ranks = {ranks, RANKS}}};
+        top_init(top, "a run", 100);
+        assert_true(top_note(top, &line));
+        assert_true(shows(top, "left ?  waiting"));
+        top_finish(top);
+    }
+    top_init(top, "a run", 100);
 }
 
 static void test_trouble(void **state)
@@ -185,6 +201,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_it_shows, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_steps_that_are_not_known, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_times_that_are_none, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_trouble, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_ranks_that_are_not_shown, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_events, set_up, tear_down),

@@ -17,6 +17,7 @@
 #define EVENT_ROWS  6 // with a line above them
 #define LEAST_RANKS 1
 #define PROGRESS    48 // bytes
+#define SECONDS_MAX 1e15
 
 void top_init(struct top *top, const char *folder, uint64_t steps)
 {
@@ -153,9 +154,9 @@ static const char *step_text(const struct top *top, char text[PROGRESS])
 static const char *left_text(const struct top *top, char text[PROGRESS])
 {
     uint64_t left = top->steps > top->step.step ? top->steps - top->step.step - 1 : 0;
-    uint64_t seconds = top->ended ? 0 : (uint64_t)((double)left * top->mean_step_ms / 1e3);
-    if (top->steps > 0 || top->ended) {
-        snprintf(text, PROGRESS, "%" PRIu64 ":%02" PRIu64, seconds / 60, seconds % 60);
+    double seconds = top->ended ? 0 : (double)left * top->mean_step_ms / 1e3;
+    if ((top->steps > 0 || top->ended) && seconds >= 0 && seconds < SECONDS_MAX) {
+        snprintf(text, PROGRESS, "%" PRIu64 ":%02" PRIu64, (uint64_t)seconds / 60, (uint64_t)seconds % 60);
     } else {
         snprintf(text, PROGRESS, "?");
     }
