@@ -122,7 +122,8 @@ class Limits(headroom_run.ProgramTest):
 
     def test_another_run_is_not_limited(self):
         self.train(*MLP, "train.steps=2")
-        self.headroom("limit", "run-1", "--bytes", "512")
+        out = self.headroom("limit", "run-1", "--bytes", "512").out
+        self.assertEqual(out, "rank 0 counts on at most 512 bytes once the run, which has ended, goes on\n")
         again = self.train("run-1/resolved.yaml", "comm.kind=self")
         self.assertEqual((again.path, len(again.steps)), (self.path("run-2"), 2))
         self.assertFalse(os.path.exists(self.path("run-2/limits")))

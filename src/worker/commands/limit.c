@@ -12,6 +12,7 @@
 #include "mem/whole_file.h"
 #include "worker/commands/commands.h"
 #include "worker/config/value.h"
+#include "worker/run/history.h"
 #include "worker/run/limit_file.h"
 
 // As a person wrote it; NULL: not given.
@@ -101,17 +102,32 @@ static enum status put_files(const struct limit *limit, struct error *error)
     return STATUS_OK;
 }
 
+// By its last line; of a run that was killed it is not known.
+static bool has_ended(const char *folder)
+{
+    struct history *history = NULL;
+    struct history_line line = {.kind = HISTORY_OTHER};
+    bool ended = false;
+    enum status status = history_open(folder, &history, NULL);
+    while (status == STATUS_OK && line.kind != HISTORY_NOTHING) {
+        ended = line.kind == HISTORY_END;
+        status = history_next(history, &line, NULL);
+    }
+    history_close(history);
+    return ended;
+}
+
 static void print_outcome(const struct limit *limit)
 {
+    const char *when = has_ended(limit->folder) ? "once the run, which has ended, goes on" : "from its next report on";
     char size[MEM_SIZE_TEXT_MAX], most[MEM_SIZE_TEXT_MAX + 16] = "all that its device leaves";
     if (limit->bytes > 0) {
         snprintf(most, sizeof(most), "at most %s", mem_size_text(limit->bytes, size));
     }
     if (limit->first == limit->last) {
-        printf("rank %" PRIu32 " counts on %s from its next report on\n", limit->first, most);
+        printf("rank %" PRIu32 " counts on %s %s\n", limit->first, most, when);
     } else {
-        printf("each of ranks %" PRIu32 " to %" PRIu32 " counts on %s from its next report on\n", limit->first,
-               limit->last, most);
+        printf("each of ranks %" PRIu32 " to %" PRIu32 " counts on %s %s\n", limit->first, limit->last, most, when);
     }
 }
 
