@@ -144,6 +144,9 @@ class Remote(headroom_run.ProgramTest):
                 (strange, 2, "what answers there is no run; its configuration says metrics.http_port"),
                 (self.address, 1, "Connection refused")):
             self.assertEqual(self.headroom("top", address, code=code).err, f"headroom: {address}: {complaint}\n")
+        for address in (f"me:secret@{self.address}", f"http://me:secret@{self.address}/", "me:secret@h:99999999"):
+            self.assertEqual(self.headroom("top", address, code=2).err, "headroom: an address names no user; allowed: "
+                                                                        "RUN_DIR, HOST[:PORT] or a URL\n")
 
 
 if __name__ == "__main__":

@@ -216,8 +216,17 @@ static void set_options(struct remote *remote)
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, remote);
 }
 
+static bool names_user(const char *address)
+{
+    const char *scheme = strstr(address, "://"), *host = scheme == NULL ? address : scheme + strlen("://");
+    return memchr(host, '@', strcspn(host, "/?#")) != NULL;
+}
+
 static enum status open_address(struct remote *remote, struct error *error)
 {
+    if (names_user(remote->address)) { // and a password, which no line must repeat
+        return error_set(error, STATUS_INVALID, "an address names no user; allowed: RUN_DIR, HOST[:PORT] or a URL");
+    }
     remote->curl = curl_easy_init();
     if (remote->curl == NULL) {
         return error_out_of_host_memory(error);

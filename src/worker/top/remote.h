@@ -16,9 +16,9 @@ struct remote;
 // Whether `run` is an address and no folder: none of that name is there, and it has no slash that is not of a URL.
 bool remote_is_address(const char *run);
 
-// Asks `address` for the first time: HOST, HOST:PORT or a URL, under which the endpoint's paths are. The caller owns
-// the remote. Blocks for ten seconds at most. STATUS_INVALID with a line where the address is none, its host is not
-// known or something else answers; STATUS_ERROR where nothing does.
+// Asks `address` for the first time: HOST, HOST:PORT or a URL without a user, under which the endpoint's paths are. The
+// caller owns the remote. Blocks for ten seconds at most. STATUS_INVALID with a line where the address is none, its
+// host is not known or something else answers; STATUS_ERROR where nothing does.
 enum status remote_open(const char *address, struct remote **remote_p, struct error *error);
 // Accepts NULL.
 void remote_close(struct remote *remote);
