@@ -33,10 +33,16 @@ int main(int argc, char **argv)
         const char *slash = strrchr(argv[i], '/'), *name = slash == NULL ? argv[i] : slash + 1;
         struct mem_trace trace;
         struct error error;
-        if (mem_trace_read(argv[i], &trace, &error) != STATUS_OK) {
+        FILE *file = fopen(argv[i], "r");
+        if (file == NULL) {
+            perror(argv[i]);
+            return EXIT_FAILURE;
+        }
+        if (mem_trace_read(argv[i], file, &trace, &error) != STATUS_OK) {
             fprintf(stderr, "bench_layout: %s\n", error.text);
             return EXIT_FAILURE;
         }
+        fclose(file);
         uint64_t *offsets = malloc(trace.count * sizeof(*offsets)), capacity = mem_trace_capacity(argv[i]);
         printf("%-22s %8zu", name, trace.count);
         bool placed =

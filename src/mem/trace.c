@@ -167,16 +167,11 @@ static enum status make_buffers(const struct trace_rows *rows, struct mem_trace 
     return STATUS_OK;
 }
 
-enum status mem_trace_read(const char *path, struct mem_trace *trace_p, struct error *error)
+enum status mem_trace_read(const char *path, FILE *file, struct mem_trace *trace_p, struct error *error)
 {
     struct reader reader = {.path = path};
     *trace_p = (struct mem_trace){0};
-    FILE *file = fopen(path, "r");
-    if (file == NULL) {
-        return error_set(error, STATUS_INVALID, "%s: %s", path, strerror(errno));
-    }
     enum status status = read_file(&reader, file, error);
-    fclose(file);
     if (status == STATUS_OK) {
         status = make_buffers(&reader.rows, trace_p, error);
     }

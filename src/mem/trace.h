@@ -15,6 +15,8 @@
 #ifndef HEADROOM_MEM_TRACE_H
 #define HEADROOM_MEM_TRACE_H
 
+#include <stdio.h>
+
 #include "mem/error.h"
 #include "mem/layout.h"
 
@@ -28,9 +30,9 @@ struct mem_trace_event {
     bool frees;
 };
 
-// STATUS_INVALID with a line that names file, line and value; STATUS_ERROR when memory runs out. The caller owns the
-// trace.
-enum status mem_trace_read(const char *path, struct mem_trace *trace_p, struct error *error);
+// Reads the file to its end; errors call it `path`. STATUS_INVALID with a line that names file, line and value;
+// STATUS_ERROR when memory runs out. The caller owns the trace.
+enum status mem_trace_read(const char *path, FILE *file, struct mem_trace *trace_p, struct error *error);
 void mem_trace_finish(struct mem_trace *trace);
 
 // The bytes that the file's name says its buffers fit in, as A.1048576.csv does; 0: it says none.

@@ -5,9 +5,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mem/printable.h"
 #include "worker/json_text.h"
+#include "worker/regular_file.h"
 #include "worker/run/run_folder.h"
 
 // Each measurement weighs 63/64 of the next one: about the last 64 count, of which a micro-step has one for each block.
@@ -206,30 +208,59 @@ static bool read_device(const json_t *file, struct costs_device *device)
     return true;
 }
 
+static enum status refuse(const char *path, const char *what, struct error *error)
+{
+    return error_set(error, STATUS_INVALID, "%s: %s; a run of several steps writes such files to its folder's costs/",
+                     path, what);
+}
+
+static enum status read_costs(const json_t *file, const char *path, struct costs *costs, struct costs_device *device,
+                              struct error *error)
+{
+    const json_t *array = json_is_array(file) ? file : json_object_get(file, "costs");
+    size_t count = json_array_size(array), good = 0;
+    if (count == 0) {
+        return refuse(path, "has no costs of operations", error);
+    }
+    if (!read_device(file, device)) {
+        return refuse(path, "does not say of which kind and name the device is", error);
+    }
+    while (good < count && read_cost(json_array_get(array, good), costs)) {
+        good++;
+    }
+    char what[64];
+    snprintf(what, sizeof(what), "entry %zu is no cost of an operation", good + 1);
+    return good == count ? STATUS_OK : refuse(path, what, error);
+}
+
+static enum status load(const char *path, json_t **file_p, struct error *error)
+{
+    int descriptor;
+    uint64_t bytes;
+    json_error_t why;
+    enum status status = regular_file_open(path, &descriptor, &bytes, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    *file_p = json_loadfd(descriptor, 0, &why);
+    close(descriptor);
+    return *file_p != NULL ? STATUS_OK
+                           : error_set(error, STATUS_INVALID, "%s:%d: %s", path, why.line < 1 ? 1 : why.line, why.text);
+}
+
 enum status costs_read(const char *path, struct costs **costs_p, struct costs_device *device_p, struct error *error)
 {
-    json_error_t why;
-    json_t *file = json_load_file(path, 0, &why);
-    if (file == NULL) {
-        return error_set(error, STATUS_INVALID, "%s:%d: %s", path, why.line < 1 ? 1 : why.line, why.text);
+    json_t *file;
+    enum status status = load(path, &file, error);
+    if (status != STATUS_OK) {
+        return status;
     }
     struct costs *costs = costs_create();
-    const json_t *array = json_is_array(file) ? file : json_object_get(file, "costs");
-    bool good = json_is_array(array) && read_device(file, device_p);
-    size_t count = json_array_size(array), i = 0;
-    for (; costs != NULL && good && i < count; i++) {
-        good = read_cost(json_array_get(array, i), costs);
-    }
+    status = costs == NULL ? error_out_of_host_memory(error) : read_costs(file, path, costs, device_p, error);
     json_decref(file);
-    if (costs == NULL) {
-        return error_out_of_host_memory(error);
-    }
-    if (!good || count == 0) {
+    if (status != STATUS_OK) {
         costs_destroy(costs);
-        return error_set(error, STATUS_INVALID,
-                         "%s: %s %zu is no cost of an operation; a run of several steps writes such files to its "
-                         "folder's costs/",
-                         path, count == 0 ? "of 0 entries" : "entry", i);
+        return status;
     }
     *costs_p = costs;
     return STATUS_OK;

@@ -39,8 +39,8 @@ double costs_list_ns(const struct costs *costs, const struct list *list);
 // As costs/rank_N.json of the run folder, as run_folder_write does.
 enum status costs_write(const struct costs *costs, const struct costs_device *device, const char *run_folder,
                         uint32_t rank, struct error *error);
-// STATUS_INVALID with a line that names the file and what is wrong; STATUS_ERROR when the host's memory runs out. The
-// caller owns the costs.
+// STATUS_INVALID with a line that names the file and what is wrong; STATUS_ERROR where it cannot be opened or the
+// host's memory runs out. The caller owns the costs.
 enum status costs_read(const char *path, struct costs **costs_p, struct costs_device *device_p, struct error *error);
 
 #endif

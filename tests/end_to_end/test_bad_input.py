@@ -86,10 +86,14 @@ class BadInput(headroom_run.ProgramTest):
 
     def test_costs(self):
         self.refused(r"--costs needs a value", "plan", "gpt.yaml", "--costs", ranks=[None])
-        self.refused(r"nowhere\.json:1: ", "plan", "gpt.yaml", "--costs", "nowhere.json", ranks=[None])
-        for text, complaint in (("[", r":1: "), ("{}", ": of 0 entries 0 is no cost"), ("[]", ": of 0 entries 0 is no"),
+        os.mkfifo(self.path("pipe"))
+        self.refused(r"pipe: is not a regular file", "plan", "gpt.yaml", "--costs", "pipe", ranks=[None])
+        self.refused(r"\./costs/rank_0\.json: cannot read: No such file", "plan", "gpt.yaml", "--costs", ".", ranks=[None])
+        self.refused(r"nowhere\.json: cannot read: No such file", "plan", "gpt.yaml", "--costs", "nowhere.json", ranks=[None])
+        for text, complaint in (("[", r":1: "), ("{}", ": has no costs of operations"), ("[]", ": has no costs of"),
+                                ('{"device": "cpu"}', ": has no costs of operations; a run of several steps writes such"),
                                 ('{"costs": [{"operation": "add", "tensor": "x", "unit": "byte", "ns_per_unit": 1}]}',
-                                 ": entry 0 is no cost"),
+                                 ": does not say of which kind and name the device is"),
                                 ('[{"operation": "add", "tensor": "x", "unit": "mile", "ns_per_unit": 1}]',
                                  ": entry 1 is no cost of an operation; a run of several steps writes such files to")):
             self.write("costs.json", text)
@@ -107,6 +111,8 @@ class BadInput(headroom_run.ProgramTest):
         refused(r"--device 1KiB: 1KiB is out of range; allowed: 4KiB to 1024TiB", "--device", "1KiB")
         refused(r"--device 24Gib: 24Gib is not a number of bytes", "--device", "24Gib")
         refused(r"--ranks 0x1GiB: 0 is out of range; allowed: 1 to 4294967295", "--ranks", "0x1GiB")
+        for ranks in ("x", "3x", "x4"):
+            refused(rf"--ranks {ranks}: '{ranks}' is not of the form NxDEVICE, as in 8xh100-80gb", "--ranks", ranks)
         refused(r"--ranks 2x1GiB,3: '3' is not of the form NxDEVICE, as in 8xh100-80gb", "--ranks", "2x1GiB,3")
         refused(r"--ranks 2x1GiB names the devices; leave out --device", "--ranks", "2x1GiB", "--device", "1GiB")
         refused(r"--device needs a value", "--device")
@@ -199,9 +205,11 @@ class BadInput(headroom_run.ProgramTest):
         self.refused(r"trace\.csv:3: upper 3 is not above lower 4", "memory", "replay", "trace.csv", ranks=[None])
         self.write("log.csv", "Thread,Time,Action,Pointer,Size,Stream\n1,15:47:02.841961,free,0x200,100,0\n")
         self.refused(r"log\.csv:2: 0x200 is freed but not allocated", "memory", "replay", "log.csv", ranks=[None])
-        self.refused(r"none\.csv: No such file", "memory", "replay", "none.csv", ranks=[None])
+        os.mkfifo(self.path("pipe"))
+        self.refused(r"pipe: is not a regular file", "memory", "replay", "pipe", ranks=[None])
+        self.refused(r"none\.csv: cannot read: No such file", "memory", "replay", "none.csv", ranks=[None])
         for arguments in ([], ["play", "trace.csv"]):
-            self.refused(r"unknown command memory", "memory", *arguments, ranks=[None])
+            self.refused(r"memory needs replay or snapshot", "memory", *arguments, ranks=[None])
         self.refused(r"memory replay needs TRACE\.csv", "memory", "replay", ranks=[None])
         self.refused(r"memory replay does not take 'b'", "memory", "replay", "trace.csv", "b", ranks=[None])
         self.refused(r"memory snapshot needs PROCESS", "memory", "snapshot", ranks=[None])

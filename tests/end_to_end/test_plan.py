@@ -231,6 +231,7 @@ class Plan(headroom_run.ProgramTest):
         speed = f"at most {planned['tokens_per_s']:.0f} tokens/s: micro-steps alone take {planned['step_ms']:.2f} ms"
         self.assertIn(f"{speed} a step where every rank is as fast as the CPU that was measured\n", text)
         self.assertEqual(planned["costs_of"], "CPU")
+        self.assertEqual(self.planned("gpt.yaml", "--costs", run.path, *job[1:3]), planned)
         self.assertEqual((planned["fits"], planned["why"]), (True, None))
         self.assertEqual(planned["device_kind"], "cpu")
 

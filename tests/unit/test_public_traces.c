@@ -145,9 +145,12 @@ static void check_trace(const char *path)
     const char *name = strrchr(path, '/') + 1;
     struct mem_trace trace;
     struct error error;
-    if (mem_trace_read(path, &trace, &error) != STATUS_OK) {
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    if (mem_trace_read(path, file, &trace, &error) != STATUS_OK) {
         fail_msg("%s", error.text);
     }
+    fclose(file);
     const struct mem_layout_goal goal = {.bytes = mem_trace_capacity(path), .work = MEM_LAYOUT_WORK_MAX};
     uint64_t *offsets = calloc(trace.count, sizeof(*offsets));
     assert_non_null(offsets);

@@ -22,13 +22,12 @@
 
 static enum status read_bytes(const char *text, size_t size, struct mem_trace *trace, struct error *error)
 {
-    char path[] = "/tmp/test_trace_XXXXXX";
-    int file = mkstemp(path);
-    assert_true(file >= 0);
-    assert_int_equal(write(file, text, size), size);
-    close(file);
-    enum status status = mem_trace_read(path, trace, error);
-    unlink(path);
+    FILE *file = tmpfile();
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, size, file), size);
+    rewind(file);
+    enum status status = mem_trace_read("trace.csv", file, trace, error);
+    fclose(file);
     return status;
 }
 
@@ -110,7 +109,10 @@ static void what_a_recorder_wrote_is_read(void **state)
     event.action = MEM_ACTION_FREE;
     mem_recorder_append(recorder, &event);
     mem_recorder_destroy(recorder);
-    assert_int_equal(mem_trace_read(path, &trace, &error), STATUS_OK);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    assert_int_equal(mem_trace_read(path, file, &trace, &error), STATUS_OK);
+    fclose(file);
     assert_int_equal(trace.count, 1);
     expect_buffer(&trace, 0, 77, 0, 1);
     mem_trace_finish(&trace);
@@ -194,7 +196,7 @@ static void a_nul_byte_is_refused(void **state)
     assert_non_null(strstr(error.text, ":1: the line holds a NUL byte"));
 }
 
-static void long_lines_and_missing_files_are_named(void **state)
+static void long_lines_are_named(void **state)
 {
     (void)state;
     char text[sizeof(HEADER) + 400] = HEADER;
@@ -202,11 +204,7 @@ static void long_lines_and_missing_files_are_named(void **state)
     struct error error = {0};
     memset(text + strlen(HEADER), '1', 399);
     assert_int_equal(read_text(text, &trace, &error), STATUS_INVALID);
-    assert_non_null(strstr(error.text, ":2: the line is longer than 254 bytes"));
-    assert_int_equal(mem_trace_read("/nowhere/trace.csv", &trace, &error), STATUS_INVALID);
-    assert_string_equal(error.text, "/nowhere/trace.csv: No such file or directory");
-    assert_int_equal(mem_trace_read("/", &trace, &error), STATUS_INVALID);
-    assert_string_equal(error.text, "/: Is a directory");
+    assert_non_null(strstr(error.text, "trace.csv:2: the line is longer than 254 bytes"));
 }
 
 static void expect_held(const char *rows, uint64_t pool, uint64_t pytorch)
@@ -254,7 +252,7 @@ int main(void)
         cmocka_unit_test(far_apart_only_changes_count),
         cmocka_unit_test(what_ends_comes_before_what_begins),
         cmocka_unit_test(a_mistake_is_named_with_its_line),
-        cmocka_unit_test(long_lines_and_missing_files_are_named),
+        cmocka_unit_test(long_lines_are_named),
         cmocka_unit_test(pytorch_s_rules),
         cmocka_unit_test(a_nul_byte_is_refused),
         cmocka_unit_test(rmm_s_log_is_read),

@@ -74,7 +74,7 @@ static enum status scan_group(const char *given, char *text, struct fleet *fleet
 {
     const struct config_place place = {.override = given};
     char *device = strchr(text, 'x');
-    if (device == NULL) {
+    if (device == NULL || device == text || device[1] == '\0') {
         return config_refuse(error, &place, NULL, "'%.80s' is not of the form NxDEVICE, as in 8xh100-80gb", text);
     }
     if (fleet->count == FLEET_GROUPS_MAX) {

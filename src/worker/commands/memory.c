@@ -14,6 +14,7 @@
 #include "mem/pool.h"
 #include "mem/replay.h"
 #include "worker/commands/commands.h"
+#include "worker/regular_file.h"
 
 #define LAYOUT_ALIGNMENT UINT64_C(1) // as the traces' own figures are
 
@@ -73,10 +74,32 @@ static enum status print_layout(const struct mem_trace *trace, uint64_t live_byt
     return STATUS_OK;
 }
 
+static enum status open_trace(const char *path, FILE **file_p, struct error *error)
+{
+    int descriptor;
+    uint64_t bytes;
+    enum status status = regular_file_open(path, &descriptor, &bytes, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    *file_p = fdopen(descriptor, "r");
+    if (*file_p == NULL) {
+        close(descriptor);
+        return error_out_of_host_memory(error);
+    }
+    return STATUS_OK;
+}
+
 static enum status replay(const char *path, struct error *error)
 {
+    FILE *file;
     struct mem_trace trace;
-    enum status status = mem_trace_read(path, &trace, error);
+    enum status status = open_trace(path, &file, error);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    status = mem_trace_read(path, file, &trace, error);
+    fclose(file);
     if (status != STATUS_OK) {
         return status;
     }

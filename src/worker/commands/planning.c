@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "mem/uint64.h"
 #include "worker/advice.h"
+#include "worker/run/run_folder.h"
 
 // ---- What there is ----
 
@@ -56,7 +58,11 @@ const char *planning_kind(const struct planning *planning)
 
 static enum status read_costs(struct planning *planning, const char *path, struct error *error)
 {
-    enum status status = costs_read(path, &planning->costs, &planning->measured, error);
+    char file[RUN_FOLDER_MAX + 32];
+    struct stat about;
+    bool is_folder = stat(path, &about) == 0 && S_ISDIR(about.st_mode);
+    snprintf(file, sizeof(file), "%s%s", path, is_folder ? "/costs/rank_0.json" : "");
+    enum status status = costs_read(file, &planning->costs, &planning->measured, error);
     const char *kind = planning->measured.kind;
     if (status != STATUS_OK || kind[0] == '\0' || strcmp(kind, planning_kind(planning)) == 0) {
         return status;

@@ -77,10 +77,10 @@ struct planned_speed {
     double step_ms, samples_per_s, tokens_per_s;
 };
 
-// `costs_path`: what operations cost, as a run on such a kind of device has written it, or NULL. The configuration and
-// the fleet must outlive the planning; the fleet's devices take the place of the configuration's. Not fitting is no
-// failure. STATUS_INVALID with a line, STATUS_ERROR where the host's memory runs out or this machine's device cannot be
-// opened. The caller owns it, also where it failed.
+// `costs_path`: what operations cost, as a run on such a kind of device has written it, the folder of such a run, or
+// NULL. The configuration and the fleet must outlive the planning; the fleet's devices take the place of the
+// configuration's. Not fitting is no failure. STATUS_INVALID with a line, STATUS_ERROR where the host's memory runs out
+// or this machine's device cannot be opened. The caller owns it, also where it failed.
 enum status planning_create(struct config *config, const struct fleet *fleet, const char *costs_path,
                             struct planning *planning, struct error *error);
 void planning_destroy(struct planning *planning);
