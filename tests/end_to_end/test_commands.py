@@ -40,6 +40,26 @@ class Commands(headroom_run.ProgramTest):
             complaint = f"headroom: {command} runs without a launcher; see headroom --help"
             self.assertEqual(finished.complaints == [complaint], command not in OF_A_JOB, finished.err)
 
+    def test_first_words(self):
+        for arguments in (("memory",), ("memory", "snap")):
+            self.assertEqual(self.headroom(*arguments, code=2).complaints,
+                             ["headroom: memory needs replay or snapshot; see headroom --help"])
+
+    def test_an_option_given_twice(self):
+        for option, *arguments in (("--bytes", "limit", "run", "--bytes", "1MiB", "--bytes", "2MiB"),
+                                   ("--once", "top", "run", "--once", "--once"),
+                                   ("--ranks", "plan", "mlp.yaml", "--ranks", "2", "--ranks", "2")):
+            self.assertEqual(self.headroom(*arguments, code=2).complaints,
+                             [f"headroom: {option} is given twice; see headroom {arguments[0]} --help"])
+
+    def test_options_of_another_command(self):
+        self.assertEqual(self.headroom("train", "mlp.yaml", "--ranks", "2", code=2).complaints,
+                         ["headroom: train does not take '--ranks'; see headroom train --help"])
+
+    def test_output_that_cannot_be_written(self):
+        finished = self.headroom("--version", before=("sh", "-c", "exec \"$@\" >/dev/full", "full"), code=1)
+        self.assertEqual(finished.complaints, ["headroom: the output cannot be written"])
+
 
 if __name__ == "__main__":
     headroom_run.main()

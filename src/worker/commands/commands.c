@@ -33,10 +33,15 @@ static const struct command_argument *find_option(const struct command_argument 
     return i < count ? &takes[i] : NULL;
 }
 
+// And has no room for more.
+static bool is_given(const struct command_argument *takes)
+{
+    return takes->text == NULL ? *takes->given : takes->count == NULL && *takes->text != NULL;
+}
+
 static bool can_be(const struct command_argument *takes, const char *text)
 {
-    bool has_room = !is_option(takes->name) && (takes->count != NULL || *takes->text == NULL);
-    return has_room && (takes->fits == NULL || takes->fits(text));
+    return !is_option(takes->name) && !is_given(takes) && (takes->fits == NULL || takes->fits(text));
 }
 
 static const struct command_argument *find_operand(const struct command_argument *takes, size_t count, const char *text)
@@ -55,7 +60,9 @@ static bool take(const struct command_argument *takes, char *const **argument)
         *takes->given = true;
         return true;
     }
-    *argument += is_option(takes->name);
+    if (is_option(takes->name)) {
+        ++*argument;
+    }
     takes->text[takes->count == NULL ? 0 : (*takes->count)++] = **argument;
     return **argument != NULL;
 }
@@ -70,6 +77,9 @@ enum status command_parse(const char *command, const struct command_argument *ta
         if (found == NULL) {
             return error_set(error, STATUS_INVALID, "%s does not take '%s'; see headroom %s --help", command, name,
                              command);
+        }
+        if (is_given(found)) {
+            return error_set(error, STATUS_INVALID, "%s is given twice; see headroom %s --help", name, command);
         }
         if (!take(found, &arguments)) {
             return error_set(error, STATUS_INVALID, "%s needs a value; see headroom %s --help", name, command);

@@ -19,7 +19,7 @@ struct command_line {
     const char *ranks;      // plan: how many to plan for, or which; NULL: as many as the config describes
     const char *device;     // plan: what each has; NULL: what ranks or the config say
     bool json;              // plan: printed as one JSON object
-    const char *costs_path; // plan: what operations cost, as a run has written it; NULL: not known
+    const char *costs_path; // plan: what operations cost, as a run has written it, or the run; NULL: not known
     uint64_t profile_steps; // train: how many to time, and then end; 0: none, the whole run
 };
 
@@ -72,7 +72,7 @@ struct command_argument {
     bool needed;
 };
 // Reads the arguments of `command`. An operand is the first of `takes` that has room and that it fits, options stand
-// anywhere. STATUS_INVALID with a line where one is unknown, too much or missing.
+// anywhere. STATUS_INVALID with a line where one is unknown, too much, given twice or missing.
 enum status command_parse(const char *command, const struct command_argument *takes, size_t count,
                           char *const *arguments, struct error *error);
 // Reads an option's value as one of the key, which says what is allowed. STATUS_INVALID with a line where it is none.

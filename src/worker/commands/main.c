@@ -14,7 +14,6 @@
 #include "worker/run/run_folder.h"
 #include "worker/signals.h"
 
-#define OPTIONS_MAX  5
 #define OPERAND_MAX  32
 #define USAGE_COLUMN 16
 #define HELP_COLUMN  14 // where it says what a command does
@@ -27,7 +26,6 @@ struct named_command {
     bool alone;              // in a single process, which no launcher has started as one of several
     // Those that take a configuration.
     int (*run)(const struct command_line *command);
-    const char *options[OPTIONS_MAX]; // that they have, up to the first NULL
     // The others; the arguments are those behind the name, and then NULL.
     int (*run_other)(char *const *arguments);
 };
@@ -50,20 +48,18 @@ static const struct named_command commands[] = {
      .usage = "CONFIG.yaml [--profile N] [section.key=value ...]",
      .help = "trains as the configuration says; start one process per device with mpirun or srun.\n"
              "With --profile N only a few steps, of which the last N are timed operation by operation",
-     .run = command_train,
-     .options = {"--profile"}},
+     .run = command_train},
     {.name = "plan",
-     .usage = "CONFIG.yaml [--ranks N|NxDEVICE,...] [--device NAME|SIZE] [--costs FILE.json] [--json]\n"
-              "[section.key=value ...]",
+     .usage = "CONFIG.yaml [--ranks N|NxDEVICE,...] [--device NAME|SIZE] [--costs RUN_DIR|FILE.json]\n"
+              "[--json] [section.key=value ...]",
      .help = "prints, without running, the memory that each micro-batch takes and what each rank would get;\n"
              "its last line and exit code (0 or 3) say whether it fits. --device: what every rank has, a\n"
              "size or a GPU such as h100-80gb; --ranks 8xh100-80gb,8xa100-40gb: of several kinds;\n"
-             "--costs, of an earlier run's folder: also how long it takes; --json: as one JSON object.\n"
+             "--costs, of an earlier run: also how long it takes; --json: as one JSON object.\n"
              "plan --help lists the GPUs that it knows",
      .more_help = print_devices,
      .alone = true,
-     .run = command_plan,
-     .options = {"--ranks", "--device", "--costs", "--json"}},
+     .run = command_plan},
     {.name = "simulate",
      .usage = "SCENARIO.yaml [section.key=value ...]",
      .help = "prints how the coordinator does in a made-up job, beside other policies and an oracle;\n"
@@ -213,6 +209,13 @@ static int print_help(void)
     return command_finish(STATUS_OK, &error);
 }
 
+static int print_version(void)
+{
+    struct error error = {0};
+    run_folder_versions(stdout);
+    return command_finish(STATUS_OK, &error);
+}
+
 static int print_command_help(const char *word)
 {
     struct error error = {0};
@@ -235,16 +238,7 @@ static bool is_override(const char *argument)
     return key[strspn(key, letters)] == '=';
 }
 
-static bool has_option(const struct named_command *named, const char *name)
-{
-    size_t i = 0;
-    while (named->options[i] != NULL && strcmp(named->options[i], name) != 0) {
-        i++;
-    }
-    return named->options[i] != NULL;
-}
-
-// `overrides` has room for all arguments.
+// Of the options a command takes those that its usage names. `overrides` has room for all arguments.
 static enum status parse(char *const *arguments, const struct named_command *named, const char **overrides,
                          struct command_line *command, struct error *error)
 {
@@ -264,7 +258,7 @@ static enum status parse(char *const *arguments, const struct named_command *nam
     struct command_argument takes[sizeof(all) / sizeof(all[0])];
     size_t count = 0;
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-        if (all[i].name[0] != '-' || has_option(named, all[i].name)) {
+        if (all[i].name[0] != '-' || strstr(named->usage, all[i].name) != NULL) {
             takes[count++] = all[i];
         }
     }
@@ -279,14 +273,12 @@ static int run_configured(const struct named_command *named, int argc, char **ar
     struct command_line command = {.argv = argv};
     struct error error = {0};
     const char **overrides = calloc((size_t)argc, sizeof(*overrides));
-    if (overrides == NULL) {
-        return misused("out of host memory", "");
-    }
     command.overrides = (char *const *)overrides;
-    int status = (int)parse(argv + 2, named, overrides, &command, &error);
-    status = status == STATUS_OK ? named->run(&command) : command_misused(&error);
+    enum status status =
+        overrides == NULL ? error_out_of_host_memory(&error) : parse(argv + 2, named, overrides, &command, &error);
+    int code = status == STATUS_OK ? named->run(&command) : command_misused(&error);
     free(overrides);
-    return status;
+    return code;
 }
 
 static int run(const struct named_command *named, int argc, char **argv)
@@ -309,6 +301,20 @@ static const struct named_command *find_command(char *const *arguments)
         }
     }
     return NULL;
+}
+
+// One that is unknown, or the first word of several.
+static int refuse_command(const char *word)
+{
+    char needs[64] = "";
+    for (size_t i = 0; i < COMMANDS; i++) {
+        if (begins_with(&commands[i], word)) {
+            size_t length = strlen(needs);
+            snprintf(needs + length, sizeof(needs) - length, "%s%s", length == 0 ? " needs" : " or",
+                     strchr(commands[i].name, ' '));
+        }
+    }
+    return needs[0] == '\0' ? misused("unknown command ", word) : misused(word, needs);
 }
 
 // Wherever it stands, so that it can be added to a command line that is refused.
@@ -346,12 +352,11 @@ int main(int argc, char **argv)
         return print_help();
     }
     if (strcmp(argv[1], "--version") == 0) {
-        run_folder_versions(stdout);
-        return STATUS_OK;
+        return print_version();
     }
     if (asks_for_help(argv + 2)) {
         return print_command_help(argv[1]);
     }
     const struct named_command *named = find_command(argv + 1);
-    return named == NULL ? misused("unknown command ", argv[1]) : run(named, argc, argv);
+    return named == NULL ? refuse_command(argv[1]) : run(named, argc, argv);
 }
