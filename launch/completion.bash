@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # In bash, `source launch/completion.bash` completes headroom's commands and options, the keys of a configuration and
-# the words that they and options take, all as `headroom --help` tells them, and else files.
+# the words that they and options take, all as `headroom --help` tells them, and else files. What was typed is data:
+# it gets into no program of sed or awk.
 
 # The program as the shell would start it: without quotes and backslashes, from a person's home.
 _headroom_program() {
@@ -28,7 +29,8 @@ _headroom_keys() { # of the configuration, or of a scenario
 _headroom_values() { # of the key, and then as above
     local key=$1 told
     shift
-    told=$(_headroom_help "$@" | sed -n "s/^$key  .*(\([a-z]*: .*\))\$/\1;/p")
+    told=$(_headroom_help "$@" | key=$key awk 'index($0, ENVIRON["key"] "  ") == 1' |
+        sed -n 's/.*(\([a-z]*: .*\))$/\1;/p')
     case $told in
         name:* | bool:*) sed 's/^[a-z]*: \([^;]*\);.*/\1/; s/,//g' <<<"$told" ;;
         *) sed -n 's/^[^;]* or \([a-z]*\)[,;].*/\1/p' <<<"$told" ;;
@@ -39,7 +41,9 @@ _headroom_values() { # of the key, and then as above
 _headroom_option_values() { # of the option, and then as above
     local option=$1
     shift
-    _headroom_usage "$@" | sed -n "s/.*$option \([^] ]*\).*/\1/p" | tr '|' '\n' | grep -x '[a-z0-9]*'
+    _headroom_usage "$@" | option="$option " awk '
+        i = index($0, ENVIRON["option"]) {$0 = substr($0, i + length(ENVIRON["option"])); sub(/[] ].*/, ""); print}
+    ' | tr '|' '\n' | grep -x '[a-z0-9]*'
 }
 
 _headroom_devices() {

@@ -83,6 +83,16 @@ class Completion(headroom_run.ProgramTest):
         self.assertEqual(self.complete("train", "c.yaml", "fault.rank", "="), ["all"])
         self.assertEqual(self.complete("train", "c.yaml", "device.capacity", "="), [])
 
+    def test_words_that_are_no_names(self):
+        """They stand in no program of sed or awk."""
+        for word in ("./a/b", "x/e", "'a;b'", "a\\", "[", "&", "(", "train.recomput.", "$(>made)"):
+            self.assertEqual(self.complete("train", "c.yaml", word, "="), [], word)
+            self.assertEqual(self.complete("train", "c.yaml", word, "=", "a"), [], word)
+            self.assertEqual(self.complete("data", f"--{word}", ""), [], word)
+            self.assertEqual(self.complete(word, "--"), [], word)
+            self.assertEqual(self.complete("plan", "c.yaml", "--ranks", f"{word}2xh1"), [f"{word}2xh100-80gb"], word)
+        self.assertFalse(os.path.exists(self.path("made")))
+
     def test_files(self):
         self.assertEqual(self.complete("train", "ml"), [])  # bash's own completion then answers files
 
