@@ -350,13 +350,16 @@ class Prometheus(MetricsTest):
             "headroom: warning: later/metrics.prom: cannot write: No such file or directory; the run goes on",
             "headroom: warning: later/metrics.prom: can be written again"])
 
-    def test_the_dashboard_shows_all_that_is_exported(self):
+    def test_dashboard_and_docs_show_all_that_is_exported(self):
         """The other cases hold these tables to what is."""
         exported = {name for name, _ in STEP_METRICS.values()}.union(
             ["headroom_rank_levers"], *(metrics.values() for metrics in (COUNTED, RANK_METRICS, RANK_TIMES,
                                                                         RANK_COUNTED, VALIDATION_METRICS)))
         queries = self.queries() + [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"]]
         self.assertEqual({name for query in queries for name in re.findall(METRIC, query)}, exported)
+        with open(f"{HERE}/../../docs/metrics.md", encoding="utf-8") as docs:
+            told = re.findall(r"(?m)^\| (`headroom_[^|]*) \|", docs.read().partition("| metric |")[2])
+        self.assertEqual(sorted(name for names in told for name in re.findall(METRIC, names)), sorted(exported))
 
     def queries(self):
         return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
