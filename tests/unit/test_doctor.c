@@ -243,6 +243,13 @@ static void test_what_stays_is_named(void **state)
     doctor_destroy(doctor);
 }
 
+static bool is_unexplained(const struct doctor *doctor)
+{
+    struct doctor_finding findings[DOCTOR_CAUSES];
+    doctor_find(doctor, findings);
+    return doctor_unexplained(doctor, findings) != NULL;
+}
+
 static void test_memory_runs_out(void **state)
 {
     static const struct {
@@ -263,6 +270,7 @@ static void test_memory_runs_out(void **state)
         end(doctor, ends[i].cause, ends[i].recompute);
         assert_found(doctor, ends[i].found);
         assert_string_equal(doctor_shortage(doctor)->cause, ends[i].cause);
+        assert_int_equal(is_unexplained(doctor), ends[i].found < 0);
         if (ends[i].found >= 0) {
             struct doctor_finding finding = find(doctor, (enum doctor_cause)ends[i].found);
             assert_true(finding.ended);
@@ -278,6 +286,9 @@ static void test_what_explains_an_end(void **state)
 {
     struct doctor *doctor = doctor_create(*state);
     show(doctor, 0, 5, allowed_rank(DOCTOR_KEPT, true));
+    end(doctor, "external", false);
+    assert_found(doctor, DOCTOR_KEPT);
+    assert_false(is_unexplained(doctor));
     end(doctor, "capacity", false);
     assert_found(doctor, DOCTOR_KEPT);
     doctor_begin(doctor);

@@ -270,6 +270,12 @@ static bool is_later(const char *line, const char *key)
     return field != NULL && field->later;
 }
 
+// The quote that begins the text behind this one; NULL: it is the last.
+static char *next_text(char *quote)
+{
+    return strchr(strchr(quote + 1, '"') + 1, '"');
+}
+
 // Runs of a version before them lack the keys that were added later.
 static void test_an_older_run(void **state)
 {
@@ -278,7 +284,7 @@ static void test_an_older_run(void **state)
     struct record_rank ranks[RANKS];
     struct record_step step = make_step(0, ranks);
     write_line(&step, line);
-    for (char *key = strchr(line, '"'); key != NULL; key = strchr(strchr(key + 1, '"') + 1, '"')) {
+    for (char *key = strchr(line, '"'); key != NULL; key = next_text(key)) {
         key[1] = (char)(is_later(line, key + 1) ? key[1] ^ 1 : key[1]);
     }
     write_text("metrics.jsonl", "w", line);
@@ -300,7 +306,7 @@ static void test_a_step_has_all_fields(void **state)
     struct record_rank ranks[RANKS];
     struct record_step step = make_step(0, ranks);
     write_line(&step, line);
-    for (char *key = strchr(line, '"'); key != NULL; key = strchr(strchr(key + 1, '"') + 1, '"')) {
+    for (char *key = strchr(line, '"'); key != NULL; key = next_text(key)) {
         if (strncmp(key, "\"rank\"", 6) == 0 || key[-1] == ':' || is_later(line, key + 1)) { // nobody reads it; a value
             continue;
         }

@@ -61,14 +61,10 @@ static int count_found(const struct doctor_finding findings[DOCTOR_CAUSES])
 }
 
 // Where memory ran out for another reason than the six.
-static void print_shortage(const struct doctor_shortage *shortage, const struct doctor_finding findings[DOCTOR_CAUSES])
+static void print_shortage(const struct doctor_shortage *shortage)
 {
     char advice[DOCTOR_FIX_MAX];
-    bool explained = findings[DOCTOR_GRADIENTS].found || findings[DOCTOR_KEPT].found;
-    for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
-        explained |= findings[k].ended;
-    }
-    if (shortage != NULL && !explained) {
+    if (shortage != NULL) {
         printf("\nnone of these\n  found: memory ran out, cause: %s\n  where: rank %" PRIu32 "\n  do: %s\n",
                shortage->cause, shortage->rank, printable(shortage->advice, advice, sizeof(advice)));
     }
@@ -84,7 +80,7 @@ static void print_text(const char *folder, const struct examination *patient,
             print_finding(k, &findings[k]);
         }
     }
-    print_shortage(doctor_shortage(patient->doctor), findings);
+    print_shortage(doctor_unexplained(patient->doctor, findings));
     uint64_t steps = doctor_steps(patient->doctor);
     if (steps < DOCTOR_STEPS && doctor_shortage(patient->doctor) == NULL) {
         printf("\n%" PRIu64 " steps count, the first %d of a process not among them; for figures in %% it takes %d\n",

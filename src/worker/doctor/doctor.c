@@ -342,6 +342,18 @@ static void find_end(const struct doctor *doctor, struct doctor_finding *finding
     snprintf(finding->fix, sizeof(finding->fix), "%s", doctor->shortage.advice);
 }
 
+// Blocks that stay explain that memory ran out, too.
+static bool something_stays(const struct doctor_finding findings[DOCTOR_CAUSES])
+{
+    return findings[DOCTOR_GRADIENTS].found || findings[DOCTOR_KEPT].found;
+}
+
+const struct doctor_shortage *doctor_unexplained(const struct doctor *doctor,
+                                                 const struct doctor_finding findings[DOCTOR_CAUSES])
+{
+    return something_stays(findings) || cause_of_end(doctor) != DOCTOR_CAUSES ? NULL : doctor_shortage(doctor);
+}
+
 void doctor_find(const struct doctor *doctor, struct doctor_finding findings[DOCTOR_CAUSES])
 {
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
@@ -351,7 +363,7 @@ void doctor_find(const struct doctor *doctor, struct doctor_finding findings[DOC
         }
     }
     enum doctor_cause end = cause_of_end(doctor);
-    if (end != DOCTOR_CAUSES && !findings[DOCTOR_GRADIENTS].found && !findings[DOCTOR_KEPT].found) {
+    if (end != DOCTOR_CAUSES && !something_stays(findings)) {
         find_end(doctor, &findings[end]);
     }
 }

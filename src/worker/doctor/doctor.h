@@ -78,6 +78,9 @@ const struct doctor_shortage *doctor_shortage(const struct doctor *doctor);
 
 // Those of all causes.
 void doctor_find(const struct doctor *doctor, struct doctor_finding findings[DOCTOR_CAUSES]);
+// Why memory ran out where that is none of the causes, by what doctor_find has found; NULL: it is, or did not.
+const struct doctor_shortage *doctor_unexplained(const struct doctor *doctor,
+                                                 const struct doctor_finding findings[DOCTOR_CAUSES]);
 // The steps that count.
 uint64_t doctor_steps(const struct doctor *doctor);
 
