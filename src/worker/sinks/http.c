@@ -82,7 +82,14 @@ static enum MHD_Result answer_metrics(struct http *http, struct MHD_Connection *
 static enum MHD_Result answer_lines(struct http *http, struct MHD_Connection *connection)
 {
     bool all;
-    enum MHD_Result result = http_lines_answer(http->lines, connection, &all);
+    unsigned code;
+    struct MHD_Response *response = http_lines_answer(http->lines, connection, &code, &all);
+    enum MHD_Result result = MHD_NO;
+    if (response != NULL) {
+        close_after(response);
+        result = MHD_queue_response(connection, code, response);
+        MHD_destroy_response(response);
+    }
     pthread_mutex_lock(&http->mutex);
     http->followed_ns = clock_ns();
     http->told_all = http->told_all || all;

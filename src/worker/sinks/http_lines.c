@@ -78,7 +78,6 @@ static void add_headers(const struct http_lines *lines, struct MHD_Response *res
 {
     MHD_add_response_header(response, "Content-Type", "application/x-ndjson");
     MHD_add_response_header(response, "Accept-Ranges", "bytes");
-    MHD_add_response_header(response, "Connection", "close"); // as after every answer
     MHD_add_response_header(response, "ETag", lines->tag);
     MHD_add_response_header(response, ENDPOINT_FOLDER, lines->folder);
     MHD_add_response_header(response, ENDPOINT_STEPS, lines->steps);
@@ -109,23 +108,20 @@ static struct MHD_Response *make_response(int descriptor, uint64_t bytes, const 
     return response;
 }
 
-enum MHD_Result http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection, bool *all_p)
+struct MHD_Response *http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection,
+                                       unsigned *code_p, bool *all_p)
 {
     int descriptor;
     uint64_t bytes;
-    unsigned code;
     *all_p = false;
     const struct part part = scan_part(MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Range"));
     if (regular_file_open(lines->path, &descriptor, &bytes, NULL) != STATUS_OK) {
-        return MHD_NO;
+        return NULL;
     }
-    struct MHD_Response *response = make_response(descriptor, bytes, &part, &code);
-    if (response == NULL) {
-        return MHD_NO;
+    struct MHD_Response *response = make_response(descriptor, bytes, &part, code_p);
+    if (response != NULL) {
+        *all_p = !part.asked || part.last >= bytes - 1;
+        add_headers(lines, response);
     }
-    *all_p = !part.asked || part.last >= bytes - 1;
-    add_headers(lines, response);
-    enum MHD_Result result = MHD_queue_response(connection, code, response);
-    MHD_destroy_response(response);
-    return result;
+    return response;
 }

@@ -18,8 +18,9 @@ struct http_lines *http_lines_create(const struct sink_place *place);
 // Accepts NULL.
 void http_lines_destroy(struct http_lines *lines);
 
-// Queues the answer, and says whether it goes up to the end of what there is. MHD_NO where there is none: the
-// connection is then closed.
-enum MHD_Result http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection, bool *all_p);
+// The answer to the connection's question, with its code, and whether it goes up to the end of what there is. The
+// caller owns it. NULL where there is none.
+struct MHD_Response *http_lines_answer(const struct http_lines *lines, struct MHD_Connection *connection,
+                                       unsigned *code_p, bool *all_p);
 
 #endif
