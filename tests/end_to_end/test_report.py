@@ -189,7 +189,7 @@ class BrowserTest(ReportTest):
             self.assertLessEqual(tensor["offset"] + tensor["bytes"], memory["block_bytes"])
 
     def test_figures_are_those_of_the_run(self):
-        run = self.train("mlp.yaml", MLP_CAPACITIES, "train.eval_every=20", "fault.fail_allocation_every=40",
+        run = self.train("mlp.yaml", MLP_CAPACITIES, "train.eval_every=20", "fault.fail_allocation_every=3",
                          "fault.fail_allocation_first=1", ranks=4)
         page = self.page(run.path)
         self.assertGreater(sum(run.of_rank(0, "oom_retries")), 0)
