@@ -79,7 +79,7 @@ class Neighbours(headroom_run.ProgramTest):
     def test_a_host_without_memory_says_nothing_of_the_device(self):
         """It is asked for room for the optimizer's state every 64 steps while the neighbour is there."""
         last = FROM + 230
-        job = ("mlp.yaml", f"train.steps={last + 20}", "data.validation_samples=0")
+        job = ("mlp.yaml", f"train.steps={last + 20}", "data.validation_samples=0", "train.recompute=none")
         run = self.train(*job, "device.capacity=1280KiB", "fault.memory=host", "fault.fail_allocation_every=1",
                          "fault.fail_allocation_first=1",
                          f"device.neighbours=[{{rank: 0, bytes: 704KiB, from_step: {FROM}, to_step: {last}}}]")
