@@ -230,7 +230,7 @@ class Doctor(headroom_run.ProgramTest):
         go_on(26)
         text, told = self.doctor(headroom_run.Run(self.path("run"), None), 0)
         self.assertEqual((told["steps"], told["steps_that_count"]), (26, 3))
-        self.assertIn("\n3 steps count, the first 3 of a process not among them; for figures in % it takes 8\n", text)
+        self.assertIn("\n3 steps count for figures in %, without the first 3 of a process: too few, it takes 8\n", text)
         go_on(60, "train.micro_batch_size=auto")
         text, told = self.doctor(headroom_run.Run(self.path("run"), None), 0)
         self.assertEqual([cause["steps"] for cause in told["causes"]], [0] * 6)

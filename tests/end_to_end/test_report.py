@@ -15,8 +15,9 @@ from headroom_run import GPT_CAPACITIES, MLP_CAPACITIES, ProgramTest, Run, main
 
 CHROMIUM = shutil.which("chromium")
 LARGEST_PAGE = 10_000_000  # bytes, of 1,000 ranks
-OCCASIONAL = {"held by others": "others_bytes", "kept after the step": "kept_bytes", "fragmented": "fragmented_bytes",
-              "waiting for data": "data_wait_ms"}  # shown where some rank has any
+OCCASIONAL = {"held by others": "others_bytes", "kept after the step": "kept_bytes",
+              "gradients kept": "kept_gradients_bytes", "fragmented": "fragmented_bytes",
+              "waiting for data": "data_wait_ms", "recomputing would save": "recompute_gain"}  # shown where some rank has any
 RESTING = ["weights", "gradients", "optimizer state"]
 
 
@@ -69,18 +70,18 @@ class Page(html.parser.HTMLParser):
         return [row[number] for row in self.tables[table][1:]]
 
 
-def made_up_step(step, ranks, others_bytes=0, **refused):
-    """refused: of the rank `at`, in the step. Others hold memory beside the last rank."""
+def made_up_step(step, ranks, last=None, refused=None):
+    """last: figures of the last rank. refused: the rank that is."""
     first = {"rank": 0, "share": 4, "micro_batch": 2, "accumulation_steps": 2, "levers": "none", "limit_bytes": 1 << 34,
              "headroom_bytes": 0, "allocated_peak_bytes": 9 << 30, "reserved_peak_bytes": 10 << 30,
              "predicted_peak_bytes": 9 << 30, "oom_retries": 0, "handed_back": 0, "others_bytes": 0, "kept_bytes": 0,
-             "fragmented_bytes": 0, "data_wait_ms": 0}
+             "kept_gradients_bytes": 0, "fragmented_bytes": 0, "data_wait_ms": 0, "recompute_gain": 0}
     all_ranks = [dict(first, rank=rank, headroom_bytes=(7919 * step + 104729 * rank) % 1_000_003 * 5_003)
                  for rank in range(ranks)]
-    if ranks > 0:
-        all_ranks[-1]["others_bytes"] = others_bytes
-    if refused:
-        all_ranks[refused["at"]]["oom_retries"] = 1
+    if last is not None:
+        all_ranks[-1] |= last
+    if refused is not None:
+        all_ranks[refused]["oom_retries"] = 1
     return {"step": step, "epoch": 0, "loss": 2 + (31 * step % 97) / 97, "samples": 4 * ranks, "tokens": 4 * ranks,
             "lr": 0.1, "grad_norm": 1.5, "step_ms": 100 + step % 7, "predicted_ms": None if step == 0 else 100.5,
             "samples_per_s": 1000 + step % 13, "tokens_per_s": 1000 + step % 13, "data_wait_ms": 0.25, "comm_ms": 3.5,
@@ -110,13 +111,13 @@ class ReportTest(ProgramTest):
         self.assertEqual(complaints, [])
         return Page(dom)
 
-    def make_up(self, folder, ranks, steps, refused_step=None, others_bytes=0):
+    def make_up(self, folder, ranks, steps, refused_step=None, last=None):
         os.mkdir(self.path(folder))
         self.write(f"{folder}/env.txt", f"headroom 0.1.0\nranks {ranks}\n")
         with open(self.path(f"{folder}/metrics.jsonl"), "w", encoding="utf-8") as file:
             for step in range(steps):
-                refused = {"at": ranks // 3} if step == refused_step else {}
-                file.write(json.dumps(made_up_step(step, ranks, others_bytes, **refused)) + "\n")
+                refused = ranks // 3 if step == refused_step else None
+                file.write(json.dumps(made_up_step(step, ranks, last, refused)) + "\n")
 
     def data(self, text):
         return json.loads(re.search(r'<script id="data" type="application/json">([^<]*)</script>', text)[1])
@@ -205,10 +206,10 @@ class BrowserTest(ReportTest):
         for key in ("kept_bytes", "fragmented_bytes", "data_wait_ms"):
             self.assertGreater(max(run.of_rank(1, key)), 0, key)
         self.assert_ranks(self.page(run.path), run)
-        for others in (0, 5 << 30):
-            folder = f"made-up-{others}"
-            self.make_up(folder, 2, 5, others_bytes=others)
-            self.assert_ranks(self.page(folder), Run(self.path(folder), None))
+        last = {"others_bytes": 5 << 30, "kept_bytes": 3 << 30, "kept_gradients_bytes": 2 << 30, "recompute_gain": 0.07}
+        for name, figures in ("without", None), ("with", last):
+            self.make_up(name, 2, 5, last=figures)
+            self.assert_ranks(self.page(name), Run(self.path(name), None))
 
     def test_language_model(self):
         for overrides in ([GPT_CAPACITIES], ["train.recompute=full"], ["train.recompute=offload", "train.precision=bf16"],

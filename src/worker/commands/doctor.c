@@ -34,12 +34,13 @@ static void print_end(const char *folder, const struct examination *patient)
 
 static void print_table(const struct doctor_finding findings[DOCTOR_CAUSES])
 {
-    printf("%-36s%-44s%12s%12s\n", "cause", "measured", "figure", "allowed");
+    printf("%-35s%-41s%12s%9s%7s\n", "cause", "measured", "figure", "allowed", "steps");
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         const struct doctor_cause_text *cause = &doctor_causes[k];
         char figure[DOCTOR_FIGURE_MAX], allowed[DOCTOR_FIGURE_MAX];
-        printf("%-36s%-44s%12s%12s%s\n", cause->name, cause->figure, doctor_figure_text(k, findings[k].figure, figure),
-               doctor_allowed_text(k, allowed), findings[k].found ? "  FOUND" : "");
+        printf("%-35s%-41s%12s%9s%7" PRIu64 "%s\n", cause->name, cause->figure,
+               doctor_figure_text(k, findings[k].figure, figure), doctor_allowed_text(k, allowed), findings[k].steps,
+               findings[k].found ? "  FOUND" : "");
     }
 }
 
@@ -83,7 +84,7 @@ static void print_text(const char *folder, const struct examination *patient,
     print_shortage(doctor_unexplained(patient->doctor, findings));
     uint64_t steps = doctor_steps(patient->doctor);
     if (steps < DOCTOR_STEPS && doctor_shortage(patient->doctor) == NULL) {
-        printf("\n%" PRIu64 " steps count, the first %d of a process not among them; for figures in %% it takes %d\n",
+        printf("\n%" PRIu64 " steps count for figures in %%, without the first %d of a process: too few, it takes %d\n",
                steps, DOCTOR_STEPS_AT_FIRST, DOCTOR_STEPS);
     }
     printf("\n%d of %d causes found\n", count_found(findings), (int)DOCTOR_CAUSES);

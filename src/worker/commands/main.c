@@ -86,7 +86,7 @@ static const struct named_command commands[] = {
     {.name = "doctor",
      .usage = "RUN_DIR [--json]",
      .help = "prints which of six usual causes of running out of memory a run has, where, and what to change;\n"
-             "exit code 0: it has none; 1: some, or its memory ran out; 2: it cannot be told",
+             "exit code 0: none is found; 1: some, or its memory ran out; 2: there is no run to read",
      .alone = true,
      .run_other = command_doctor},
     {.name = "top",

@@ -238,9 +238,9 @@ static void write_fix(const struct doctor *doctor, enum doctor_cause cause, stru
         break;
     case DOCTOR_DATA:
         snprintf(text, size,
-                 "raise data.threads, which is %" PRIu64
-                 ", then data.prefetch_bytes, or have the data on a faster disk",
-                 config->data.threads);
+                 "raise data.threads, which is %" PRIu64 ", and data.prefetch_bytes, which is %" PRIu64
+                 ", or have the data on a faster disk",
+                 config->data.threads, config->data.prefetch_bytes);
         break;
     case DOCTOR_INTERMEDIATES:
         snprintf(text, size, "set train.recompute: %s, which computes them again where memory is short",

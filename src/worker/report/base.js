@@ -50,6 +50,7 @@ const tickText = (value, format) => (format === bytes ? roundBytes(value) :
                                                         format(value));
 const roundBytes = (value) => (value === 0 ? "0" : bytes(value).replace(/\.00 /, " "));
 const milliseconds = (value) => (value === null ? "none" : `${number(value)} ms`);
+const percent = (value) => (value === null ? "none" : `${number(100 * value)} %`);
 const levers = (value) => (value === null ? "none planned" : report.levers[value] ?? "unknown");
 
 function duration(seconds) {

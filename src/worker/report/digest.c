@@ -25,8 +25,10 @@ const struct digest_lane digest_lanes[] = {
     {"handed_back", true},
     {"others_bytes", false},
     {"kept_bytes", false},
+    {"kept_gradients_bytes", false},
     {"fragmented_bytes", false},
     {"data_wait_ms", false},
+    {"recompute_gain", false},
     {NULL, false},
 };
 

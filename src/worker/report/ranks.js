@@ -15,8 +15,10 @@ const MOST_BYTES =
 const OCCASIONAL = [
   {name: "held by others", field: "others_bytes", format: bytes, style: "others"},
   {name: "kept after the step", field: "kept_bytes", format: bytes, style: "kept"},
+  {name: "gradients kept", field: "kept_gradients_bytes", format: bytes, style: "kept-gradients"},
   {name: "fragmented", field: "fragmented_bytes", format: bytes, style: "fragmented"},
-  {name: "waiting for data", field: "data_wait_ms", format: milliseconds, style: "waiting"}
+  {name: "waiting for data", field: "data_wait_ms", format: milliseconds, style: "waiting"},
+  {name: "recomputing would save", field: "recompute_gain", format: percent}
 ].filter(({field}) => anywhere(field));
 const WAITING = OCCASIONAL.filter(({field}) => field === "data_wait_ms");
 
