@@ -92,9 +92,10 @@ def session_processes(session):
 
 
 def is_zombie(pid):
+    """And so are all its threads: while one lives, what the process has locked stays so."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(") ")[2][0] == "Z"
+            return file.read().rpartition(") ")[2][0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
     except (FileNotFoundError, ProcessLookupError):
         return True
 
