@@ -56,13 +56,14 @@ struct kernel_tally {
 
 // A sum of tallies that does not depend on their order.
 struct kernel_fixed_tally {
-    int64_t loss; // nats times KERNEL_FIXED_LOSS_SCALE
+    int64_t nats;     // of all losses, each rounded down
+    int64_t fraction; // what that left of them, times KERNEL_FIXED_LOSS_SCALE
     int64_t count, correct;
-    int64_t not_finite; // tallies whose loss is not in `loss`: not finite, or beyond +-KERNEL_FIXED_LOSS_MAX
+    int64_t not_finite; // tallies whose loss is not in there: not finite, or beyond +-KERNEL_FIXED_LOSS_MAX
 };
 
-#define KERNEL_FIXED_LOSS_SCALE 0x1p32 // all losses together must stay below 2^31 nats
-#define KERNEL_FIXED_LOSS_MAX   0x1p24 // nats of one tally
+#define KERNEL_FIXED_LOSS_SCALE 0x1p32
+#define KERNEL_FIXED_LOSS_MAX   0x1p32 // nats of one tally; of up to 2^30 tallies neither sum overflows
 
 enum kernel_epilogue {
     KERNEL_EPILOGUE_NONE,
@@ -195,8 +196,8 @@ struct kernels {
     // The kernel_fixed_tally at `sums` is added to: the kernel_tally at `tally`, which becomes 0. The loss is rounded
     // to nearest even; one that is not finite or beyond +-KERNEL_FIXED_LOSS_MAX adds 1 to `not_finite` in its place.
     void (*fixed_add_tally)(struct kernel_context *context, device_address sums, device_address tally);
-    // The kernel_tally at `tally` is written from the kernel_fixed_tally at `sums`: each int64 rounded to float64, the
-    // loss not a number where not_finite > 0.
+    // The kernel_tally at `tally` is written from the kernel_fixed_tally at `sums`: each int64 rounded to float64, and
+    // the loss, which is not a number where not_finite > 0.
     void (*fixed_get_tally)(struct kernel_context *context, device_address tally, device_address sums);
 
     // Both optimizers: g is `gradients` times the float32 at `scale`, and where that is not finite nothing changes.

@@ -52,8 +52,10 @@ void cpu_fixed_add_tally(struct kernel_context *context, device_address sums_at,
     struct kernel_fixed_tally *sums = device_cpu_pointer(sums_at);
     struct kernel_tally *tally = device_cpu_pointer(tally_at);
     const bool fits = fabs(tally->loss) <= KERNEL_FIXED_LOSS_MAX;
+    const double nats = fits ? floor(tally->loss) : 0;
 
-    sums->loss += fits ? llrint(tally->loss * KERNEL_FIXED_LOSS_SCALE) : 0;
+    sums->nats += llrint(nats);
+    sums->fraction += fits ? llrint((tally->loss - nats) * KERNEL_FIXED_LOSS_SCALE) : 0;
     sums->count += llrint(tally->count);
     sums->correct += llrint(tally->correct);
     sums->not_finite += fits ? 0 : 1;
@@ -64,8 +66,10 @@ void cpu_fixed_get_tally(struct kernel_context *context, device_address tally_at
 {
     (void)context;
     const struct kernel_fixed_tally *sums = device_cpu_pointer(sums_at);
+    const double loss = (double)sums->nats + (double)sums->fraction / KERNEL_FIXED_LOSS_SCALE;
+
     *(struct kernel_tally *)device_cpu_pointer(tally_at) = (struct kernel_tally){
-        .loss = sums->not_finite > 0 ? (double)NAN : (double)sums->loss / KERNEL_FIXED_LOSS_SCALE,
+        .loss = sums->not_finite > 0 ? (double)NAN : loss,
         .count = (double)sums->count,
         .correct = (double)sums->correct,
     };

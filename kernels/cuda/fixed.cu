@@ -123,8 +123,10 @@ __global__ void __launch_bounds__(threads)
 __global__ void fixed_add_tally(struct kernel_fixed_tally *sums, struct kernel_tally *tally)
 {
     const bool fits = fabs(tally->loss) <= KERNEL_FIXED_LOSS_MAX;
+    const double nats = fits ? floor(tally->loss) : 0;
 
-    sums->loss += fits ? llrint(tally->loss * KERNEL_FIXED_LOSS_SCALE) : 0;
+    sums->nats += llrint(nats);
+    sums->fraction += fits ? llrint((tally->loss - nats) * KERNEL_FIXED_LOSS_SCALE) : 0;
     sums->count += llrint(tally->count);
     sums->correct += llrint(tally->correct);
     sums->not_finite += fits ? 0 : 1;
@@ -133,8 +135,9 @@ __global__ void fixed_add_tally(struct kernel_fixed_tally *sums, struct kernel_t
 
 __global__ void fixed_get_tally(struct kernel_tally *tally, const struct kernel_fixed_tally *sums)
 {
-    tally->loss =
-        sums->not_finite > 0 ? static_cast<double>(NAN) : static_cast<double>(sums->loss) / KERNEL_FIXED_LOSS_SCALE;
+    const double fraction = static_cast<double>(sums->fraction) / KERNEL_FIXED_LOSS_SCALE;
+
+    tally->loss = sums->not_finite > 0 ? static_cast<double>(NAN) : static_cast<double>(sums->nats) + fraction;
     tally->count = static_cast<double>(sums->count);
     tally->correct = static_cast<double>(sums->correct);
 }

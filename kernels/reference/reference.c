@@ -564,7 +564,9 @@ static void fixed_add_tally(struct kernel_context *context, device_address sums_
     struct kernel_tally *tally = device_cpu_pointer(tally_at);
 
     if (fabs(tally->loss) <= KERNEL_FIXED_LOSS_MAX) {
-        sums->loss += (int64_t)rint(tally->loss * KERNEL_FIXED_LOSS_SCALE);
+        double nats = floor(tally->loss);
+        sums->nats += (int64_t)nats;
+        sums->fraction += (int64_t)rint((tally->loss - nats) * KERNEL_FIXED_LOSS_SCALE);
     } else {
         sums->not_finite++;
     }
@@ -579,7 +581,8 @@ static void fixed_get_tally(struct kernel_context *context, device_address tally
     struct kernel_tally *tally = device_cpu_pointer(tally_at);
     const struct kernel_fixed_tally *sums = device_cpu_pointer(sums_at);
 
-    tally->loss = sums->not_finite > 0 ? (double)NAN : (double)sums->loss / KERNEL_FIXED_LOSS_SCALE;
+    double loss = (double)sums->nats + (double)sums->fraction / KERNEL_FIXED_LOSS_SCALE;
+    tally->loss = sums->not_finite > 0 ? (double)NAN : loss;
     tally->count = (double)sums->count;
     tally->correct = (double)sums->correct;
 }

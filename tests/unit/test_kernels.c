@@ -1477,32 +1477,37 @@ static struct kernel_fixed_tally with_tally(const struct table *table, struct ke
     return sums;
 }
 
-static void expect_loss(const struct table *table, double loss, int64_t expected)
+// The loss is so many nats and `fraction` times 2^-32 of one.
+static void expect_loss(const struct table *table, double loss, int64_t nats, int64_t fraction)
 {
-    const struct kernel_fixed_tally before = {-1, 20, 30, 4};
+    const struct kernel_fixed_tally before = {-1, 10, 20, 30, 4};
     const struct kernel_fixed_tally sums =
         with_tally(table, before, (struct kernel_tally){.loss = loss, .count = 7, .correct = 5});
-    assert_int_equal(sums.loss, -1 + expected);
+    assert_int_equal(sums.nats, -1 + nats);
+    assert_int_equal(sums.fraction, 10 + fraction);
     assert_true(sums.count == 27 && sums.correct == 35 && sums.not_finite == 4);
 }
 
 static void expect_refused_loss(const struct table *table, double loss)
 {
-    const struct kernel_fixed_tally before = {-1, 20, 30, 4};
+    const struct kernel_fixed_tally before = {-1, 10, 20, 30, 4};
     const struct kernel_fixed_tally sums =
         with_tally(table, before, (struct kernel_tally){.loss = loss, .count = 7, .correct = 5});
-    assert_true(sums.loss == -1 && sums.count == 27 && sums.correct == 35 && sums.not_finite == 5);
+    assert_true(sums.nats == -1 && sums.fraction == 10);
+    assert_true(sums.count == 27 && sums.correct == 35 && sums.not_finite == 5);
 }
 
 static void check_fixed_tally(const struct table *table)
 {
-    expect_loss(table, 2.25, INT64_C(9) << 30);
-    expect_loss(table, 0x1p-33, 0); // ties
-    expect_loss(table, 3 * 0x1p-33, 2);
-    expect_loss(table, -5 * 0x1p-33, -2);
-    expect_loss(table, 0x1.8p-1060, 0);
-    expect_loss(table, KERNEL_FIXED_LOSS_MAX, INT64_C(1) << 56);
-    expect_loss(table, -KERNEL_FIXED_LOSS_MAX, -(INT64_C(1) << 56));
+    const int64_t one = INT64_C(1) << 32;
+    expect_loss(table, 2.25, 2, one / 4);
+    expect_loss(table, 0x1p-33, 0, 0); // ties
+    expect_loss(table, 3 * 0x1p-33, 0, 2);
+    expect_loss(table, -5 * 0x1p-33, -1, one - 2);
+    expect_loss(table, 0x1.8p-1060, 0, 0);
+    expect_loss(table, -0x1.8p-1060, -1, one);
+    expect_loss(table, KERNEL_FIXED_LOSS_MAX, one, 0);
+    expect_loss(table, -KERNEL_FIXED_LOSS_MAX, -one, 0);
     expect_refused_loss(table, nextafter(KERNEL_FIXED_LOSS_MAX, DBL_MAX));
     expect_refused_loss(table, -DBL_MAX);
     expect_refused_loss(table, (double)INFINITY);
@@ -1530,11 +1535,11 @@ static struct kernel_tally tally_from(const struct table *table, struct kernel_f
 static void check_tally_from_fixed(const struct table *table)
 {
     const int64_t tie = (INT64_C(1) << 53) + 1; // as float64, to even
-    struct kernel_tally tally = tally_from(table, (struct kernel_fixed_tally){-(INT64_C(5) << 31), tie, 3, 0});
+    struct kernel_tally tally = tally_from(table, (struct kernel_fixed_tally){-3, INT64_C(1) << 31, tie, 3, 0});
     assert_true(tally.loss == -2.5 && tally.count == 0x1p53 && tally.correct == 3);
-    tally = tally_from(table, (struct kernel_fixed_tally){(INT64_C(1) << 60) + 128, 1, 0, 0});
-    assert_true(tally.loss == 0x1p28 && tally.count == 1 && tally.correct == 0);
-    tally = tally_from(table, (struct kernel_fixed_tally){1, 2, 3, 1});
+    tally = tally_from(table, (struct kernel_fixed_tally){INT64_C(1) << 61, INT64_C(1) << 62, 1, 0, 0});
+    assert_true(tally.loss == 0x1p61 + 0x1p30 && tally.count == 1 && tally.correct == 0);
+    tally = tally_from(table, (struct kernel_fixed_tally){1, 1, 2, 3, 1});
     assert_true(isnan(tally.loss) && tally.count == 2 && tally.correct == 3);
 }
 
