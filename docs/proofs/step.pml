@@ -15,7 +15,6 @@
 #define SAMPLES 4 // of the global batch; sets of them are bit sets
 #endif
 #define MOST    2 // samples of the largest micro-step
-#define TRIMS   2 // times that all trim and report again before the job ends
 #define BUCKETS 2 // of gradients; the first may be all-reduced while the last micro-step still runs
 
 #define EVERYBODY      ((1 << RANKS) - 1)
@@ -41,7 +40,7 @@ mtype = { REPORT, TRIM, RESERVE, RUN, SETTLE, JOB_DONE, STEP_LOST, NO_PLAN };
 mtype verdict = REPORT;
 byte deal[RANKS];     // samples that each rank shall do
 byte handed_back = 0; // ranks that left samples in this step
-byte trims = 0;       // verdicts TRIM since ranks last agreed on a plan
+bool trimmed = false; // all have, since ranks last agreed on a plan
 
 // Collectives: which ranks are inside, until all are. Nobody is done with one before all have entered it.
 mtype = { REPORTS, MESSAGES };
@@ -85,13 +84,13 @@ inline plan()
         cut(WHOLE_BATCH);
         if
         :: verdict = RESERVE
-        :: verdict = RUN; trims = 0 // it is the plan that ranks ran last
+        :: verdict = RUN; trimmed = false // it is the plan that ranks ran last
         fi
-    :: able == 0 && trims < TRIMS -> verdict = TRIM;
+    :: able == 0 && !trimmed -> verdict = TRIM;
 #ifndef BREAK_TRIMS_UNCOUNTED
-        trims++
+        trimmed = true
 #endif
-    :: able == 0 && trims == TRIMS -> verdict = NO_PLAN
+    :: able == 0 && trimmed -> verdict = NO_PLAN
     fi;
     able = 0
 }
@@ -117,7 +116,7 @@ inline settle()
 inline decide_on_reports()
 {
     if
-    :: verdict == RESERVE && !ANY_REFUSED -> verdict = RUN; trims = 0
+    :: verdict == RESERVE && !ANY_REFUSED -> verdict = RUN; trimmed = false
     :: else ->
         deal[0] = NOTHING;
         deal[1] = NOTHING;
