@@ -238,16 +238,17 @@ static bool some_rank_has_settled(const struct sched_coordinator *coordinator)
     return false;
 }
 
-// `best` is optimal and the plan is among those it was chosen from, so it never takes longer. Where a rank's growth is
-// over, what it gains need not be waited for.
+// `best` is optimal and the plan is among those it was chosen from, so it takes longer only where times are beyond those
+// that plans are made of. Where a rank's growth is over, what it gains need not be waited for.
 static bool change_pays(struct sched_coordinator *coordinator)
 {
     uint64_t plan_ns = sched_plan_ns(coordinator->reports, coordinator->plan, coordinator->ranks);
     uint64_t best_ns = sched_plan_ns(coordinator->reports, coordinator->best, coordinator->ranks);
-    uint64_t lost_ns = coordinator->lost_ns + (plan_ns - best_ns), noise_ns = noise_of_plan(coordinator, plan_ns);
-    coordinator->lost_ns = lost_ns > noise_ns ? lost_ns - noise_ns : 0;
+    uint64_t gain_ns = plan_ns - sched_min(plan_ns, best_ns), noise_ns = noise_of_plan(coordinator, plan_ns);
+    uint64_t lost_ns = coordinator->lost_ns + gain_ns;
+    coordinator->lost_ns = lost_ns - sched_min(lost_ns, noise_ns);
     return coordinator->lost_ns > plan_ns / SCHED_CHANGE_PART ||
-           (plan_ns - best_ns > noise_ns && some_rank_has_settled(coordinator));
+           (gain_ns > noise_ns && some_rank_has_settled(coordinator));
 }
 
 // Whether the rank was measured for the first time since the plan was made.

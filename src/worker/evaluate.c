@@ -30,11 +30,29 @@ static enum status open_loader(struct worker *worker, struct loader **loader_p, 
     return status;
 }
 
-// All ranks are alike.
+// That a sample of training takes, by its newest report and plan; 0: not known.
+static uint64_t sample_ns(const struct worker *worker, uint32_t rank)
+{
+    struct sched_report report;
+    const struct sched_share *share = &worker->plan[rank];
+    sched_unpack(&worker->messages[rank].report, &report);
+    return report.measured && share->samples > 0 ? sched_share_ns(&report, share) / share->samples : 0;
+}
+
+// Every rank can do a sample, in proportion to the time that it takes in training. One of which that is not known is as
+// fast as the mean of the others.
 static void offer_all(struct worker *worker)
 {
+    uint64_t sum_ns = 0, known = 0;
     for (uint32_t i = 0; i < worker->comm->size; i++) {
-        worker->reports[i] = (struct sched_report){.offers = {{.sample_ns = 1, .micro_batch_max = 1}}};
+        uint64_t ns = sample_ns(worker, i);
+        sum_ns += ns;
+        known += ns > 0;
+        worker->reports[i] = (struct sched_report){.offers = {{.sample_ns = ns, .micro_batch_max = 1}}};
+    }
+    for (uint32_t i = 0; i < worker->comm->size; i++) {
+        uint64_t *ns = &worker->reports[i].offers[0].sample_ns;
+        *ns = *ns > 0 ? *ns : known > 0 ? sum_ns / known : 1;
     }
 }
 
