@@ -11,6 +11,7 @@
 
 #define RELATIVE_NS UINT64_C(1000000) // times that are known only relative to one another
 #define NOISE_SEED  UINT64_C(0x6e6f697365)
+#define ERROR_SEED  UINT64_C(0x6c657665727300)
 
 struct simulation {
     const struct sched_scenario *scenario;
@@ -18,7 +19,8 @@ struct simulation {
     const struct sched_observer *observer;
     void *state; // the policy's
     struct sched_world world;
-    uint64_t noise; // random state
+    uint64_t noise;                    // random state
+    double believed[SCHED_LEVERS_MAX]; // times of a micro-step, of which speeds know the least levers'
     struct sched_report *reports;
     struct sched_speed *speeds; // under the least levers
     bool *refused;              // in this step
@@ -30,11 +32,23 @@ struct simulation {
     struct sched_outcome outcome;
 };
 
+static void set_believed(struct simulation *simulation)
+{
+    const struct sched_scenario *scenario = simulation->scenario;
+    uint64_t random = scenario->seed ^ ERROR_SEED;
+    simulation->believed[0] = 1;
+    for (size_t k = 1; k < scenario->lever_times_count; k++) {
+        double wrong = scenario->lever_error * (2 * sched_random_real(&random) - 1);
+        simulation->believed[k] = scenario->lever_times[k] * (1 + wrong);
+    }
+}
+
 static bool init(struct simulation *simulation)
 {
     size_t ranks = simulation->scenario->ranks;
     simulation->state = simulation->policy->create(simulation->scenario);
     simulation->noise = simulation->scenario->seed ^ NOISE_SEED;
+    set_believed(simulation);
     simulation->reports = calloc(ranks, sizeof(*simulation->reports));
     simulation->speeds = calloc(ranks, sizeof(*simulation->speeds));
     simulation->refused = calloc(ranks, sizeof(*simulation->refused));
@@ -73,7 +87,7 @@ static void set_times(const struct simulation *simulation, size_t rank, struct s
     report->measured = sample_ns > 0;
     report->noise = sched_speed_noise(&simulation->speeds[rank]);
     for (size_t k = 0; k < simulation->scenario->lever_times_count; k++) {
-        double factor = simulation->scenario->lever_times[k];
+        double factor = simulation->believed[k];
         report->offers[k].overhead_ns = sched_scaled(overhead_ns, factor);
         report->offers[k].sample_ns = sched_scaled(report->measured ? sample_ns : RELATIVE_NS, factor);
     }
@@ -95,7 +109,7 @@ static void report(struct simulation *simulation, size_t rank)
 static void measure(struct simulation *simulation, size_t rank, uint64_t samples, uint64_t levers, uint64_t time_ns)
 {
     double wrong = simulation->scenario->noise * (2 * sched_random_real(&simulation->noise) - 1);
-    double factor = (1 + wrong) / simulation->scenario->lever_times[levers];
+    double factor = (1 + wrong) / simulation->believed[levers];
     sched_speed_observe(&simulation->speeds[rank], samples, sched_scaled(time_ns, factor));
 }
 

@@ -23,6 +23,7 @@ struct sched_scenario {
     size_t lever_times_count;                        // as many as there are sets of levers
     double lever_samples[SCHED_LEVERS_MAX];          // that fit the same memory, likewise
     size_t lever_samples_count;
+    double lever_error;            // of lever_times: the largest part by which what ranks take them for is wrong
     double noise;                  // of measured times: the largest part by which they are wrong
     uint64_t retry_ns;             // from a refusal of memory to the next try
     uint64_t new_plan_ns;          // that a step takes longer whose plan is new

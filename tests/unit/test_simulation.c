@@ -37,7 +37,7 @@ static uint64_t draw_ranks(uint64_t *state)
     return (UINT64_C(1) << octave) + draw(state, 0, UINT64_C(1) << octave);
 }
 
-// Capacities for samples 1:10, speeds 1:4, overheads from none to 8 samples' time.
+// Capacities for samples 1:10, speeds 1:4, overheads from none to 8 samples' time; a new plan costs 3.
 static struct sched_scenario stationary(uint64_t seed)
 {
     static const uint64_t overheads_ns[] = {0, 100000, 500000, 2000000, 8000000};
@@ -61,6 +61,7 @@ static struct sched_scenario stationary(uint64_t seed)
         .lever_samples_count = 3,
         .noise = 0.03,
         .retry_ns = overhead_ns + 100000,
+        .new_plan_ns = 3000000,
         .slowdown = 1.5,
         .phase_min = 50,
         .phase_max = 400,
@@ -77,6 +78,14 @@ static struct sched_scenario changing(uint64_t seed)
     scenario.neighbour_share = 0.2 * (double)draw(&state, 1, 5);
     scenario.slowdowns = draw(&state, 0, 1);
     scenario.refusal_every = 100 * draw(&state, 0, 1);
+    return scenario;
+}
+
+// Ranks are wrong about how much longer levers take.
+static struct sched_scenario misjudged(uint64_t seed)
+{
+    struct sched_scenario scenario = changing(seed);
+    scenario.lever_error = 0.05;
     return scenario;
 }
 
@@ -169,6 +178,12 @@ static void changing_jobs_come_near_the_clairvoyant_oracle(void **context)
 {
     (void)context;
     run_seeds(changing, SEEDS / 2, CHANGING_MARK);
+}
+
+static void misjudged_levers_cost_little(void **context)
+{
+    (void)context;
+    run_seeds(misjudged, SEEDS / 2, CHANGING_MARK);
 }
 
 static void the_same_seed_gives_the_same_outcome(void **context)
@@ -320,6 +335,7 @@ static struct sched_scenario halved(uint64_t seed)
     scenario.neighbours = 1;
     scenario.neighbour_share_min = scenario.neighbour_share = 0.5;
     scenario.phase_min = scenario.phase_max = PHASE;
+    scenario.new_plan_ns = 0;
     return scenario;
 }
 
@@ -423,6 +439,7 @@ int main(void)
         cmocka_unit_test(the_same_seed_gives_the_same_outcome),
         cmocka_unit_test(stationary_jobs_come_near_the_best_static_plan),
         cmocka_unit_test(changing_jobs_come_near_the_clairvoyant_oracle),
+        cmocka_unit_test(misjudged_levers_cost_little),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

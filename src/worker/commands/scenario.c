@@ -54,6 +54,8 @@ static const struct config_key keys[] = {
      .help = "of a micro-step under each set of levers; the least levers' is 1"},
     {"levers.samples", CONFIG_TYPE_REAL, LIST(lever_samples), RANGE("1", "1000"), .fallback = "[1, 1.4, 3.3]",
      .help = "that fit the same memory under each set of levers, likewise"},
+    {"levers.error", CONFIG_TYPE_REAL, ONE(lever_error), RANGE("0", "0.5"), .fallback = "0",
+     .help = "part by which ranks are wrong about levers.times, at most; the least levers' they know"},
 
     {"changes.neighbours", CONFIG_TYPE_COUNT, ONE(neighbours), RANGE("0", "65536"), .fallback = "0",
      .help = "others that come to a rank's device and go again, on ranks drawn for the whole job"},
