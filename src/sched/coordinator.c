@@ -238,8 +238,8 @@ static bool some_rank_has_settled(const struct sched_coordinator *coordinator)
     return false;
 }
 
-// `best` is optimal and the plan is among those it was chosen from, so it takes longer only where times are beyond those
-// that plans are made of. Where a rank's growth is over, what it gains need not be waited for.
+// `best` is optimal and the plan is among those it was chosen from, so it takes longer only where times are beyond
+// those that plans are made of. Where a rank's growth is over, what it gains need not be waited for.
 static bool change_pays(struct sched_coordinator *coordinator)
 {
     uint64_t plan_ns = sched_plan_ns(coordinator->reports, coordinator->plan, coordinator->ranks);

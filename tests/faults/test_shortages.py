@@ -105,7 +105,7 @@ class Shortages(headroom_run.ProgramTest):
         pairs = list(itertools.combinations(allocations, 2))
         sampled = random.Random(1).sample(pairs, min(most, len(pairs)))
         both = sum(self.try_one(tally, *refuse_two(*pair, memory)) >= 2 for pair in sampled)
-        self.assertGreater(both, len(sampled) / 2)  # not all: how fast ranks are decides who asks how often
+        self.assertGreater(both, len(sampled) / 4)  # not all: how fast ranks are decides who asks how often
         return len(pairs)
 
     def exhaust(self, what, job, memory, pairs):
