@@ -20,6 +20,7 @@ CAUSES = {
     "fragmentation": "fragmentation",
 }
 KEPT = ("gradients", "kept")
+LOGITS = ("logits", "part of logits")  # by the levers that are fastest
 FIXES = {  # what the doctor says to do
     "gradients": ("fault.keep: nothing", "fault.keep=nothing"),
     "kept": ("fault.keep: nothing", "fault.keep=nothing"),
@@ -73,7 +74,8 @@ class Doctor(headroom_run.ProgramTest):
                 run = self.provoke(name)
                 (found,) = self.found(run)
                 self.assertEqual(found["cause"], cause)
-                self.assertEqual((found["rank"], found["tag"]), (0, "logits" if name == "kept" else ""))
+                self.assertEqual(found["rank"], 0)
+                self.assertIn(found["tag"], LOGITS if name == "kept" else ("",))
                 self.assertGreater(found["figure"], found["allowed"])
                 self.assertIn(FIXES[name][0], found["fix"])
                 self.assertEqual(self.warnings(run), [] if run.steps == [] else [(cause, found["first_step"])])
@@ -130,9 +132,10 @@ class Doctor(headroom_run.ProgramTest):
         self.assertEqual((found["cause"], found["rank"]), ("fragmentation", 2))
         run = self.provoke("kept", "fault.rank=1", "train.steps=20", ranks=3)
         (found,) = self.found(run)
-        self.assertEqual((found["cause"], found["rank"], found["tag"]), ("tensors kept too long", 1, "logits"))
+        self.assertEqual((found["cause"], found["rank"]), ("tensors kept too long", 1))
         kept = json.loads(self.read(os.path.join(run.path, "memory/rank_1.kept.json")))
-        self.assertIn([tag["tag"] for tag in kept], (["logits"], ["logits", "part of logits"]))
+        self.assertEqual(found["tag"], max(kept, key=lambda tag: tag["bytes"])["tag"])
+        self.assertLessEqual({tag["tag"] for tag in kept}, set(LOGITS))
         self.assertEqual(found["figure"], max(run.of_rank(1, "kept_bytes")))
         self.assertEqual(set(run.of_rank(0, "kept_bytes")), {0})
 
