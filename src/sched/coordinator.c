@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "sched/arithmetic.h"
+#include "sched/stragglers.h"
 
 // What plans may count on under one set of levers, and the larger offers that were made since.
 struct grant {
@@ -34,7 +35,8 @@ struct sched_coordinator {
     bool resumed;              // there was none, and `plan` is an earlier job's
     uint64_t lost_ns;          // by keeping `plan` since it was made, beyond what noise explains
     struct rank *rank;
-    struct sched_report *reports; // of this call, complete, with offers as granted
+    struct sched_straggler *stragglers; // one for each rank
+    struct sched_report *reports;       // of this call, complete, with offers as granted
     struct sched_share *plan, *best;
 };
 
@@ -48,10 +50,12 @@ struct sched_coordinator *sched_coordinator_create(size_t ranks, uint64_t global
     coordinator->global_batch = global_batch;
     coordinator->micro_batch_size = micro_batch_size;
     coordinator->rank = calloc(ranks, sizeof(*coordinator->rank));
+    coordinator->stragglers = calloc(ranks, sizeof(*coordinator->stragglers));
     coordinator->reports = calloc(ranks, sizeof(*coordinator->reports));
     coordinator->plan = calloc(ranks, sizeof(*coordinator->plan));
     coordinator->best = calloc(ranks, sizeof(*coordinator->best));
-    if (!coordinator->rank || !coordinator->reports || !coordinator->plan || !coordinator->best) {
+    if (!coordinator->rank || !coordinator->stragglers || !coordinator->reports || !coordinator->plan ||
+        !coordinator->best) {
         sched_coordinator_destroy(coordinator);
         return NULL;
     }
@@ -66,6 +70,7 @@ void sched_coordinator_destroy(struct sched_coordinator *coordinator)
     free(coordinator->best);
     free(coordinator->plan);
     free(coordinator->reports);
+    free(coordinator->stragglers);
     free(coordinator->rank);
     free(coordinator);
 }
@@ -114,7 +119,7 @@ static bool offer(struct grant *memory, uint32_t samples, uint32_t patience)
 }
 
 static void read_offers(const struct sched_coordinator *coordinator, struct rank *rank, bool again,
-                        struct sched_report *report)
+                        const struct sched_report *report)
 {
     rank->grew = rank->settled = false;
     for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
@@ -131,7 +136,6 @@ static void read_offers(const struct sched_coordinator *coordinator, struct rank
             rank->unproven = SCHED_UNPROVEN_REPORTS;
         }
         rank->settled = rank->settled || (probed && !memory->probed);
-        report->offers[k].micro_batch_max = memory->granted;
     }
 }
 
@@ -149,6 +153,17 @@ static void drop_small_offers(struct sched_report *report)
     }
 }
 
+static void show_granted(const struct sched_coordinator *coordinator, const struct rank *rank,
+                         struct sched_report *report)
+{
+    for (size_t k = 0; k < SCHED_LEVERS_MAX; k++) {
+        report->offers[k].micro_batch_max = rank->grants[k].granted;
+    }
+    if (coordinator->micro_batch_size != 0) {
+        drop_small_offers(report);
+    }
+}
+
 static void read_reports(struct sched_coordinator *coordinator, bool again)
 {
     sched_complete(coordinator->reports, coordinator->ranks);
@@ -156,14 +171,13 @@ static void read_reports(struct sched_coordinator *coordinator, bool again)
         struct rank *rank = &coordinator->rank[i];
         if (!again) {
             note_time(rank);
+            coordinator->stragglers[i].rests -= coordinator->stragglers[i].rests > 0;
         }
         if (coordinator->reports[i].refused) {
             doubt_growth(rank);
         }
         read_offers(coordinator, rank, again, &coordinator->reports[i]);
-        if (coordinator->micro_batch_size != 0) {
-            drop_small_offers(&coordinator->reports[i]);
-        }
+        show_granted(coordinator, rank, &coordinator->reports[i]);
     }
 }
 
@@ -176,9 +190,51 @@ static void size_micro_steps(const struct sched_coordinator *coordinator, size_t
     }
 }
 
-static bool find_best(struct sched_coordinator *coordinator)
+// Of those that are left out the plan sees no offers. Answers whether there were any.
+static bool leave_out(struct sched_coordinator *coordinator)
 {
-    if (!sched_plan(coordinator->reports, coordinator->ranks, coordinator->global_batch, coordinator->best)) {
+    bool some = false;
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        for (size_t k = 0; coordinator->stragglers[i].rests > 0 && k < SCHED_LEVERS_MAX; k++) {
+            some = some || coordinator->reports[i].offers[k].micro_batch_max > 0;
+            coordinator->reports[i].offers[k].micro_batch_max = 0;
+        }
+    }
+    return some;
+}
+
+static void call_back(struct sched_coordinator *coordinator)
+{
+    for (size_t i = 0; i < coordinator->ranks; i++) {
+        coordinator->stragglers[i].rests = 0;
+        show_granted(coordinator, &coordinator->rank[i], &coordinator->reports[i]);
+    }
+}
+
+static bool plan_best(struct sched_coordinator *coordinator)
+{
+    return sched_plan(coordinator->reports, coordinator->ranks, coordinator->global_batch, coordinator->best);
+}
+
+// Who is left out comes back where the others can hold no sample.
+static bool plan_without_stragglers(struct sched_coordinator *coordinator, bool again)
+{
+    bool some_rest = leave_out(coordinator), planned = plan_best(coordinator);
+    if (!planned && some_rest) {
+        call_back(coordinator);
+        planned = plan_best(coordinator);
+    }
+    if (planned && !again &&
+        sched_stragglers_note(coordinator->stragglers, coordinator->reports, coordinator->best, coordinator->ranks)) {
+        leave_out(coordinator);
+        planned = plan_best(coordinator);
+    }
+    return planned;
+}
+
+static bool find_best(struct sched_coordinator *coordinator, bool again)
+{
+    if (!plan_without_stragglers(coordinator, again)) {
         return false;
     }
     for (size_t i = 0; i < coordinator->ranks; i++) {
@@ -323,7 +379,7 @@ static void take_best(struct sched_coordinator *coordinator)
 static const struct sched_share *plan(struct sched_coordinator *coordinator, bool again, bool *changed_p)
 {
     read_reports(coordinator, again);
-    if (!find_best(coordinator)) {
+    if (!find_best(coordinator, again)) {
         coordinator->planned = coordinator->resumed = false;
         return NULL;
     }

@@ -23,6 +23,8 @@
 //    several probes a gain beyond the noise of one step is enough.
 //  - A plan for ranks that were not measured gives way as soon as they are. The next one lets them try another
 //    micro-batch than the best for one step, from which they learn their overhead.
+//  - Ranks for which the others wait more than they compute are left out for a while (sched/stragglers.h), unless no
+//    other can hold a sample.
 //
 // Samples that a rank could not do, it hands back when the step's others are done; they are dealt out among ranks that
 // can, until none are left (sched_coordinator_settle).

@@ -9,6 +9,7 @@
 #include "random_bits.h"
 #include "sched/coordinator.h"
 #include "sched/speed.h"
+#include "sched/stragglers.h"
 
 #define RANKS 8
 
@@ -505,6 +506,88 @@ static void a_rank_rests_while_it_cannot_hold_one_sample(void **context)
     sched_coordinator_destroy(coordinator);
 }
 
+// Of four ranks with 4 samples each; it rests after so many reports.
+static void check_straggler(uint64_t sample_ns, int reports_until, bool rests)
+{
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = create(4, 16, 0);
+    set_all(reports, 4, report_of(0, 1000, 16));
+    reports[1].offers[0].sample_ns = sample_ns;
+    for (int i = 0; i < reports_until - 1; i++) {
+        assert_int_equal(plan(coordinator, reports)[1].samples, 1);
+    }
+    for (uint64_t rest = SCHED_STRAGGLER_RESTS; rest <= 2 * SCHED_STRAGGLER_RESTS_MAX; rest *= 2) {
+        for (uint64_t i = 0; i < (rest < SCHED_STRAGGLER_RESTS_MAX ? rest : SCHED_STRAGGLER_RESTS_MAX); i++) {
+            assert_int_equal(plan(coordinator, reports)[1].samples, rests ? 0 : 1);
+        }
+        for (int i = 0; i < reports_until - 1; i++) {
+            assert_int_equal(plan(coordinator, reports)[1].samples, 1);
+        }
+    }
+    sched_coordinator_destroy(coordinator);
+}
+
+// The others take 6000 ns with another sample each.
+static void a_rank_far_slower_than_the_others_is_left_out(void **context)
+{
+    (void)context;
+    check_straggler(12000, SCHED_STRAGGLER_STEPS, false);
+    check_straggler(12002, SCHED_STRAGGLER_STEPS, true);
+    check_straggler(24000, SCHED_STRAGGLER_STEPS / 3 + 1, true);
+    check_straggler(1000000, 4, true);
+}
+
+static void a_rank_that_is_slow_for_a_while_is_not_left_out(void **context)
+{
+    (void)context;
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = create(4, 16, 0);
+    set_all(reports, 4, report_of(0, 1000, 16));
+    for (int i = 0; i < 4 * SCHED_STRAGGLER_STEPS; i++) {
+        reports[1].offers[0].sample_ns = i % SCHED_STRAGGLER_STEPS == 0 ? 1000 : 13000;
+        assert_true(plan(coordinator, reports)[1].samples > 0);
+    }
+    sched_coordinator_destroy(coordinator);
+}
+
+// Coordinator and reports where rank 1 is left out.
+static struct sched_coordinator *with_straggler(struct sched_report reports[4])
+{
+    struct sched_coordinator *coordinator = create(4, 16, 0);
+    set_all(reports, 4, report_of(0, 1000, 16));
+    reports[1].offers[0].sample_ns = 100000;
+    while (plan(coordinator, reports)[1].samples > 0) {
+    }
+    return coordinator;
+}
+
+static void a_rank_that_caught_up_gets_its_share(void **context)
+{
+    (void)context;
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = with_straggler(reports);
+    reports[1].offers[0].sample_ns = 1000;
+    for (int i = 0; i < SCHED_STRAGGLER_RESTS - 1; i++) {
+        assert_int_equal(plan(coordinator, reports)[1].samples, 0);
+    }
+    assert_int_equal(plan(coordinator, reports)[1].samples, 4);
+    sched_coordinator_destroy(coordinator);
+}
+
+static void a_rank_that_is_left_out_does_what_no_other_can(void **context)
+{
+    (void)context;
+    struct sched_report reports[4];
+    struct sched_coordinator *coordinator = with_straggler(reports);
+    for (int i = 0; i < 4; i++) {
+        reports[i].offers[0].micro_batch_max = i == 1 ? 16 : 0;
+    }
+    assert_int_equal(plan(coordinator, reports)[1].samples, 16);
+    set_all(reports, 4, report_of(0, 1000, 0));
+    assert_null(sched_coordinator_plan(coordinator, reports, NULL));
+    sched_coordinator_destroy(coordinator);
+}
+
 // Two sets of levers: the second holds four times as many samples and takes a third longer.
 static struct sched_report with_levers(uint64_t sample_ns, uint32_t micro_batch_max)
 {
@@ -767,6 +850,10 @@ int main(void)
         cmocka_unit_test(a_fixed_micro_batch_is_no_larger_than_the_share),
         cmocka_unit_test(no_plan_while_no_rank_can_hold_one_sample),
         cmocka_unit_test(a_rank_rests_while_it_cannot_hold_one_sample),
+        cmocka_unit_test(a_rank_far_slower_than_the_others_is_left_out),
+        cmocka_unit_test(a_rank_that_is_slow_for_a_while_is_not_left_out),
+        cmocka_unit_test(a_rank_that_caught_up_gets_its_share),
+        cmocka_unit_test(a_rank_that_is_left_out_does_what_no_other_can),
         cmocka_unit_test(levers_follow_memory),
         cmocka_unit_test(levers_do_not_flap),
         cmocka_unit_test(a_second_plan_of_a_step_counts_for_nothing),

@@ -24,6 +24,7 @@
 #define POLICIES        5
 #define STATIONARY_MARK 0.97
 #define CHANGING_MARK   0.95
+#define STALLING_MARK   0.4
 
 static uint64_t draw(uint64_t *state, uint64_t low, uint64_t high)
 {
@@ -86,6 +87,15 @@ static struct sched_scenario misjudged(uint64_t seed)
 {
     struct sched_scenario scenario = changing(seed);
     scenario.lever_error = 0.05;
+    return scenario;
+}
+
+// One rank becomes twenty times as slow as it was.
+static struct sched_scenario stalling(uint64_t seed)
+{
+    struct sched_scenario scenario = stationary(seed);
+    scenario.slowdowns = 1;
+    scenario.slowdown = 20;
     return scenario;
 }
 
@@ -184,6 +194,12 @@ static void misjudged_levers_cost_little(void **context)
 {
     (void)context;
     run_seeds(misjudged, SEEDS / 2, CHANGING_MARK);
+}
+
+static void a_rank_that_stalls_is_not_waited_for(void **context)
+{
+    (void)context;
+    run_seeds(stalling, SEEDS / 2, STALLING_MARK);
 }
 
 static void the_same_seed_gives_the_same_outcome(void **context)
@@ -440,6 +456,7 @@ int main(void)
         cmocka_unit_test(stationary_jobs_come_near_the_best_static_plan),
         cmocka_unit_test(changing_jobs_come_near_the_clairvoyant_oracle),
         cmocka_unit_test(misjudged_levers_cost_little),
+        cmocka_unit_test(a_rank_that_stalls_is_not_waited_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
