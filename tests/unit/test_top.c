@@ -71,6 +71,16 @@ static void test_what_it_shows(void **state)
         shows(top, "[##################...ooo]   12.00 MiB   18.00 MiB   24.00 MiB       10      5 x 2     none "));
 }
 
+static void test_a_large_loss(void **state)
+{
+    struct top *top = *state;
+    const struct history_line step = {.kind = HISTORY_STEP, .step = {.loss = 310384031e9, .ranks = {ranks, RANKS}}};
+    const struct history_line evaluation = {.kind = HISTORY_EVALUATION, .evaluation = {.loss = 1e30}};
+    assert_true(top_note(top, &step) && top_note(top, &evaluation));
+    assert_true(shows(top, "  loss 3.10384e+17  "));
+    assert_true(shows(top, ": validation loss 1e+30, "));
+}
+
 static void test_steps_that_are_not_known(void **state)
 {
     struct top *top = *state;
@@ -200,6 +210,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_it_shows, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_large_loss, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_steps_that_are_not_known, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_times_that_are_none, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_trouble, set_up, tear_down),

@@ -2,6 +2,7 @@
 #include "worker/top/top.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,8 @@
 #define LEAST_RANKS 1
 #define PROGRESS    48 // bytes
 #define SECONDS_MAX 1e15
+#define LOSS        32 // bytes
+#define LOSS_LARGE  1e7
 
 void top_init(struct top *top, const char *folder, uint64_t steps)
 {
@@ -92,14 +95,25 @@ static bool note_step(struct top *top, const struct record_step *step)
     return keep_step(top, step);
 }
 
+static const char *loss_text(double loss, char text[LOSS])
+{
+    if (fabs(loss) < LOSS_LARGE) {
+        snprintf(text, LOSS, "%.4f", loss);
+    } else {
+        snprintf(text, LOSS, "%.6g", loss);
+    }
+    return text;
+}
+
 bool top_note(struct top *top, const struct history_line *line)
 {
+    char loss[LOSS];
     switch (line->kind) {
     case HISTORY_STEP:
         return note_step(top, &line->step);
     case HISTORY_EVALUATION:
-        add_event(top, "after %" PRIu64 " steps: validation loss %.4f, accuracy %.2f %%", line->evaluation.step,
-                  line->evaluation.loss, 100 * line->evaluation.accuracy);
+        add_event(top, "after %" PRIu64 " steps: validation loss %s, accuracy %.2f %%", line->evaluation.step,
+                  loss_text(line->evaluation.loss, loss), 100 * line->evaluation.accuracy);
         break;
     case HISTORY_CHECKPOINT:
         add_event(top, "after %" PRIu64 " steps: %s%s", line->checkpoint.step,
@@ -171,9 +185,9 @@ static void put_title(struct page *page, const struct top *top)
         return;
     }
     const struct record_step *step = &top->step;
-    char progress[PROGRESS], left[PROGRESS];
-    put(page, TOP_TITLE, "headroom top  %s  step %s  loss %.4f  %.0f tokens/s  %.1f ms/step", top->folder,
-        step_text(top, progress), step->loss, step->tokens_per_s, step->step_ms);
+    char progress[PROGRESS], left[PROGRESS], loss[LOSS];
+    put(page, TOP_TITLE, "headroom top  %s  step %s  loss %s  %.0f tokens/s  %.1f ms/step", top->folder,
+        step_text(top, progress), loss_text(step->loss, loss), step->tokens_per_s, step->step_ms);
     put(page, TOP_PLAIN,
         "left %s  waiting for data %.1f ms  all-reduce %.1f ms  coordination %.2f ms  retries %" PRIu64
         "  handed back %" PRIu64,
