@@ -147,7 +147,7 @@ class Doctor(headroom_run.ProgramTest):
         self.assertEqual((found["first_step"], found["last_step"], found["steps"]), (3, 39, 37))
         run = self.provoke("data")
         (found,) = self.found(run)
-        parts = [step["ranks"][0]["data_wait_ms"] / step["step_ms"] for step in run.steps[3:]]
+        parts = [min(1, step["ranks"][0]["data_wait_ms"] / step["step_ms"]) for step in run.steps[3:]]
         parts = [part for part in parts if part > 0.1]
         self.assertAlmostEqual(found["figure"], sum(parts) / len(parts), places=6)
         self.assertEqual(found["steps"], len(parts))
@@ -183,6 +183,15 @@ class Doctor(headroom_run.ProgramTest):
         self.assertIn(told["shortage"]["advice"], run.finished.err)
         self.assertIn(f"\nnone of these\n  found: memory ran out, cause: external\n  where: rank 0\n"
                       f"  do: {told['shortage']['advice']}\n", text)
+
+    def test_recomputing_would_do_without_what_others_hold(self):
+        neighbour = "device.neighbours=[{rank: 0, bytes: 1400KiB, from_step: 6, to_step: 300}]"
+        run = self.provoke("intermediates", "device.capacity=2MiB", neighbour, codes=(3,))
+        (found,) = self.found(run)
+        self.assertEqual((found["cause"], found["ended"]), ("intermediates saved on the device", True))
+        self.assertEqual(self.doctor(run, 1)[1]["shortage"]["cause"], "external")
+        self.assertTrue(found["fix"].startswith("Set train.recompute: auto"), found["fix"])
+        self.provoke("intermediates", "device.capacity=2MiB", neighbour, "train.recompute=auto", codes=(0,))
 
     def test_begun_anew_after_its_end(self):
         """In the same folder, without a checkpoint to go on from."""
@@ -238,6 +247,18 @@ class Doctor(headroom_run.ProgramTest):
         text, told = self.doctor(headroom_run.Run(self.path("run"), None), 0)
         self.assertEqual([cause["steps"] for cause in told["causes"]], [0] * 6)
 
+    def test_what_a_process_before_kept(self):
+        def go_on(steps, *overrides):
+            self.headroom("train", str(SOURCE / "causes/kept.yaml"), "comm.kind=self", f"train.steps={steps}",
+                          "run.folder=run", "checkpoint.resume=auto", *overrides)
+
+        go_on(20)
+        run = headroom_run.Run(self.path("run"), None)
+        self.assertEqual(self.found(run)[0]["tag"], "logits")
+        go_on(60, "fault.keep=nothing")
+        self.assertFalse(os.path.exists(self.path("run/memory/rank_0.kept.json")))
+        self.assertEqual([cause["tag"] for cause in self.doctor(run, 0)[1]["causes"]], [""] * 6)
+
     def test_a_name_that_is_no_text(self):
         """Of a folder that was copied: bytes that are no UTF-8, and what would clear a terminal."""
         self.train("mlp.yaml", "train.steps=5")
@@ -260,6 +281,15 @@ class Doctor(headroom_run.ProgramTest):
         self.assertIn("blocks of '?]0;title'", text)
         self.assertNotIn("\x1b", text)
 
+    def test_tags_that_cannot_be_read(self):
+        """What stays is found all the same."""
+        run = self.provoke("kept")
+        tags = self.read(f"{run.path}/memory/rank_0.kept.json")
+        for damaged in (tags[:50], "[{}]", "{}", ""):
+            self.write(f"{run.path}/memory/rank_0.kept.json", damaged)
+            (found,) = self.found(run)
+            self.assertEqual((found["cause"], found["tag"]), ("tensors kept too long", ""))
+
     def test_more_ranks_than_there_are(self):
         self.train("mlp.yaml", "train.steps=1")
         self.write("run-1/env.txt", "ranks 4294967295\n")
@@ -275,11 +305,11 @@ class Doctor(headroom_run.ProgramTest):
 
     def test_bad_input(self):
         self.train("mlp.yaml", "train.steps=1")
-        self.write("run-1/memory/rank_0.kept.json", "[{}]")
+        self.write("run-1/resolved.yaml", "model: 1\n")
         for arguments, complaint in (((), "doctor needs RUN_DIR; see headroom doctor --help"),
                                      (("run-9",), "run-9: No such file or directory; allowed: the folder of a run"),
                                      (("run-1", "run-1"), "doctor does not take 'run-1'; see headroom doctor --help"),
-                                     (("run-1",), "run-1/memory/rank_0.kept.json: does not tell what stays on a rank")):
+                                     (("run-1",), "run-1/resolved.yaml:1:1: model: a section is a mapping of keys to values")):
             self.assertEqual(self.headroom("doctor", *arguments, code=2).err, f"headroom: {complaint}\n")
 
 

@@ -243,6 +243,27 @@ static void test_what_stays_is_named(void **state)
     doctor_destroy(doctor);
 }
 
+// A step is timed on rank 0; the other waited longer.
+static void test_no_more_than_all_of_a_step_is_waited(void **state)
+{
+    struct record_rank rank = healthy_rank();
+    struct doctor *doctor = doctor_create(*state);
+    rank.data_wait_ms = 30;
+    show(doctor, 0, STEPS_AT_FIRST + 20, rank);
+    assert_true(find(doctor, DOCTOR_DATA).figure == 1);
+    doctor_destroy(doctor);
+}
+
+// What a file tells of an earlier process names nothing.
+static void test_a_tag_of_what_is_not_found(void **state)
+{
+    struct doctor *doctor = doctor_create(*state);
+    show(doctor, 0, 1, healthy_rank());
+    doctor_tag(doctor, 0, "logits", 6);
+    assert_string_equal(find(doctor, DOCTOR_KEPT).tag, "");
+    doctor_destroy(doctor);
+}
+
 static bool is_unexplained(const struct doctor *doctor)
 {
     struct doctor_finding findings[DOCTOR_CAUSES];
@@ -261,7 +282,8 @@ static void test_memory_runs_out(void **state)
         {"capacity", true, DOCTOR_INTERMEDIATES},
         {"fragmented", true, DOCTOR_FRAGMENTATION},
         {"pending", false, DOCTOR_FRAGMENTATION},
-        {"external", true, -1},
+        {"external", true, DOCTOR_INTERMEDIATES},
+        {"external", false, -1},
         {"injected", false, -1},
     };
     for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
@@ -326,6 +348,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_how_many_steps_it_takes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_process_before_is_forgotten, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_stays_is_named, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_no_more_than_all_of_a_step_is_waited, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_tag_of_what_is_not_found, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_memory_runs_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_explains_an_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_more_ranks_when_it_goes_on, set_up, tear_down),

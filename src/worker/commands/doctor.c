@@ -64,10 +64,11 @@ static int count_found(const struct doctor_finding findings[DOCTOR_CAUSES])
 // Where memory ran out for another reason than the six.
 static void print_shortage(const struct doctor_shortage *shortage)
 {
-    char advice[DOCTOR_FIX_MAX];
+    char found[DOCTOR_FOUND_MAX], advice[DOCTOR_FIX_MAX];
     if (shortage != NULL) {
-        printf("\nnone of these\n  found: memory ran out, cause: %s\n  where: rank %" PRIu32 "\n  do: %s\n",
-               shortage->cause, shortage->rank, printable(shortage->advice, advice, sizeof(advice)));
+        printf("\nnone of these\n  found: %s\n  where: rank %" PRIu32 "\n  do: %s\n",
+               doctor_shortage_text(shortage, found), shortage->rank,
+               printable(shortage->advice, advice, sizeof(advice)));
     }
 }
 
@@ -82,10 +83,9 @@ static void print_text(const char *folder, const struct examination *patient,
         }
     }
     print_shortage(doctor_unexplained(patient->doctor, findings));
-    uint64_t steps = doctor_steps(patient->doctor);
-    if (steps < DOCTOR_STEPS && doctor_shortage(patient->doctor) == NULL) {
-        printf("\n%" PRIu64 " steps count for figures in %%, without the first %d of a process: too few, it takes %d\n",
-               steps, DOCTOR_STEPS_AT_FIRST, DOCTOR_STEPS);
+    char too_few[DOCTOR_TOO_FEW_MAX];
+    if (doctor_too_few_text(patient->doctor, too_few) != NULL) {
+        printf("\n%s\n", too_few);
     }
     printf("\n%d of %d causes found\n", count_found(findings), (int)DOCTOR_CAUSES);
 }

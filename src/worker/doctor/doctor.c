@@ -121,7 +121,7 @@ static double figure_of(const struct config *config, enum doctor_cause cause, co
     case DOCTOR_BATCH:
         return too_large(config, rank);
     case DOCTOR_DATA:
-        return step->step_ms > 0 ? rank->data_wait_ms / step->step_ms : 0;
+        return step->step_ms > 0 ? fmin(1, rank->data_wait_ms / step->step_ms) : 0; // the step is rank 0's
     case DOCTOR_INTERMEDIATES:
         return rank->recompute_gain;
     case DOCTOR_FRAGMENTATION:
@@ -306,27 +306,28 @@ static struct doctor_finding look(const struct doctor *doctor, enum doctor_cause
         .last = sign->last,
         .steps = sign->steps,
     };
-    if (cause == DOCTOR_KEPT) {
+    if (cause == DOCTOR_KEPT && finding.found) {
         snprintf(finding.tag, sizeof(finding.tag), "%s", doctor->rank[rank].tag);
     }
     return finding;
 }
 
+static bool ended_by(const struct doctor *doctor, enum mem_cause cause)
+{
+    return doctor->ran_out && strcmp(doctor->shortage.cause, mem_cause_name(cause)) == 0;
+}
+
 // Why there was no room for a single sample in the end; DOCTOR_CAUSES: it is none of these.
 static enum doctor_cause cause_of_end(const struct doctor *doctor)
 {
-    const char *cause = doctor->shortage.cause;
-    if (!doctor->ran_out) {
-        return DOCTOR_CAUSES;
-    }
-    if (strcmp(cause, mem_cause_name(MEM_CAUSE_FRAGMENTED)) == 0 ||
-        strcmp(cause, mem_cause_name(MEM_CAUSE_PENDING)) == 0) {
+    if (ended_by(doctor, MEM_CAUSE_FRAGMENTED) || ended_by(doctor, MEM_CAUSE_PENDING)) {
         return DOCTOR_FRAGMENTATION;
     }
-    if (strcmp(cause, mem_cause_name(MEM_CAUSE_CAPACITY)) == 0) {
-        return doctor->shortage.recompute ? DOCTOR_INTERMEDIATES : DOCTOR_BATCH;
+    bool by_capacity = ended_by(doctor, MEM_CAUSE_CAPACITY), by_others = ended_by(doctor, MEM_CAUSE_EXTERNAL);
+    if ((by_capacity || by_others) && doctor->shortage.recompute) {
+        return DOCTOR_INTERMEDIATES;
     }
-    return DOCTOR_CAUSES;
+    return by_capacity ? DOCTOR_BATCH : DOCTOR_CAUSES;
 }
 
 static void find_end(const struct doctor *doctor, struct doctor_finding *finding)
@@ -414,5 +415,23 @@ const char *doctor_where_text(const struct doctor_finding *finding, char *text)
     snprintf(text, DOCTOR_WHERE_MAX, "rank %" PRIu32 ", %" PRIu64 " step%s from %" PRIu64 " to %" PRIu64 "%s%s%s",
              finding->rank, finding->steps, finding->steps == 1 ? "" : "s", finding->first, finding->last,
              tagged ? ", blocks of '" : "", finding->tag, tagged ? "'" : "");
+    return text;
+}
+
+const char *doctor_shortage_text(const struct doctor_shortage *shortage, char *text)
+{
+    snprintf(text, DOCTOR_FOUND_MAX, "memory ran out, cause: %s", shortage->cause);
+    return text;
+}
+
+const char *doctor_too_few_text(const struct doctor *doctor, char *text)
+{
+    uint64_t steps = doctor_steps(doctor);
+    if (steps >= DOCTOR_STEPS || doctor->ran_out) {
+        return NULL;
+    }
+    snprintf(text, DOCTOR_TOO_FEW_MAX,
+             "%" PRIu64 " step%s for figures in %%, without the first %d of a process: too few, it takes %d", steps,
+             steps == 1 ? " counts" : "s count", DOCTOR_STEPS_AT_FIRST, DOCTOR_STEPS);
     return text;
 }

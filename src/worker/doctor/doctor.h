@@ -95,5 +95,10 @@ const char *doctor_found_text(enum doctor_cause cause, const struct doctor_findi
 // and "rank 0, 5 steps from 3 to 7, blocks of 'logits'".
 #define DOCTOR_WHERE_MAX 160
 const char *doctor_where_text(const struct doctor_finding *finding, char *text);
+// Of DOCTOR_FOUND_MAX bytes: "memory ran out, cause: external".
+const char *doctor_shortage_text(const struct doctor_shortage *shortage, char *text);
+// How few steps count, where that is too few for figures that are parts of 1; NULL: it is not, or memory ran out.
+#define DOCTOR_TOO_FEW_MAX 160
+const char *doctor_too_few_text(const struct doctor *doctor, char *text);
 
 #endif

@@ -46,48 +46,30 @@ static enum status read_history(const char *folder, struct examination *examinat
     return status;
 }
 
-// False where that is not what the array says.
-static bool tell_tags(const json_t *array, uint32_t rank, struct doctor *doctor)
+static void tell_tags(const json_t *array, uint32_t rank, struct doctor *doctor)
 {
     for (size_t i = 0; i < json_array_size(array); i++) {
         const char *tag;
         json_int_t bytes;
-        if (json_unpack(json_array_get(array, i), "{s:s, s:I}", "tag", &tag, "bytes", &bytes) != 0) {
-            return false;
+        if (json_unpack(json_array_get(array, i), "{s:s, s:I}", "tag", &tag, "bytes", &bytes) == 0) {
+            doctor_tag(doctor, rank, tag, (uint64_t)bytes);
         }
-        doctor_tag(doctor, rank, tag, (uint64_t)bytes);
     }
-    return json_is_array(array);
 }
 
-static enum status read_tags(const char *folder, uint32_t rank, struct doctor *doctor, struct error *error)
+// What stays on the rank. Where no file tells, the doctor finds that something does without a name for it.
+static void read_tags(const char *folder, uint32_t rank, struct doctor *doctor)
 {
     char path[PATH_SIZE];
-    snprintf(path, sizeof(path), "%s/memory/rank_%" PRIu32 ".kept.json", folder, rank);
-    if (access(path, F_OK) != 0) {
-        return STATUS_OK;
-    }
     int descriptor;
-    uint64_t bytes_there;
-    enum status status = regular_file_open(path, &descriptor, &bytes_there, error);
-    if (status != STATUS_OK) {
-        return status;
+    uint64_t bytes;
+    snprintf(path, sizeof(path), "%s/memory/rank_%" PRIu32 ".kept.json", folder, rank);
+    if (regular_file_open(path, &descriptor, &bytes, NULL) == STATUS_OK) {
+        json_t *array = json_loadfd(descriptor, 0, NULL);
+        close(descriptor);
+        tell_tags(array, rank, doctor);
+        json_decref(array);
     }
-    json_t *array = json_loadfd(descriptor, 0, NULL);
-    close(descriptor);
-    bool good = tell_tags(array, rank, doctor);
-    json_decref(array);
-    return good ? STATUS_OK : error_set(error, STATUS_INVALID, "%s: does not tell what stays on a rank", path);
-}
-
-// What stays on each rank, where something does.
-static enum status read_all_tags(const char *folder, struct examination *examination, struct error *error)
-{
-    enum status status = STATUS_OK;
-    for (uint32_t i = 0; status == STATUS_OK && i < examination->ranks; i++) {
-        status = read_tags(folder, i, examination->doctor, error);
-    }
-    return status;
 }
 
 static enum status examine(const char *folder, struct examination *examination, struct error *error)
@@ -97,7 +79,10 @@ static enum status examine(const char *folder, struct examination *examination, 
         return error_out_of_host_memory(error);
     }
     enum status status = read_history(folder, examination, error);
-    return status == STATUS_OK ? read_all_tags(folder, examination, error) : status;
+    for (uint32_t i = 0; status == STATUS_OK && i < examination->ranks; i++) {
+        read_tags(folder, i, examination->doctor);
+    }
+    return status;
 }
 
 enum status examine_run(const char *folder, struct examination *examination, struct error *error)

@@ -35,6 +35,8 @@ enum status memory_files_open(struct worker *worker, const char *folder, struct 
     }
     files->folder = folder;
     worker->memory_files = files;
+    name_file(worker, ".kept.json", path, sizeof(path));
+    remove(path); // of a process before
     name_file(worker, ".csv", path, sizeof(path));
     enum status status =
         mem_recorder_create(EVENTS_KEPT, worker->config->run.memory_trace ? path : NULL, &files->recorder, error);
