@@ -11,7 +11,7 @@ import stat
 import subprocess
 import unittest
 
-from headroom_run import GPT_CAPACITIES, MLP_CAPACITIES, ProgramTest, Run, main
+from headroom_run import ALL_STAYS, GPT_CAPACITIES, MLP_CAPACITIES, ProgramTest, Run, main
 
 CHROMIUM = shutil.which("chromium")
 LARGEST_PAGE = 10_000_000  # bytes, of 1,000 ranks
@@ -111,13 +111,13 @@ class ReportTest(ProgramTest):
         self.assertEqual(complaints, [])
         return Page(dom)
 
-    def make_up(self, folder, ranks, steps, refused_step=None, last=None):
+    def make_up(self, folder, ranks, steps, refused_step=None, last=None, **figures):
         os.mkdir(self.path(folder))
         self.write(f"{folder}/env.txt", f"headroom 0.1.0\nranks {ranks}\n")
         with open(self.path(f"{folder}/metrics.jsonl"), "w", encoding="utf-8") as file:
             for step in range(steps):
                 refused = ranks // 3 if step == refused_step else None
-                file.write(json.dumps(made_up_step(step, ranks, last, refused)) + "\n")
+                file.write(json.dumps(made_up_step(step, ranks, last, refused) | figures) + "\n")
 
     def data(self, text):
         return json.loads(re.search(r'<script id="data" type="application/json">([^<]*)</script>', text)[1])
@@ -197,7 +197,7 @@ class BrowserTest(ReportTest):
         self.assert_figures(page, run)
         self.assert_memory(page, run)
         self.assertIn("✓ done", page.text)
-        self.assertEqual(page.titles, ["Training", "Ranks", "Memory within a step", "Record"])
+        self.assertEqual(page.titles, ["Findings", "Training", "Ranks", "Memory within a step", "Record"])
 
     def test_what_few_runs_have(self):
         """Blocks that stay, memory in pieces and waits; another program's memory, and a run that has none of it."""
@@ -251,10 +251,40 @@ class BrowserTest(ReportTest):
         dom, complaints = self.browse("made-up/with.html")
         page = Page(dom)
         self.assertEqual(complaints, [])
-        self.assertEqual(page.titles[0], "Findings")
         self.assertIn("Not priced: made-up/resolved.yaml: ", page.text)
         for part in finding.values():
             self.assertIn(part, page.text)
+
+    def test_no_finding(self):
+        self.make_up("made-up", 2, 3)
+        page = self.page("made-up")
+        self.assertEqual(page.titles[0], "Findings")
+        self.assertIn("Not examined: made-up/resolved.yaml: ", page.text)
+
+    def test_newest_process(self):
+        """One that goes on elsewhere, later, and on fewer ranks."""
+        self.make_up("made-up", 2, 3)
+        processes = (("0.1.0", "2026-01-01T00:00:00Z", "one", 3), ("0.2.0", "2026-01-02T00:00:00Z", "other", 2))
+        self.write("made-up/env.txt", "".join(f"headroom {version} (Open MPI)\nstarted {time}\nhost {host}\nranks {ranks}\n"
+                                              for version, time, host, ranks in processes))
+        self.assertIn("2 ranks, up to 3 before · host other · started 2026-01-01T00:00:00Z, went on 2026-01-02T00:00:00Z "
+                      "· headroom 0.2.0", self.page("made-up").text)
+
+    def test_time_of_steps(self):
+        """Also of a run that was killed; in whole seconds."""
+        self.make_up("made-up", 1, 1, step_ms=119_700)
+        self.assertIn("in 2 min 0 s", self.page("made-up").text)
+
+    def test_large_losses(self):
+        """They take no more room than others, and are in the table as they were."""
+        for loss, told in ((310384031000000000.0, "3.10e+17"), (1e30, "1.00e+30"), (12345678.0, "1.23e+7")):
+            with self.subTest(loss):
+                folder = f"loss {loss}"
+                self.make_up(folder, 1, 3, loss=loss)
+                page = self.page(folder)
+                self.assertEqual(page.column("table-loss", "training loss"), [loss] * 3)
+                self.assertEqual(page.text.count(f"Loss{told}of step 2"), 1)
+                self.assertNotRegex(page.text, r"\d,\d{3},\d{3}|\d[MBT]\b")
 
     def keys(self, folder):
         """What the charts read out after Home, right and down."""
@@ -358,7 +388,32 @@ class FileTest(ReportTest):
             {"cause": "tensors kept too long", "figure": self.figure(run) + " other blocks that stay after their step",
              "threshold": "none", "where": "rank 0, 12 steps from 0 to 11, blocks of 'logits'",
              "fix": "set fault.keep: nothing"}])
-        self.assertEqual(self.data(self.report(self.train("gpt.yaml", "train.steps=12").path))["findings"], [])
+        for steps, note in ((12, "None of the six causes was found."),
+                            (5, "2 steps count for figures in %, without the first 3 of a process: too few, it takes 8")):
+            data = self.data(self.report(self.train("gpt.yaml", f"train.steps={steps}").path))
+            self.assertEqual((data["findings"], data["findings_note"]), ([], note))
+
+    def test_memory_that_others_hold(self):
+        """It ran out for none of the six causes."""
+        run = self.train("gpt.yaml", "device.capacity=1MiB", ALL_STAYS,
+                         "device.neighbours=[{rank: 0, bytes: 900KiB, from_step: 20, to_step: 40}]", code=3)
+        data = self.data(self.report(run.path))
+        (finding,) = data["findings"]
+        self.assertIn(finding.pop("fix"), run.finished.err)
+        self.assertEqual(finding, {"cause": "none of the six causes", "figure": "memory ran out, cause: external",
+                                   "threshold": "none", "where": "rank 0"})
+        self.assertEqual(data["findings_note"], "")
+
+    def test_what_cannot_be_examined(self):
+        """Tags of what stays are not needed, the configuration is."""
+        run = self.train("gpt.yaml", "fault.keep=logits", "device.capacity=4MiB", "train.steps=12")
+        os.truncate(f"{run.path}/memory/rank_0.kept.json", 50)
+        (finding,) = self.data(self.report(run.path))["findings"]
+        self.assertEqual(finding["where"], "rank 0, 12 steps from 0 to 11")
+        os.remove(f"{run.path}/resolved.yaml")
+        data = self.data(self.report(run.path))
+        self.assertEqual(data["findings"], [])
+        self.assertRegex(data["findings_note"], "^Not examined: .*/resolved.yaml: ")
 
     def figure(self, run):
         return f"{max(run.of_rank(0, 'kept_bytes')) / (1 << 20):.2f} MiB"
@@ -368,6 +423,10 @@ class FileTest(ReportTest):
         self.headroom("report", "made-up/", "--output", "elsewhere.html")
         self.assertEqual(self.data(self.read("elsewhere.html"))["run"]["name"], "made-up")
         self.assertFalse(os.path.exists(self.path("made-up/report.html")))
+
+    def test_name(self):
+        self.make_up("made-up", 2, 5)
+        self.assertEqual(self.data(self.report("made-up/."))["run"]["name"], "made-up")
 
     def test_output_that_is_no_file(self):
         self.make_up("made-up", 2, 5)

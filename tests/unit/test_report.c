@@ -162,7 +162,8 @@ static void test_texts_stay_within_the_data(void **state)
                         .digest = &digest,
                         .memory_why = "",
                         .findings = &finding,
-                        .finding_count = 1};
+                        .finding_count = 1,
+                        .findings_note = ""};
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof(path), "%s/page.html", folder);
     make_empty(&digest);
@@ -193,7 +194,8 @@ static void test_a_page_that_cannot_be_written(void **state)
 {
     (void)state;
     static struct digest digest;
-    struct page page = {.name = "", .environment = "", .configuration = "", .digest = &digest, .memory_why = ""};
+    struct page page = {
+        .name = "", .environment = "", .configuration = "", .digest = &digest, .memory_why = "", .findings_note = ""};
     struct error error = {0};
     make_empty(&digest);
     assert_int_equal(page_write("/nowhere/page.html", &page, &error), STATUS_ERROR);

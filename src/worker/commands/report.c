@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // headroom report: one page about a run, also of one that is under way or has failed.
+#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +19,9 @@
 #include "worker/report/step_memory.h"
 #include "worker/run/run_folder.h"
 
-#define TEXT_MAX (64 * 1024) // of a file that is shown as it is
+#define TEXT_MAX     (64 * 1024) // of a file that is shown as it is
+#define FINDINGS_MAX (DOCTOR_CAUSES + 1)
+#define NOTE_MAX     (sizeof(((struct error *)0)->text) + 32)
 
 struct request {
     const char *folder, *output; // output NULL: not given
@@ -59,12 +63,6 @@ static void remove_slashes(const char *folder, char path[RUN_FOLDER_MAX])
     }
 }
 
-static const char *last_part(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash == NULL || slash[1] == '\0' ? path : slash + 1;
-}
-
 // Of the newest step; of a run without one, what a single sample takes.
 static json_t *price_step(const char *configuration, const struct digest *digest, struct error *why)
 {
@@ -80,10 +78,12 @@ static json_t *price_step(const char *configuration, const struct digest *digest
 // What the doctor says, as the page shows it.
 struct findings {
     size_t count;
-    struct page_finding finding[DOCTOR_CAUSES];
-    char figure[DOCTOR_CAUSES][DOCTOR_FOUND_MAX], threshold[DOCTOR_CAUSES][DOCTOR_FIGURE_MAX];
-    char where[DOCTOR_CAUSES][DOCTOR_WHERE_MAX];
+    struct page_finding finding[FINDINGS_MAX];
+    char figure[FINDINGS_MAX][DOCTOR_FOUND_MAX], threshold[FINDINGS_MAX][DOCTOR_FIGURE_MAX];
+    char where[FINDINGS_MAX][DOCTOR_WHERE_MAX];
     struct doctor_finding found[DOCTOR_CAUSES];
+    struct doctor_shortage shortage;
+    char note[NOTE_MAX];
 };
 
 static void add_finding(struct findings *findings, enum doctor_cause cause)
@@ -99,21 +99,49 @@ static void add_finding(struct findings *findings, enum doctor_cause cause)
     };
 }
 
-// None where the run cannot be examined: the page says less then.
-static void examine(const char *folder, struct findings *findings)
+// Memory ran out for another reason than the six.
+static void add_shortage(struct findings *findings, const struct doctor_shortage *shortage)
 {
-    struct examination patient;
-    findings->count = 0;
-    if (examine_run(folder, &patient, NULL) != STATUS_OK) {
-        return;
-    }
-    doctor_find(patient.doctor, findings->found);
+    size_t i = findings->count++;
+    findings->shortage = *shortage;
+    snprintf(findings->where[i], DOCTOR_WHERE_MAX, "rank %" PRIu32, shortage->rank);
+    findings->finding[i] = (struct page_finding){
+        .cause = "none of the six causes",
+        .figure = doctor_shortage_text(shortage, findings->figure[i]),
+        .threshold = "none",
+        .where = findings->where[i],
+        .fix = findings->shortage.advice,
+    };
+}
+
+static void collect(const struct doctor *doctor, struct findings *findings)
+{
+    doctor_find(doctor, findings->found);
     for (enum doctor_cause k = 0; k < DOCTOR_CAUSES; k++) {
         if (findings->found[k].found) {
             add_finding(findings, k);
         }
     }
-    examine_finish(&patient);
+    const struct doctor_shortage *shortage = doctor_unexplained(doctor, findings->found);
+    if (shortage != NULL) {
+        add_shortage(findings, shortage);
+    }
+    if (doctor_too_few_text(doctor, findings->note) == NULL && findings->count == 0) {
+        snprintf(findings->note, NOTE_MAX, "None of the six causes was found.");
+    }
+}
+
+static void examine(const char *folder, struct findings *findings)
+{
+    struct examination patient;
+    struct error why = {0};
+    *findings = (struct findings){0};
+    if (examine_run(folder, &patient, &why) == STATUS_OK) {
+        collect(patient.doctor, findings);
+        examine_finish(&patient);
+    } else {
+        snprintf(findings->note, NOTE_MAX, "Not examined: %s", why.text);
+    }
 }
 
 static void print_outcome(const char *path)
@@ -127,7 +155,7 @@ static void print_outcome(const char *path)
 
 static enum status write_page(const struct request *request, const struct digest *digest, struct error *error)
 {
-    char folder[RUN_FOLDER_MAX], path[RUN_FOLDER_MAX + 32], configuration[RUN_FOLDER_MAX + 32];
+    char folder[RUN_FOLDER_MAX], real[PATH_MAX], path[RUN_FOLDER_MAX + 32], configuration[RUN_FOLDER_MAX + 32];
     char environment_text[TEXT_MAX], configuration_text[TEXT_MAX];
     remove_slashes(request->folder, folder);
     snprintf(path, sizeof(path), "%s/env.txt", folder);
@@ -142,7 +170,7 @@ static enum status write_page(const struct request *request, const struct digest
     examine(folder, &findings);
     json_t *memory = price_step(configuration, digest, &why);
     const struct page page = {
-        .name = last_part(folder),
+        .name = run_folder_name(realpath(folder, real) != NULL ? real : folder),
         .environment = environment_text,
         .configuration = configuration_text,
         .digest = digest,
@@ -150,6 +178,7 @@ static enum status write_page(const struct request *request, const struct digest
         .memory_why = why.text,
         .findings = findings.finding,
         .finding_count = findings.count,
+        .findings_note = findings.note,
     };
     enum status status = page_write(output, &page, error);
     json_decref(memory);

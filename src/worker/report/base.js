@@ -44,21 +44,29 @@ function bytes(value) {
   return `${unit === 0 ? value : value.toFixed(2)} ${units[unit]}`;
 }
 
+// A loss may grow beyond what can be read, and what there is room for.
+const LARGE_LOSS = 1e7;
+const nats = (value) => value === null || Math.abs(value) < LARGE_LOSS ? number(value) : value.toExponential(2);
+
 const compact = new Intl.NumberFormat("en-US", {notation: "compact"});
-const tickText = (value, format) => (format === bytes ? roundBytes(value) :
-    Math.abs(value) >= 10000                          ? compact.format(value) :
-                                                        format(value));
+function tickText(value, format) {
+  if (format === bytes) {
+    return roundBytes(value);
+  }
+  const isLarge = format === nats && Math.abs(value) >= LARGE_LOSS;
+  return Math.abs(value) < 10000 || isLarge ? format(value) : compact.format(value);
+}
 const roundBytes = (value) => (value === 0 ? "0" : bytes(value).replace(/\.00 /, " "));
 const milliseconds = (value) => (value === null ? "none" : `${number(value)} ms`);
 const percent = (value) => (value === null ? "none" : `${number(100 * value)} %`);
 const levers = (value) => (value === null ? "none planned" : report.levers[value] ?? "unknown");
 
 function duration(seconds) {
-  const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60);
-  if (minutes === 0) {
+  if (seconds < 60) {
     return `${number(seconds)} s`;
   }
-  return hours === 0 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${hours} h ${minutes % 60} min`;
+  const rounded = Math.round(seconds), minutes = Math.floor(rounded / 60), hours = Math.floor(minutes / 60);
+  return hours === 0 ? `${minutes} min ${rounded % 60} s` : `${hours} h ${minutes % 60} min`;
 }
 
 // Series: {min, max, mean or sum} as arrays over columns, or {value}, where a column is one step. A number in place of

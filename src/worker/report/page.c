@@ -164,13 +164,13 @@ static json_t *total_value(const struct columns *columns, const char *name)
 static json_t *run_object(const struct page *page)
 {
     const struct digest *digest = page->digest;
-    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:b, s:b, s:o, s:o, s:o, s:o}", "name", json_text(page->name),
+    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:b, s:b, s:o, s:o, s:o, s:o, s:o}", "name", json_text(page->name),
                      "environment", json_text(page->environment), "configuration", json_text(page->configuration),
                      "steps", (json_int_t)digest->step_count, "ranks", (json_int_t)digest->ranks, "newest_ranks",
                      (json_int_t)digest->newest_ranks, "ended", digest->ended, "resumed", digest->resumed, "newest",
-                     digest->step_count > 0 ? newest_object(&digest->newest) : json_null(), "samples",
-                     total_value(&digest->steps, "samples"), "tokens", total_value(&digest->steps, "tokens"), "events",
-                     events_array(digest));
+                     digest->step_count > 0 ? newest_object(&digest->newest) : json_null(), "step_ms",
+                     total_value(&digest->steps, "step_ms"), "samples", total_value(&digest->steps, "samples"),
+                     "tokens", total_value(&digest->steps, "tokens"), "events", events_array(digest));
 }
 
 static json_t *checkpoints_object(const struct digest *digest)
@@ -197,10 +197,11 @@ static json_t *page_object(const struct page *page)
     const struct digest *digest = page->digest;
     json_t *memory =
         page->memory != NULL ? json_incref(page->memory) : json_pack("{s:o}", "why", json_text(page->memory_why));
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "run", run_object(page), "findings",
-                     findings_array(page), "steps", steps_object(&digest->steps), "evaluations",
-                     evaluations_object(&digest->evaluations), "checkpoints", checkpoints_object(digest), "levers",
-                     levers_array(), "lanes", lanes_object(digest), "memory", memory);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "run", run_object(page), "findings",
+                     findings_array(page), "findings_note", json_text(page->findings_note), "steps",
+                     steps_object(&digest->steps), "evaluations", evaluations_object(&digest->evaluations),
+                     "checkpoints", checkpoints_object(digest), "levers", levers_array(), "lanes", lanes_object(digest),
+                     "memory", memory);
 }
 
 // '<' is nowhere but in strings, and there it could end the script that the JSON is in.

@@ -23,6 +23,7 @@ struct page {
     const char *memory_why; // why not
     const struct page_finding *findings;
     size_t finding_count;
+    const char *findings_note; // what else there is to say of them; "": nothing
 };
 
 // Writes it whole to `path`. STATUS_ERROR where it cannot be written, or the host's memory runs out.

@@ -30,7 +30,7 @@ function appendix() {
 
 function build() {
   header();
-  main.append(tiles(), ...(report.findings.length > 0 ? findings() : []));
+  main.append(tiles(), ...findings());
   if (report.run.newest === null) {
     main.append(html("h2", {id: "training"}, "Training"), html("p", {}, "No step has been done yet."));
   } else {

@@ -2,9 +2,10 @@
 //
 // The run as a whole: its state, its figures, what a doctor found, and training over the steps.
 
+// What each process of the run has told, the newest last.
 function environment(key) {
-  const line = report.run.environment.split("\n").find((text) => text.startsWith(`${key} `));
-  return line === undefined ? null : line.slice(key.length + 1);
+  const lines = report.run.environment.split("\n").filter((text) => text.startsWith(`${key} `));
+  return lines.map((text) => text.slice(key.length + 1));
 }
 
 // status of an end -> what it says
@@ -62,13 +63,13 @@ function medianRate() {
 function newestEvaluation() {
   const {series, count} = report.evaluations;
   const loss = reader(series.loss).mean(count - 1), accuracy = reader(series.accuracy).mean(count - 1);
-  return tile("Validation loss", number(loss), accuracy === null ? "" : `accuracy ${(100 * accuracy).toFixed(2)} %`);
+  return tile("Validation loss", nats(loss), accuracy === null ? "" : `accuracy ${(100 * accuracy).toFixed(2)} %`);
 }
 
 function stepTiles(newest) {
   const headroom = lowestHeadroom(), refused = overRanks("oom_retries"), moved = overRanks("handed_back");
   return [
-    tile("Loss", number(newest.loss), `of step ${number(newest.step)}`),
+    tile("Loss", nats(newest.loss), `of step ${number(newest.step)}`),
     ...(report.evaluations.count > 0 ? [newestEvaluation()] : []), medianRate(),
     tile("Lowest headroom", bytes(headroom.value), `on rank ${headroom.rank}`),
     tile("Refused", number(refused), refused === 0 ? "no allocation" : "allocations, done in pieces"),
@@ -77,19 +78,26 @@ function stepTiles(newest) {
 }
 
 function tiles() {
-  const {newest, events} = report.run;
-  const seconds = events.reduce((all, event) => all + (event.seconds ?? 0), 0);
-  const first = tile("Steps", number(report.run.steps), seconds > 0 ? `in ${duration(seconds)}` : "");
+  const {newest, steps: done, step_ms: time} = report.run;
+  const first = tile("Steps", number(done), newest === null ? "" : `in ${duration(time / 1000)}`);
   return html("div", {class: "tiles"}, first, ...(newest === null ? [] : stepTiles(newest)));
+}
+
+function ranksText() {
+  const counts = environment("ranks").map(Number), newest = counts.pop(), most = Math.max(newest, ...counts);
+  return `${number(newest)} ${newest === 1 ? "rank" : "ranks"}` +
+    (most > newest ? `, up to ${number(most)} before` : "");
+}
+
+function startText() {
+  const times = environment("started"), newest = times.pop(), first = times.shift();
+  return first === undefined ? newest && `started ${newest}` : `started ${first}, went on ${newest}`;
 }
 
 function header() {
   const [text, kind] = state();
-  const parts = [
-    `${number(ranks)} ${ranks === 1 ? "rank" : "ranks"}`, environment("host") && `host ${environment("host")}`,
-    environment("started") && `started ${environment("started")}`,
-    environment("headroom") && `headroom ${environment("headroom").split(" ")[0]}`
-  ];
+  const host = environment("host").pop(), version = environment("headroom").pop();
+  const parts = [ranksText(), host && `host ${host}`, startText(), version && `headroom ${version.split(" ")[0]}`];
   document.title = `${report.run.name} – Headroom`;
   document.getElementById("top").append(
     html("div", {class: "title"}, html("h1", {}, report.run.name), html("span", {class: `state ${kind}`}, text)),
@@ -105,12 +113,16 @@ function findings() {
     return html("li", {}, html("h3", {}, finding.cause),
       html("dl", {}, ...pairs.flatMap(([name, text]) => [html("dt", {}, name), html("dd", {}, text)])));
   };
-  return [html("h2", {id: "findings"}, "Findings"), html("ul", {class: "findings"}, ...report.findings.map(entry))];
+  const found = report.findings.map(entry), note = report.findings_note;
+  return [
+    html("h2", {id: "findings"}, "Findings"), ...(found.length > 0 ? [html("ul", {class: "findings"}, ...found)] : []),
+    ...(note === "" ? [] : [html("p", {}, note)])
+  ];
 }
 
 function validationPoints() {
   const {series, count} = report.evaluations, loss = reader(series.loss), accuracy = reader(series.accuracy);
-  const also = [{name: "loss", read: loss, format: number}, {name: "accuracy", read: accuracy, format: number}];
+  const also = [{name: "loss", read: loss, format: nats}, {name: "accuracy", read: accuracy, format: number}];
   return count === 0 ? null : {columns: report.evaluations, read: loss, name: "validation loss", also};
 }
 
@@ -124,7 +136,7 @@ function training() {
       title: "Loss in nats",
       columns: steps,
       points: validationPoints(),
-      format: number,
+      format: nats,
       series: [line("training loss", "first", "loss")]
     },
     {
