@@ -428,6 +428,11 @@ class FileTest(ReportTest):
         self.make_up("made-up", 2, 5)
         self.assertEqual(self.data(self.report("made-up/."))["run"]["name"], "made-up")
 
+    def test_many_processes(self):
+        self.make_up("made-up", 2, 5)
+        self.write("made-up/env.txt", "headroom 0.1.0\nranks 3\n" * 10_000 + "headroom 0.2.0\nranks 2\n")
+        self.assertTrue(self.data(self.report("made-up"))["run"]["environment"].endswith("headroom 0.2.0\nranks 2\n"))
+
     def test_output_that_is_no_file(self):
         self.make_up("made-up", 2, 5)
         os.mkfifo(self.path("pipe.html"))

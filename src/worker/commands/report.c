@@ -11,6 +11,7 @@
 
 #include "mem/pool.h"
 #include "mem/printable.h"
+#include "mem/uint64.h"
 #include "worker/commands/commands.h"
 #include "worker/doctor/examine.h"
 #include "worker/offers.h"
@@ -43,13 +44,14 @@ static enum status parse(char *const *arguments, struct request *request, struct
     return status == STATUS_OK && request->output != NULL ? check_output(request->output, error) : status;
 }
 
-// The file's text, up to TEXT_MAX of it; empty where it cannot be read: the page says less then.
+// The file's text, the last TEXT_MAX of it, where the newest process tells of itself; empty where it cannot be read:
+// the page says less then.
 static void read_text(const char *path, char text[TEXT_MAX])
 {
     int descriptor;
     uint64_t bytes, found = 0;
     if (regular_file_open(path, &descriptor, &bytes, NULL) == STATUS_OK) {
-        regular_file_read(descriptor, 0, TEXT_MAX - 1, text, &found);
+        regular_file_read(descriptor, bytes - uint64_min(bytes, TEXT_MAX - 1), TEXT_MAX - 1, text, &found);
         close(descriptor);
     }
     text[found] = '\0';
