@@ -9,11 +9,14 @@
 #include "mem/pool.h"
 #include "mem/uint64.h"
 #include "worker/comm/launcher.h"
+#include "worker/duration.h"
+#include "worker/figures.h"
 #include "worker/terminal.h"
 
 #define TERMINAL_PERIOD_NS UINT64_C(100000000)
 #define SECOND_NS          UINT64_C(1000000000)
-#define BAR_WIDTH          30
+#define BAR_WIDTH          30 // columns
+#define BAR_LEAST          4
 
 void progress_begin(struct progress *progress, const char *what, enum progress_unit unit, uint64_t total,
                     uint64_t log_seconds)
@@ -24,42 +27,52 @@ void progress_begin(struct progress *progress, const char *what, enum progress_u
     progress->start_ns = progress->line_ns = clock_ns();
 }
 
-static void print_amounts(const struct progress *progress, double per_second)
+static void add_amounts(const struct progress *progress, double per_second, struct figures *line)
 {
     char done[MEM_SIZE_TEXT_MAX], total[MEM_SIZE_TEXT_MAX];
     if (progress->unit == PROGRESS_BYTES) {
-        printf("  %s of %s  %.1f MB/s", mem_size_text(progress->done, done), mem_size_text(progress->total, total),
-               per_second / 1e6);
+        figures_add(line, "  %s of %s", mem_size_text(progress->done, done), mem_size_text(progress->total, total));
+        figures_add(line, "  %.1f MB/s", per_second / 1e6);
     } else {
-        printf("  %" PRIu64 " of %" PRIu64 " samples  %.0f samples/s", progress->done, progress->total, per_second);
+        figures_add(line, "  %" PRIu64 " of %" PRIu64 " samples", progress->done, progress->total);
+        figures_add(line, "  %.0f samples/s", per_second);
     }
 }
 
-static void print_line(const struct progress *progress)
+// As wide as there is room for.
+static void add_bar(double part, struct figures *line)
 {
+    size_t most = line->room - uint64_min(line->room, strlen("  []")), width = uint64_min(most, BAR_WIDTH);
+    char bar[BAR_WIDTH + 1] = {0};
+    memset(bar, ' ', width);
+    memset(bar, '=', (size_t)(part * (double)width));
+    if (width >= BAR_LEAST) {
+        figures_add(line, "  [%s]", bar);
+    }
+}
+
+static struct figures make_line(const struct progress *progress)
+{
+    struct figures line = figures_begin(progress->terminal ? launcher_columns() - 1 : SIZE_MAX);
     double part = (double)progress->done / (double)progress->total;
     double seconds = (double)(progress->line_ns - progress->start_ns) / 1e9,
            per_second = (double)progress->done / seconds;
-    printf("%s  ", progress->what);
-    if (progress->terminal) {
-        char bar[BAR_WIDTH + 1] = {0};
-        memset(bar, ' ', BAR_WIDTH);
-        memset(bar, '=', (size_t)(part * BAR_WIDTH));
-        printf("[%s] ", bar);
-    }
-    printf("%.0f %%", 100 * part);
-    print_amounts(progress, per_second);
+    figures_add(&line, "%s  %.0f %%", progress->what, 100 * part);
     if (progress->done > 0) {
-        uint64_t left = (uint64_t)((double)(progress->total - progress->done) / per_second);
-        printf("  left %" PRIu64 ":%02" PRIu64, left / 60, left % 60);
+        char left[DURATION_TEXT_MAX];
+        figures_add(&line, "  left %s", duration_text((double)(progress->total - progress->done) / per_second, left));
     }
+    add_amounts(progress, per_second, &line);
+    if (progress->terminal) {
+        add_bar(part, &line);
+    }
+    return line;
 }
 
 static void show(struct progress *progress)
 {
-    fputs(progress->terminal ? TERMINAL_CLEAR_LINE TERMINAL_NO_WRAP : "", stdout);
-    print_line(progress);
-    fputs(progress->terminal ? TERMINAL_WRAP : "\n", stdout);
+    struct figures line = make_line(progress);
+    printf("%s%s%s", progress->terminal ? TERMINAL_CLEAR_LINE : "", line.text, progress->terminal ? "" : "\n");
     fflush(stdout);
     progress->line_open = progress->terminal;
 }

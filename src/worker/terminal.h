@@ -5,7 +5,5 @@
 #define HEADROOM_WORKER_TERMINAL_H
 
 #define TERMINAL_CLEAR_LINE "\r\033[K"
-#define TERMINAL_NO_WRAP    "\033[?7l" // what it is too narrow for is not shown
-#define TERMINAL_WRAP       "\033[?7h"
 
 #endif

@@ -5,6 +5,7 @@ ctest says where things are: HEADROOM is the program, HEADROOM_MPIRUN the launch
 spaces. Every test works in a folder of its own.
 """
 
+import fcntl
 import glob
 import json
 import os
@@ -17,6 +18,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import termios
 import time
 import unittest
 
@@ -170,13 +172,14 @@ class Launch:
 
 
 class Screen:
-    """A terminal with the program on it, and all that it has written there."""
+    """A terminal with the program on it, behind `before`, and all that it has written there."""
 
-    def __init__(self, folder, *arguments, **environment):
+    def __init__(self, folder, *arguments, columns=140, before=(), **environment):
         self.terminal, inside = pty.openpty()
-        self.process = subprocess.Popen([HEADROOM, *arguments], cwd=folder, stdin=inside, stdout=inside,
+        fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("4H", 30, columns, 0, 0))
+        self.process = subprocess.Popen([*before, HEADROOM, *arguments], cwd=folder, stdin=inside, stdout=inside,
                                         stderr=subprocess.STDOUT,
-                                        env={**os.environ, "TERM": "xterm", "LINES": "30", "COLUMNS": "140",
+                                        env={**os.environ, "TERM": "xterm", "LINES": "30", "COLUMNS": str(columns),
                                              **environment})
         os.close(inside)
         self.text = ""

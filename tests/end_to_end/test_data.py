@@ -187,8 +187,8 @@ class Data(headroom_run.ProgramTest):
                 pass  # the other end is closed
             os.close(master)
             self.assertEqual(process.wait(), 0)
-        self.assertRegex(seen, rb"\r\x1b\[K\x1b\[\?7ltokenizing  \[=+ *\] \d+ %  [0-9.]+ \wi?B of 15.26 MiB  "
-                               rb"[0-9.]+ MB/s  left \d+:\d\d\x1b\[\?7h")
+        self.assertRegex(seen, rb"\r\x1b\[Ktokenizing  \d+ %  left \d+:\d\d  [0-9.]+ \wi?B of 15.26 MiB  "
+                               rb"[0-9.]+ MB/s  \[=+ *\]\r")
         self.assertRegex(seen, rb"\r\x1b\[K1 document, 8000001 tokens, 1 shard")
 
     # What it refuses

@@ -109,8 +109,25 @@ class RunFolder(headroom_run.ProgramTest):
                                          "device.capacity=1152KiB", "train.micro_batch_size=64", "fault.read_ms=1",
                                          "data.validation_samples=0", LC_ALL=locale)
             self.addCleanup(screen.kill)
-            screen.wait_for(rf"step \d+/6  memory {bar}  loss .*  left \d+:\d\d\x1b\[\?7h\r\x1b\[K")
+            screen.wait_for(rf"\x1b\[Kstep \d+/6  left \d+:\d\d  loss [\d.]+  \d+ samples/s  memory {bar}  "
+                            r"[\d.]+ ms/step  grad norm [\d.]+  lr 1\.00e-01\r\x1b\[K")
             self.assertEqual(screen.end(), 0)
+
+    def test_console_on_a_narrow_terminal(self):
+        """What matters comes first, each figure as a whole, and of the bars as many as there is room for."""
+        job = ("train", "mlp.yaml", "comm.kind=mpi", "train.steps=400", "train.global_batch_size=8",
+               "device.capacity=1MiB")
+        launcher = [*headroom_run.MPIRUN, "-np", "4"]
+        line = r"step \d+/400  left \d+:\d\d  loss [\d.]+  \d+ samples/s"
+        for columns, bars in ((80, r"  memory \d{4}"), (70, r"  memory \d{1,4}(\.{3})?"), (60, "")):
+            screen = headroom_run.Screen(self.folder, *job, columns=columns, before=launcher, LC_ALL="C")
+            self.addCleanup(screen.kill)
+            self.assertEqual(screen.end(), 0)
+            lines = re.findall(r"\r\x1b\[K(step [^\r\n]*)", screen.text)
+            self.assertGreater(len(lines), 0, screen.text)
+            for text in lines:
+                self.assertRegex(text, rf"^{line}({bars}(  [\d.]+ ms/step)?)?$")
+                self.assertLess(len(text), columns)
 
     def test_saving_on_a_terminal(self):
         """Beside the steps that go on meanwhile."""
@@ -118,7 +135,7 @@ class RunFolder(headroom_run.ProgramTest):
                                      "model.layers=[32, 4096, 2048, 10]", "train.steps=1000000",
                                      "train.global_batch_size=8", "checkpoint.every=20", "checkpoint.keep_last=1")
         self.addCleanup(screen.kill)
-        screen.wait_for(r"step \d+/1000000  memory [^\r\n]*left \d+:\d\d  saving \d+ %")
+        screen.wait_for(r"step \d+/1000000  left [^\r\n]* samples/s  saving \d+ %  memory ")
 
     def test_a_long_validation(self):
         """A line that changes on a terminal, one a second elsewhere."""
@@ -126,10 +143,9 @@ class RunFolder(headroom_run.ProgramTest):
                "device.capacity=4MiB", "run.log_seconds=1")
         screen = headroom_run.Screen(self.folder, *job)
         self.addCleanup(screen.kill)
-        screen.wait_for(r"\r\x1b\[K\x1b\[\?7lvalidation  \[=* *\] \d+ %  \d+ of 1000000000 samples  \d+ samples/s  "
-                        r"left \d+:\d\d\x1b\[\?7h")
+        screen.wait_for(r"\r\x1b\[Kvalidation  \d+ %  left [\d:]+  \d+ of 1000000000 samples  \d+ samples/s  \[=* *\]")
         launch = self.start(*job, before=["sh", "-c", "exec \"$@\" >out.txt", "into-a-file"])
-        line = re.compile(r"^validation  \d+ %  \d+ of 1000000000 samples  \d+ samples/s  left \d+:\d\d$", re.MULTILINE)
+        line = re.compile(r"^validation  \d+ %  left [\d:]+  \d+ of 1000000000 samples  \d+ samples/s$", re.MULTILINE)
         self.wait_for(launch, lambda: os.path.exists(self.path("out.txt")) and line.search(self.read("out.txt")),
                       "no line")
         self.assertNotRegex(self.read("out.txt"), r"[\r\x1b]")

@@ -32,14 +32,30 @@ static void redirect(struct output *output, int writer)
     close(writer);
 }
 
-static int begin_terminal(void **state)
+static int begin_terminal_of(unsigned short columns, void **state)
 {
     static struct output output;
+    const struct winsize size = {.ws_col = columns};
     int writer;
-    assert_int_equal(openpty(&output.reader, &writer, NULL, NULL, NULL), 0);
+    assert_int_equal(openpty(&output.reader, &writer, NULL, NULL, &size), 0);
     redirect(&output, writer);
     *state = &output;
     return 0;
+}
+
+static int begin_terminal(void **state)
+{
+    return begin_terminal_of(100, state);
+}
+
+static int begin_narrow_terminal(void **state)
+{
+    return begin_terminal_of(55, state);
+}
+
+static int begin_terminal_that_does_not_say(void **state)
+{
+    return begin_terminal_of(0, state);
 }
 
 static int begin_file(void **state)
@@ -103,21 +119,21 @@ static void run_half(uint64_t log_seconds, useconds_t pause_us)
     progress_add(&progress, 1 << 20);
 }
 
-// Its lines do not wrap. A slow machine may show a line more.
+// A slow machine may show a line more.
 static void test_a_terminal(void **state)
 {
     run_half(0, TERMINAL_US);
     assert_matches(
         read_output(*state),
-        "^(\r\033\\[K\033\\[\\?7lreading  \\[=+ +\\] (33|50) %  1\\.[05]0 MiB of 3\\.00 MiB  [0-9]+\\.[0-9] MB/s  left "
-        "[0-9]+:[0-9]{2}\033\\[\\?7h)+\r\033\\[K$");
+        "^(\r\033\\[Kreading  (33|50) %  left [0-9]+:[0-9]{2}  1\\.[05]0 MiB of 3\\.00 MiB  [0-9]+\\.[0-9] MB/s  "
+        "\\[=+ +\\])+\r\033\\[K$");
 }
 
 static void test_a_log(void **state)
 {
     run_half(1, SECOND_US);
     assert_matches(read_output(*state),
-                   "^(reading  (33|50) %  1\\.[05]0 MiB of 3\\.00 MiB  [01]\\.[0-9] MB/s  left [0-9]+:[0-9]{2}\n)+$");
+                   "^(reading  (33|50) %  left [0-9]+:[0-9]{2}  1\\.[05]0 MiB of 3\\.00 MiB  [01]\\.[0-9] MB/s\n)+$");
 }
 
 static void test_a_short_phase(void **state)
@@ -132,6 +148,26 @@ static void test_a_log_without_lines(void **state)
     assert_string_equal(read_output(*state), "");
 }
 
+static void end_line(void **state, const char *pattern)
+{
+    struct progress progress;
+    progress_begin(&progress, "validation", PROGRESS_SAMPLES, 10, 0);
+    usleep(TERMINAL_US);
+    progress_add(&progress, 10);
+    assert_matches(read_output(*state), pattern);
+}
+
+// The rate would be cut.
+static void test_a_narrow_terminal(void **state)
+{
+    end_line(state, "Kvalidation  100 %  left 0:00  10 of 10 samples$");
+}
+
+static void test_a_terminal_that_does_not_say(void **state)
+{
+    end_line(state, "  [0-9]+ samples/s  \\[={15,16}\\]$");
+}
+
 static void test_more_than_all(void **state)
 {
     struct progress progress;
@@ -139,7 +175,7 @@ static void test_more_than_all(void **state)
     usleep(TERMINAL_US);
     progress_add(&progress, 12);
     assert_matches(read_output(*state),
-                   "validation  \\[={30}\\] 100 %  10 of 10 samples  [0-9]+ samples/s  left 0:00\033\\[\\?7h$");
+                   "validation  100 %  left 0:00  10 of 10 samples  [0-9]+ samples/s  \\[={30}\\]$");
 }
 
 static void test_one_that_did_not_begin(void **state)
@@ -158,6 +194,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_log, begin_file, end),
         cmocka_unit_test_setup_teardown(test_a_short_phase, begin_file, end),
         cmocka_unit_test_setup_teardown(test_a_log_without_lines, begin_file, end),
+        cmocka_unit_test_setup_teardown(test_a_narrow_terminal, begin_narrow_terminal, end),
+        cmocka_unit_test_setup_teardown(test_a_terminal_that_does_not_say, begin_terminal_that_does_not_say, end),
         cmocka_unit_test_setup_teardown(test_more_than_all, begin_terminal, end),
         cmocka_unit_test_setup_teardown(test_one_that_did_not_begin, begin_terminal, end),
     };

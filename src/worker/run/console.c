@@ -4,23 +4,29 @@
 #include <inttypes.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mem/clock.h"
 #include "mem/printable.h"
 #include "mem/uint64.h"
+#include "worker/comm/launcher.h"
+#include "worker/duration.h"
+#include "worker/figures.h"
 #include "worker/job.h"
 #include "worker/run/line_file.h"
 #include "worker/terminal.h"
 #include "worker/version.h"
 
-#define LINE_PERIOD_NS UINT64_C(100000000) // the changing line changes at most ten times a second
-#define BARS_MAX       32                  // ranks whose memory it shows
-#define LEVELS         8                   // of a bar
+#define SECOND_NS      UINT64_C(1000000000)
+#define LINE_PERIOD_NS (SECOND_NS / 10) // the changing line changes at most ten times a second
+#define BARS_MAX       32               // ranks whose memory it shows
+#define LEVELS         8                // of a bar
 
 struct range {
     uint64_t least, most;
+    bool seen; // a value
 };
 
 struct rank_summary { // over all steps
@@ -35,6 +41,8 @@ struct console {
     bool has_blocks; // the terminal shows UTF-8
     const struct worker *worker;
     uint64_t steps_ns, line_ns; // when the steps began, and when the latest line came
+    struct sched_share *plan;   // that was shown last
+    uint64_t plan_ns;           // when; 0: none was
     struct rank_summary *ranks;
     struct evaluation last_evaluation;
     bool evaluated;
@@ -49,8 +57,9 @@ struct console *console_create(FILE *file, bool terminal, const struct worker *w
     *console = (struct console){.file = file, .terminal = terminal, .worker = worker, .steps_ns = clock_ns()};
     console->has_blocks = setlocale(LC_CTYPE, "") != NULL && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     console->ranks = calloc(worker->comm->size, sizeof(*console->ranks));
-    if (console->ranks == NULL) {
-        free(console);
+    console->plan = calloc(worker->comm->size, sizeof(*console->plan));
+    if (console->ranks == NULL || console->plan == NULL) {
+        console_destroy(console);
         return NULL;
     }
     return console;
@@ -59,6 +68,7 @@ struct console *console_create(FILE *file, bool terminal, const struct worker *w
 void console_destroy(struct console *console)
 {
     if (console != NULL) {
+        free(console->plan);
         free(console->ranks);
         free(console);
     }
@@ -72,25 +82,68 @@ static void close_line(struct console *console)
     }
 }
 
-static void print_plan(struct console *console, uint64_t step, const struct sched_share *plan)
-{
-    fprintf(console->file, "step %" PRIu64 ": plan (samples = micro-batch x steps):", step);
-    const struct worker *worker = console->worker;
-    for (uint32_t i = 0; i < worker->comm->size; i++) {
-        const struct sched_share *share = &plan[i];
-        fprintf(console->file, "%s rank %" PRIu32 " %" PRIu64 " = %" PRIu64 " x %" PRIu64, i == 0 ? "" : ",", i,
-                job_share_samples(worker->config, share), share->micro_batch * worker->grain,
-                share->accumulation_steps);
-        if (share->levers != MODEL_LEVERS_NONE) {
-            fprintf(console->file, " (levers %s)", offers_levers_name(share->levers));
-        }
-    }
-    fputc('\n', console->file);
-}
-
 static const char *plural(uint64_t count)
 {
     return count == 1 ? "" : "s";
+}
+
+static void print_steps_done(struct console *console, uint64_t steps)
+{
+    fprintf(console->file, "after %" PRIu64 " step%s: ", steps, plural(steps));
+}
+
+// A rank's share is of another kind than the one that was shown: what changes now and then, not by a few samples.
+static bool is_news(const struct console *console, const struct sched_share *plan, uint32_t rank)
+{
+    const struct sched_share *share = &plan[rank], *shown = &console->plan[rank];
+    if (console->plan_ns == 0 || (share->samples == 0) != (shown->samples == 0)) {
+        return true;
+    }
+    return share->samples > 0 && share->levers != shown->levers;
+}
+
+static bool is_alike(const struct sched_share *a, const struct sched_share *b)
+{
+    return a->samples == b->samples && a->micro_batch == b->micro_batch && a->levers == b->levers;
+}
+
+static void print_share(const struct console *console, const struct sched_share *share, uint32_t first, uint32_t last)
+{
+    fprintf(console->file, first == last ? " rank %" PRIu32 : " ranks %" PRIu32 "-%" PRIu32, first, last);
+    if (share->samples == 0) {
+        fputs(" rests", console->file);
+        return;
+    }
+    fprintf(console->file, " %" PRIu64 " = %" PRIu64 " x %" PRIu64, job_share_samples(console->worker->config, share),
+            share->micro_batch * console->worker->grain, share->accumulation_steps);
+    if (share->levers != MODEL_LEVERS_NONE) {
+        fprintf(console->file, " (levers %s)", offers_levers_name(share->levers));
+    }
+}
+
+// Of a plan what is news, in a line; neighbouring ranks that do the same are named together.
+static void print_plan(struct console *console, uint64_t steps_done, const struct sched_share *plan, uint64_t now_ns)
+{
+    uint32_t ranks = console->worker->comm->size;
+    char before = ':';
+    close_line(console);
+    print_steps_done(console, steps_done);
+    fputs("plan (samples = micro-batch x steps)", console->file);
+    for (uint32_t first = 0, end; first < ranks; first = end) {
+        bool news = is_news(console, plan, first);
+        end = first + 1;
+        while (end < ranks && is_alike(&plan[end], &plan[first]) && is_news(console, plan, end) == news) {
+            end++;
+        }
+        if (news) {
+            fputc(before, console->file);
+            print_share(console, &plan[first], first, end - 1);
+            before = ',';
+        }
+    }
+    fputc('\n', console->file);
+    memcpy(console->plan, plan, ranks * sizeof(*plan));
+    console->plan_ns = now_ns;
 }
 
 // What "auto" became where that is not what a person with GPUs hopes for, and what is not Headroom's to choose.
@@ -129,14 +182,15 @@ void console_start(struct console *console, const char *folder, const struct res
     } else if (resume->weights[0] != '\0') {
         fprintf(console->file, "begins with the weights of %s\n", printable(resume->weights, weights, sizeof(weights)));
     }
-    print_plan(console, worker->first_step, worker->plan);
+    print_plan(console, worker->first_step, worker->plan, clock_ns());
     fflush(console->file);
 }
 
 static void widen(struct range *range, uint64_t value)
 {
-    range->least = range->most == 0 || value < range->least ? value : range->least;
+    range->least = range->seen ? uint64_min(range->least, value) : value;
     range->most = uint64_max(range->most, value);
+    range->seen = true;
 }
 
 static void note_shares(struct console *console, const struct step_message *messages)
@@ -159,72 +213,94 @@ static void note_memory(struct console *console, const struct step_message *mess
     }
 }
 
-// A bar for each rank: the part of what it may hold that its step took.
-static void print_bars(struct console *console, const struct step_message *messages)
+// A bar for each rank: the part of what it may hold that its step took, and what others hold.
+static void add_bars(const struct console *console, const struct step_message *messages, struct figures *line)
 {
     static const char *const blocks[LEVELS] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
     static const char *const digits[LEVELS] = {"1", "2", "3", "4", "5", "6", "7", "8"};
-    const char *const *bars = console->has_blocks ? blocks : digits;
-    uint32_t ranks = console->worker->comm->size;
-    fputs("  memory ", console->file);
-    for (uint32_t i = 0; i < ranks && i < BARS_MAX; i++) {
-        uint64_t limit = uint64_max(messages[i].limit_bytes, 1), peak = messages[i].allocated_peak_bytes;
-        fputs(bars[uint64_min((uint64_t)((double)peak / (double)limit * LEVELS), LEVELS - 1)], console->file);
+    const char *const *levels = console->has_blocks ? blocks : digits;
+    char bars[BARS_MAX * sizeof("█")] = "";
+    size_t room = line->room - uint64_min(line->room, strlen("  memory ..."));
+    uint64_t ranks = console->worker->comm->size, shown = uint64_min(uint64_min(ranks, BARS_MAX), room);
+    for (size_t i = 0; i < shown; i++) {
+        uint64_t limit = uint64_max(messages[i].limit_bytes, 1);
+        double taken = (double)messages[i].allocated_peak_bytes + (double)messages[i].others_bytes;
+        double level = fmin(taken / (double)limit * LEVELS, LEVELS - 1);
+        strcat(bars, levels[(size_t)level]);
     }
-    fputs(ranks > BARS_MAX ? "..." : "", console->file);
+    if (shown > 0) {
+        figures_add(line, "  memory %s%s", bars, shown < ranks ? "..." : "");
+    }
 }
 
-static void print_progress(struct console *console, const struct step_result *result, double saved)
+// What matters most comes first.
+static struct figures make_line(const struct console *console, const struct step_result *result, double saved)
 {
+    struct figures line = figures_begin(console->terminal ? launcher_columns() - 1 : SIZE_MAX);
     uint64_t done = result->step + 1, left = console->worker->steps - done;
     double mean_seconds = (double)(clock_ns() - console->steps_ns) / 1e9 / (double)(done - console->worker->first_step);
-    uint64_t eta = (uint64_t)(mean_seconds * (double)left);
-    char unit = console->worker->train->shape.input == DATA_INPUT_TOKENS ? 't' : 's';
-    double work = unit == 't' ? result->tally.count : (double)result->samples;
-    fprintf(console->file, "step %" PRIu64 "/%" PRIu64, done, console->worker->steps);
-    if (console->terminal) {
-        print_bars(console, result->messages);
-    }
-    fprintf(console->file, "  loss %.4f  grad norm %.3f  lr %.2e  %.0f %s/s  %.1f ms/step  left %" PRIu64 ":%02" PRIu64,
-            result->loss, result->gradient_norm, result->learning_rate, work / ((double)result->step_ns / 1e9),
-            unit == 't' ? "tokens" : "samples", (double)result->step_ns / 1e6, eta / 60, eta % 60);
+    bool tokens = console->worker->train->shape.input == DATA_INPUT_TOKENS;
+    double work = tokens ? result->tally.count : (double)result->samples;
+    char left_text[DURATION_TEXT_MAX];
+    figures_add(&line, "step %" PRIu64 "/%" PRIu64, done, console->worker->steps);
+    figures_add(&line, "  left %s", duration_text(mean_seconds * (double)left, left_text));
+    figures_add(&line, "  loss %.4f", result->loss);
+    figures_add(&line, "  %.0f %s/s", work / ((double)result->step_ns / 1e9), tokens ? "tokens" : "samples");
     if (saved >= 0) {
-        fprintf(console->file, "  saving %.0f %%", 100 * saved);
+        figures_add(&line, "  saving %.0f %%", 100 * saved);
     }
+    if (console->terminal) {
+        add_bars(console, result->messages, &line);
+    }
+    figures_add(&line, "  %.1f ms/step", (double)result->step_ns / 1e6);
+    figures_add(&line, "  grad norm %.3f", result->gradient_norm);
+    figures_add(&line, "  lr %.2e", result->learning_rate);
+    return line;
 }
 
-// Where the console is no terminal.
+static void print_progress(struct console *console, const struct step_result *result, double saved, uint64_t now_ns)
+{
+    struct figures line = make_line(console, result, saved);
+    close_line(console);
+    fprintf(console->file, "%s%s", line.text, console->terminal ? "" : "\n");
+    console->line_open = console->terminal;
+    console->line_ns = now_ns;
+}
+
 static bool line_due(const struct console *console, uint64_t done, uint64_t now_ns)
 {
     const struct config *config = console->worker->config;
+    if (console->terminal) {
+        return now_ns - console->line_ns >= LINE_PERIOD_NS;
+    }
+    if (done == console->worker->steps) {
+        return true;
+    }
     if (config->run.log_seconds > 0) {
-        return now_ns - uint64_max(console->line_ns, console->steps_ns) >=
-               config->run.log_seconds * UINT64_C(1000000000);
+        return now_ns - uint64_max(console->line_ns, console->steps_ns) >= config->run.log_seconds * SECOND_NS;
     }
     return done % config->run.log_every == 0;
 }
 
+static bool plan_due(const struct console *console, const struct sched_share *plan, uint64_t now_ns)
+{
+    bool news = false;
+    for (uint32_t i = 0; i < console->worker->comm->size; i++) {
+        news = news || is_news(console, plan, i);
+    }
+    return news && now_ns - console->plan_ns >= console->worker->config->run.log_seconds * SECOND_NS;
+}
+
 void console_step(struct console *console, const struct step_result *result, double saved)
 {
-    const struct worker *worker = console->worker;
     uint64_t done = result->step + 1, now_ns = clock_ns();
     note_shares(console, result->messages);
     note_memory(console, result->messages);
-    if (console->terminal && now_ns - console->line_ns >= LINE_PERIOD_NS) {
-        close_line(console);
-        fputs(TERMINAL_NO_WRAP, console->file);
-        print_progress(console, result, saved);
-        fputs(TERMINAL_WRAP, console->file);
-        console->line_open = true;
-        console->line_ns = now_ns;
-    } else if (!console->terminal && (line_due(console, done, now_ns) || done == worker->steps)) {
-        print_progress(console, result, saved);
-        fputc('\n', console->file);
-        console->line_ns = now_ns;
+    if (line_due(console, done, now_ns)) {
+        print_progress(console, result, saved, now_ns);
     }
-    if (result->plan_changed) {
-        close_line(console);
-        print_plan(console, result->step + 1, result->next_plan);
+    if (done < console->worker->steps && plan_due(console, result->next_plan, now_ns)) {
+        print_plan(console, done, result->next_plan, now_ns);
     }
     fflush(console->file);
 }
@@ -232,8 +308,8 @@ void console_step(struct console *console, const struct step_result *result, dou
 void console_evaluation(struct console *console, uint64_t steps_done, const struct evaluation *evaluation)
 {
     close_line(console);
-    fprintf(console->file, "step %" PRIu64 ": validation loss %.4f, accuracy %.2f %%\n", steps_done, evaluation->loss,
-            100 * evaluation->accuracy);
+    print_steps_done(console, steps_done);
+    fprintf(console->file, "validation loss %.4f, accuracy %.2f %%\n", evaluation->loss, 100 * evaluation->accuracy);
     fflush(console->file);
     note_memory(console, console->worker->messages);
     console->last_evaluation = *evaluation;
@@ -290,7 +366,7 @@ void console_end(struct console *console, const char *folder, const struct recor
 {
     char name[RUN_FOLDER_MAX];
     close_line(console);
-    if (console->ranks[0].share.most > 0) { // a step was done
+    if (console->ranks[0].share.seen) { // a step was done
         print_ranks(console);
     }
     fprintf(console->file, "%.1f seconds", end->seconds);

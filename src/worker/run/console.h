@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a person sees while training: on a terminal one line that keeps changing, otherwise a plain line now and then.
-// Rank 0 only.
+// Of plans the first, then what ranks do with other levers, and where they rest or are back; all are in the ranks'
+// logs. Rank 0 only.
 #ifndef HEADROOM_WORKER_RUN_CONSOLE_H
 #define HEADROOM_WORKER_RUN_CONSOLE_H
 
