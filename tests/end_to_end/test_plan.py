@@ -265,6 +265,26 @@ class Plan(headroom_run.ProgramTest):
         out = self.headroom("plan", *job).out
         self.assertEqual(len(re.findall(r"^0-999 ", out, re.MULTILINE)), 2)
 
+    def test_equal_ranks_of_two_groups_are_one_row(self):
+        rows = self.planned("mlp.yaml", "train.global_batch_size=500", "--ranks", "2x1MiB,2x1MiB,1x1024KiB")["ranks"]
+        self.assertEqual([(row["first"], row["last"], row["device"]) for row in rows],
+                         [(0, 3, "1MiB"), (4, 4, "1024KiB")])
+
+    def test_a_micro_batch_that_does_not_fit(self):
+        """The rank that falls short of it most is told, as the run's doctor does."""
+        job = ("mlp.yaml", "train.micro_batch_size=100", "train.recompute=none", headroom_run.ALL_STAYS)
+        told = "fits: rank 1 does {micro_batch} samples at once of the 100 asked for; rank "
+        capacities = "device.capacity=[640KiB, 576KiB, 4MiB, 4MiB]"
+        planned = self.planned(*job, capacities)
+        shortfall = planned["shortfall"]
+        self.assertEqual(shortfall, {"rank": 1, "micro_batch": planned["ranks"][1]["micro_batch"], "asked": 100})
+        self.assertIn(told.format(**shortfall), self.headroom("plan", *job, capacities).out.splitlines()[-1])
+        run = self.train(*job, capacities, "train.steps=1", ranks=4)
+        self.assertEqual(run.of_rank(1, "micro_batch"), [shortfall["micro_batch"]])
+        for enough in ("device.capacity=4MiB", "train.micro_batch_size=auto"):
+            self.assertIsNone(self.planned(*job, capacities, enough)["shortfall"])
+            self.assertNotIn("asked for", self.headroom("plan", *job, capacities, enough).out)
+
     def test_shards_of_equal_ranks_are_one_row(self):
         """Though they are not multiples of what a shard is rounded to."""
         job = ("gpt.yaml", "train.shard_optimizer=true", "device.capacity=1MiB", "train.global_batch_size=28")

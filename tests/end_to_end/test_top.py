@@ -19,10 +19,10 @@ class Top(headroom_run.ProgramTest):
         for arguments in (("run-1",), ("run-1", "--once"), ("--once", "run-1")):
             out = self.headroom("top", *arguments).out
             last = run.steps[-1]
-            self.assertRegex(out, rf"^headroom top  run-1  step 12/12  loss {last['loss']:.4f}  ")
+            self.assertRegex(out, rf"^headroom top  step 12/12  loss {last['loss']:.4f}  .*  run-1\n")
             for rank in last["ranks"]:
                 self.assertRegex(out, rf"(?m)^{rank['rank']} +\[[#o.]{{24}}\] .* {rank['share']} +{rank['micro_batch']} x "
-                                      rf"{rank['accumulation_steps']} +{rank['levers']} +{rank['oom_retries']}$")
+                                      rf"{rank['accumulation_steps']} +{rank['levers']} +{rank['oom_retries']}  .* [KM]iB$")
             self.assertIn("\nended after 12 steps with exit code 0\n", out)
 
     def test_all_ranks_without_a_terminal(self):
@@ -36,7 +36,7 @@ class Top(headroom_run.ProgramTest):
 
     def test_steps_by_epochs(self):
         self.train("mlp.yaml", "train.steps=0", "train.epochs=1")
-        self.assertRegex(self.headroom("top", "run-1").out, r"^headroom top  run-1  step 6  loss [\d.]+  ")
+        self.assertRegex(self.headroom("top", "run-1").out, r"^headroom top  step 6  loss [\d.]+  .*  run-1\n")
 
     def test_a_run_under_way(self):
         launch = self.start("train", "mlp.yaml", "run.folder=run", FOR_EVER, ranks=2)
@@ -100,7 +100,7 @@ class Remote(headroom_run.ProgramTest):
             while before != (after := self.once("run")):  # the last step may still be under way
                 before, seen = after, self.once(address)
             self.assertEqual(seen, before)
-        self.assertRegex(seen, r"^headroom top  run  step \d+/1000000 ")
+        self.assertRegex(seen, r"^headroom top  step \d+/1000000  .*  run\n")
         self.assertRegex(seen, r"(?m)^step \d+: rank \d: allocations refused")
 
     def once(self, run):

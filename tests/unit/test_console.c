@@ -118,7 +118,7 @@ static void test_plans(void **state)
     fixture->plan[2] = fixture->plan[1];
     fixture->plan[3].levers = MODEL_LEVERS_NONE;
     assert_string_equal(do_step(fixture),
-                        "after 5 steps: " PLAN "rank 2 10 = 4 x 2 (levers full), rank 3 10 = 5 x 2\n");
+                        "after 5 steps: " PLAN "rank 2 10 = 4 x 2 (levers full), rank 3 10 = 5 x 2 (levers none)\n");
 }
 
 // However often they change, not before so many seconds have gone.

@@ -65,10 +65,32 @@ static void test_what_it_shows(void **state)
     struct top *top = *state;
     assert_true(shows(top, "no step yet"));
     note_step(top, 9);
-    assert_true(shows(top, "headroom top  a run  step 10/100  loss 0.5000  1234 tokens/s  100.0 ms/step"));
+    assert_true(shows(top, "headroom top  step 10/100  loss 0.5000  1234 tokens/s  100.0 ms/step  a run"));
     assert_true(shows(top, "left 0:09  "));
-    assert_true(
-        shows(top, "[##################...ooo]   12.00 MiB   18.00 MiB   24.00 MiB       10      5 x 2     none "));
+    assert_true(shows(
+        top,
+        "[##################...ooo]   12.00 MiB       10      5 x 2     none            0   18.00 MiB   24.00 MiB"));
+}
+
+// On a narrow screen what comes first is whole, and what has no room is left out.
+static void test_a_narrow_screen(void **state)
+{
+    static struct top_row rows[ROWS];
+    struct top *top = *state;
+    top_init(top, "/a/folder/with/a/name/that/is/longer/than/what/is/left/of/eighty/columns/beside/figures", 1000000);
+    ranks[0].oom_retries = 3;
+    note_step(top, 123455);
+    top_draw(top, 0, 80, ROWS, rows);
+    assert_string_equal(rows[0].text,
+                        "headroom top  step 123456/1000000  loss 0.5000  1234 tokens/s  100.0 ms/step  /a");
+    assert_string_equal(rows[1].text,
+                        "left 1d 0h  retries 3  handed back 0  waiting for data 0.0 ms  all-reduce 0.0 ms");
+    assert_string_equal(rows[3].text,
+                        "rank  peak #  others o        headroom    share    micro-batch levers    retries");
+    assert_string_equal(rows[4].text,
+                        "0     [#############...oo]   12.00 MiB       10      5 x 2     none            3");
+    top_draw(top, 0, 40, ROWS, rows);
+    assert_string_equal(rows[4].text, "0     [######.o]   12.00 MiB       10");
 }
 
 static void test_a_large_loss(void **state)
@@ -86,8 +108,8 @@ static void test_steps_that_are_not_known(void **state)
     struct top *top = *state;
     top_init(top, "a run", 0);
     note_step(top, 39);
-    assert_true(shows(top, "  step 40  loss "));
-    assert_true(shows(top, "left ?  waiting"));
+    assert_true(shows(top, "headroom top  step 40  loss "));
+    assert_true(shows(top, "left ?  retries"));
 }
 
 static void test_times_that_are_none(void **state)
@@ -99,7 +121,7 @@ static void test_times_that_are_none(void **state)
                                           .step = {.step_ms = times_ms[i], .ranks = {ranks, RANKS}}};
         top_init(top, "a run", 100);
         assert_true(top_note(top, &line));
-        assert_true(shows(top, "left ?  waiting"));
+        assert_true(shows(top, "left ?  retries"));
         top_finish(top);
     }
     top_init(top, "a run", 100);
@@ -158,7 +180,7 @@ static void test_what_would_move_the_cursor(void **state)
     snprintf(ranks[0].levers, sizeof(ranks[0].levers), "%s", "\033c");
     note_step(top, 0);
     top_note(top, &(struct history_line){.kind = HISTORY_CHECKPOINT, .checkpoint = {.step = 1, .error = "no\nroom"}});
-    assert_true(shows(top, "headroom top  a?[2Jrun  step 1/100"));
+    assert_true(shows(top, "  100.0 ms/step  a?[2Jrun"));
     assert_true(shows(top, " ?c "));
     assert_true(shows(top, "after 1 steps: no checkpoint: no?room"));
 }
@@ -210,6 +232,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_it_shows, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_narrow_screen, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_large_loss, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_steps_that_are_not_known, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_times_that_are_none, set_up, tear_down),

@@ -68,6 +68,17 @@ static json_t *row_object(const struct planned_row *row)
     return object;
 }
 
+// null where every rank does as many samples at once as it is asked for.
+static json_t *shortfall_object(const struct planning *planning)
+{
+    struct planned_shortfall shortfall = planning_shortfall(planning);
+    if (shortfall.asked == 0) {
+        return json_null();
+    }
+    return json_pack("{s:o, s:o, s:o}", "rank", count(shortfall.rank), "micro_batch", count(shortfall.micro_batch),
+                     "asked", count(shortfall.asked));
+}
+
 static json_t *rows(const struct planning *planning)
 {
     json_t *array = json_array();
@@ -83,13 +94,14 @@ static json_t *rows(const struct planning *planning)
 enum status plan_print_json(const struct planning *planning, struct error *error)
 {
     struct planned_speed speed = planning_speed(planning);
-    json_t *object = json_pack(
-        "{s:b, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "fits", planning->misfit.status == STATUS_OK,
-        "why", text_or_null(planning->misfit.text), "device_kind", planning_kind(planning), "why_cpu",
-        text_or_null(planning->instead.text), "weights", count(planning->model->weights), "global_batch_size",
-        count(planning->config->train.global_batch_size), "costs_of", text_or_null(planning->measured.name), "step_ms",
-        real(speed.step_ms), "samples_per_s", real(speed.samples_per_s), "tokens_per_s", real(speed.tokens_per_s),
-        "micro_steps", micro_steps(planning), "ranks", rows(planning));
+    json_t *object =
+        json_pack("{s:b, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "fits",
+                  planning->misfit.status == STATUS_OK, "why", text_or_null(planning->misfit.text), "shortfall",
+                  shortfall_object(planning), "device_kind", planning_kind(planning), "why_cpu",
+                  text_or_null(planning->instead.text), "weights", count(planning->model->weights), "global_batch_size",
+                  count(planning->config->train.global_batch_size), "costs_of", text_or_null(planning->measured.name),
+                  "step_ms", real(speed.step_ms), "samples_per_s", real(speed.samples_per_s), "tokens_per_s",
+                  real(speed.tokens_per_s), "micro_steps", micro_steps(planning), "ranks", rows(planning));
     char *text = object == NULL ? NULL : json_dumps(object, JSON_INDENT(1));
     json_decref(object);
     if (text == NULL) {

@@ -190,10 +190,15 @@ static void print_fit(const struct planning *planning)
 {
     char peak[MEM_SIZE_TEXT_MAX], limit[MEM_SIZE_TEXT_MAX];
     struct planned_row row = find_fullest(planning);
+    struct planned_shortfall shortfall = planning_shortfall(planning);
     uint64_t resting = count_resting(planning);
     printf("\nfits: ");
     if (resting > 0) {
         printf("%" PRIu64 " of %" PRIu64 " ranks cannot hold a sample and rest; ", resting, planning->ranks);
+    }
+    if (shortfall.asked > 0) {
+        printf("rank %" PRIu64 " does %" PRIu64 " samples at once of the %" PRIu64 " asked for; ", shortfall.rank,
+               shortfall.micro_batch, shortfall.asked);
     }
     printf("rank %" PRIu64 " comes closest to its limit, with %s of %s\n", row.first,
            mem_size_text(row.peak_bytes, peak), mem_size_text(row.limit_bytes, limit));

@@ -91,6 +91,14 @@ const char *planning_kind(const struct planning *planning);
 // The ranks from `first` on.
 struct planned_row planning_row(const struct planning *planning, uint64_t first);
 
+// A rank that has no memory for as many samples at once as train.micro_batch_size asks of its share.
+struct planned_shortfall {
+    uint64_t rank, micro_batch;
+    uint64_t asked; // 0: there is none
+};
+// The rank that does the least part of what is asked.
+struct planned_shortfall planning_shortfall(const struct planning *planning);
+
 // Bytes that the rank holds between steps, its optimizer's state being here or away.
 uint64_t planning_resting_bytes(const struct planning *planning, uint64_t rank, bool away);
 

@@ -118,6 +118,10 @@ static bool is_alike(const struct planning *planning, uint64_t rank, const struc
                      struct planned_row other_row)
 {
     uint64_t mine = planning->rank[rank].shard.elements, others = planning->rank[other].shard.elements;
+    if (row->device != NULL && strcmp(other_row.device, row->device) != 0) {
+        return false;
+    }
+    other_row.device = row->device;
     other_row.headroom_bytes = row->headroom_bytes;
     other_row.part_bytes[PLANNING_OPTIMIZER] = row->part_bytes[PLANNING_OPTIMIZER];
     other_row.peak_bytes = row->peak_bytes;
@@ -140,6 +144,21 @@ struct planned_row planning_row(const struct planning *planning, uint64_t first)
     row.first = first;
     row.last = last;
     return row;
+}
+
+struct planned_shortfall planning_shortfall(const struct planning *planning)
+{
+    struct planned_shortfall worst = {0};
+    for (uint64_t first = 0; planning->plan != NULL && first < planning->ranks;) {
+        struct planned_row row = planning_row(planning, first);
+        uint64_t asked = uint64_min(planning->config->train.micro_batch_size, row.share);
+        double part = (double)row.micro_batch / (double)uint64_max(asked, 1);
+        if (part < 1 && (worst.asked == 0 || part < (double)worst.micro_batch / (double)worst.asked)) {
+            worst = (struct planned_shortfall){.rank = first, .micro_batch = row.micro_batch, .asked = asked};
+        }
+        first = row.last + 1;
+    }
+    return worst;
 }
 
 static double share_ns(const struct planning *planning, const struct planned_row *row)

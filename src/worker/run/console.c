@@ -116,7 +116,7 @@ static void print_share(const struct console *console, const struct sched_share 
     }
     fprintf(console->file, " %" PRIu64 " = %" PRIu64 " x %" PRIu64, job_share_samples(console->worker->config, share),
             share->micro_batch * console->worker->grain, share->accumulation_steps);
-    if (share->levers != MODEL_LEVERS_NONE) {
+    if (share->levers != MODEL_LEVERS_NONE || console->plan_ns > 0) { // a later plan is of them
         fprintf(console->file, " (levers %s)", offers_levers_name(share->levers));
     }
 }

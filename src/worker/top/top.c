@@ -11,14 +11,17 @@
 #include "mem/pool.h"
 #include "mem/printable.h"
 #include "mem/uint64.h"
+#include "worker/duration.h"
+#include "worker/figures.h"
 
 #define AVERAGED    32 // steps
-#define BAR         24 // columns
+#define BAR_MOST    24 // columns
+#define BAR_LEAST   8
+#define BESIDE_BAR  62 // columns of what else of a rank is always to be seen
 #define HEAD_ROWS   4
 #define EVENT_ROWS  6 // with a line above them
 #define LEAST_RANKS 1
 #define PROGRESS    48 // bytes
-#define SECONDS_MAX 1e15
 #define LOSS        32 // bytes
 #define LOSS_LARGE  1e7
 
@@ -165,56 +168,83 @@ static const char *step_text(const struct top *top, char text[PROGRESS])
     return text;
 }
 
-static const char *left_text(const struct top *top, char text[PROGRESS])
+static const char *left_text(const struct top *top, char text[DURATION_TEXT_MAX])
 {
     uint64_t left = top->steps > top->step.step ? top->steps - top->step.step - 1 : 0;
     double seconds = top->ended ? 0 : (double)left * top->mean_step_ms / 1e3;
-    if ((top->steps > 0 || top->ended) && seconds >= 0 && seconds < SECONDS_MAX) {
-        snprintf(text, PROGRESS, "%" PRIu64 ":%02" PRIu64, (uint64_t)seconds / 60, (uint64_t)seconds % 60);
-    } else {
-        snprintf(text, PROGRESS, "?");
-    }
-    return text;
+    return duration_text(top->steps > 0 || top->ended ? seconds : NAN, text);
 }
 
 static void put_title(struct page *page, const struct top *top)
 {
     if (!top->seen) {
-        put(page, TOP_TITLE, "headroom top  %s  no step yet", top->folder);
+        put(page, TOP_TITLE, "headroom top  no step yet  %s", top->folder);
         put(page, TOP_PLAIN, "%s", top->ended ? "ended" : "");
         return;
     }
     const struct record_step *step = &top->step;
-    char progress[PROGRESS], left[PROGRESS], loss[LOSS];
-    put(page, TOP_TITLE, "headroom top  %s  step %s  loss %s  %.0f tokens/s  %.1f ms/step", top->folder,
-        step_text(top, progress), loss_text(step->loss, loss), step->tokens_per_s, step->step_ms);
-    put(page, TOP_PLAIN,
-        "left %s  waiting for data %.1f ms  all-reduce %.1f ms  coordination %.2f ms  retries %" PRIu64
-        "  handed back %" PRIu64,
-        left_text(top, left), step->data_wait_ms, step->comm_ms, step->coordination_ms, top->retries, top->handed_back);
+    char progress[PROGRESS], left[DURATION_TEXT_MAX], loss[LOSS];
+    put(page, TOP_TITLE, "headroom top  step %s  loss %s  %.0f tokens/s  %.1f ms/step  %s", step_text(top, progress),
+        loss_text(step->loss, loss), step->tokens_per_s, step->step_ms, top->folder);
+    struct figures line = figures_begin(page->width);
+    figures_add(&line, "left %s", left_text(top, left));
+    figures_add(&line, "  retries %" PRIu64 "  handed back %" PRIu64, top->retries, top->handed_back);
+    figures_add(&line, "  waiting for data %.1f ms", step->data_wait_ms);
+    figures_add(&line, "  all-reduce %.1f ms", step->comm_ms);
+    figures_add(&line, "  coordination %.2f ms", step->coordination_ms);
+    put(page, TOP_PLAIN, "%s", line.text);
+}
+
+static size_t bar_width(const struct page *page)
+{
+    size_t left = page->width - uint64_min(page->width, BESIDE_BAR);
+    return uint64_max(uint64_min(left, BAR_MOST), BAR_LEAST);
 }
 
 // Of the limit: '#' the step's peak, 'o' what others hold, '.' what is left.
-static const char *bar_of(const struct record_rank *rank, char bar[BAR + 1])
+static const char *bar_of(const struct record_rank *rank, size_t width, char bar[BAR_MOST + 1])
 {
     uint64_t limit = uint64_max(rank->limit_bytes, 1);
-    size_t used = (size_t)(uint64_min(rank->allocated_peak_bytes, limit) * BAR / limit);
-    size_t others = (size_t)(uint64_min(rank->others_bytes, limit) * BAR / limit);
-    others = others < BAR - used ? others : BAR - used;
-    memset(bar, '.', BAR);
+    size_t used = (size_t)(uint64_min(rank->allocated_peak_bytes, limit) * width / limit);
+    size_t others = (size_t)(uint64_min(rank->others_bytes, limit) * width / limit);
+    others = uint64_min(others, width - used);
+    memset(bar, '.', width);
     memset(bar, '#', used);
-    memset(bar + BAR - others, 'o', others);
-    bar[BAR] = '\0';
+    memset(bar + width - others, 'o', others);
+    bar[width] = '\0';
     return bar;
+}
+
+// What a narrow screen does not show comes last.
+static void put_columns(struct page *page)
+{
+    struct figures line = figures_begin(page->width);
+    figures_add(&line, "%-5s", "rank");
+    figures_add(&line, " %-*.*s", (int)bar_width(page) + 2, (int)bar_width(page) + 2, "peak #  others o");
+    figures_add(&line, " %11s", "headroom");
+    figures_add(&line, " %8s", "share");
+    figures_add(&line, " %14s", "micro-batch");
+    figures_add(&line, " %-9s", "levers");
+    figures_add(&line, " %7s", "retries");
+    figures_add(&line, " %11s", "peak");
+    figures_add(&line, " %11s", "limit");
+    put(page, TOP_HEADER, "%s", line.text);
 }
 
 static void put_rank(struct page *page, size_t number, const struct record_rank *rank)
 {
-    char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], peak[MEM_SIZE_TEXT_MAX], bar[BAR + 1];
-    put(page, TOP_PLAIN, "%-5zu [%s] %11s %11s %11s %8" PRIu64 " %6" PRIu64 " x %-5" PRIu64 " %-9s %7" PRIu64, number,
-        bar_of(rank, bar), mem_size_text(rank->headroom_bytes, headroom),
-        mem_size_text(rank->allocated_peak_bytes, peak), mem_size_text(rank->limit_bytes, limit), rank->share,
-        rank->micro_batch, rank->accumulation_steps, rank->share == 0 ? "rests" : rank->levers, rank->oom_retries);
+    char limit[MEM_SIZE_TEXT_MAX], headroom[MEM_SIZE_TEXT_MAX], peak[MEM_SIZE_TEXT_MAX], bar[BAR_MOST + 1];
+    struct figures line = figures_begin(page->width);
+    figures_add(&line, "%-5zu", number);
+    figures_add(&line, " [%s]", bar_of(rank, bar_width(page), bar));
+    figures_add(&line, " %11s", mem_size_text(rank->headroom_bytes, headroom));
+    figures_add(&line, " %8" PRIu64, rank->share);
+    figures_add(&line, " %6" PRIu64 " x %-5" PRIu64, rank->micro_batch, rank->accumulation_steps);
+    figures_add(&line, " %-9s", rank->share == 0 ? "rests" : rank->levers);
+    figures_add(&line, " %7" PRIu64, rank->oom_retries);
+    figures_add(&line, " %11s", mem_size_text(rank->allocated_peak_bytes, peak));
+    figures_add(&line, " %11s", mem_size_text(rank->limit_bytes, limit));
+    put(page, TOP_PLAIN, "%s", line.text);
 }
 
 // Says why nothing new is known, or so where they are not all.
@@ -234,8 +264,7 @@ static size_t put_ranks(struct page *page, const struct top *top, size_t first_r
     size_t count = top->seen ? top->step.ranks.count : 0, left = count > first_rank ? count - first_rank : 0;
     size_t shown = left < room ? left : room;
     put_range(page, top, first_rank, shown, count);
-    put(page, TOP_HEADER, "%-5s %-26s %11s %11s %11s %8s %14s %-9s %7s", "rank", "peak #  others o", "headroom", "peak",
-        "limit", "share", "micro-batch", "levers", "retries");
+    put_columns(page);
     for (size_t i = first_rank; i < first_rank + shown; i++) {
         put_rank(page, i, &top->step.ranks.rank[i]);
     }
