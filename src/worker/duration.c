@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define MINUTE      60
+#define MINUTE      UINT64_C(60)
 #define HOUR        (60 * MINUTE)
 #define DAY         (24 * HOUR)
 #define SECONDS_MAX 1e15

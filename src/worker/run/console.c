@@ -219,14 +219,14 @@ static void add_bars(const struct console *console, const struct step_message *m
     static const char *const blocks[LEVELS] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
     static const char *const digits[LEVELS] = {"1", "2", "3", "4", "5", "6", "7", "8"};
     const char *const *levels = console->has_blocks ? blocks : digits;
-    char bars[BARS_MAX * sizeof("█")] = "";
-    size_t room = line->room - uint64_min(line->room, strlen("  memory ..."));
+    char bars[BARS_MAX * sizeof("█")];
+    size_t used = 0, room = line->room - uint64_min(line->room, strlen("  memory ..."));
     uint64_t ranks = console->worker->comm->size, shown = uint64_min(uint64_min(ranks, BARS_MAX), room);
     for (size_t i = 0; i < shown; i++) {
         uint64_t limit = uint64_max(messages[i].limit_bytes, 1);
         double taken = (double)messages[i].allocated_peak_bytes + (double)messages[i].others_bytes;
         double level = fmin(taken / (double)limit * LEVELS, LEVELS - 1);
-        strcat(bars, levels[(size_t)level]);
+        used += (size_t)snprintf(bars + used, sizeof(bars) - used, "%s", levels[(size_t)level]);
     }
     if (shown > 0) {
         figures_add(line, "  memory %s%s", bars, shown < ranks ? "..." : "");
