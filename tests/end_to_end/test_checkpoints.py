@@ -96,7 +96,7 @@ class Checkpoints(headroom_run.ProgramTest):
         stopped = self.stop("run", 5, *job, ranks=3, whom=2)
         last = stopped.lines[-1]
         self.assertEqual((last["event"], last["status"]), ("end", 75))
-        self.assertIn(f", stopped after step {last['step']} of 100000 as it was told: ", stopped.finished.out)
+        self.assertIn(f", stopped after {last['step']} of 100000 steps as it was told: ", stopped.finished.out)
         self.assertEqual(os.readlink(self.path("run/checkpoints/latest")), f"step_{last['step']:08}")
         again = self.stop("run", last["step"] + 5, *job, ranks=3, whom=0)
         self.assertEqual([step["step"] for step in again.steps], list(range(len(again.steps))))
@@ -198,7 +198,7 @@ class Checkpoints(headroom_run.ProgramTest):
                 self.damage(f"copy/checkpoints/step_00000006/{name}", how)
                 run = self.go_on("copy", "gpt.yaml", *ALIKE, "comm.kind=self", "train.steps=6")
                 self.assertRegex(run.finished.err, rf"^headroom: warning: copy/checkpoints/step_00000006/{name}: ", how)
-                self.assertIn("goes on after step 3, from copy/checkpoints/step_00000003\n", run.finished.out)
+                self.assertIn("goes on after 3 steps, from copy/checkpoints/step_00000003\n", run.finished.out)
                 self.assertEqual(run.losses, [json.loads(line)["loss"] for line in whole.splitlines()
                                               if b'"event"' not in line])
                 self.assert_same_end("copy", "run-1")
@@ -254,7 +254,7 @@ class Checkpoints(headroom_run.ProgramTest):
                          [(2, True), (3, False), (6, False), (8, False)])
         self.assertRegex(run.finished.complaints[-1], "^headroom: the last checkpoint could not be written: run/.*: File ")
         for step in (3, 6, 8):
-            self.assertIn(f"headroom: warning: no checkpoint after step {step}: run/checkpoints/step_0000000{step}.part/"
+            self.assertIn(f"headroom: warning: no checkpoint after {step} steps: run/checkpoints/step_0000000{step}.part/"
                           "model.safetensors: cannot write: File too large\n", run.finished.err)
 
     def test_a_stop_without_a_checkpoint(self):

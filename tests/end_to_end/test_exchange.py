@@ -238,7 +238,7 @@ class Exchange(ExchangeTest):
         self.assertIn("begins with the weights of run-1/checkpoints/step_00000003\n",
                       self.headroom("train", *job, "train.steps=4").out)
         shutil.rmtree(self.path("run-1"))
-        self.assertIn("goes on after step 4, from run/checkpoints/step_00000004\n",
+        self.assertIn("goes on after 4 steps, from run/checkpoints/step_00000004\n",
                       self.headroom("train", *job, "train.steps=6").out)
         run = self.path("run/metrics.jsonl")
         with open(run, encoding="utf-8") as file:

@@ -102,7 +102,7 @@ class DiskTest(headroom_run.ProgramTest):
         that is still in its metrics has other bits either."""
         steps = int(self.checkpoints(folder)[-1][-8:]) + more
         finished = self.headroom("train", *job, f"train.steps={steps}", f"run.folder={folder}", **options)
-        self.assertIn(f"goes on after step {steps - more}, from {folder}/checkpoints/", finished.out)
+        self.assertIn(f"goes on after {steps - more} steps, from {folder}/checkpoints/", finished.out)
         run, whole = headroom_run.Run(self.path(folder), finished), self.train(*job, f"train.steps={steps}")
         self.assertEqual(run.losses, [whole.losses[step["step"]] for step in run.steps])
         self.assertEqual([step["step"] for step in run.steps][-more:], list(range(steps - more, steps)))
@@ -135,14 +135,14 @@ class FullDisks(DiskTest):
     def test_checkpoints_that_do_not_fit(self):
         """Older ones stay, and the run goes on."""
         launch = self.start_run("checkpoint.every=5", "checkpoint.keep_last=100")
-        self.wait_for_words(launch, "no checkpoint after step", times=3)
+        self.wait_for_words(launch, "no checkpoint after", times=3)
         finished = self.stop(launch, code=1)
         kept = self.checkpoints("disk/run")
         self.assertEqual(kept, [f"step_{5 * number:08}" for number in range(1, 1 + len(kept))])
         sizes = {tuple(os.path.getsize(self.path(f"disk/run/checkpoints/{name}/{part}.safetensors"))
                        for part in ("model", "optimizer")) for name in kept}
         self.assertEqual(len(sizes), 1, sizes)
-        refused = re.findall(r"(?m)^headroom: warning: no checkpoint after step (\d+): disk/run/checkpoints/step_.*"
+        refused = re.findall(r"(?m)^headroom: warning: no checkpoint after (\d+) steps: disk/run/checkpoints/step_.*"
                              rf"\.part/\S+: cannot write: {FULL}$", finished.err)
         self.assertEqual(refused[:3], [str(5 * (len(kept) + number)) for number in (1, 2, 3)])
         self.assert_last_checkpoint_failed(finished, FULL)
@@ -234,7 +234,7 @@ class ReadOnlyDisks(DiskTest):
         os.kill(slow, signal.SIGSTOP)
         time.sleep(2)
         os.kill(slow, signal.SIGCONT)
-        self.wait_for_words(launch, "no checkpoint after step", times=2)
+        self.wait_for_words(launch, "no checkpoint after", times=2)
         finished = self.stop(launch, code=1)
         self.assert_last_checkpoint_failed(finished, READ_ONLY)
         for name in ("metrics.jsonl", "logs/rank_0.log", "logs/rank_1.log", "alive/rank_0", "alive/rank_1"):

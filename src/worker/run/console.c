@@ -177,8 +177,8 @@ void console_start(struct console *console, const char *folder, const struct res
             plural(global_batch), printable(folder, name, sizeof(name)));
     print_choices(console);
     if (resume->found[0] != '\0') {
-        fprintf(console->file, "goes on after step %" PRIu64 ", from %s\n", worker->first_step,
-                printable(resume->found, found, sizeof(found)));
+        fprintf(console->file, "goes on after %" PRIu64 " step%s, from %s\n", worker->first_step,
+                plural(worker->first_step), printable(resume->found, found, sizeof(found)));
     } else if (resume->weights[0] != '\0') {
         fprintf(console->file, "begins with the weights of %s\n", printable(resume->weights, weights, sizeof(weights)));
     }
@@ -330,8 +330,8 @@ void console_checkpoint(struct console *console, const struct checkpoint_report 
 {
     if (checkpoint->error.status != STATUS_OK) {
         char text[sizeof(checkpoint->error.text) + 64];
-        snprintf(text, sizeof(text), "no checkpoint after step %" PRIu64 ": %s", checkpoint->step,
-                 checkpoint->error.text);
+        snprintf(text, sizeof(text), "no checkpoint after %" PRIu64 " step%s: %s", checkpoint->step,
+                 plural(checkpoint->step), checkpoint->error.text);
         console_warning(console, text);
     }
 }
@@ -376,7 +376,7 @@ void console_end(struct console *console, const char *folder, const struct recor
     }
     if (end->status == STATUS_STOPPED) {
         fprintf(console->file,
-                ", stopped after step %" PRIu64 " of %" PRIu64 " as it was told: goes on with "
+                ", stopped after %" PRIu64 " of %" PRIu64 " steps as it was told: goes on with "
                 "checkpoint.resume=auto",
                 end->step, console->worker->steps);
     }

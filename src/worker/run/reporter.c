@@ -245,7 +245,7 @@ void reporter_evaluation(struct reporter *reporter, uint64_t steps_done, const s
 void reporter_checkpoint(struct reporter *reporter, const struct checkpoint_report *checkpoint)
 {
     if (checkpoint->error.status != STATUS_OK) {
-        worker_log(reporter->worker, "no checkpoint after step %" PRIu64 ": %s", checkpoint->step,
+        worker_log(reporter->worker, "no checkpoint after %" PRIu64 " steps: %s", checkpoint->step,
                    checkpoint->error.text);
     }
     console_checkpoint(reporter->console, checkpoint);
