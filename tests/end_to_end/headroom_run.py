@@ -172,15 +172,19 @@ class Launch:
 
 
 class Screen:
-    """A terminal with the program on it, behind `before`, and all that it has written there."""
+    """A terminal with the program on it, and all that it has written there; `ranks` None starts it without a
+    launcher."""
 
-    def __init__(self, folder, *arguments, columns=140, before=(), **environment):
+    def __init__(self, folder, *arguments, ranks=None, columns=140, **environment):
+        launcher = [] if ranks is None else [*MPIRUN, "-np", str(ranks)]
         self.terminal, inside = pty.openpty()
         fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("4H", 30, columns, 0, 0))
-        self.process = subprocess.Popen([*before, HEADROOM, *arguments], cwd=folder, stdin=inside, stdout=inside,
-                                        stderr=subprocess.STDOUT,
+        self.process = subprocess.Popen([*launcher, HEADROOM, *arguments], cwd=folder, stdin=inside, stdout=inside,
+                                        stderr=subprocess.STDOUT, start_new_session=True,
                                         env={**os.environ, "TERM": "xterm", "LINES": "30", "COLUMNS": str(columns),
                                              **environment})
+        if ranks is not None:
+            give_way(self.process.pid)
         os.close(inside)
         self.text = ""
 
@@ -202,7 +206,7 @@ class Screen:
         os.write(self.terminal, keys.encode())
 
     def kill(self):
-        self.process.kill()
+        kill_session(self.process.pid)
         self.process.wait()
 
     def end(self):
