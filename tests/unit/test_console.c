@@ -121,6 +121,17 @@ static void test_plans(void **state)
                         "after 5 steps: " PLAN "rank 2 10 = 4 x 2 (levers full), rank 3 10 = 5 x 2 (levers none)\n");
 }
 
+// The last grain may be smaller.
+static void test_a_plan_in_grains(void **state)
+{
+    struct fixture *fixture = *state;
+    begin_console(fixture, false);
+    fixture->config.train.reproducible = true;
+    fixture->config.train.grain_size = fixture->worker.grain = 2;
+    fixture->config.train.global_batch_size = 79;
+    assert_string_equal(do_step(fixture), "after 1 step: " PLAN "ranks 0-2 20 = 10 x 2, rank 3 19 = 10 x 2\n");
+}
+
 // However often they change, not before so many seconds have gone.
 static void test_plans_by_seconds(void **state)
 {
@@ -189,6 +200,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_plans, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_plan_in_grains, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_plans_by_seconds, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_the_last_step_has_no_plan, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_rank_that_rests_at_first, set_up, tear_down),

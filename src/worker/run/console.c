@@ -102,9 +102,11 @@ static bool is_news(const struct console *console, const struct sched_share *pla
     return share->samples > 0 && share->levers != shown->levers;
 }
 
-static bool is_alike(const struct sched_share *a, const struct sched_share *b)
+static bool is_alike(const struct console *console, const struct sched_share *a, const struct sched_share *b)
 {
-    return a->samples == b->samples && a->micro_batch == b->micro_batch && a->levers == b->levers;
+    const struct config *config = console->worker->config;
+    return job_share_samples(config, a) == job_share_samples(config, b) && a->micro_batch == b->micro_batch &&
+           a->levers == b->levers;
 }
 
 static void print_share(const struct console *console, const struct sched_share *share, uint32_t first, uint32_t last)
@@ -132,7 +134,7 @@ static void print_plan(struct console *console, uint64_t steps_done, const struc
     for (uint32_t first = 0, end; first < ranks; first = end) {
         bool news = is_news(console, plan, first);
         end = first + 1;
-        while (end < ranks && is_alike(&plan[end], &plan[first]) && is_news(console, plan, end) == news) {
+        while (end < ranks && is_alike(console, &plan[end], &plan[first]) && is_news(console, plan, end) == news) {
             end++;
         }
         if (news) {
