@@ -24,7 +24,7 @@ import unittest
 
 HEADROOM = os.environ["HEADROOM"]
 MPIRUN = os.environ["HEADROOM_MPIRUN"].split()
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 LONGEST_LINE = 8192  # bytes of metrics
 
 # A sample takes 3.2 KiB, so a share of 128 spans several of the device's 64 KiB. Not relu: where a unit is at its kink,
