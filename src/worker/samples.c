@@ -206,12 +206,12 @@ static enum status micro_step(struct worker *worker, const struct sample_range *
     }
     memory.inputs = buffer->address + buffer->slot * buffer->slot_bytes;
     memory.locals = buffer->address + buffer->slots * buffer->slot_bytes;
-    if (trains) {
-        stopwatch_start(worker->stopwatch, worker->stream);
-    }
     status = fill_slot(worker, range, range->first, shape, list, &memory, buffer->slot, error);
     if (status != STATUS_OK) {
         return status;
+    }
+    if (trains) { // waiting for samples is not the device's time
+        stopwatch_start(worker->stopwatch, worker->stream);
     }
     if (range->closes && count == range->count) {
         run_last(worker, list, &memory);

@@ -256,6 +256,22 @@ static uint64_t offloaded_bytes(const struct worker *worker)
     return 4 * uint64_min(lists, offers->host_bytes) + uint64_min(offers->state.bytes, offers->host_bytes);
 }
 
+static struct loader_config loader_config(const struct worker *worker)
+{
+    const struct config *config = worker->config;
+    return (struct loader_config){
+        .set = worker->train,
+        .device = worker->device,
+        .staging = worker->staging,
+        .seed = config->train.seed,
+        .batch = config->train.global_batch_size,
+        .shuffle = config->data.shuffle,
+        .threads = (uint32_t)config->data.threads,
+        .read_ms = faults_read_ms(worker),
+        .prefetch_bytes = config->data.prefetch_bytes,
+    };
+}
+
 // Host memory for what goes to the device and comes from it: the loader's ring, an evaluation's, small things, and what
 // is offloaded.
 static enum status open_staging(struct worker *worker, struct error *error)
@@ -265,7 +281,7 @@ static enum status open_staging(struct worker *worker, struct error *error)
     enum { SMALL_THINGS = 16 << 20 };
     uint64_t bytes = SMALL_THINGS;
     if (worker->train != NULL) {
-        struct loader_config train = {.set = worker->train, .prefetch_bytes = config->data.prefetch_bytes};
+        const struct loader_config train = loader_config(worker);
         bytes += loader_staging_bytes(&train);
     }
     if (worker->validation != NULL) {
@@ -289,17 +305,7 @@ static enum status open_staging(struct worker *worker, struct error *error)
 
 static enum status make_loader(struct worker *worker, struct error *error)
 {
-    const struct config *config = worker->config;
-    struct loader_config loader = {
-        .set = worker->train,
-        .device = worker->device,
-        .staging = worker->staging,
-        .seed = config->train.seed,
-        .shuffle = config->data.shuffle,
-        .threads = (uint32_t)config->data.threads,
-        .read_ms = faults_read_ms(worker),
-        .prefetch_bytes = config->data.prefetch_bytes,
-    };
+    const struct loader_config loader = loader_config(worker);
     return worker->train == NULL ? STATUS_OK : loader_create(&loader, &worker->loader, error);
 }
 

@@ -28,10 +28,11 @@ enum { INPUTS = 3, TARGETS = 2, POSITIONS_MAX = 1000 };
 struct fake_set {
     struct data_set set;
     atomic_uint reads, readers, readers_peak;
-    atomic_uintptr_t lowest, end; // of the memory that inputs were written to
-    uint64_t gate;                // the sample whose reading waits
-    _Atomic uint64_t broken;      // the sample whose reading fails
-    sem_t reached, open;          // posted when the gate is reached; waited for there
+    atomic_uint times[POSITIONS_MAX]; // that a sample was read, of the first
+    atomic_uintptr_t lowest, end;     // of the memory that inputs were written to
+    uint64_t gate;                    // the sample whose reading waits
+    _Atomic uint64_t broken;          // the sample whose reading fails
+    sem_t reached, open;              // posted when the gate is reached; waited for there
 };
 
 static void note_memory(struct fake_set *fake, const int32_t *inputs)
@@ -62,6 +63,9 @@ static enum status fake_read(const struct data_set *set, uint64_t index, void *i
     }
     for (int32_t i = 0; i < TARGETS; i++) {
         targets[i] = -(int32_t)index * 10 - i;
+    }
+    if (index < POSITIONS_MAX) {
+        atomic_fetch_add(&fake->times[index], 1);
     }
     atomic_fetch_add(&fake->reads, 1);
     atomic_fetch_sub(&fake->readers, 1);
@@ -585,6 +589,140 @@ static void test_staging_stays_within_its_bound(void **state)
     }
 }
 
+static void wait_for_reads(struct fake_set *fake, unsigned reads)
+{
+    while (atomic_load(&fake->reads) < reads) {
+        sched_yield();
+    }
+}
+
+// Unshuffled samples at positions [first, end) were read once, whatever was expected of them.
+static void assert_read_once(struct fake_set *fake, uint64_t first, uint64_t end)
+{
+    for (uint64_t index = first; index < end; index++) {
+        assert_int_equal(atomic_load(&fake->times[index]), 1);
+    }
+}
+
+// Of four steps 20 samples each are read ahead, of which the new plan wants 15 each, and 10 others.
+static void test_a_plan_that_moves_keeps_what_it_still_wants(void **state)
+{
+    struct surroundings *around = *state;
+    for (uint64_t slots = 120; slots <= 400; slots += 140) {
+        struct fake_set fake;
+        fake_init(&fake, 1000);
+        struct loader *loader = make_loader(around, &fake, false, 2, slots);
+        loader_expect(loader, 20, 20, 100);
+        wait_for_reads(&fake, 80);
+        loader_expect(loader, 10, 25, 100);
+        for (uint64_t step = 0; step < 4; step++) {
+            assert_next(loader, around, &fake, false, 100 * step + 10, 12);
+            assert_next(loader, around, &fake, false, 100 * step + 22, 13);
+        }
+        loader_destroy(loader);
+        for (uint64_t step = 0; step < 4; step++) {
+            assert_read_once(&fake, 100 * step + 10, 100 * step + 40);
+        }
+    }
+}
+
+// A sample that the new plan wants is in progress.
+static void test_what_is_being_read_is_kept(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    fake.gate = 3;
+    struct loader *loader = make_loader(around, &fake, false, 2, 8);
+    loader_expect(loader, 3, 1, 0);
+    sem_wait(&fake.reached);
+    loader_expect(loader, 2, 4, 0);
+    wait_for_reads(&fake, 3); // samples 2, 4 and 5
+    sem_post(&fake.open);
+    assert_next(loader, around, &fake, false, 2, 4);
+    loader_destroy(loader);
+    assert_read_once(&fake, 2, 6);
+}
+
+// A sample is given while the next is still being read.
+static void test_a_sample_is_given_once_it_is_read(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    fake.gate = 1;
+    struct loader *loader = make_loader(around, &fake, false, 1, 100);
+    loader_expect(loader, 0, 20, 0);
+    sem_wait(&fake.reached);
+    assert_next(loader, around, &fake, false, 0, 1);
+    sem_post(&fake.open);
+    loader_destroy(loader);
+}
+
+// Of the old plan only the sample that is being read already.
+static void test_a_new_plan_is_read_at_once(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    fake.gate = 0;
+    struct loader *loader = make_loader(around, &fake, false, 1, 100);
+    loader_expect(loader, 0, 20, 0);
+    sem_wait(&fake.reached);
+    loader_expect(loader, 500, 1, 0);
+    sem_post(&fake.open);
+    assert_next(loader, around, &fake, false, 500, 1);
+    loader_destroy(loader);
+    assert_int_equal(atomic_load(&fake.reads), 2);
+}
+
+// However long the ring is, the fifth step's samples wait until some of the first step's are asked for.
+static void test_reading_ahead_stops_after_a_few_steps(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    fake.gate = 200;
+    struct loader *loader = make_loader(around, &fake, false, 2, 400);
+    loader_expect(loader, 0, 10, 50);
+    wait_for_reads(&fake, 40);
+    assert_int_equal(sem_trywait(&fake.reached), -1);
+    assert_next(loader, around, &fake, false, 0, 1);
+    sem_wait(&fake.reached);
+    sem_post(&fake.open);
+    loader_destroy(loader);
+    assert_int_equal(atomic_load(&fake.reads), 41);
+}
+
+// Steps of one sample each are read by all threads at a time.
+static void test_each_thread_reads_ahead(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    fake.gate = 0;
+    struct loader *loader = make_loader(around, &fake, false, 8, 100);
+    loader_expect(loader, 0, 1, 1);
+    wait_for_reads(&fake, 7); // beside the one that is held
+    sem_post(&fake.open);
+    assert_next(loader, around, &fake, false, 0, 20);
+    loader_destroy(loader);
+}
+
+static void test_staging_is_for_a_few_steps(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, 100);
+    struct loader_config config = config_of(around, &fake, 60);
+    config.batch = 10;
+    assert_int_equal(loader_staging_bytes(&config), 40 * SAMPLE_BYTES);
+    config.threads = 50;
+    assert_int_equal(loader_staging_bytes(&config), 50 * SAMPLE_BYTES);
+    config.batch = 20;
+    assert_int_equal(loader_staging_bytes(&config), 60 * SAMPLE_BYTES);
+}
+
 // The threads fill the ring and no more until a sample has left it.
 static void test_reading_ahead_stops_at_the_ring(void **state)
 {
@@ -594,10 +732,8 @@ static void test_reading_ahead_stops_at_the_ring(void **state)
     fake_init(&fake, 1000);
     fake.gate = 8;
     struct loader *loader = make_loader(around, &fake, false, 2, 8);
-    loader_expect(loader, 0, 1, 1);
-    while (atomic_load(&fake.reads) < 8) {
-        sched_yield();
-    }
+    loader_expect(loader, 0, 2, 2);
+    wait_for_reads(&fake, 8);
     assert_int_equal(sem_trywait(&fake.reached), -1);
     request(loader, around, 0, 1, &arrivals);
     if (around->lazy.pace == LAZY_WHEN_FORCED) {
@@ -850,6 +986,13 @@ int main(void)
         EACH_PACE(test_threads_read_at_the_same_time),
         EACH_PACE(test_destroy_while_threads_read),
         EACH_PACE(test_staging_stays_within_its_bound),
+        EACH_PACE(test_a_plan_that_moves_keeps_what_it_still_wants),
+        EACH_PACE(test_what_is_being_read_is_kept),
+        EACH_PACE(test_a_sample_is_given_once_it_is_read),
+        EACH_PACE(test_a_new_plan_is_read_at_once),
+        EACH_PACE(test_reading_ahead_stops_after_a_few_steps),
+        EACH_PACE(test_each_thread_reads_ahead),
+        EACH_PACE(test_staging_is_for_a_few_steps),
         EACH_PACE(test_reading_ahead_stops_at_the_ring),
         EACH_PACE(test_copies_are_not_waited_for),
         EACH_PACE(test_copies_outlast_their_plan),

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Numbers n = 0, 1, 2, ... are given once each to the samples that are read, and number n uses slot n % slots. The ring
-// holds the numbers [head, claimed); the sequence of positions that is expected now began with number `start`. When
-// another sequence is expected, it begins with number `claimed`: a fill still in progress then finds its number below
-// `start` and its sample is dropped.
+// The positions that are expected have numbers 0, 1, 2, ..., and the next that loader_next is to give is the head's. A
+// number that is ahead, which is one of a window from the head on, has a slot of the ring or none yet; threads give one
+// to the lowest that has none. When another sequence is expected its numbers begin at 0, and slots whose positions are
+// ahead there, too, go to their new numbers; the others are dropped.
 //
 // A slot is free, then filling while one thread writes it without the mutex, then full until loader_next copies it,
-// then leaving until the copy has passed, whatever sequence is expected by then. A slot that is filling is left to its
-// thread, so no two threads ever write one. Where a sample cannot be read, its slot and those after it in the thread's
-// run are failed instead of full: loader_next reads them itself and so learns why.
+// then leaving until the copy has passed, whatever sequence is expected by then. A slot that is dropped while it is
+// filling is left to its thread, so no two threads ever write one. Where a sample cannot be read, its slot is failed
+// instead of full: loader_next reads it itself and so learns why.
+//
+// Free slots are taken as they lie side by side, so that most samples of a request are copied together. The window is
+// no longer than the ring, so the head gets a slot once copies have passed and dropped slots are free.
 #include "worker/data/loader.h"
 
 #include <assert.h>
@@ -21,21 +24,34 @@
 #include "mem/sanitizer.h"
 #include "mem/uint64.h"
 
-#define RUN_MAX    16 // slots that a thread claims at a time
-#define COPIES_MAX 64 // that are under way
+#define COPIES_MAX  64 // that are under way
+#define STEPS_AHEAD 4  // whose samples are read ahead: with more of them a plan that changes has more to read anew
+#define NONE        UINT64_MAX
 
-enum slot { SLOT_FREE, SLOT_FILLING, SLOT_FULL, SLOT_FAILED, SLOT_LEAVING };
+enum slot { SLOT_FREE, SLOT_FILLING, SLOT_DROPPED, SLOT_FULL, SLOT_FAILED, SLOT_LEAVING };
+
+// As loader_expect says. All zero: none is expected.
+struct sequence {
+    uint64_t first, count, stride;
+};
+
+// What is read ahead.
+struct order {
+    struct sequence sequence;
+    uint64_t window;     // numbers [head, head + window) are ahead, as far as the sequence has them
+    uint64_t head, next; // numbers; none between the two lacks a slot
+    uint64_t *slots;     // that of number n is slots[n % window], or NONE
+};
 
 struct copy {
     struct event *passed;
-    uint64_t first, length; // numbers
+    uint64_t slot, length; // the first slot, and how many
 };
 
 struct loader {
     struct loader_config config;
     uint64_t input_bytes, target_bytes; // of a sample
     uint64_t slots;
-    uint64_t run;              // slots that a thread claims at most
     device_address staging[2]; // of inputs and targets
     uint8_t *inputs, *targets; // there, of all slots
     struct copy copies[COPIES_MAX];
@@ -44,51 +60,123 @@ struct loader {
     uint64_t threads_started;
     uint64_t wait_ns;
 
-    pthread_mutex_t mutex;         // over all that follows
-    pthread_cond_t freed;          // threads wait for a slot to claim
-    pthread_cond_t filled;         // loader_next waits for the head
-    uint8_t *states;               // enum slot
-    uint64_t head, claimed, start; // numbers
-    uint64_t first, count, stride; // the sequence
+    pthread_mutex_t mutex; // over all that follows
+    pthread_cond_t wanted; // threads wait for a number and a slot for it
+    pthread_cond_t filled; // loader_next waits for the head
+    struct order order;
+    uint64_t *spare;             // slots for another order, all NONE
+    uint8_t *states;             // enum slot
+    uint64_t free_slots, cursor; // cursor: from where on the next free one is looked for
     bool stop;
 };
 
 // True where the sequence has a position for this number.
-static bool has_position(const struct loader *loader, uint64_t number)
+static bool has_position(const struct sequence *sequence, uint64_t number)
 {
-    return loader->stride != 0 || number - loader->start < loader->count;
+    return sequence->stride != 0 || number < sequence->count;
 }
 
-static uint64_t position_of(const struct loader *loader, uint64_t number)
+static uint64_t position_of(const struct sequence *sequence, uint64_t number)
 {
-    uint64_t place = number - loader->start;
-    return loader->first + place / loader->count * loader->stride + place % loader->count;
+    return sequence->first + number / sequence->count * sequence->stride + number % sequence->count;
 }
 
-// Drops what the ring holds and begins another sequence. With the mutex.
-static void restart(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride)
+// NONE where the sequence does not have the position.
+static uint64_t number_of(const struct sequence *sequence, uint64_t position)
 {
-    for (uint64_t number = loader->head; number < loader->claimed; number++) {
-        uint8_t *state = &loader->states[number % loader->slots];
-        *state = *state == SLOT_FILLING ? SLOT_FILLING : SLOT_FREE;
+    uint64_t distance = position - sequence->first;
+    uint64_t step = sequence->stride == 0 ? 0 : distance / sequence->stride;
+    uint64_t place = distance - step * sequence->stride;
+    return position < sequence->first || place >= sequence->count ? NONE : step * sequence->count + place;
+}
+
+// How many samples are read ahead for steps of `count`, where the ring has room: one at least for each thread.
+static uint64_t samples_ahead(const struct loader_config *config, uint64_t count)
+{
+    return uint64_max(STEPS_AHEAD * count, config->threads);
+}
+
+static bool is_ahead(const struct order *order, uint64_t number)
+{
+    return number - order->head < order->window && has_position(&order->sequence, number);
+}
+
+// Of a number that is ahead.
+static uint64_t *slot_of(const struct order *order, uint64_t number)
+{
+    return &order->slots[number % order->window];
+}
+
+// With the mutex.
+static void free_slot(struct loader *loader, uint64_t slot)
+{
+    loader->states[slot] = SLOT_FREE;
+    loader->free_slots++;
+    pthread_cond_broadcast(&loader->wanted);
+}
+
+// With the mutex.
+static void drop(struct loader *loader, uint64_t slot)
+{
+    if (loader->states[slot] == SLOT_FILLING) {
+        loader->states[slot] = SLOT_DROPPED;
+    } else {
+        free_slot(loader, slot);
     }
-    loader->head = loader->start = loader->claimed;
-    loader->first = first;
-    loader->count = count;
-    loader->stride = stride;
-    pthread_cond_broadcast(&loader->freed);
 }
 
-// Claims a run of slots; answers its length, 0 where there is none. With the mutex.
-static uint64_t claim(struct loader *loader, uint64_t positions[RUN_MAX])
+// Gives the slot to the number that its position has now. With the mutex.
+static void keep_or_drop(struct loader *loader, uint64_t slot, uint64_t position)
 {
-    uint64_t length = 0;
-    while (length < loader->run && has_position(loader, loader->claimed) &&
-           loader->states[loader->claimed % loader->slots] == SLOT_FREE) {
-        loader->states[loader->claimed % loader->slots] = SLOT_FILLING;
-        positions[length++] = position_of(loader, loader->claimed++);
+    uint64_t number = number_of(&loader->order.sequence, position);
+    if (number != NONE && is_ahead(&loader->order, number)) {
+        *slot_of(&loader->order, number) = slot;
+    } else {
+        drop(loader, slot);
     }
-    return length;
+}
+
+// Begins another sequence with what the ring has of it. With the mutex.
+static void restart(struct loader *loader, struct sequence sequence)
+{
+    uint64_t window = sequence.stride == 0 ? sequence.count : samples_ahead(&loader->config, sequence.count);
+    struct order old = loader->order;
+    loader->order = (struct order){sequence, uint64_min(window, loader->slots), 0, 0, loader->spare};
+    loader->spare = old.slots;
+    for (uint64_t number = old.head; is_ahead(&old, number); number++) {
+        uint64_t slot = *slot_of(&old, number);
+        if (slot != NONE) {
+            *slot_of(&old, number) = NONE;
+            keep_or_drop(loader, slot, position_of(&old.sequence, number));
+        }
+    }
+    pthread_cond_broadcast(&loader->wanted);
+}
+
+static uint64_t take_free_slot(struct loader *loader)
+{
+    while (loader->states[loader->cursor] != SLOT_FREE) {
+        loader->cursor = loader->cursor + 1 < loader->slots ? loader->cursor + 1 : 0;
+    }
+    loader->free_slots--;
+    return loader->cursor;
+}
+
+// A slot for the lowest number that lacks one; false: none lacks one, or none is free. With the mutex.
+static bool claim(struct loader *loader, uint64_t *slot_p, uint64_t *position_p)
+{
+    struct order *order = &loader->order;
+    while (is_ahead(order, order->next) && *slot_of(order, order->next) != NONE) {
+        order->next++;
+    }
+    if (!is_ahead(order, order->next) || loader->free_slots == 0) {
+        return false;
+    }
+    *slot_p = take_free_slot(loader);
+    *position_p = position_of(&order->sequence, order->next);
+    *slot_of(order, order->next) = *slot_p;
+    loader->states[*slot_p] = SLOT_FILLING;
+    return true;
 }
 
 static uint64_t sample_at(const struct loader *loader, uint64_t position)
@@ -97,10 +185,9 @@ static uint64_t sample_at(const struct loader *loader, uint64_t position)
 }
 
 // A NULL `error` drops the line.
-static enum status fill(struct loader *loader, uint64_t number, uint64_t position, struct error *error)
+static enum status fill(struct loader *loader, uint64_t slot, uint64_t position, struct error *error)
 {
     const struct data_set *set = loader->config.set;
-    uint64_t slot = number % loader->slots;
     uint8_t *inputs = loader->inputs + slot * loader->input_bytes;
     uint8_t *targets = loader->targets + slot * loader->target_bytes;
     sanitizer_host_access(loader->config.device, inputs, loader->input_bytes, true, "loader");
@@ -111,27 +198,13 @@ static enum status fill(struct loader *loader, uint64_t number, uint64_t positio
     return set->ops->read(set, sample_at(loader, position), inputs, (int32_t *)(void *)targets, error);
 }
 
-// Answers how many were read: all, or those before the one that failed.
-static uint64_t fill_run(struct loader *loader, uint64_t number, uint64_t length, const uint64_t *positions)
-{
-    uint64_t filled = 0;
-    while (filled < length && fill(loader, number + filled, positions[filled], NULL) == STATUS_OK) {
-        filled++;
-    }
-    return filled;
-}
-
 // With the mutex.
-static void finish_run(struct loader *loader, uint64_t number, uint64_t length, uint64_t filled)
+static void finish_fill(struct loader *loader, uint64_t slot, enum status status)
 {
-    bool dropped = number < loader->start;
-    for (uint64_t i = 0; i < length; i++) {
-        uint8_t *state = &loader->states[(number + i) % loader->slots];
-        *state = dropped ? SLOT_FREE : i < filled ? SLOT_FULL : SLOT_FAILED;
-    }
-    if (dropped) {
-        pthread_cond_broadcast(&loader->freed);
+    if (loader->states[slot] == SLOT_DROPPED) {
+        free_slot(loader, slot);
     } else {
+        loader->states[slot] = status == STATUS_OK ? SLOT_FULL : SLOT_FAILED;
         pthread_cond_signal(&loader->filled);
     }
 }
@@ -139,27 +212,30 @@ static void finish_run(struct loader *loader, uint64_t number, uint64_t length, 
 static void *read_ahead(void *argument)
 {
     struct loader *loader = argument;
-    uint64_t positions[RUN_MAX];
+    uint64_t slot, position;
     pthread_mutex_lock(&loader->mutex);
     while (!loader->stop) {
-        uint64_t number = loader->claimed, length = claim(loader, positions);
-        if (length == 0) {
-            pthread_cond_wait(&loader->freed, &loader->mutex);
+        if (!claim(loader, &slot, &position)) {
+            pthread_cond_wait(&loader->wanted, &loader->mutex);
             continue;
         }
         pthread_mutex_unlock(&loader->mutex);
-        uint64_t filled = fill_run(loader, number, length, positions);
+        enum status status = fill(loader, slot, position, NULL);
         pthread_mutex_lock(&loader->mutex);
-        finish_run(loader, number, length, filled);
+        finish_fill(loader, slot, status);
     }
     pthread_mutex_unlock(&loader->mutex);
     return NULL;
 }
 
-// The ring never holds more than one epoch: what it holds already is not worth reading again.
+// The ring never holds more than what is read ahead of any share, nor than one epoch: what it holds already is not
+// worth reading again.
 static uint64_t slots_for(const struct loader_config *config, uint64_t sample_bytes)
 {
     uint64_t slots = uint64_min(config->prefetch_bytes / sample_bytes, config->set->samples);
+    if (config->batch > 0) {
+        slots = uint64_min(slots, samples_ahead(config, config->batch));
+    }
     return slots > 0 ? slots : 1;
 }
 
@@ -219,6 +295,16 @@ static bool make_events(struct loader *loader)
     return true;
 }
 
+// All NONE; NULL without memory.
+static uint64_t *make_slots(uint64_t count)
+{
+    uint64_t *slots = malloc(count * sizeof(*slots));
+    for (uint64_t i = 0; slots != NULL && i < count; i++) {
+        slots[i] = NONE;
+    }
+    return slots;
+}
+
 enum status loader_create(const struct loader_config *config, struct loader **loader_p, struct error *error)
 {
     assert(config->threads > 0);
@@ -232,13 +318,16 @@ enum status loader_create(const struct loader_config *config, struct loader **lo
     loader->target_bytes = shape->target_count * sizeof(int32_t);
     loader->slots = slots_for(config, loader->input_bytes + loader->target_bytes);
     bool staged = stage_ring(loader) && make_events(loader);
-    loader->run = uint64_min(RUN_MAX, (loader->slots - 1) / config->threads + 1);
+    loader->order.slots = make_slots(loader->slots);
+    loader->spare = make_slots(loader->slots);
     loader->states = calloc(loader->slots, sizeof(*loader->states));
+    loader->free_slots = loader->slots;
     loader->threads = calloc(config->threads, sizeof(*loader->threads));
     pthread_mutex_init(&loader->mutex, NULL);
-    pthread_cond_init(&loader->freed, NULL);
+    pthread_cond_init(&loader->wanted, NULL);
     pthread_cond_init(&loader->filled, NULL);
-    bool made = staged && loader->states != NULL && loader->threads != NULL;
+    bool made = staged && loader->order.slots != NULL && loader->spare != NULL && loader->states != NULL &&
+                loader->threads != NULL;
     enum status status = made ? start_threads(loader, error)
                               : error_set(error, STATUS_ERROR,
                                           "out of host memory: %" PRIu64 " bytes to read %s; lower data.prefetch_bytes",
@@ -272,36 +361,44 @@ void loader_destroy(struct loader *loader)
     }
     pthread_mutex_lock(&loader->mutex);
     loader->stop = true;
-    pthread_cond_broadcast(&loader->freed);
+    pthread_cond_broadcast(&loader->wanted);
     pthread_mutex_unlock(&loader->mutex);
     for (uint64_t i = 0; i < loader->threads_started; i++) {
         pthread_join(loader->threads[i], NULL);
     }
     pthread_cond_destroy(&loader->filled);
-    pthread_cond_destroy(&loader->freed);
+    pthread_cond_destroy(&loader->wanted);
     pthread_mutex_destroy(&loader->mutex);
     free(loader->threads);
     free(loader->states);
+    free(loader->spare);
+    free(loader->order.slots);
     release_events(loader);
     unstage(loader);
     free(loader);
 }
 
-void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride)
+static bool is_next(const struct order *order, uint64_t position)
 {
-    assert(count > 0);
-    pthread_mutex_lock(&loader->mutex);
-    bool goes_on = loader->count == count && loader->stride == stride && has_position(loader, loader->head) &&
-                   position_of(loader, loader->head) == first;
-    if (!goes_on) {
-        restart(loader, first, count, stride);
-    }
-    pthread_mutex_unlock(&loader->mutex);
+    return has_position(&order->sequence, order->head) && position_of(&order->sequence, order->head) == position;
 }
 
-static bool is_tried(uint8_t state)
+// Whether the sequence is what is expected already.
+static bool goes_on(const struct order *order, const struct sequence *sequence)
 {
-    return state == SLOT_FULL || state == SLOT_FAILED;
+    return order->sequence.count == sequence->count && order->sequence.stride == sequence->stride &&
+           is_next(order, sequence->first) && order->head % sequence->count == 0;
+}
+
+void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride)
+{
+    const struct sequence sequence = {first, count, stride};
+    assert(count > 0 && (stride == 0 || count <= stride));
+    pthread_mutex_lock(&loader->mutex);
+    if (!goes_on(&loader->order, &sequence)) {
+        restart(loader, sequence);
+    }
+    pthread_mutex_unlock(&loader->mutex);
 }
 
 // Frees the slots of the oldest copy, which has passed. With the mutex.
@@ -309,9 +406,8 @@ static void free_copy(struct loader *loader)
 {
     const struct copy *copy = &loader->copies[loader->copies_passed++ % COPIES_MAX];
     for (uint64_t i = 0; i < copy->length; i++) {
-        loader->states[(copy->first + i) % loader->slots] = SLOT_FREE;
+        free_slot(loader, copy->slot + i);
     }
-    pthread_cond_broadcast(&loader->freed);
 }
 
 // With the mutex.
@@ -334,16 +430,32 @@ static void wait_for_copy(struct loader *loader)
     free_copy(loader);
 }
 
-// With the mutex, which is released meanwhile.
+// With the mutex, as what follows.
+static uint64_t head_slot(const struct loader *loader)
+{
+    return *slot_of(&loader->order, loader->order.head);
+}
+
+static bool is_tried(const struct loader *loader, uint64_t slot)
+{
+    return slot != NONE && (loader->states[slot] == SLOT_FULL || loader->states[slot] == SLOT_FAILED);
+}
+
+// Whether only copies that are under way can free a slot for the head.
+static bool lacks_slots(const struct loader *loader)
+{
+    return head_slot(loader) == NONE && loader->free_slots == 0 && loader->copies_passed < loader->copies_begun;
+}
+
+// The mutex is released meanwhile.
 static void wait_for_head(struct loader *loader)
 {
-    const uint8_t *state = &loader->states[loader->head % loader->slots];
-    if (is_tried(*state)) {
+    if (is_tried(loader, head_slot(loader))) {
         return;
     }
     uint64_t start_ns = clock_ns();
-    while (!is_tried(*state)) {
-        if (*state == SLOT_LEAVING) {
+    while (!is_tried(loader, head_slot(loader))) {
+        if (lacks_slots(loader)) {
             wait_for_copy(loader);
         } else {
             pthread_cond_wait(&loader->filled, &loader->mutex);
@@ -352,25 +464,27 @@ static void wait_for_head(struct loader *loader)
     loader->wait_ns += clock_ns() - start_ns;
 }
 
-// With the mutex.
 static enum status fill_head(struct loader *loader, struct error *error)
 {
     wait_for_head(loader);
-    uint8_t *state = &loader->states[loader->head % loader->slots];
+    const struct order *order = &loader->order;
+    uint64_t slot = head_slot(loader);
     enum status status = STATUS_OK;
-    if (*state == SLOT_FAILED) {
-        status = fill(loader, loader->head, position_of(loader, loader->head), error);
-        *state = status == STATUS_OK ? SLOT_FULL : SLOT_FAILED;
+    if (loader->states[slot] == SLOT_FAILED) {
+        status = fill(loader, slot, position_of(&order->sequence, order->head), error);
+        loader->states[slot] = status == STATUS_OK ? SLOT_FULL : SLOT_FAILED;
     }
     return status;
 }
 
-// Full slots from the head on that lie side by side and hold successive positions, `count` at most. With the mutex.
+// Full slots from the head's on that lie side by side and hold successive positions, `count` at most.
 static uint64_t full_run(const struct loader *loader, uint64_t count)
 {
-    uint64_t slot = loader->head % loader->slots, place = (loader->head - loader->start) % loader->count;
-    uint64_t length_max = uint64_min(uint64_min(count, loader->slots - slot), loader->count - place), length = 0;
-    while (length < length_max && loader->states[slot + length] == SLOT_FULL) {
+    const struct order *order = &loader->order;
+    uint64_t slot = head_slot(loader), left = order->sequence.count - order->head % order->sequence.count, length = 0;
+    uint64_t length_max = uint64_min(uint64_min(count, left), order->window);
+    while (length < length_max && *slot_of(order, order->head + length) == slot + length &&
+           loader->states[slot + length] == SLOT_FULL) {
         length++;
     }
     return length;
@@ -395,20 +509,30 @@ static void copy_rows(struct device *device, struct stream *stream, device_addre
     }
 }
 
-// Enqueues the copies of a run of full slots. With the mutex, which is released meanwhile.
+// The head's slot and those after it are on their way.
+static void leave(struct loader *loader, uint64_t slot, uint64_t length)
+{
+    struct order *order = &loader->order;
+    for (uint64_t i = 0; i < length; i++) {
+        loader->states[slot + i] = SLOT_LEAVING;
+        *slot_of(order, order->head++) = NONE;
+    }
+    order->next = uint64_max(order->next, order->head);
+    pthread_cond_broadcast(&loader->wanted);
+}
+
+// Enqueues the copies of a run of full slots. The mutex is released meanwhile.
 static void copy_run(struct loader *loader, struct stream *stream, uint64_t length, struct destination *to)
 {
     struct device *device = loader->config.device;
     struct copy *copy = &loader->copies[loader->copies_begun % COPIES_MAX];
-    uint64_t slot = loader->head % loader->slots;
+    uint64_t slot = head_slot(loader);
     if (loader->copies_begun - loader->copies_passed == COPIES_MAX) {
         wait_for_copy(loader);
     }
-    copy->first = loader->head;
+    copy->slot = slot;
     copy->length = length;
-    for (uint64_t i = 0; i < length; i++) {
-        loader->states[loader->head++ % loader->slots] = SLOT_LEAVING;
-    }
+    leave(loader, slot, length);
     pthread_mutex_unlock(&loader->mutex);
     copy_rows(device, stream, to->inputs, loader->inputs + slot * loader->input_bytes, loader->input_bytes,
               to->input_bytes, length);
@@ -450,8 +574,8 @@ enum status loader_next(struct loader *loader, struct stream *stream, uint64_t f
     pthread_mutex_lock(&loader->mutex);
     free_passed_copies(loader);
     while (done < count) {
-        if (!has_position(loader, loader->head) || position_of(loader, loader->head) != first + done) {
-            restart(loader, first + done, count - done, loader->stride);
+        if (!is_next(&loader->order, first + done)) {
+            restart(loader, (struct sequence){first + done, count - done, 0});
         }
         status = fill_head(loader, error);
         if (status != STATUS_OK) {

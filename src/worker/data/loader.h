@@ -3,10 +3,10 @@
 // The loader: threads that read samples ahead of the step loop into a staging buffer of bounded size.
 //
 // The buffer is a ring of slots, one sample each. The step loop says with loader_expect which positions of the run it
-// will ask for; threads fill slots in that order; loader_next enqueues copies of the samples it is asked for to the
-// device, and their slots are free again once the stream has passed. When the ring holds other positions, because the
-// plan changed, they are dropped and reading starts again at the position asked for: a wrong guess costs time, never a
-// wrong sample. The sample at a position is data_order's.
+// will ask for; threads fill slots in that order, a few steps ahead and no further; loader_next enqueues copies of the
+// samples it is asked for to the device, and their slots are free again once the stream has passed. When other
+// positions are expected, because the plan changed, slots whose samples are among them stay, and only the others are
+// read: a wrong guess costs time, never a wrong sample. The sample at a position is data_order's.
 //
 // Threads: the functions below belong to one thread. Ranks: nothing is collective.
 #ifndef HEADROOM_WORKER_DATA_LOADER_H
@@ -25,10 +25,12 @@ struct loader_config {
     struct device *device;      // that samples are copied to
     struct mem_pool *staging;   // host memory for the ring
     uint64_t seed;
+    uint64_t batch; // the most samples that are expected of a step; 0: any number
     bool shuffle;
     uint32_t threads;        // at least 1
     uint64_t read_ms;        // that reading a sample takes longer: a fault for tests
-    uint64_t prefetch_bytes; // the most that the staging buffer takes; one sample always fits, and never more than all
+    uint64_t prefetch_bytes; // the most that the staging buffer takes; one sample always fits, and never more than all,
+                             // or than what is read ahead of steps of `batch`
     bool shrinks;            // it takes less where the host has not as much memory
 };
 
@@ -37,17 +39,19 @@ enum status loader_create(const struct loader_config *config, struct loader **lo
 void loader_destroy(struct loader *loader);
 
 // The next positions wanted are [first, first + count), and after them [first + stride, first + stride + count), and
-// so on; where stride is 0, none after. `count` is at least 1. What was read ahead and fits stays. Does not block.
+// so on; where stride is 0, none after. `count` is at least 1, and at most a stride that is not 0. Of the samples of
+// the next few such steps those that were read ahead, or are being read, stay. Does not block.
 void loader_expect(struct loader *loader, uint64_t first, uint64_t count, uint64_t stride);
 
 // The length of the longest sample at positions [first, first + count): its targets that are no padding.
 uint64_t loader_longest(const struct loader *loader, uint64_t first, uint64_t count);
 
 // Enqueues on `stream` copies of the samples at positions [first, first + count), each cut to `length` targets: inputs
-// at `inputs`, targets at `targets`, both packed. `count` may exceed the ring. Blocks until they are read, and for the
-// stream only where the ring is too short for what was asked for or dozens of copies are under way. Adds the time that
-// it waited to loader_wait_ns. Where one of these samples cannot be read, answers the status and line that its reading
-// gave; those before it may have been copied.
+// at `inputs`, targets at `targets`, both packed. `count` may exceed the ring. Where they are not what is expected
+// next, they are from now on, and nothing after them. Blocks until they are read, and for the stream only where the
+// ring is too short for what was asked for or dozens of copies are under way. Adds the time that it waited to
+// loader_wait_ns. Where one of these samples cannot be read, answers the status and line that its reading gave; those
+// before it may have been copied.
 enum status loader_next(struct loader *loader, struct stream *stream, uint64_t first, uint64_t count, uint64_t length,
                         device_address inputs, device_address targets, struct error *error);
 
