@@ -25,6 +25,7 @@
 #include "mem/uint64.h"
 
 #define COPIES_MAX  64 // that are under way
+#define RUN_MAX     16 // samples that are waited for together
 #define STEPS_AHEAD 4  // whose samples are read ahead: with more of them a plan that changes has more to read anew
 #define NONE        UINT64_MAX
 
@@ -62,8 +63,9 @@ struct loader {
 
     pthread_mutex_t mutex; // over all that follows
     pthread_cond_t wanted; // threads wait for a number and a slot for it
-    pthread_cond_t filled; // loader_next waits for the head
+    pthread_cond_t filled; // loader_next waits for the head and those after it
     struct order order;
+    uint64_t awaited;            // numbers from the head on; 0: nobody waits
     uint64_t *spare;             // slots for another order, all NONE
     uint8_t *states;             // enum slot
     uint64_t free_slots, cursor; // cursor: from where on the next free one is looked for
@@ -198,14 +200,30 @@ static enum status fill(struct loader *loader, uint64_t slot, uint64_t position,
     return set->ops->read(set, sample_at(loader, position), inputs, (int32_t *)(void *)targets, error);
 }
 
-// With the mutex.
+// With the mutex, as what follows.
+static bool is_tried(const struct loader *loader, uint64_t slot)
+{
+    return slot != NONE && (loader->states[slot] == SLOT_FULL || loader->states[slot] == SLOT_FAILED);
+}
+
+static bool is_run_tried(const struct loader *loader)
+{
+    uint64_t left = loader->awaited;
+    while (left > 0 && is_tried(loader, *slot_of(&loader->order, loader->order.head + left - 1))) {
+        left--;
+    }
+    return left == 0;
+}
+
 static void finish_fill(struct loader *loader, uint64_t slot, enum status status)
 {
     if (loader->states[slot] == SLOT_DROPPED) {
         free_slot(loader, slot);
     } else {
         loader->states[slot] = status == STATUS_OK ? SLOT_FULL : SLOT_FAILED;
-        pthread_cond_signal(&loader->filled);
+        if (is_run_tried(loader)) {
+            pthread_cond_signal(&loader->filled);
+        }
     }
 }
 
@@ -216,6 +234,7 @@ static void *read_ahead(void *argument)
     pthread_mutex_lock(&loader->mutex);
     while (!loader->stop) {
         if (!claim(loader, &slot, &position)) {
+            pthread_cond_signal(&loader->filled); // the rest of the run has no slot now
             pthread_cond_wait(&loader->wanted, &loader->mutex);
             continue;
         }
@@ -436,24 +455,28 @@ static uint64_t head_slot(const struct loader *loader)
     return *slot_of(&loader->order, loader->order.head);
 }
 
-static bool is_tried(const struct loader *loader, uint64_t slot)
-{
-    return slot != NONE && (loader->states[slot] == SLOT_FULL || loader->states[slot] == SLOT_FAILED);
-}
-
 // Whether only copies that are under way can free a slot for the head.
 static bool lacks_slots(const struct loader *loader)
 {
     return head_slot(loader) == NONE && loader->free_slots == 0 && loader->copies_passed < loader->copies_begun;
 }
 
-// The mutex is released meanwhile.
-static void wait_for_head(struct loader *loader)
+// How many of `count` samples from the head on can be copied together at most.
+static uint64_t run_max(const struct loader *loader, uint64_t count)
+{
+    const struct order *order = &loader->order;
+    uint64_t left = order->sequence.count - order->head % order->sequence.count;
+    return uint64_min(uint64_min(count, left), order->window);
+}
+
+// Of `count` that are asked for. The mutex is released meanwhile.
+static void wait_for_head(struct loader *loader, uint64_t count)
 {
     if (is_tried(loader, head_slot(loader))) {
         return;
     }
     uint64_t start_ns = clock_ns();
+    loader->awaited = uint64_min(run_max(loader, count), RUN_MAX);
     while (!is_tried(loader, head_slot(loader))) {
         if (lacks_slots(loader)) {
             wait_for_copy(loader);
@@ -461,29 +484,27 @@ static void wait_for_head(struct loader *loader)
             pthread_cond_wait(&loader->filled, &loader->mutex);
         }
     }
+    loader->awaited = 0;
     loader->wait_ns += clock_ns() - start_ns;
 }
 
 static enum status fill_head(struct loader *loader, struct error *error)
 {
-    wait_for_head(loader);
     const struct order *order = &loader->order;
     uint64_t slot = head_slot(loader);
-    enum status status = STATUS_OK;
-    if (loader->states[slot] == SLOT_FAILED) {
-        status = fill(loader, slot, position_of(&order->sequence, order->head), error);
-        loader->states[slot] = status == STATUS_OK ? SLOT_FULL : SLOT_FAILED;
+    if (loader->states[slot] == SLOT_FULL) {
+        return STATUS_OK;
     }
+    enum status status = fill(loader, slot, position_of(&order->sequence, order->head), error);
+    loader->states[slot] = status == STATUS_OK ? SLOT_FULL : SLOT_FAILED;
     return status;
 }
 
 // Full slots from the head's on that lie side by side and hold successive positions, `count` at most.
 static uint64_t full_run(const struct loader *loader, uint64_t count)
 {
-    const struct order *order = &loader->order;
-    uint64_t slot = head_slot(loader), left = order->sequence.count - order->head % order->sequence.count, length = 0;
-    uint64_t length_max = uint64_min(uint64_min(count, left), order->window);
-    while (length < length_max && *slot_of(order, order->head + length) == slot + length &&
+    uint64_t slot = head_slot(loader), length_max = run_max(loader, count), length = 0;
+    while (length < length_max && *slot_of(&loader->order, loader->order.head + length) == slot + length &&
            loader->states[slot + length] == SLOT_FULL) {
         length++;
     }
@@ -577,6 +598,7 @@ enum status loader_next(struct loader *loader, struct stream *stream, uint64_t f
         if (!is_next(&loader->order, first + done)) {
             restart(loader, (struct sequence){first + done, count - done, 0});
         }
+        wait_for_head(loader, count - done);
         status = fill_head(loader, error);
         if (status != STATUS_OK) {
             break;
