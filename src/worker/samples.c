@@ -440,7 +440,7 @@ static enum status measure(struct worker *worker, struct error *error)
 static enum status run_range(struct worker *worker, const struct sample_range *range, struct error *error)
 {
     uint64_t waited_ns = loader_wait_ns(range->loader);
-    uint64_t stride = range->purpose == LIST_TRAIN ? worker->config->train.global_batch_size : 0;
+    uint64_t stride = range->closes ? worker->config->train.global_batch_size : 0; // what was handed back comes once
     struct buffer buffer = {0};
     struct sample_range left = *range;
     struct step_message *message = &worker->message;

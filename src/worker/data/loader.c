@@ -98,6 +98,7 @@ static uint64_t samples_ahead(const struct loader_config *config, uint64_t count
     return uint64_max(STEPS_AHEAD * count, config->threads);
 }
 
+// NONE never is.
 static bool is_ahead(const struct order *order, uint64_t number)
 {
     return number - order->head < order->window && has_position(&order->sequence, number);
@@ -131,7 +132,7 @@ static void drop(struct loader *loader, uint64_t slot)
 static void keep_or_drop(struct loader *loader, uint64_t slot, uint64_t position)
 {
     uint64_t number = number_of(&loader->order.sequence, position);
-    if (number != NONE && is_ahead(&loader->order, number)) {
+    if (is_ahead(&loader->order, number)) {
         *slot_of(&loader->order, number) = slot;
     } else {
         drop(loader, slot);
@@ -200,12 +201,13 @@ static enum status fill(struct loader *loader, uint64_t slot, uint64_t position,
     return set->ops->read(set, sample_at(loader, position), inputs, (int32_t *)(void *)targets, error);
 }
 
-// With the mutex, as what follows.
+// With the mutex.
 static bool is_tried(const struct loader *loader, uint64_t slot)
 {
     return slot != NONE && (loader->states[slot] == SLOT_FULL || loader->states[slot] == SLOT_FAILED);
 }
 
+// Whether loader_next has what it waits for. With the mutex.
 static bool is_run_tried(const struct loader *loader)
 {
     uint64_t left = loader->awaited;
@@ -215,6 +217,7 @@ static bool is_run_tried(const struct loader *loader)
     return left == 0;
 }
 
+// With the mutex.
 static void finish_fill(struct loader *loader, uint64_t slot, enum status status)
 {
     if (loader->states[slot] == SLOT_DROPPED) {
@@ -449,19 +452,19 @@ static void wait_for_copy(struct loader *loader)
     free_copy(loader);
 }
 
-// With the mutex, as what follows.
+// With the mutex.
 static uint64_t head_slot(const struct loader *loader)
 {
     return *slot_of(&loader->order, loader->order.head);
 }
 
-// Whether only copies that are under way can free a slot for the head.
+// Whether the head waits for copies that are under way to free a slot. With the mutex.
 static bool lacks_slots(const struct loader *loader)
 {
     return head_slot(loader) == NONE && loader->free_slots == 0 && loader->copies_passed < loader->copies_begun;
 }
 
-// How many of `count` samples from the head on can be copied together at most.
+// How many of `count` samples from the head on can be copied together at most. With the mutex.
 static uint64_t run_max(const struct loader *loader, uint64_t count)
 {
     const struct order *order = &loader->order;
@@ -469,7 +472,7 @@ static uint64_t run_max(const struct loader *loader, uint64_t count)
     return uint64_min(uint64_min(count, left), order->window);
 }
 
-// Of `count` that are asked for. The mutex is released meanwhile.
+// Of `count` that are asked for. With the mutex, which is released meanwhile.
 static void wait_for_head(struct loader *loader, uint64_t count)
 {
     if (is_tried(loader, head_slot(loader))) {
@@ -488,6 +491,7 @@ static void wait_for_head(struct loader *loader, uint64_t count)
     loader->wait_ns += clock_ns() - start_ns;
 }
 
+// With the mutex.
 static enum status fill_head(struct loader *loader, struct error *error)
 {
     const struct order *order = &loader->order;
@@ -500,7 +504,7 @@ static enum status fill_head(struct loader *loader, struct error *error)
     return status;
 }
 
-// Full slots from the head's on that lie side by side and hold successive positions, `count` at most.
+// Full slots from the head's on that lie side by side and hold successive positions, `count` at most. With the mutex.
 static uint64_t full_run(const struct loader *loader, uint64_t count)
 {
     uint64_t slot = head_slot(loader), length_max = run_max(loader, count), length = 0;
@@ -530,7 +534,7 @@ static void copy_rows(struct device *device, struct stream *stream, device_addre
     }
 }
 
-// The head's slot and those after it are on their way.
+// The head's slot and those beside it are on their way. With the mutex.
 static void leave(struct loader *loader, uint64_t slot, uint64_t length)
 {
     struct order *order = &loader->order;
@@ -542,7 +546,7 @@ static void leave(struct loader *loader, uint64_t slot, uint64_t length)
     pthread_cond_broadcast(&loader->wanted);
 }
 
-// Enqueues the copies of a run of full slots. The mutex is released meanwhile.
+// Enqueues the copies of a run of full slots. With the mutex, which is released meanwhile.
 static void copy_run(struct loader *loader, struct stream *stream, uint64_t length, struct destination *to)
 {
     struct device *device = loader->config.device;
