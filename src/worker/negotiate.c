@@ -8,6 +8,7 @@
 #include "mem/device_cpu.h"
 #include "mem/uint64.h"
 #include "worker/advice.h"
+#include "worker/data/loader.h"
 #include "worker/run/memory_files.h"
 #include "worker/samples.h"
 #include "worker/signals.h"
@@ -111,6 +112,19 @@ static uint8_t recompute_gain(const struct worker *worker)
     return (uint8_t)(100 * gain);
 }
 
+// A rank that reads more slowly than it trains is as slow as it reads: waiting is none of what is measured, since it is
+// over for what was read ahead.
+static void slow_down_to_reads(struct worker *worker)
+{
+    struct sched_report report;
+    uint64_t read_ns = loader_sample_ns(worker->loader) * worker->grain;
+    sched_unpack(&worker->message.report, &report);
+    for (size_t k = 0; report.measured && k < SCHED_LEVERS_MAX; k++) {
+        report.offers[k].sample_ns = uint64_max(report.offers[k].sample_ns, read_ns);
+    }
+    worker->message.report = sched_pack(&report);
+}
+
 void negotiate_report(struct worker *worker, uint64_t next_step)
 {
     struct sched_packed_report *report = &worker->message.report;
@@ -123,6 +137,7 @@ void negotiate_report(struct worker *worker, uint64_t next_step)
     report->headroom_bytes = mem_pool_headroom(worker->pool);
     offer(worker, worker->spent ? 0 : report->headroom_bytes);
     worker->message.recompute_gain = recompute_gain(worker);
+    slow_down_to_reads(worker);
     report->refused = worker->message.oom_retries > 0;
     report->plan_hash = worker->plan_hash;
     worker->message.stops |= signal_came(SIGUSR1);

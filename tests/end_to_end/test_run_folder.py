@@ -80,11 +80,11 @@ class RunFolder(headroom_run.ProgramTest):
         self.assertIsNone(predictions[0])
         self.assertNotIn(None, predictions[10:])
 
-    def test_a_rank_that_waits_for_data_is_not_slow(self):
-        """Reading a sample takes many times as long as training on it, and the rank keeps its share."""
-        run = self.train("gpt.yaml", "train.steps=12", "train.global_batch_size=16", "train.micro_batch_size=1",
-                         "data.threads=1", "data.prefetch_bytes=1", "fault.read_ms=10", "fault.rank=1", ranks=2)
-        self.assertGreater(min(run.of_rank(1, "share")), 2)  # of 16, where the other reads as fast as it trains
+    def test_a_rank_that_reads_slowly_is_slow(self):
+        """Also where it waits for nothing, as what it does was read ahead: its share stays small."""
+        run = self.train("gpt.yaml", "train.steps=40", "train.global_batch_size=32", "data.threads=1",
+                         "fault.read_ms=20", "fault.rank=1", ranks=2)
+        self.assertLess(max(run.of_rank(1, "share")[20:]), 8)
 
     def test_costs_are_for_plans(self):
         """Twice the samples take about twice as long."""

@@ -861,6 +861,24 @@ static void test_waiting_is_counted(void **state)
     loader_destroy(loader);
 }
 
+// Two threads take turns; a read takes 2 ms at least.
+static void test_reading_is_timed(void **state)
+{
+    struct surroundings *around = *state;
+    struct fake_set fake;
+    fake_init(&fake, 1000);
+    struct loader_config config = config_of(around, &fake, 1 << 20);
+    struct loader *loader = NULL;
+    config.threads = 2;
+    config.read_ms = 2;
+    assert_int_equal(loader_create(&config, &loader, NULL), STATUS_OK);
+    assert_int_equal(loader_sample_ns(loader), 0);
+    loader_expect(loader, 0, 100, 0);
+    assert_next(loader, around, &fake, config.shuffle, 0, 100);
+    assert_in_range(loader_sample_ns(loader), 1000000, UINT64_MAX);
+    loader_destroy(loader);
+}
+
 // Samples of different lengths.
 
 enum { LONGEST = 6, RAGGED_MAX = 60 };
@@ -1000,6 +1018,7 @@ int main(void)
         EACH_PACE(test_a_ring_shrinks_to_the_memory_that_there_is),
         EACH_PACE(test_a_loader_that_cannot_be_made_leaves_nothing),
         EACH_PACE(test_waiting_is_counted),
+        EACH_PACE(test_reading_is_timed),
         EACH_PACE(test_samples_of_different_lengths),
         EACH_PACE(test_a_slot_written_too_early_is_told),
     };

@@ -18,6 +18,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "mem/clock.h"
@@ -28,6 +29,7 @@
 #define RUN_MAX     16 // samples that are waited for together
 #define STEPS_AHEAD 4  // whose samples are read ahead: with more of them a plan that changes has more to read anew
 #define NONE        UINT64_MAX
+#define READS       32 // the newest, whose times are kept
 
 enum slot { SLOT_FREE, SLOT_FILLING, SLOT_DROPPED, SLOT_FULL, SLOT_FAILED, SLOT_LEAVING };
 
@@ -69,6 +71,7 @@ struct loader {
     uint64_t *spare;             // slots for another order, all NONE
     uint8_t *states;             // enum slot
     uint64_t free_slots, cursor; // cursor: from where on the next free one is looked for
+    uint64_t reads, read_ns[READS];
     bool stop;
 };
 
@@ -218,8 +221,9 @@ static bool is_run_tried(const struct loader *loader)
 }
 
 // With the mutex.
-static void finish_fill(struct loader *loader, uint64_t slot, enum status status)
+static void finish_fill(struct loader *loader, uint64_t slot, enum status status, uint64_t read_ns)
 {
+    loader->read_ns[loader->reads++ % READS] = read_ns;
     if (loader->states[slot] == SLOT_DROPPED) {
         free_slot(loader, slot);
     } else {
@@ -242,9 +246,11 @@ static void *read_ahead(void *argument)
             continue;
         }
         pthread_mutex_unlock(&loader->mutex);
+        uint64_t start_ns = clock_ns();
         enum status status = fill(loader, slot, position, NULL);
+        uint64_t read_ns = clock_ns() - start_ns;
         pthread_mutex_lock(&loader->mutex);
-        finish_fill(loader, slot, status);
+        finish_fill(loader, slot, status, read_ns);
     }
     pthread_mutex_unlock(&loader->mutex);
     return NULL;
@@ -618,6 +624,23 @@ enum status loader_next(struct loader *loader, struct stream *stream, uint64_t f
 uint64_t loader_wait_ns(const struct loader *loader)
 {
     return loader->wait_ns;
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint64_t first = *(const uint64_t *)a, second = *(const uint64_t *)b;
+    return (first > second) - (first < second);
+}
+
+uint64_t loader_sample_ns(struct loader *loader)
+{
+    uint64_t read_ns[READS];
+    pthread_mutex_lock(&loader->mutex);
+    bool known = loader->reads >= READS;
+    memcpy(read_ns, loader->read_ns, sizeof(read_ns));
+    pthread_mutex_unlock(&loader->mutex);
+    qsort(read_ns, READS, sizeof(read_ns[0]), compare);
+    return known ? read_ns[READS / 2] / loader->config.threads : 0;
 }
 
 uint64_t loader_bytes(const struct loader *loader)

@@ -57,6 +57,9 @@ enum status loader_next(struct loader *loader, struct stream *stream, uint64_t f
 
 // Nanoseconds that loader_next has waited for data since the loader was made.
 uint64_t loader_wait_ns(const struct loader *loader);
+// Nanoseconds from one sample to the next when all threads read: of the newest reads the median, so single slow ones do
+// not count; 0: not known yet.
+uint64_t loader_sample_ns(struct loader *loader);
 // Bytes of its staging buffer,
 uint64_t loader_bytes(const struct loader *loader);
 // and those that a loader with this config takes where the host has them.
