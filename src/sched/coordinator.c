@@ -211,23 +211,23 @@ static void call_back(struct sched_coordinator *coordinator)
     }
 }
 
-static bool plan_best(struct sched_coordinator *coordinator)
+static bool plan_samples(struct sched_coordinator *coordinator, uint64_t samples)
 {
-    return sched_plan(coordinator->reports, coordinator->ranks, coordinator->global_batch, coordinator->best);
+    return sched_plan(coordinator->reports, coordinator->ranks, samples, coordinator->best);
 }
 
 // Who is left out comes back where the others can hold no sample.
 static bool plan_without_stragglers(struct sched_coordinator *coordinator, bool again)
 {
-    bool some_rest = leave_out(coordinator), planned = plan_best(coordinator);
+    bool some_rest = leave_out(coordinator), planned = plan_samples(coordinator, coordinator->global_batch);
     if (!planned && some_rest) {
         call_back(coordinator);
-        planned = plan_best(coordinator);
+        planned = plan_samples(coordinator, coordinator->global_batch);
     }
     if (planned && !again &&
         sched_stragglers_note(coordinator->stragglers, coordinator->reports, coordinator->best, coordinator->ranks)) {
         leave_out(coordinator);
-        planned = plan_best(coordinator);
+        planned = plan_samples(coordinator, coordinator->global_batch);
     }
     return planned;
 }
@@ -471,10 +471,20 @@ struct sched_decision sched_coordinator_decide(struct sched_coordinator *coordin
     return decision;
 }
 
-const struct sched_share *sched_coordinator_settle(struct sched_coordinator *coordinator,
-                                                   const struct sched_report *reports, uint64_t samples)
+static void take_at_their_word(struct sched_coordinator *coordinator, const struct sched_report *reports)
 {
     copy_reports(coordinator, reports);
     sched_complete(coordinator->reports, coordinator->ranks);
-    return sched_plan(coordinator->reports, coordinator->ranks, samples, coordinator->best) ? coordinator->best : NULL;
+}
+
+const struct sched_share *sched_coordinator_settle(struct sched_coordinator *coordinator,
+                                                   const struct sched_report *reports, uint64_t samples)
+{
+    take_at_their_word(coordinator, reports);
+    bool some_rest = leave_out(coordinator), planned = plan_samples(coordinator, samples);
+    if (!planned && some_rest) {
+        take_at_their_word(coordinator, reports);
+        planned = plan_samples(coordinator, samples);
+    }
+    return planned ? coordinator->best : NULL;
 }

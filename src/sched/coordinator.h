@@ -81,8 +81,8 @@ struct sched_decision sched_coordinator_decide(struct sched_coordinator *coordin
                                                bool again);
 
 // Who does `samples` of a step that are left because ranks could not hold them. Shares count in what is left; they are
-// valid until the next call. The reports are taken at their word, so a rank that left samples offers nothing. NULL when
-// no rank can hold a sample.
+// valid until the next call. The reports are taken at their word, so a rank that left samples offers nothing; one that
+// is left out gets some where no other can. NULL when no rank can hold a sample.
 const struct sched_share *sched_coordinator_settle(struct sched_coordinator *coordinator,
                                                    const struct sched_report *reports, uint64_t samples);
 

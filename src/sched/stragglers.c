@@ -47,7 +47,7 @@ bool sched_stragglers_note(struct sched_straggler *stragglers, const struct sche
 {
     uint64_t plan_ns = sched_plan_ns(reports, best, ranks);
     uint64_t times = times_as_long(reports, best, ranks, plan_ns);
-    uint32_t cost = times == 0 ? 0 : (uint32_t)sched_min(times - 1, SCHED_STRAGGLER_STEPS / 4);
+    uint32_t cost = times == 0 ? 0 : (uint32_t)sched_min(times - 1, SCHED_STRAGGLER_STEPS / 8);
     bool some = false;
     for (size_t i = 0; i < ranks; i++) {
         struct sched_straggler *straggler = &stragglers[i];

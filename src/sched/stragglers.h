@@ -3,9 +3,9 @@
 // Who is left out of plans for being slow. A plan gives every rank that can hold one at least a sample, so its speed
 // stays known; where a few ranks take more than twice as long for that sample as the others would for it and their own,
 // the job waits for them more than it computes. A rank that was waited for so in a row of reports, for the time of
-// SCHED_STRAGGLER_STEPS steps without it, rests for SCHED_STRAGGLER_RESTS plans. Of one report at most a quarter of
-// that time counts, as it may be wrong. Then the rank gets a sample again, by which its speed becomes known anew; where
-// it is no faster it rests twice as long each time, up to SCHED_STRAGGLER_RESTS_MAX.
+// SCHED_STRAGGLER_STEPS steps without it, rests for SCHED_STRAGGLER_RESTS plans. Of one report at most an eighth of
+// that time counts: it takes some until a changed speed is known. Then the rank gets a sample again, by which its speed
+// becomes known anew; where it is no faster it rests twice as long each time, up to SCHED_STRAGGLER_RESTS_MAX.
 //
 // Pure.
 #ifndef HEADROOM_SCHED_STRAGGLERS_H

@@ -83,14 +83,34 @@ static void read_op_timer(struct worker *worker)
     }
 }
 
-// What the rank offers in a block of at most `bytes`.
-static void offer(struct worker *worker, uint64_t bytes)
+// What the rank can hold in a block of at most `bytes`, and how fast it trains.
+static void offer_training(struct worker *worker, uint64_t bytes)
 {
     struct sched_report report;
     sched_unpack(&worker->message.report, &report);
     worker->offers.state.gain_bytes = optimizer_state_gain(worker);
     offers_fill(&worker->offers, worker->model->target_elements, bytes, &report);
     worker->message.report = sched_pack(&report);
+}
+
+// A rank that reads more slowly than it trains is as slow as it reads: waiting is none of what is measured, since it is
+// over for what was read ahead.
+static void slow_down_to_reads(struct worker *worker)
+{
+    struct sched_report report;
+    uint64_t read_ns = loader_sample_ns(worker->loader) * worker->grain;
+    sched_unpack(&worker->message.report, &report);
+    for (size_t k = 0; report.measured && k < SCHED_LEVERS_MAX; k++) {
+        uint64_t *sample_ns = &report.offers[k].sample_ns;
+        *sample_ns = *sample_ns > 0 ? uint64_max(*sample_ns, read_ns) : 0; // 0: the rank has no such set
+    }
+    worker->message.report = sched_pack(&report);
+}
+
+static void offer(struct worker *worker, uint64_t bytes)
+{
+    offer_training(worker, bytes);
+    slow_down_to_reads(worker);
 }
 
 // What would be this rank's headroom without others on its device and without a limit from outside holds a sample.
@@ -112,19 +132,6 @@ static uint8_t recompute_gain(const struct worker *worker)
     return (uint8_t)(100 * gain);
 }
 
-// A rank that reads more slowly than it trains is as slow as it reads: waiting is none of what is measured, since it is
-// over for what was read ahead.
-static void slow_down_to_reads(struct worker *worker)
-{
-    struct sched_report report;
-    uint64_t read_ns = loader_sample_ns(worker->loader) * worker->grain;
-    sched_unpack(&worker->message.report, &report);
-    for (size_t k = 0; report.measured && k < SCHED_LEVERS_MAX; k++) {
-        report.offers[k].sample_ns = uint64_max(report.offers[k].sample_ns, read_ns);
-    }
-    worker->message.report = sched_pack(&report);
-}
-
 void negotiate_report(struct worker *worker, uint64_t next_step)
 {
     struct sched_packed_report *report = &worker->message.report;
@@ -135,7 +142,7 @@ void negotiate_report(struct worker *worker, uint64_t next_step)
     follow_limit(worker, next_step);
     yield_memory(worker);
     report->headroom_bytes = mem_pool_headroom(worker->pool);
-    offer(worker, worker->spent ? 0 : report->headroom_bytes);
+    offer_training(worker, worker->spent ? 0 : report->headroom_bytes);
     worker->message.recompute_gain = recompute_gain(worker);
     slow_down_to_reads(worker);
     report->refused = worker->message.oom_retries > 0;

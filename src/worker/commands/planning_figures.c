@@ -152,8 +152,8 @@ struct planned_shortfall planning_shortfall(const struct planning *planning)
     for (uint64_t first = 0; planning->plan != NULL && first < planning->ranks;) {
         struct planned_row row = planning_row(planning, first);
         uint64_t asked = uint64_min(planning->config->train.micro_batch_size, row.share);
-        double part = (double)row.micro_batch / (double)uint64_max(asked, 1);
-        if (part < 1 && (worst.asked == 0 || part < (double)worst.micro_batch / (double)worst.asked)) {
+        bool worse = worst.asked == 0 || row.micro_batch * worst.asked < worst.micro_batch * asked;
+        if (asked > row.micro_batch && worse) {
             worst = (struct planned_shortfall){.rank = first, .micro_batch = row.micro_batch, .asked = asked};
         }
         first = row.last + 1;

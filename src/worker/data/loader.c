@@ -29,7 +29,7 @@
 #define RUN_MAX     16 // samples that are waited for together
 #define STEPS_AHEAD 4  // whose samples are read ahead: with more of them a plan that changes has more to read anew
 #define NONE        UINT64_MAX
-#define READS       32 // the newest, whose times are kept
+#define READS       7 // the newest, whose times are kept
 
 enum slot { SLOT_FREE, SLOT_FILLING, SLOT_DROPPED, SLOT_FULL, SLOT_FAILED, SLOT_LEAVING };
 
