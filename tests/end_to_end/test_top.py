@@ -22,7 +22,8 @@ class Top(headroom_run.ProgramTest):
             self.assertRegex(out, rf"^headroom top  step 12/12  loss {last['loss']:.4f}  .*  run-1\n")
             for rank in last["ranks"]:
                 self.assertRegex(out, rf"(?m)^{rank['rank']} +\[[#o.]{{24}}\] .* {rank['share']} +{rank['micro_batch']} x "
-                                      rf"{rank['accumulation_steps']} +{rank['levers']} +{rank['oom_retries']}  .* [KM]iB$")
+                                      rf"{rank['accumulation_steps']} +{rank['levers']} +{rank['oom_retries']} "
+                                      r"+[\d.]+ [KM]iB +[\d.]+ [KM]iB$")
             self.assertIn("\nended after 12 steps with exit code 0\n", out)
 
     def test_all_ranks_without_a_terminal(self):
