@@ -7,11 +7,11 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "assert_matches.h"
 #include "worker/run/console.h"
 
 #define RANKS 4
@@ -85,16 +85,6 @@ static void rest(struct fixture *fixture, uint32_t rank)
 {
     fixture->plan[rank] = (struct sched_share){0};
     fixture->messages[rank].samples = fixture->messages[rank].micro_batch = 0;
-}
-
-static void assert_matches(const char *text, const char *pattern)
-{
-    regex_t compiled;
-    assert_int_equal(regcomp(&compiled, pattern, REG_EXTENDED), 0);
-    if (regexec(&compiled, text, 0, NULL, 0) != 0) {
-        fail_msg("'%s' does not match '%s'", text, pattern);
-    }
-    regfree(&compiled);
 }
 
 #define PLAN "plan (samples = micro-batch x steps): "

@@ -9,12 +9,12 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <pty.h>
-#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "assert_matches.h"
 #include "worker/progress.h"
 
 #define TERMINAL_US 110000
@@ -94,16 +94,6 @@ static const char *read_output(struct output *output)
     }
     text[length - 1] = '\0';
     return text;
-}
-
-static void assert_matches(const char *text, const char *pattern)
-{
-    regex_t compiled;
-    assert_int_equal(regcomp(&compiled, pattern, REG_EXTENDED), 0);
-    if (regexec(&compiled, text, 0, NULL, 0) != 0) {
-        fail_msg("'%s' does not match '%s'", text, pattern);
-    }
-    regfree(&compiled);
 }
 
 // Half of 3 MiB, in pieces, with a pause in front of the last.

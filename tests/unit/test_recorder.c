@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <regex.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -14,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "assert_matches.h"
 #include "mem/clock.h"
 #include "mem/recorder.h"
 
@@ -96,16 +96,6 @@ static void make_path(char *path)
     close(file);
 }
 
-static void expect_match(const char *text, const char *pattern)
-{
-    regex_t expression;
-    assert_int_equal(regcomp(&expression, pattern, REG_EXTENDED | REG_NOSUB), 0);
-    if (regexec(&expression, text, 0, NULL, 0) != 0) {
-        fail_msg("'%s' is not %s", text, pattern);
-    }
-    regfree(&expression);
-}
-
 static void the_file_is_rmm_s_with_a_tag(void **state)
 {
     (void)state;
@@ -121,9 +111,9 @@ static void the_file_is_rmm_s_with_a_tag(void **state)
     mem_recorder_append(recorder, &odd);
     assert_int_equal(mem_recorder_flush(recorder, NULL), STATUS_OK);
 #define START "[0-9]+,[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\\.[0-9]{6},"
-    expect_match(read_all(path), "^" HEADER START "allocate,0x7f0000000200,1000,3,activations\n" START
-                                 "allocate failure,0x0,1000,3,activations\n" START
-                                 "free,0x7f0000000200,1000,3,activations\n" START "free,0x0,0,0,a__b__\n$");
+    assert_matches(read_all(path), "^" HEADER START "allocate,0x7f0000000200,1000,3,activations\n" START
+                                   "allocate failure,0x0,1000,3,activations\n" START
+                                   "free,0x7f0000000200,1000,3,activations\n" START "free,0x0,0,0,a__b__\n$");
     mem_recorder_destroy(recorder);
     unlink(path);
 }
@@ -173,7 +163,7 @@ static void a_full_disk_is_told_once_and_cuts_no_line(void **state)
     assert_int_equal(mem_recorder_count(recorder), 2002);
     assert_int_equal(mem_recorder_event(recorder, 3)->address, 2048);
     mem_recorder_destroy(recorder);
-    expect_match(read_all(path), "^" HEADER START "allocate,0x200,1000,3,activations\n$");
+    assert_matches(read_all(path), "^" HEADER START "allocate,0x200,1000,3,activations\n$");
     unlink(path);
 }
 
